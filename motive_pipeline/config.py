@@ -1,0 +1,366 @@
+"""motive.yaml -> frozen, validated sections, and one fingerprint per stage.
+
+Defaults that come from the method (METHOD.md) stand here; ``motive.yaml`` comments every key.
+Importing this module is cheap: neither torch nor diffusers is touched.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from motive_pipeline.errors import ConfigError
+from motive_pipeline.stages import STAGES
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+RejectShare = Annotated[float, Field(ge=0.0, le=1.0)]
+FrameCount = Annotated[int, Field(ge=1, le=100_000)]
+
+Variant = Literal["motive", "no_mask"]
+Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+
+
+def _require_power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError(f"must be a power of two, for instance {2 ** (value.bit_length() - 1)}")
+    return value
+
+
+class Section(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Storage(Section):
+    root: Path = Path("motive_data")
+    state: Path | None = None
+
+
+class DemoClips(Section):
+    seed: Annotated[int, Field(ge=0)] = 0
+    split: Literal["plain", "confound"] = "confound"
+    num_clips: Annotated[int, Field(ge=9, le=100_000)] = 320
+
+
+class Clips(Section):
+    source: Literal["demo", "folder"] = "folder"
+    path: Path | None = None
+    num_frames: FrameCount = 81
+    min_frames: FrameCount | None = None
+    fps: Annotated[float, Field(gt=0, le=1000)] = 16.0
+    width: Annotated[int, Field(ge=16, le=16384)] = 832
+    height: Annotated[int, Field(ge=16, le=16384)] = 480
+    max_reject_share: RejectShare = 0.25
+    demo: DemoClips = DemoClips()
+
+    @field_validator("num_frames", "min_frames")
+    @classmethod
+    def _four_n_plus_one(cls, value: int | None) -> int | None:
+        if value is not None and value % 4 != 1:
+            raise ValueError(f"must be 4n+1 (1, 5, 9, ... 81); the nearest below is {value - (value - 1) % 4}")
+        return value
+
+    @field_validator("width", "height")
+    @classmethod
+    def _multiple_of_16(cls, value: int) -> int:
+        if value % 16:
+            raise ValueError(f"must be a multiple of 16 (the VAE's 8 times the transformer's patch of 2); try {value // 16 * 16}")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Clips:
+        if self.source == "folder" and self.path is None:
+            raise ValueError("path is needed with source: folder (the folder that holds your videos)")
+        if self.min_frames is not None and self.min_frames > self.num_frames:
+            raise ValueError(f"min_frames ({self.min_frames}) must not be above num_frames ({self.num_frames})")
+        return self
+
+
+class DemoQueries(Section):
+    motion: Literal["right", "left", "up", "down", "grow", "shrink", "bounce"] = "grow"
+    num_queries: Annotated[int, Field(ge=1)] = 8
+    num_held_out: Annotated[int, Field(ge=0)] = 8
+
+
+class Queries(Section):
+    source: Literal["demo", "folder"] = "folder"
+    path: Path | None = None
+    held_out_path: Path | None = None
+    demo: DemoQueries = DemoQueries()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Queries:
+        if self.source == "folder" and self.path is None:
+            raise ValueError("path is needed with source: folder (the folder that holds your query videos)")
+        return self
+
+
+class Model(Section):
+    path: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    revision: str | None = None
+    expert: Literal["transformer", "transformer_2"] = "transformer"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = "auto"
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
+
+
+class Motion(Section):
+    tracker: Literal["dis"] = "dis"
+    preset: Literal["medium", "fast"] = "medium"
+    reference: Literal["auto", "first", "previous"] = "auto"
+    floor_px: Annotated[float, Field(ge=0)] = 1.0
+    min_side_px: Annotated[int, Field(ge=0, le=4096)] = 256
+    max_reject_share: RejectShare = 0.25
+
+
+class Gradient(Section):
+    timestep: Annotated[float, Field(gt=0, lt=1000)] = 500
+    noise_seed: Annotated[int, Field(ge=0)] = 0
+    projection: Literal["fastfood", "exact"] = "fastfood"
+    proj_seed: Annotated[int, Field(ge=0)] = 0
+    store_dim: Annotated[int, Field(ge=2, le=2**20)] = 2048
+    frame_norm: Literal["per_frame", "paper_literal"] = "per_frame"
+    parameters: str = "all"
+    checkpointing: bool = False
+    max_reject_share: RejectShare = 0.25
+
+    @field_validator("store_dim")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        return _require_power_of_two(value)
+
+
+class Influence(Section):
+    proj_dim: Annotated[int, Field(ge=2)] = 512
+    similarity: Literal["cosine", "dot"] = "cosine"
+
+    @field_validator("proj_dim")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        return _require_power_of_two(value)
+
+
+class Vote(Section):
+    percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
+
+
+class Subset(Section):
+    share: Share = 0.10
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Finetune(Section):
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    steps: Annotated[int, Field(ge=1)] = 1000
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    shift: Annotated[float, Field(gt=0)] = 3.0
+    checkpointing: bool = False
+
+
+class Generate(Section):
+    prompts: Path | None = None
+    videos_per_prompt: Annotated[int, Field(ge=1)] = 1
+    num_steps: Annotated[int, Field(ge=1)] = 50
+    guidance: Annotated[float, Field(ge=0)] = 5.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Annotated[int, Field(ge=1)] = 1
+
+
+class Evaluate(Section):
+    backend: Literal["standin"] = "standin"
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
+    held_out_draws: Annotated[int, Field(ge=1)] = 8
+
+
+class Preference(Section):
+    """Settings of the preference study; none yet."""
+
+
+class Engine(Section):
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    commit_rows: Annotated[int, Field(ge=1)] = 32
+
+
+class Schedule(Section):
+    watch_interval_s: Annotated[int, Field(ge=1)] = 5
+    settle_s: Annotated[float, Field(ge=0)] = 2.0
+    cron: str | None = None
+    auto_heavy: bool = False
+
+
+class Config(Section):
+    """Every setting of one project. ``source`` is the YAML file it came from."""
+
+    storage: Storage = Storage()
+    clips: Clips
+    queries: Queries
+    model: Model = Model()
+    motion: Motion = Motion()
+    gradient: Gradient = Gradient()
+    influence: Influence = Influence()
+    vote: Vote = Vote()
+    arms: tuple[Arm, ...] = ARMS
+    subset: Subset = Subset()
+    finetune: Finetune = Finetune()
+    generate: Generate = Generate()
+    evaluate: Evaluate = Evaluate()
+    preference: Preference = Preference()
+    engine: Engine = Engine()
+    schedule: Schedule = Schedule()
+
+    @field_validator("arms")
+    @classmethod
+    def _arms(cls, value: tuple[Arm, ...]) -> tuple[Arm, ...]:
+        if "motive" not in value:
+            raise ValueError("must contain motive (the arm this pipeline exists for)")
+        if len(set(value)) != len(value):
+            raise ValueError("must not name an arm twice")
+        return tuple(arm for arm in ARMS if arm in value)
+
+    @model_validator(mode="after")
+    def _across(self) -> Config:
+        if self.influence.proj_dim > self.gradient.store_dim:
+            raise ValueError(
+                f"influence.proj_dim ({self.influence.proj_dim}) must not be above gradient.store_dim "
+                f"({self.gradient.store_dim}): it reads a prefix of what is stored"
+            )
+        if self.gradient.projection == "exact" and self.influence.similarity != "cosine":
+            raise ValueError("influence.similarity: dot is not offered with gradient.projection: exact")
+        return self
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The gradient variants that the arms need: ``motive`` always, ``no_mask`` where that arm is on."""
+        return ("motive", "no_mask") if "no_mask" in self.arms else ("motive",)
+
+    @property
+    def min_frames(self) -> int:
+        """Fewest frames a clip may give; ``num_frames`` unless ``clips.min_frames`` says less."""
+        return self.clips.min_frames or self.clips.num_frames
+
+    def setting(self, dotted: str) -> Any:
+        """The value at ``section.key`` (or a whole section) as plain JSON types."""
+        value: Any = self.model_dump(mode="json")
+        for part in dotted.split("."):
+            value = value[part]
+        return value
+
+    def stage_settings(self, stage: str) -> dict[str, Any]:
+        """The settings that decide what a row of ``stage`` holds, by dotted key."""
+        return {key: self.setting(key) for key in STAGES[stage].settings}
+
+    def row_fingerprint(self, stage: str) -> str:
+        """16 hex digits over what decides a row: the stage's settings and its code version; nothing from upstream."""
+        return _fingerprint(stage, self.stage_settings(stage))
+
+    def fingerprint(self, stage: str) -> str:
+        """16 hex digits over all settings of the stage, gates included, and its code version."""
+        gates = {key: self.setting(key) for key in STAGES[stage].gates}
+        return _fingerprint(stage, self.stage_settings(stage) | gates)
+
+
+def _fingerprint(stage: str, settings: dict[str, Any]) -> str:
+    body = {"stage": stage, "version": STAGES[stage].version, "settings": settings}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: Path | str | None = None) -> Config:
+    """The config at ``path``, else ``$MOTIVE_CONFIG``, else ``motive.yaml`` in the working folder.
+
+    Relative paths inside the file are taken from the file's own folder.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key, or a value that is not allowed; the message lists all of them.
+    """
+    file = Path(path or os.environ.get("MOTIVE_CONFIG") or "motive.yaml").expanduser().resolve()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {file}: {error.strerror}. Name one with --config or MOTIVE_CONFIG.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text ({error}). Save the file as UTF-8.") from error
+    return parse_config(text, file)
+
+
+def parse_config(text: str, file: Path) -> Config:
+    """``text`` as the content of ``file``; see :func:`load_config`."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: expected sections such as 'clips:' at the top level, found {type(raw).__name__}")
+    raw = {key: ({} if value is None and key in Config.model_fields else value) for key, value in raw.items()}
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file)) from error
+    return _resolve_paths(config, file.parent)
+
+
+def _resolve_paths(config: Config, base: Path) -> Config:
+    """The config with every path absolute; ``storage.state`` defaults to ``<root>/state``."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.abspath(base / path.expanduser()))
+
+    root = absolute(config.storage.root)
+    assert root is not None
+    storage = Storage(root=root, state=absolute(config.storage.state) or root / "state")
+    model = config.model
+    if model.path.startswith((".", "/", "~")) or (base / model.path).is_dir():
+        model = model.model_copy(update={"path": str(absolute(Path(model.path)))})
+    return config.model_copy(
+        update={
+            "storage": storage,
+            "model": model,
+            "clips": config.clips.model_copy(update={"path": absolute(config.clips.path)}),
+            "queries": config.queries.model_copy(
+                update={"path": absolute(config.queries.path), "held_out_path": absolute(config.queries.held_out_path)}
+            ),
+            "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),
+        }
+    )
+
+
+def _explain(error: ValidationError, file: Path) -> str:
+    """All mistakes of a config in one message: key, value, what is allowed."""
+    lines = [f"{file}: {error.error_count()} setting(s) cannot be used:"]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: unknown key.{_nearest(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {key}: missing, and it has no default")
+        else:
+            value = problem["input"] if not isinstance(problem["input"], dict | BaseModel) else None
+            shown = f" = {value!r}" if value is not None else ""
+            lines.append(f"  {key}{shown}: {problem['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def _nearest(loc: tuple[int | str, ...]) -> str:
+    """A suggestion for an unknown key: the closest name in the same section, else all names there."""
+    section: type[BaseModel] = Config
+    for part in loc[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" Allowed here: {', '.join(names) or 'nothing'}."

@@ -1,0 +1,136 @@
+"""Run a function over rows: find what is there, compute the rest, commit in batches, report progress.
+
+The unit of computation is one row; a batch is only how many rows are committed at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.storage.rows import Row, RowRef, RowReject, RowStore
+from motive_pipeline.storage.workspace import RowCounts
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of the rows asked for, by key, and how many were computed, reused and rejected."""
+
+    refs: dict[str, RowRef]
+    rejects: dict[str, RowReject]
+    counts: RowCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Generic[Item]):
+    """One row to have: its key in the store, and what the row function needs to compute it."""
+
+    key: str
+    item: Item
+
+
+def compute_rows(
+    store: RowStore,
+    work: Sequence[Work[Item]],
+    row_function: Callable[[Item], dict[str, np.ndarray]],
+    *,
+    what: str,
+    commit_rows: int = 32,
+) -> Outcome:
+    """Every row of ``work``, from the store where it is there, else computed by ``row_function`` and committed.
+
+    ``row_function`` raises :class:`RejectRow` for a row that cannot be used; any other exception stops the run, after the rows that
+    were finished have been committed. ``what`` names the rows in the log ("latents").
+    """
+    progress = Progress(what, total=len(work))
+    refs: dict[str, RowRef] = {}
+    rejects: dict[str, RowReject] = {}
+    missing: list[Work[Item]] = []
+    for piece in work:
+        found = store.find(piece.key)
+        if isinstance(found, RowRef):
+            refs[piece.key] = found
+        elif isinstance(found, RowReject):
+            rejects[piece.key] = found
+        else:
+            missing.append(piece)
+    progress.reused = len(refs) + len(rejects)
+    batch: list[Row] = []
+    refused: list[RowReject] = []
+
+    def commit() -> None:
+        refs.update((ref.key, ref) for ref in store.append(batch, refused))
+        batch.clear()
+        refused.clear()
+
+    try:
+        for piece in missing:
+            try:
+                batch.append(Row(key=piece.key, arrays=row_function(piece.item)))
+                progress.computed += 1
+            except RejectRow as rejection:
+                reject = RowReject(key=piece.key, reason=rejection.reason, detail=rejection.detail)
+                rejects[piece.key] = reject
+                if not rejection.transient:
+                    refused.append(reject)
+                progress.rejected += 1
+            if len(batch) + len(refused) >= commit_rows:
+                commit()
+            progress.report()
+    finally:
+        commit()
+    progress.report(last=True)
+    counts = RowCounts(computed=progress.computed, reused=len(work) - len(missing), rejected=len(rejects))
+    return Outcome(refs=refs, rejects=rejects, counts=counts)
+
+
+def require_few_rejects(stage: str, *, rejected: int, total: int, max_share: float, key: str, reasons: Sequence[str] = ()) -> None:
+    """The gate on the share of rejected rows; ``key`` is the setting that holds the limit.
+
+    Raises:
+        GateFailed: more than ``max_share`` of ``total`` rows were rejected, or all of them.
+    """
+    if total and (rejected == total or rejected > max_share * total):
+        common = sorted({reason: reasons.count(reason) for reason in reasons}.items(), key=lambda pair: (-pair[1], pair[0]))
+        listed = ", ".join(f"{reason}: {count}" for reason, count in common[:5])
+        raise GateFailed(
+            f"{stage}: {rejected} of {total} rejected ({listed}); at most a share of {max_share:g} is allowed by {key}, and at least one must "
+            "remain. See the log for each file, mend or remove the files, or raise the limit."
+        )
+
+
+class Progress:
+    """Rows done, reused and rejected, their rate and the time left, logged every few seconds."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what = what
+        self.total = total
+        self.computed = self.reused = self.rejected = 0
+        self._start = self._last = time.monotonic()
+
+    def report(self, *, last: bool = False) -> None:
+        """Log a line when one is due, or when this is the last."""
+        now = time.monotonic()
+        if not last and now - self._last < REPORT_EVERY_S:
+            return
+        self._last = now
+        done = self.computed + self.rejected
+        rate = done / max(now - self._start, 1e-9)
+        left = self.total - self.reused - done
+        eta = f", {left / rate:.0f} s left" if left and rate else ""
+        log.info(
+            "%s: %d of %d (%d computed, %d reused, %d rejected), %.1f rows/s%s",
+            self.what, self.reused + done, self.total, self.computed, self.reused, self.rejected, rate if done else 0.0, eta,
+        )  # fmt: skip

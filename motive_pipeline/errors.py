@@ -1,0 +1,31 @@
+"""The errors a user can cause, and the rejection of one row."""
+
+
+class MotiveError(Exception):
+    """Something the user can mend. The message says what was wrong, where, and what to do."""
+
+
+class ConfigError(MotiveError):
+    """A setting that cannot be used; names the YAML key, the value and what is allowed."""
+
+
+class NotPublished(MotiveError):
+    """An asset was read before it was ever materialized."""
+
+
+class GateFailed(MotiveError):
+    """A stage refused to publish: its result must stop the pipeline (DESIGN: gates fail the asset)."""
+
+
+class RejectRow(Exception):
+    """One row cannot be used; the run goes on and the row is listed with this reason.
+
+    ``reason`` is a short code (``decode_error``, ``no_motion``); ``detail`` a sentence for a person.
+    ``transient`` marks a reason that may not hold next time (out of memory): such a row is tried again.
+    """
+
+    def __init__(self, reason: str, detail: str, *, transient: bool = False) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.transient = transient

@@ -1,0 +1,75 @@
+"""What the pipeline needs of a video model, and nothing of any one library.
+
+Axis suffixes in this package: N clips, Q queries, B batch, F latent frames, T decoded frames, H W (latent or pixel) height and width,
+C channels, L prompt tokens, E embedding width, D gradient entries, P projected entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentGrid:
+    """How decoded frames map to the latent grid: latent frame 0 is frame 0, latent frame k covers frames s*(k-1)+1 ... s*k."""
+
+    channels: int
+    temporal_stride: int
+    spatial_stride: int
+
+    def shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, F, H, W) of the latents of a clip of ``num_frames`` = n * temporal_stride + 1 frames of ``height`` x ``width`` pixels."""
+        s = self.spatial_stride
+        return self.channels, (num_frames - 1) // self.temporal_stride + 1, height // s, width // s
+
+
+class VideoModel(Protocol):
+    """A text-to-video diffusion model: VAE, text encoder, denoiser ("transformer"), sampler."""
+
+    grid: LatentGrid
+    prediction: Literal["flow", "epsilon"]
+    transformer: torch.nn.Module
+    """The trainable denoiser, in ``eval`` mode, on ``device``; fine-tuning changes it in place."""
+    device: torch.device
+    compute_dtype: torch.dtype
+
+    def encode_video(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float[torch.Tensor, "C F h w"]:
+        """Normalised latents (the posterior's mean, no sampling) in float32 on the CPU."""
+        ...
+
+    def decode_latents(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of normalised latents."""
+        ...
+
+    def encode_prompt(self, prompt: str) -> Float[torch.Tensor, "L E"]:
+        """Prompt embedding in float32 on the CPU, cleaned and padded just as the model's own sampler does it."""
+        ...
+
+    def predict(
+        self,
+        latents_BCFHW: Float[torch.Tensor, "B C F h w"],
+        timestep_B: Float[torch.Tensor, " B"],
+        prompt_BLE: Float[torch.Tensor, "B L E"],
+    ) -> Float[torch.Tensor, "B C F h w"]:
+        """The denoiser's output (velocity for ``flow``, noise for ``epsilon``) for noisy latents; differentiable, float32 out.
+
+        ``timestep_B`` is on diffusers' scale 0-1000.
+        """
+        ...
+
+    def generate(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
+    ) -> list[UInt8[np.ndarray, "T H W 3"]]:
+        """One video for each (prompt, seed), in order; a video depends on its own prompt and seed, not on the batch it is in."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the whole pipeline in its library's own layout, loadable by the call that loaded it."""
+        ...

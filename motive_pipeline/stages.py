@@ -1,0 +1,66 @@
+"""Every stage of the pipeline: which settings it depends on, and the version of its code.
+
+A stage's fingerprint is made of these two and of nothing else. What comes from upstream enters per row, by content.
+Raise ``version`` when a change to the code changes what the stage computes; leave it when it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the pipeline.
+
+    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds; ``gates`` are those
+    that only decide whether the stage may publish. ``version`` is the version of its code.
+    """
+
+    settings: tuple[str, ...] = ()
+    gates: tuple[str, ...] = ()
+    version: int = 1
+
+
+FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
+"""What decides the pixels that any stage sees (clips/decode.py)."""
+
+MODEL = ("model.dtype", "model.max_prompt_tokens")
+"""How the model computes; its weights enter by content."""
+
+STAGES: dict[str, Stage] = {
+    "clip_files": Stage(settings=("clips.source", "clips.path", "clips.demo")),
+    "query_files": Stage(settings=("queries.source", "queries.path", "queries.held_out_path", "queries.demo", "clips.demo")),
+    "base_model": Stage(settings=("model.path", "model.revision")),
+    "clip_catalog": Stage(gates=("clips.max_reject_share",)),
+    "query_catalog": Stage(),
+    "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share",)),
+    "motion_masks": Stage(
+        settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
+        gates=("motion.max_reject_share",),
+    ),
+    "gradient": Stage(
+        settings=(
+            "gradient.timestep",
+            "gradient.noise_seed",
+            "gradient.projection",
+            "gradient.proj_seed",
+            "gradient.store_dim",
+            "gradient.frame_norm",
+            "gradient.parameters",
+            "model.expert",
+            "engine.threads",
+            *MODEL,
+        ),
+        gates=("gradient.max_reject_share",),
+    ),
+    "eligible_pool": Stage(),
+    "influence_matrix": Stage(settings=("influence",)),
+    "voted_ranking": Stage(settings=("vote", "subset.share")),
+    "curated_subset": Stage(settings=("subset",)),
+    "finetuned_checkpoint": Stage(settings=("finetune", "model.expert", "engine.threads", *MODEL)),
+    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL)),
+    "eval_scores": Stage(settings=("evaluate", "engine.threads", *MODEL)),
+    "rejected_clips": Stage(),
+    "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
+}

@@ -1,0 +1,1 @@
+"""Ground floor: where rows, published assets and score tables live on disk."""

@@ -1,0 +1,181 @@
+"""The row store: rows appended in committed batches and found by key.
+
+Layout of a store: ``store.json`` (its format), then ``segments/<number>/``, one folder for each commit, holding ``index.json``
+(keys, content hashes, rejected rows) and, where rows were accepted, ``rows.zarr`` (a Zarr v3 group, one array for each name, first
+dimension ``row``). A segment is written under a temporary name and renamed, so a reader or a restarted run sees a batch whole or
+not at all, and no commit ever touches a chunk of another.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest_arrays
+from motive_pipeline.storage.lock import FileLock
+
+FORMAT = 1
+CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row to append: its key and its named arrays."""
+
+    key: str
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowRef:
+    """Where a committed row lies, and the hash of its content."""
+
+    key: str
+    segment: str
+    row: int
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowReject:
+    """A row that could not be computed, remembered so that it is not tried again under the same key."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class RowStore:
+    """Rows of one stage under one setting. ``dims`` names the dimensions of each array after ``row``.
+
+    Readers need no lock. :meth:`append` takes the store's lock and refuses when another process holds it.
+    """
+
+    folder: Path
+    dims: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._index: dict[str, RowRef | RowReject] = {}
+        self._seen: set[str] = set()
+        self._groups: dict[str, zarr.Group] = {}
+        self._lock = FileLock(self.folder / ".lock", f"the row store {self.folder}")
+        _require_format(self.folder)
+
+    def find(self, key: str) -> RowRef | RowReject | None:
+        """The committed row (or rejection) under ``key``; see :meth:`refresh` for what other processes wrote."""
+        return self._index.get(key)
+
+    def refresh(self) -> None:
+        """Take in the segments committed since the last look; segments that have gone (by hand) are forgotten."""
+        segments = self.folder / "segments"
+        names = {p.name for p in segments.iterdir() if p.name.isdecimal()} if segments.is_dir() else set()
+        if self._seen - names:
+            self._index.clear()
+            self._seen.clear()
+            self._groups.clear()
+        for name in sorted(names - self._seen):
+            self._take_in(name, json.loads((segments / name / "index.json").read_text(encoding="utf-8")))
+
+    def append(self, rows: Sequence[Row], rejects: Sequence[RowReject] = ()) -> list[RowRef]:
+        """Commit ``rows`` and ``rejects``, and give where each row lies, in order.
+
+        Rows of one shape are one atomic commit; rows of several shapes are one commit for each shape.
+
+        Raises:
+            Locked: another process is writing to this store.
+            ValueError: a key stands twice in the batch or is in the store already.
+        """
+        keys = [row.key for row in rows] + [reject.key for reject in rejects]
+        if len(set(keys)) != len(keys) or any(key in self._index for key in keys):
+            raise ValueError(f"row store {self.folder}: a key of the batch is there already")
+        by_shape: dict[tuple[tuple[str, tuple[int, ...]], ...], list[Row]] = {}
+        for row in rows:
+            by_shape.setdefault(tuple((name, row.arrays[name].shape) for name in sorted(row.arrays)), []).append(row)
+        with self._lock:
+            self._prepare()
+            for number, batch in enumerate(by_shape.values() or [[]]):
+                self._commit(batch, rejects if number == 0 else ())
+        found = [self._index[row.key] for row in rows]
+        return [ref for ref in found if isinstance(ref, RowRef)]
+
+    def read(self, ref: RowRef, name: str) -> np.ndarray:
+        """Array ``name`` of one row."""
+        return np.asarray(self._group(ref.segment)[name][ref.row])  # type: ignore[index]
+
+    def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """``(position in refs, array)`` for each row, each segment read once; not in the order of ``refs``."""
+        by_segment: dict[str, list[int]] = {}
+        for position, ref in enumerate(refs):
+            by_segment.setdefault(ref.segment, []).append(position)
+        for segment, positions in by_segment.items():
+            array = self._group(segment)[name]
+            block = np.asarray(array[:]) if len(positions) > 1 else None  # type: ignore[index]
+            for position in positions:
+                row = refs[position].row
+                yield position, block[row] if block is not None else np.asarray(array[row])  # type: ignore[index]
+
+    def _group(self, segment: str) -> zarr.Group:
+        if segment not in self._groups:
+            self._groups[segment] = zarr.open_group(self.folder / "segments" / segment / "rows.zarr", mode="r")
+        return self._groups[segment]
+
+    def _prepare(self) -> None:
+        """Under the lock: the folder exists, leftovers of a killed writer are gone, others' commits are known."""
+        (self.folder / "segments").mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "store.json").exists():
+            atomic.write_json(self.folder / "store.json", {"format": FORMAT})
+        atomic.remove_leftovers(self.folder / "segments")
+        self.refresh()
+
+    def _commit(self, rows: Sequence[Row], rejects: Sequence[RowReject]) -> None:
+        if not rows and not rejects:
+            return
+        number = max((int(name) for name in self._seen), default=-1) + 1
+        name = f"{number:08d}"
+        index = {
+            "keys": [row.key for row in rows],
+            "content": [digest_arrays(row.arrays) for row in rows],
+            "rejects": [[reject.key, reject.reason, reject.detail] for reject in rejects],
+        }
+        with atomic.new_folder(self.folder / "segments" / name) as folder:
+            if rows:
+                self._write_arrays(folder / "rows.zarr", rows)
+            atomic.write_json(folder / "index.json", index)
+        self._take_in(name, index)
+
+    def _write_arrays(self, path: Path, rows: Sequence[Row]) -> None:
+        group = zarr.open_group(path, mode="w", zarr_format=3)
+        for name in rows[0].arrays:
+            stacked = np.stack([row.arrays[name] for row in rows])
+            row_bytes = max(1, stacked.nbytes // len(rows))
+            chunk_rows = min(len(rows), max(1, CHUNK_BYTES // row_bytes))
+            group.create_array(
+                name,
+                data=stacked,
+                chunks=(chunk_rows, *(max(1, size) for size in stacked.shape[1:])),
+                compressors=None,
+                dimension_names=("row", *self.dims.get(name, tuple(f"dim_{i}" for i in range(stacked.ndim - 1)))),
+            )
+
+    def _take_in(self, name: str, index: dict[str, list]) -> None:
+        for row, (key, content) in enumerate(zip(index["keys"], index["content"], strict=True)):
+            self._index[key] = RowRef(key=key, segment=name, row=row, content=content)
+        for key, reason, detail in index["rejects"]:
+            self._index[key] = RowReject(key=key, reason=reason, detail=detail)
+        self._seen.add(name)
+
+
+def _require_format(folder: Path) -> None:
+    file = folder / "store.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["format"] > FORMAT:
+        raise MotiveError(
+            f"the row store {folder} was written by a newer version of motive-pipeline. Upgrade this installation, or set storage.root to another folder."
+        )

@@ -1,0 +1,187 @@
+"""Score tables: Parquet files in ``scores/v<N>/``, a manifest swapped last, and DuckDB views over one version.
+
+A version is a folder ``<table>/<piece>.parquet``; a new version links the files it does not replace. Each asset owns its pieces
+(``influence/motive.parquet``), so that two assets never write the same file. A shell that has opened ``scores.duckdb`` keeps
+seeing, whole, the version that file pointed to.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage import atomic
+
+log = logging.getLogger(__name__)
+
+KEEP_VERSIONS = 5
+
+_S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+TABLES: dict[str, pa.Schema] = {
+    "catalog": pa.schema(
+        [("clip_id", _S), ("path", _S), ("caption", _S), ("num_frames", _I), ("fps", _F), ("width", _I), ("height", _I)]
+        + [("duration_s", _F), ("source", _S)]
+    ),
+    "motion": pa.schema([("clip_id", _S), ("motion_magnitude_px", _F)]),
+    "rejects": pa.schema([("path", _S), ("clip_id", _S), ("stage", _S), ("reason", _S), ("detail", _S)]),
+    "queries": pa.schema([("query_id", _S), ("path", _S), ("caption", _S), ("category", _S), ("role", _S)]),
+    "influence": pa.schema([("variant", _S), ("query_id", _S), ("clip_id", _S), ("influence", _F), ("rank", _I)]),
+    "ranking": pa.schema([("variant", _S), ("clip_id", _S), ("votes", _I), ("mean_influence", _F), ("rank", _I), ("selected", _B)]),
+    "subsets": pa.schema([("arm", _S), ("clip_id", _S), ("rank", _I)]),
+    "eval_scores": pa.schema(
+        [("arm", _S), ("seed", _I), ("metric", _S), ("backend", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F), ("num_videos", _I)]
+    ),
+    "preference": pa.schema(
+        [("arm_a", _S), ("arm_b", _S), ("wins", _I), ("ties", _I), ("losses", _I), ("win_rate", _F), ("ci_low", _F), ("ci_high", _F)]
+    ),
+    "audit": pa.schema([("check", _S), ("variant", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F)]),
+    "runs": pa.schema(
+        [("asset", _S), ("fingerprint", _S), ("started_at", pa.timestamp("us", tz="UTC")), ("seconds", _F), ("rows_computed", _I), ("rows_reused", _I)]
+    ),
+}
+"""Tables on disk. The views of DESIGN.md have the same names, but for ``clips`` = ``catalog`` joined with ``motion``."""
+
+_CLIPS_VIEW = "SELECT c.* EXCLUDE (source), m.motion_magnitude_px, c.source FROM catalog c LEFT JOIN motion m USING (clip_id)"
+
+
+class ScoreTables:
+    """The score tables below ``root/scores`` and the views in ``state/scores.duckdb``."""
+
+    def __init__(self, root: Path, state: Path) -> None:
+        self.folder = root / "scores"
+        self.duckdb_file = state / "scores.duckdb"
+        self.manifest = self.folder / "manifest.json"
+
+    def version(self) -> Path | None:
+        """The folder of the current version, if any was published."""
+        if not self.manifest.exists():
+            return None
+        name = json.loads(self.manifest.read_text(encoding="utf-8"))["version"]
+        return self.folder / name
+
+    def publish(self, pieces: dict[tuple[str, str], pd.DataFrame | Path]) -> None:
+        """A new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path.
+
+        Nothing happens when every piece equals the one that is there. The caller holds the root's lock.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.remove_leftovers(self.folder)
+        current = self.version()
+        number = 1 + max((int(p.name[1:]) for p in self.folder.glob("v*") if p.name[1:].isdecimal()), default=0)
+        target = self.folder / f"v{number}"
+        with atomic.new_folder(target) as temp:
+            changed = self._fill(temp, current, pieces)
+            if not changed and current is not None:
+                shutil.rmtree(temp)
+                temp.mkdir()
+        if not changed and current is not None:
+            shutil.rmtree(target)
+            self.refresh_views()
+            return
+        atomic.write_json(self.manifest, {"version": target.name})
+        self.refresh_views()
+        self._prune()
+
+    def query(self, sql: str) -> duckdb.DuckDBPyRelation:
+        """Run one read-only statement on the current version.
+
+        Raises:
+            MotiveError: nothing was published yet, or the statement is not one that DuckDB accepts.
+        """
+        if self.version() is None:
+            raise MotiveError(f"no scores below {self.folder} yet. Run `motive run` first.")
+        connection = duckdb.connect(":memory:")
+        self._create_views(connection)
+        connection.execute(f"SET allowed_directories=[{_quote(str(self.folder))}]")
+        connection.execute("SET enable_external_access=false")
+        connection.execute("SET lock_configuration=true")
+        try:
+            statements = duckdb.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
+                raise MotiveError("motive sql takes one SELECT statement (also SHOW, DESCRIBE, SUMMARIZE): the scores are read-only")
+            relation = connection.sql(sql)
+        except duckdb.Error as error:
+            raise MotiveError(f"SQL: {error}") from error
+        assert relation is not None
+        return relation
+
+    def refresh_views(self) -> None:
+        """Make ``scores.duckdb`` show the current version, unless the user has things of their own in it."""
+        version = self.version()
+        if version is None:
+            return
+        if reason := self._hands_off():
+            log.warning("%s: %s; left alone. `motive sql` shows the newest scores.", self.duckdb_file, reason)
+            return
+        self.duckdb_file.parent.mkdir(parents=True, exist_ok=True)
+        temp = self.duckdb_file.with_name(f"{atomic.TEMP_PREFIX}{os.getpid()}.duckdb")
+        temp.unlink(missing_ok=True)
+        with duckdb.connect(str(temp)) as connection:
+            self._create_views(connection)
+        os.replace(temp, self.duckdb_file)
+
+    def _fill(self, temp: Path, current: Path | None, pieces: dict[tuple[str, str], pd.DataFrame | Path]) -> bool:
+        """Write the version's files into ``temp``; whether any differs from ``current``."""
+        if current is not None:
+            for file in current.rglob("*.parquet"):
+                target = temp / file.relative_to(current)
+                target.parent.mkdir(exist_ok=True)
+                os.link(file, target)
+        changed = current is None
+        for table, schema in TABLES.items():
+            (temp / table).mkdir(exist_ok=True)
+            if not (temp / table / "_empty.parquet").exists():
+                pq.write_table(schema.empty_table(), temp / table / "_empty.parquet")
+        for (table, piece), content in pieces.items():
+            file = temp / table / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', piece)}.parquet"
+            old = file.read_bytes() if file.exists() else None
+            file.unlink(missing_ok=True)
+            if isinstance(content, Path):
+                shutil.copyfile(content, file)
+            else:
+                pq.write_table(pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file)
+            changed = changed or file.read_bytes() != old
+        return changed
+
+    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
+        version = self.version()
+        assert version is not None
+        for table in TABLES:
+            connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})")
+        connection.execute(f"CREATE VIEW clips AS {_CLIPS_VIEW}")
+
+    def _hands_off(self) -> str | None:
+        """Why ``scores.duckdb`` must not be replaced, or None."""
+        if not self.duckdb_file.exists():
+            return None
+        if self.duckdb_file.with_name(self.duckdb_file.name + ".wal").exists():
+            return "a shell has unsaved work in it (.wal)"
+        try:
+            with duckdb.connect(str(self.duckdb_file), read_only=True) as connection:
+                tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
+                views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+                macros = connection.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal").fetchall()
+        except duckdb.Error as error:
+            return f"it cannot be looked into ({str(error).splitlines()[0]})"
+        own = {name for (name,) in (*tables, *views, *macros)} - set(TABLES) - {"clips"}
+        return f"it holds objects of your own ({', '.join(sorted(own))})" if own else None
+
+    def _prune(self) -> None:
+        versions = sorted((p for p in self.folder.glob("v*") if p.name[1:].isdecimal()), key=lambda p: int(p.name[1:]))
+        for old in versions[:-KEEP_VERSIONS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
