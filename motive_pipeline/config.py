@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.stages import STAGES
@@ -204,7 +204,9 @@ class Schedule(Section):
 
 
 class Config(Section):
-    """Every setting of one project. ``source`` is the YAML file it came from."""
+    """Every setting of one project."""
+
+    _file: Path = PrivateAttr(default=Path("motive.yaml"))
 
     storage: Storage = Storage()
     clips: Clips
@@ -242,6 +244,11 @@ class Config(Section):
         if self.gradient.projection == "exact" and self.influence.similarity != "cosine":
             raise ValueError("influence.similarity: dot is not offered with gradient.projection: exact")
         return self
+
+    @property
+    def file(self) -> Path:
+        """The YAML file this config came from."""
+        return self._file
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -310,7 +317,9 @@ def parse_config(text: str, file: Path) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_explain(error, file)) from error
-    return _resolve_paths(config, file.parent)
+    config = _resolve_paths(config, file.parent)
+    config._file = file
+    return config
 
 
 def _resolve_paths(config: Config, base: Path) -> Config:
@@ -359,7 +368,8 @@ def _nearest(loc: tuple[int | str, ...]) -> str:
     section: type[BaseModel] = Config
     for part in loc[:-1]:
         annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         section = annotation
     names = list(section.model_fields)
     close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)

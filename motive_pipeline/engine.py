@@ -44,7 +44,7 @@ class Work(Generic[Item]):
 def compute_rows(
     store: RowStore,
     work: Sequence[Work[Item]],
-    row_function: Callable[[Item], dict[str, np.ndarray]],
+    row_function: Callable[[Item], dict[str, np.ndarray | np.generic]],
     *,
     what: str,
     commit_rows: int = 32,

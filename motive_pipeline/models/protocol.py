@@ -7,7 +7,6 @@ C channels, L prompt tokens, E embedding width, D gradient entries, P projected 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,19 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-
-@dataclass(frozen=True, kw_only=True)
-class LatentGrid:
-    """How decoded frames map to the latent grid: latent frame 0 is frame 0, latent frame k covers frames s*(k-1)+1 ... s*k."""
-
-    channels: int
-    temporal_stride: int
-    spatial_stride: int
-
-    def shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of the latents of a clip of ``num_frames`` = n * temporal_stride + 1 frames of ``height`` x ``width`` pixels."""
-        s = self.spatial_stride
-        return self.channels, (num_frames - 1) // self.temporal_stride + 1, height // s, width // s
+from motive_pipeline.models.grid import LatentGrid
 
 
 class VideoModel(Protocol):
@@ -35,6 +22,8 @@ class VideoModel(Protocol):
 
     grid: LatentGrid
     prediction: Literal["flow", "epsilon"]
+    alphas_cumprod: torch.Tensor | None
+    """The noise schedule of a model with epsilon prediction, by timestep; None for flow."""
     transformer: torch.nn.Module
     """The trainable denoiser, in ``eval`` mode, on ``device``; fine-tuning changes it in place."""
     device: torch.device

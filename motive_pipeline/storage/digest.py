@@ -18,7 +18,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS]
 
 
-def digest_arrays(arrays: dict[str, np.ndarray]) -> str:
+def digest_arrays(arrays: dict[str, np.ndarray | np.generic]) -> str:
     """32 hex digits over named arrays: names, dtypes, shapes and bytes."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
@@ -34,7 +34,7 @@ def digest_frame(frame: pd.DataFrame) -> str:
     for name in frame.columns:
         column = frame[name]
         sha.update(f"\0{name}\0".encode())
-        if pd.api.types.is_numeric_dtype(column) and not column.isna().any():
+        if pd.api.types.is_numeric_dtype(column) and not bool(np.any(column.isna())):
             sha.update(np.ascontiguousarray(column.to_numpy()).tobytes())
         else:
             sha.update(json.dumps([None if pd.isna(value) else str(value) for value in column]).encode())

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from motive_pipeline.errors import MotiveError
 
@@ -22,7 +22,7 @@ class FileLock:
     Taking it again in the same process, through any instance for the same path, only counts.
     """
 
-    _held: dict[Path, tuple[IO[str], int]] = {}
+    _held: ClassVar[dict[Path, tuple[IO[str], int]]] = {}
 
     def __init__(self, path: Path, what: str) -> None:
         self.path = path.absolute()

@@ -30,7 +30,7 @@ class Row:
     """One row to append: its key and its named arrays."""
 
     key: str
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray | np.generic]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +109,10 @@ class RowStore:
     def read(self, ref: RowRef, name: str) -> np.ndarray:
         """Array ``name`` of one row."""
         return np.asarray(self._group(ref.segment)[name][ref.row])  # type: ignore[index]
+
+    def shape(self, ref: RowRef, name: str) -> tuple[int, ...]:
+        """Shape of array ``name`` of one row, without reading it."""
+        return tuple(self._group(ref.segment)[name].shape[1:])  # type: ignore[union-attr]
 
     def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
         """``(position in refs, array)`` for each row, each segment read once; not in the order of ``refs``."""

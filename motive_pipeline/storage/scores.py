@@ -30,8 +30,17 @@ _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 TABLES: dict[str, pa.Schema] = {
     "catalog": pa.schema(
-        [("clip_id", _S), ("path", _S), ("caption", _S), ("num_frames", _I), ("fps", _F), ("width", _I), ("height", _I)]
-        + [("duration_s", _F), ("source", _S)]
+        [
+            ("clip_id", _S),
+            ("path", _S),
+            ("caption", _S),
+            ("num_frames", _I),
+            ("fps", _F),
+            ("width", _I),
+            ("height", _I),
+            ("duration_s", _F),
+            ("source", _S),
+        ]
     ),
     "motion": pa.schema([("clip_id", _S), ("motion_magnitude_px", _F)]),
     "rejects": pa.schema([("path", _S), ("clip_id", _S), ("stage", _S), ("reason", _S), ("detail", _S)]),
@@ -47,7 +56,14 @@ TABLES: dict[str, pa.Schema] = {
     ),
     "audit": pa.schema([("check", _S), ("variant", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F)]),
     "runs": pa.schema(
-        [("asset", _S), ("fingerprint", _S), ("started_at", pa.timestamp("us", tz="UTC")), ("seconds", _F), ("rows_computed", _I), ("rows_reused", _I)]
+        [
+            ("asset", _S),
+            ("fingerprint", _S),
+            ("started_at", pa.timestamp("us", tz="UTC")),
+            ("seconds", _F),
+            ("rows_computed", _I),
+            ("rows_reused", _I),
+        ]
     ),
 }
 """Tables on disk. The views of DESIGN.md have the same names, but for ``clips`` = ``catalog`` joined with ``motion``."""
@@ -150,7 +166,9 @@ class ScoreTables:
             if isinstance(content, Path):
                 shutil.copyfile(content, file)
             else:
-                pq.write_table(pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file)
+                pq.write_table(
+                    pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file
+                )
             changed = changed or file.read_bytes() != old
         return changed
 

@@ -1,0 +1,32 @@
+# make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
+# make test   the tests
+# make dev    the Dagster UI on http://127.0.0.1:3000 (MOTIVE_CONFIG=my.yaml for another config)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
+PORT ?= 3000
+
+.PHONY: install demo dev test lint
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: install
+	MOTIVE_CONFIG="$(CONFIG)" $(BIN)/motive run --summary
+
+dev: install
+	DAGSTER_HOME="$$(MOTIVE_CONFIG='$(CONFIG)' $(BIN)/python -m assets.instance)" MOTIVE_CONFIG="$(CONFIG)" \
+	  $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }

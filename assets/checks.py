@@ -1,0 +1,78 @@
+"""Checks that show: figures beside an asset, for a person to see. What must stop the pipeline is a gate inside the stage instead."""
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from motive_pipeline.config import Config
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+Outcome = tuple[bool, dict[str, float | int | str]]
+
+
+def checks(config: Config) -> list[dg.AssetChecksDefinition]:
+    """All checks of the graph."""
+    return [
+        _check("clip_catalog", "every_file_is_usable", "Warns when a file could not be read as a video.", _no_rejects),
+        _check("clip_catalog", "every_clip_has_a_caption", "Warns when a clip has no caption.", _captions),
+        _check("motion_masks", "most_clips_move", "Warns when more than half of the clips do not move at all.", _moving),
+        *(
+            _check(
+                f"projected_gradients/{variant}",
+                f"rows_have_unit_length_{variant}",
+                "Every row has length 1, or 0 for a zero gradient.",
+                _unit,
+            )
+            for variant in config.variants
+        ),
+        *(
+            _check(f"curated_subset/{arm}", f"lies_in_the_pool_{arm}", "Every chosen clip is in the eligible pool, once.", _in_pool)
+            for arm in config.arms
+            if arm != "base"
+        ),
+    ]
+
+
+def _check(asset: str, name: str, description: str, look: Callable[[Workspace, Publication], Outcome]) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=dg.AssetKey(asset.split("/")), name=name, description=description, required_resource_keys={"workspace"})
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        workspace: Workspace = context.resources.workspace
+        passed, figures = look(workspace, workspace.published(asset))
+        return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=figures)
+
+    return check
+
+
+def _no_rejects(_: Workspace, catalog: Publication) -> Outcome:
+    rejects = catalog.rejects()
+    reasons = {f"rejected: {reason}": int(count) for reason, count in rejects["reason"].value_counts().items()}
+    return rejects.empty, {"clips": len(catalog.table("catalog")), "rejected": len(rejects), **reasons}
+
+
+def _captions(_: Workspace, catalog: Publication) -> Outcome:
+    captions = catalog.table("catalog")["caption"].fillna("").str.strip()
+    without = int((captions == "").sum())
+    return without == 0, {"clips": len(captions), "without caption": without}
+
+
+def _moving(_: Workspace, masks: Publication) -> Outcome:
+    magnitude_px = masks.table("index")["motion_magnitude_px"]
+    still = float((magnitude_px < 0.05).mean())
+    return still <= 0.5, {"share that stands still": still, "median magnitude, px": float(magnitude_px.median())}
+
+
+def _unit(_: Workspace, gradients: Publication) -> Outcome:
+    import numpy as np
+    import zarr
+
+    array = zarr.open_group(gradients.path, mode="r")["gradient"]
+    lengths = np.concatenate([np.linalg.norm(np.asarray(array[i : i + 4096]), axis=1) for i in range(0, array.shape[0], 4096)])  # type: ignore[index]
+    zero = lengths == 0
+    wrong = int((~zero & (np.abs(lengths - 1) > 1e-4)).sum())
+    return wrong == 0, {"rows": len(lengths), "zero rows": int(zero.sum()), "rows of another length": wrong}
+
+
+def _in_pool(workspace: Workspace, subset: Publication) -> Outcome:
+    chosen = subset.table("subset")["clip_id"]
+    outside = int((~chosen.isin(workspace.published("eligible_pool").table("pool")["clip_id"])).sum())
+    return outside == 0 and chosen.is_unique, {"clips": len(chosen), "outside the pool": outside}

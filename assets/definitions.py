@@ -1,0 +1,55 @@
+"""The code location. Importing it reads one YAML file and imports neither torch nor diffusers."""
+
+import warnings
+
+import dagster as dg
+
+from assets.attribution import attribution_assets
+from assets.checks import checks
+from assets.clips import clip_assets, source_assets
+from assets.curation import curation_assets
+from assets.evaluation import evaluation_assets
+from assets.motion import motion_assets
+from assets.resources import workspace_resource
+from assets.training import training_assets
+from motive_pipeline.config import Config, load_config
+from motive_pipeline.storage.workspace import Workspace
+
+SOURCES = ("clip_files", "query_files", "base_model")
+
+
+def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.Definitions:
+    """The whole graph for one config."""
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)  # observable sources; the staleness tests watch over them
+    workspace = workspace or Workspace(config)
+    return dg.Definitions(
+        assets=[
+            *source_assets(workspace),
+            *clip_assets(config),
+            *motion_assets(config),
+            *attribution_assets(config),
+            *curation_assets(config),
+            *training_assets(config),
+            *evaluation_assets(config),
+        ],
+        asset_checks=checks(config),
+        jobs=_jobs(),
+        resources={"workspace": workspace_resource(workspace)},
+        executor=dg.in_process_executor,
+    )
+
+
+def _jobs() -> list:
+    """``observe`` looks at files and weights; the others materialize the part of the graph they name."""
+    sources = dg.AssetSelection.keys(*SOURCES)
+    everything = dg.AssetSelection.all() - sources
+    curate = dg.AssetSelection.groups("clips", "motion", "attribution", "curation")
+    return [
+        dg.define_asset_job("observe", sources, description="Look at clips, queries and weights; computes nothing."),
+        dg.define_asset_job("curate", curate, description="From the files to the curated subsets."),
+        dg.define_asset_job("finetune_and_evaluate", everything - curate, description="Train, generate and score every arm; the report."),
+        dg.define_asset_job("everything", everything, description="The whole graph."),
+    ]
+
+
+defs = build_definitions(load_config())

@@ -1,0 +1,59 @@
+"""The Dagster instance of a project: one instance serves one storage root.
+
+``python -m assets.instance`` prints the instance folder of the config that ``MOTIVE_CONFIG`` names, made ready for ``dagster dev``.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import dagster as dg
+
+from motive_pipeline.config import Config, load_config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage import atomic
+
+TEMPLATE = Path(__file__).with_name("dagster.yaml")
+BOUND_TO = "storage_root.txt"
+
+
+def instance_folder(config: Config) -> Path:
+    """The instance folder of ``config``, made and bound to its root if it is new.
+
+    The config named ``motive.yaml`` beside a folder ``dagster_home/`` (this repository's own) uses that folder; any other config has one
+    below its ``storage.state``.
+
+    Raises:
+        MotiveError: the folder belongs to another root.
+    """
+    committed = config.file.parent / "dagster_home"
+    if config.file.name == "motive.yaml" and (committed / "dagster.yaml").exists():
+        folder = committed
+    else:
+        assert config.storage.state is not None
+        folder = config.storage.state / "dagster_home"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "dagster.yaml").exists():
+            shutil.copyfile(TEMPLATE, folder / "dagster.yaml")
+    marker = folder / BOUND_TO
+    root = str(config.storage.root)
+    if not marker.exists():
+        atomic.write_bytes(marker, (root + "\n").encode())
+    bound = marker.read_text(encoding="utf-8").strip()
+    if bound != root:
+        raise MotiveError(
+            f"the Dagster instance {folder} keeps the history of {bound}, not of {root} (storage.root). Give this config a file name and "
+            f"a storage.root of its own, or, if the root was moved there, delete {marker}."
+        )
+    return folder
+
+
+def open_instance(config: Config) -> dg.DagsterInstance:
+    """The instance of ``config``; ``DAGSTER_HOME`` is set to it, so that run processes find the same one."""
+    folder = instance_folder(config)
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return dg.DagsterInstance.from_config(str(folder))
+
+
+if __name__ == "__main__":
+    print(instance_folder(load_config()))

@@ -1,0 +1,119 @@
+"""What asset bodies share: the workspace under the root's lock, and a publication shown as Dagster metadata."""
+
+import base64
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.automation import recompute_what_changed
+from motive_pipeline.config import Config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.stages import STAGES
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+OWNERS = ["team:curation"]
+WAIT_FOR_ROOT_S = 12 * 3600.0
+MAX_PREVIEW_BYTES = 400_000
+
+
+def workspace_resource(workspace: Workspace) -> dg.ResourceDefinition:
+    """The workspace, with the root's lock held from the start of a run to its end."""
+
+    @dg.resource(description=f"The project below {workspace.root}; holding it means holding the root's lock.")
+    def locked_workspace(_: dg.InitResourceContext) -> Iterator[Workspace]:
+        workspace.lock.acquire(wait_s=WAIT_FOR_ROOT_S)
+        try:
+            yield workspace
+        finally:
+            workspace.lock.release()
+
+    return locked_workspace
+
+
+def stage_asset(
+    config: Config,
+    key: str,
+    *,
+    stage: str,
+    group: str,
+    kinds: set[str],
+    deps: list[str],
+    description: str,
+    publish: str,
+    auto: bool = True,
+    **arguments: Any,
+) -> dg.AssetsDefinition:
+    """An asset that runs one stage of the library and shows what it published.
+
+    ``key`` and ``deps`` are written ``asset`` or ``asset/arm``. ``publish`` is ``module:function`` below ``motive_pipeline``, called with the
+    workspace and ``arguments``; it is imported when the asset runs, so that loading the code location stays cheap. ``auto`` says
+    whether automation may run the asset. What a user can mend fails the asset with the library's own message.
+    """
+    assert stage in STAGES
+
+    @dg.asset(
+        key=dg.AssetKey(key.split("/")),
+        group_name=group,
+        kinds=kinds,
+        owners=OWNERS,
+        deps=[dg.AssetKey(dep.split("/")) for dep in deps],
+        description=description,
+        code_version=config.fingerprint(stage),
+        automation_condition=recompute_what_changed() if auto else None,
+        required_resource_keys={"workspace"},
+    )
+    def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        module, function = publish.split(":")
+        run = getattr(importlib.import_module(f"motive_pipeline.{module}"), function)
+        try:
+            publication: Publication = run(context.resources.workspace, **arguments)
+        except MotiveError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        return dg.MaterializeResult(metadata=metadata_of(publication), data_version=dg.DataVersion(publication.data_version))
+
+    return asset
+
+
+def metadata_of(publication: Publication) -> dict[str, Any]:
+    """Counts, facts, a preview picture and the folder of a publication, as Dagster metadata."""
+    counts = publication.counts
+    metadata: dict[str, Any] = {
+        "rows_computed": counts.computed,
+        "rows_reused": counts.reused,
+        "rows_rejected": counts.rejected,
+        "published": dg.MetadataValue.path(str(publication.path)),
+    }
+    metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
+    if publication.preview:
+        picture = (publication.path / publication.preview).read_bytes()
+        if len(picture) <= MAX_PREVIEW_BYTES:
+            metadata["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{base64.b64encode(picture).decode()})")
+        else:
+            metadata["preview"] = dg.MetadataValue.path(str(publication.path / publication.preview))
+    report = publication.path / "report.html"
+    if report.exists():
+        metadata["report"] = dg.MetadataValue.url(Path(report).as_uri())
+    return metadata
+
+
+def _metadata_value(value: Any) -> Any:
+    """A fact of a publication: numbers and texts as they are, a list of dicts as a table, anything else as JSON."""
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        columns = [str(name) for name in value[0]]
+        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |" for row in value]
+        return dg.MetadataValue.md("\n".join(lines))
+    if isinstance(value, bool | int | float | str):
+        return value
+    return dg.MetadataValue.json(value)
+
+
+def _cell(value: Any) -> str:
+    """One table cell: captions and file names are untrusted, so nothing in them may act as markup."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    for char, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " "), ("`", "'"), ("[", "\\["), ("!", "\\!")):
+        text = text.replace(char, escaped)
+    return text

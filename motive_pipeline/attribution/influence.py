@@ -1,0 +1,195 @@
+"""Publishes the influence of every clip on every query (eq. 10), streamed from gradients on disk to a matrix and a table on disk.
+
+Axis suffixes: Q queries, N clips, P projected entries. The maths is in ``tiles.py``, the table in ``influence_table.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float32, Float64, Shaped
+
+from motive_pipeline.attribution.influence_table import write_influence_table
+from motive_pipeline.attribution.tiles import stream_influence, tile_clips
+from motive_pipeline.config import Variant
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.storage.digest import HEX_DIGITS
+from motive_pipeline.storage.scratch import move_children, scratch_folder
+from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+
+CHUNK_QUERIES = 8
+CHUNK_CLIPS = 65_536
+MAX_BUFFER_ENTRIES = 2**25
+"""Entries of the matrix held until a chunk is full: 128 MiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """What an asset of gradients published: ids and norms in memory, features on disk. R rows are queries or clips."""
+
+    asset: str
+    id_R: Shaped[np.ndarray, " R"]
+    norm_R: Float32[np.ndarray, " R"]
+    gradient_RP: zarr.Array
+
+
+def publish_influence(ws: Workspace, variant: Variant) -> Publication:
+    """Publish ``influence_matrix/<variant>``: a Zarr v3 group, and the ``influence`` score table with each clip's rank for each query.
+
+    All clips with a gradient are scored, on the queries with role ``query``. With ``influence.similarity: cosine`` the prefix of
+    ``influence.proj_dim`` entries is brought to unit length again; with ``dot`` it is multiplied by the stored norm and by
+    sqrt(store_dim / proj_dim), which makes the prefix's inner product an unbiased estimate of the gradients'.
+
+    Raises:
+        GateFailed: no query or no clip is left, or the two sets of gradients were made in different ways.
+    """
+    started = time.time()
+    queries = _load_features(ws, f"query_gradients/{variant}")
+    clips = _load_features(ws, f"projected_gradients/{variant}")
+    rows = _require_queries(ws, queries)
+    _require_equal_settings(ws, queries, clips)
+    with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
+        matrix = _Matrix(scratch / "matrix", queries.id_R[rows], clips.id_R, _attributes(ws, variant))
+        matrix.fill(_tiles(ws, queries, rows, clips))
+        write_influence_table(scratch / "influence.parquet", variant, matrix.group)
+        return ws.publish(
+            f"influence_matrix/{variant}",
+            stage="influence_matrix",
+            content=matrix.content(),
+            write=lambda folder: move_children(scratch / "matrix", folder),
+            started=started,
+            upstream=[queries.asset, clips.asset, "query_catalog"],
+            facts=_facts(ws, matrix, clips),
+            counts=RowCounts(computed=len(rows) * len(clips.id_R)),
+            scores={("influence", variant): scratch / "influence.parquet"},
+        )
+
+
+class _Matrix:
+    """The influence matrix on disk, written from left to right; memory holds one column of chunks."""
+
+    def __init__(
+        self, folder: Path, query_id_Q: Shaped[np.ndarray, " Q"], clip_id_N: Shaped[np.ndarray, " N"], attributes: dict[str, Any]
+    ) -> None:
+        self.group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=attributes)
+        self.shape = len(query_id_Q), len(clip_id_N)
+        for name, ids, dim in (("query_id", query_id_Q, "query"), ("clip_id", clip_id_N, "clip")):
+            self.group.create_array(name, data=ids, compressors=None, dimension_names=(dim,))
+        width = max(1, min(CHUNK_CLIPS, MAX_BUFFER_ENTRIES // len(query_id_Q), len(clip_id_N)))
+        self._array = self.group.create_array(
+            "influence", shape=self.shape, dtype="float32", chunks=(min(CHUNK_QUERIES, len(query_id_Q)), width), compressors=None,
+            dimension_names=("query", "clip"),
+        )  # fmt: skip
+        self._sha = hashlib.sha256(json.dumps(self.shape).encode() + query_id_Q.tobytes() + clip_id_N.tobytes())
+        self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0
+
+    def fill(self, tiles: Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]) -> None:
+        """Take the tiles, which come in the order of their clips, and write each column of chunks once it is full."""
+        num_queries, num_clips = self.shape
+        width = self._array.chunks[1]
+        column_QW = np.empty((num_queries, width), dtype=np.float32)
+        for start, tile_QN in tiles:
+            taken = 0
+            while taken < tile_QN.shape[1]:
+                at = start + taken
+                count = min(tile_QN.shape[1] - taken, width - at % width)
+                column_QW[:, at % width : at % width + count] = tile_QN[:, taken : taken + count]
+                taken += count
+                if (at + count) % width == 0 or at + count == num_clips:
+                    self._write(at + count, column_QW[:, : (at + count - 1) % width + 1])
+
+    def content(self) -> str:
+        """A hash of the ids and of the matrix."""
+        return self._sha.hexdigest()[:HEX_DIGITS]
+
+    def _write(self, stop: int, column_QW: Float32[np.ndarray, "Q W"]) -> None:
+        self._array[:, stop - column_QW.shape[1] : stop] = column_QW
+        self._sha.update(np.ascontiguousarray(column_QW))
+        self.lowest = min(self.lowest, float(column_QW.min()))
+        self.highest = max(self.highest, float(column_QW.max()))
+        self.total += float(column_QW.sum(dtype=np.float64))
+
+
+def _tiles(
+    ws: Workspace, queries: Features, rows: Shaped[np.ndarray, " Q"], clips: Features
+) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
+    """The influence of the clips on the chosen rows of the queries, tile by tile."""
+    stored_dim = clips.gradient_RP.shape[1]
+    proj_dim = stored_dim if ws.config.gradient.projection == "exact" else ws.config.influence.proj_dim
+    dot = ws.config.influence.similarity == "dot"
+    return stream_influence(
+        np.asarray(queries.gradient_RP[:, :proj_dim])[rows],
+        clips.gradient_RP,
+        clips_per_tile=tile_clips(clips.gradient_RP, proj_dim),
+        threads=ws.config.engine.threads,
+        query_norm_Q=_prefix_norm(queries.norm_R[rows], stored_dim, proj_dim) if dot else None,
+        clip_norm_N=_prefix_norm(clips.norm_R, stored_dim, proj_dim) if dot else None,
+    )
+
+
+def _prefix_norm(norm_R: Float32[np.ndarray, " R"], stored_dim: int, proj_dim: int) -> Float64[np.ndarray, " R"]:
+    """The factor that turns the prefix of a unit-length feature into an unbiased projection of the gradient to ``proj_dim``."""
+    return norm_R.astype(np.float64) * np.sqrt(stored_dim / proj_dim)
+
+
+def _load_features(ws: Workspace, asset: str) -> Features:
+    group = zarr.open_group(ws.published(asset).path, mode="r")
+    gradient = group["gradient"]
+    assert isinstance(gradient, zarr.Array)
+    if not gradient.shape[0]:
+        raise GateFailed(f"{asset} holds no gradient, so no influence can be computed; its rejects say why")
+    return Features(asset=asset, id_R=np.asarray(group["clip_id"][:]), norm_R=np.asarray(group["grad_norm"][:]), gradient_RP=gradient)  # type: ignore[index]
+
+
+def _require_queries(ws: Workspace, queries: Features) -> Shaped[np.ndarray, " Q"]:
+    """The rows of ``queries`` that are queries and not held out."""
+    catalog = ws.published("query_catalog").table("queries")
+    chosen = np.array(catalog.loc[catalog["role"] == "query", "query_id"].astype(str).tolist(), dtype="S16")
+    rows = np.flatnonzero(np.isin(queries.id_R, chosen))
+    if not len(rows):
+        raise GateFailed(f"none of the {len(chosen)} queries has a gradient in {queries.asset}; its rejects say why")
+    return rows
+
+
+def _require_equal_settings(ws: Workspace, queries: Features, clips: Features) -> None:
+    """Gradients of clips and queries can be compared only when one way made both; names every setting that differs."""
+    settings = [
+        json.loads((ws.published(features.asset).path / "publication.json").read_text(encoding="utf-8"))["provenance"]["settings"]
+        for features in (queries, clips)
+    ]
+    differing = sorted(key for key in settings[0].keys() | settings[1].keys() if settings[0].get(key) != settings[1].get(key))
+    shown = [f"{key}: {settings[0].get(key)} for the queries, {settings[1].get(key)} for the clips" for key in differing]
+    if queries.gradient_RP.shape[1] != clips.gradient_RP.shape[1]:
+        shown.append(f"entries in a feature: {queries.gradient_RP.shape[1]} for the queries, {clips.gradient_RP.shape[1]} for the clips")
+    if shown:
+        raise GateFailed(f"{queries.asset} and {clips.asset} were made in different ways ({'; '.join(shown)}). Materialize both again.")
+
+
+def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "equation": "I[q, n] = g(q) . g(n) (eq. 10)",
+        **ws.config.stage_settings("influence_matrix"),
+        "provenance": ws.provenance("influence_matrix", [f"query_gradients/{variant}", f"projected_gradients/{variant}"]),
+    }
+
+
+def _facts(ws: Workspace, matrix: _Matrix, clips: Features) -> dict[str, Any]:
+    num_queries, num_clips = matrix.shape
+    return {
+        "queries": num_queries,
+        "clips": num_clips,
+        "similarity": ws.config.influence.similarity,
+        "lowest": matrix.lowest,
+        "highest": matrix.highest,
+        "mean": matrix.total / (num_queries * num_clips),
+        "clips_without_gradient": int((clips.norm_R == 0).sum()),
+    }

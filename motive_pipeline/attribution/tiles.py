@@ -1,0 +1,138 @@
+"""Influence of every clip on every query (eq. 10), exact to the bit whatever is computed with it.
+
+Axis suffixes: Q queries, N clips, P projected entries.
+
+A feature is a unit-length float32 row. Rounded to multiples of 2^-26 it is a vector of integers whose length is at most 2^26, so by
+Cauchy-Schwarz every partial sum of an inner product of two of them is an integer of at most 2^52, and float64 holds all integers up to
+2^53. The matrix product is therefore exact in any order of summation: an entry of the matrix depends on its own query and its own clip
+alone, and neither other rows, nor the tiles, nor the number of threads, nor the linear algebra library can change one bit of it.
+Rounding moves an entry of a feature by at most 2^-27, and an influence by about 1e-8: less than the float32 product would lose.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import zarr
+from jaxtyping import Float, Float32, Float64
+
+GRID_BITS = 26
+MAX_LENGTH = 2.0**GRID_BITS * 1.0001
+"""Longest row, in grid units, for which every sum stays below 2^53."""
+
+TILE_ENTRIES = 2**21
+"""Feature entries in one tile: 8 MiB as stored, 16 MiB while it is multiplied."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridRows:
+    """Features rounded to the grid: integers in float64, and each row's length in grid units."""
+
+    integers_RP: Float64[torch.Tensor, "R P"]
+    length_R: Float64[torch.Tensor, " R"]
+
+
+def on_grid(features_RP: Float32[np.ndarray, "R P"]) -> GridRows:
+    """The features as integers: multiples of 2^-26, rounded half to even.
+
+    Raises:
+        ValueError: a row is not finite or longer than 1, for which the product would not be exact.
+    """
+    # Scaling by a power of two is exact in float32, and float32 numbers of 2^24 or more are integers already.
+    rounded_RP = torch.from_numpy(np.ascontiguousarray(features_RP)).mul(2.0**GRID_BITS).round_()
+    integers_RP = rounded_RP.double()
+    length_R = torch.linalg.vector_norm(integers_RP, dim=1)
+    if not bool((length_R <= MAX_LENGTH).all()):
+        raise ValueError("a gradient feature is not finite or longer than 1; features are stored with unit length")
+    return GridRows(integers_RP=integers_RP, length_R=length_R)
+
+
+def influence_tiles(
+    queries_QP: Float32[np.ndarray, "Q P"],
+    clips_NP: Float32[np.ndarray, "N P"],
+    *,
+    query_norm_Q: Float64[np.ndarray, " Q"] | None = None,
+    clip_norm_N: Float64[np.ndarray, " N"] | None = None,
+) -> Float32[np.ndarray, "Q N"]:
+    """Influence of each clip on each query (eq. 10).
+
+    Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
+    With norms: their inner product when each row is multiplied by its norm ("dot"). A zero row has influence 0.
+    """
+    tile_QN = _product(on_grid(queries_QP), on_grid(clips_NP), query_norm_Q, clip_norm_N)
+    return tile_QN.numpy()
+
+
+def _product(
+    queries: GridRows,
+    clips: GridRows,
+    query_norm_Q: Float64[np.ndarray, " Q"] | None,
+    clip_norm_N: Float64[np.ndarray, " N"] | None,
+) -> Float32[torch.Tensor, "Q N"]:
+    """The exact product of the integers, scaled once for each query and once for each clip, in this order."""
+    tile_QN = queries.integers_RP @ clips.integers_RP.T
+    tile_QN.mul_(_factor(queries, query_norm_Q)[:, None]).mul_(_factor(clips, clip_norm_N)[None, :])
+    return tile_QN.float().add_(0.0)  # adding 0 turns -0 into 0, so that equal scores have equal bits
+
+
+def _factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Float64[torch.Tensor, " R"]:
+    """What each row of integers is multiplied by: 1/length for the cosine, its norm over the grid's unit for the dot product."""
+    if norm_R is not None:
+        return torch.from_numpy(np.asarray(norm_R, dtype=np.float64)) * 2.0**-GRID_BITS
+    return torch.where(rows.length_R > 0, 1.0 / rows.length_R, 0.0)
+
+
+def tile_clips(gradient_NP: zarr.Array, proj_dim: int) -> int:
+    """How many clips a tile holds: whole chunks of the stored array, about :data:`TILE_ENTRIES` entries."""
+    chunk_clips = gradient_NP.chunks[0]
+    return max(1, TILE_ENTRIES // proj_dim // chunk_clips) * chunk_clips
+
+
+def stream_influence(
+    queries_QP: Float32[np.ndarray, "Q P"],
+    gradient_NP: zarr.Array,
+    *,
+    clips_per_tile: int,
+    threads: int,
+    query_norm_Q: Float64[np.ndarray, " Q"] | None = None,
+    clip_norm_N: Float64[np.ndarray, " N"] | None = None,
+) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
+    """``(first clip, influence)`` for tile after tile of a stored array, of which the first P columns are read.
+
+    Memory: a few tiles, whatever N is. Each of ``threads`` workers reads and multiplies a tile of its own.
+    """
+    queries = on_grid(queries_QP)
+    num_clips, proj_dim = gradient_NP.shape[0], queries_QP.shape[1]
+
+    def tile(start: int) -> Float[np.ndarray, "Q tile"]:
+        stop = min(start + clips_per_tile, num_clips)
+        clips = on_grid(np.asarray(gradient_NP[start:stop, :proj_dim]))
+        norm = None if clip_norm_N is None else clip_norm_N[start:stop]
+        return _product(queries, clips, query_norm_Q, norm).numpy()
+
+    with _one_thread_each(), ThreadPoolExecutor(threads) as workers:
+        pending: deque[tuple[int, Future[np.ndarray]]] = deque()
+        for start in range(0, num_clips, clips_per_tile):
+            pending.append((start, workers.submit(tile, start)))
+            if len(pending) > threads:
+                first, future = pending.popleft()
+                yield first, future.result()
+        for first, future in pending:
+            yield first, future.result()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """While tiles run side by side, each product uses one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

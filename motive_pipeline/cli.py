@@ -1,0 +1,132 @@
+"""``motive``: the few commands that Dagster does not have."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from motive_pipeline.config import Config, load_config
+from motive_pipeline.errors import MotiveError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 only when all went well, and errors go to stderr."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    _log_progress(quiet=getattr(arguments, "quiet", False))
+    try:
+        if arguments.config:
+            os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
+        return arguments.command(load_config(), arguments)
+    except MotiveError as error:
+        print(f"motive: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print("motive: stopped; what was committed is kept, and the next run goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="motive", description="Which training clips teach a video model how things move.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function, help_text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_text, description=help_text)
+        sub.add_argument("--config", metavar="FILE", help="the settings (default: $MOTIVE_CONFIG, else motive.yaml)")
+        sub.set_defaults(command=function)
+        return sub
+
+    run = command("run", _run, "Bring the assets up to date: exactly what is stale runs.")
+    run.add_argument("--select", metavar="ASSETS", help="Dagster's selection syntax, for instance '+key:\"voted_ranking/motive\"'")
+    run.add_argument("--json", action="store_true", help="end stdout with one line of JSON: what became of each asset")
+    run.add_argument("--quiet", action="store_true", help="no progress lines")
+    run.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
+    sql = command("sql", _sql, "A read-only query of the scores.")
+    sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
+    sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    path = command("path", _path, "Where the published data of an asset lies.")
+    path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
+    return parser
+
+
+def _run(config: Config, arguments: argparse.Namespace) -> int:
+    from assets.running import run_stale
+
+    started = time.monotonic()
+    report = run_stale(config, arguments.select)
+    seconds = time.monotonic() - started
+    _print_assets(report, seconds, file=sys.stderr)
+    if arguments.summary and report.ok:
+        from motive_pipeline.evaluation.report import summary
+        from motive_pipeline.storage.workspace import Workspace
+
+        print(summary(Workspace(config)))
+    if arguments.json:
+        print(json.dumps({"assets": {name: run.as_json() for name, run in report.assets.items()}}))
+    return 0 if report.ok else 1
+
+
+def _print_assets(report, seconds: float, file) -> None:
+    """What ran, how long it took and its share of the time; and what is wrong, last."""
+    ran = {name: run for name, run in report.assets.items() if run.seconds or run.status in ("failed", "blocked")}
+    if not ran:
+        print(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=file)
+    else:
+        width = max(map(len, ran))
+        print(f"\n{'asset':{width}}  {'status':9}  {'computed':>8} {'reused':>7} {'rejected':>8}  {'seconds':>7}  share", file=file)
+        for name, run in ran.items():
+            share = run.seconds / seconds if seconds else 0.0
+            print(
+                f"{name:{width}}  {run.status:9}  {run.rows_computed:8d} {run.rows_reused:7d} {run.rows_rejected:8d}  {run.seconds:7.1f}  {share:5.1%}",
+                file=file,
+            )
+        inside = sum(run.seconds for run in ran.values())
+        print(
+            f"{'start-up, observing, bookkeeping':{width}}  {'':36}  {seconds - inside:7.1f}  {(seconds - inside) / seconds:5.1%}",
+            file=file,
+        )
+        print(f"{'all':{width}}  {'':36}  {seconds:7.1f}", file=file)
+    for name, run in report.assets.items():
+        if run.status in ("failed", "blocked"):
+            print(f"motive: {name} {run.status}: {run.error}", file=sys.stderr)
+
+
+def _sql(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.storage.workspace import Workspace
+
+    relation = Workspace(config).scores.query(arguments.query)
+    if arguments.format == "table":
+        relation.show(max_width=200, max_rows=1000)
+    elif arguments.format == "csv":
+        relation.df().to_csv(sys.stdout, index=False)
+    else:
+        print(relation.df().to_json(orient="records", date_format="iso"))
+    return 0
+
+
+def _path(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.storage.workspace import Workspace
+
+    print(Workspace(config).published(arguments.asset).path)
+    return 0
+
+
+def _log_progress(*, quiet: bool) -> None:
+    logger = logging.getLogger("motive_pipeline")
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Clips -> latents and prompt embeddings: what the model sees of each clip, computed once.
+
+Axes: T decoded frames, F latent frames, H W (latent or pixel) height and width, C channels, L prompt tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.probe import FLAGS, flag_bits, flag_names
+from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.engine import Outcome, Work, compute_rows
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.rows import RowStore
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+STAGE = "latents"
+DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}
+
+PROMPT_BLOCK = 32
+"""Prompt embeddings are stored without their trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
+
+
+class LatentSet(RowSet):
+    """The published latents of one role."""
+
+    def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
+        """(latents, prompt embedding), exactly as the model gave them."""
+        latents_CFHW = self.read(clip_id, "latents")
+        stored_LE = self.read(clip_id, "prompt_embeds")
+        prompt_LE = np.zeros((int(self.read(clip_id, "prompt_tokens")), stored_LE.shape[1]), dtype=np.float32)
+        prompt_LE[: len(stored_LE)] = stored_LE
+        return torch.from_numpy(latents_CFHW), torch.from_numpy(prompt_LE)
+
+
+def latents_asset(role: Role) -> str:
+    """The asset's name."""
+    return "latents" if role == "clip" else "query_latents"
+
+
+def load_latents(ws: Workspace, role: Role) -> LatentSet:
+    """The published latents.
+
+    Raises:
+        NotPublished: there are none yet.
+    """
+    return LatentSet(ws, latents_asset(role))
+
+
+def publish_latents(ws: Workspace, *, role: Role) -> Publication:
+    """Encode every clip (or query) of the catalog and publish the index.
+
+    Raises:
+        GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, or no query is left.
+    """
+    started = time.time()
+    clips = catalog_clips(ws, role)
+    weights = model_hash(ws)
+    store = ws.store(STAGE, DIMS)
+    keys = [digest(clip.clip_id, clip.caption, weights) for clip in clips]
+    outcome = compute_rows(
+        store,
+        [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
+        _RowFunction(ws),
+        what=latents_asset(role),
+        commit_rows=ws.config.engine.commit_rows,
+    )
+    run = RowRun(asset=latents_asset(role), stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
+    columns = _columns(store, run)
+    return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
+
+
+class _RowFunction:
+    """``clip -> arrays``. The model is loaded when the first row is missing, so that a run without work loads none."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
+        self._model: VideoModel | None = None
+        self._rule = FrameRule.of(ws.config)
+        self._memory = HashMemory(ws.state)
+
+    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+        if self._model is None:
+            self._model = self._load()
+        row = latent_row(clip, self._model, self._rule)
+        require_unchanged(clip, self._memory)
+        return row
+
+
+def latent_row(clip: CatalogClip, model: VideoModel, rule: FrameRule) -> dict[str, np.ndarray]:
+    """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits).
+
+    Raises:
+        RejectRow: the clip cannot be read (:func:`read_clip`), ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
+    """
+    decoded = read_clip(clip.path, rule)
+    try:
+        latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
+        prompt_LE = model.encode_prompt(clip.caption).numpy()
+    except torch.OutOfMemoryError as error:
+        raise RejectRow("out_of_memory", f"encoding {len(decoded.frames_THWC)} frames: {error}", transient=True) from error
+    expected = model.grid.shape(*decoded.frames_THWC.shape[:3])
+    if latents_CFHW.shape != expected:
+        raise ValueError(f"the model gave latents of shape {latents_CFHW.shape} for {clip.path}; its grid says {expected}")
+    if not (np.isfinite(latents_CFHW).all() and np.isfinite(prompt_LE).all()):
+        raise RejectRow("non_finite_latents", "the model's latents or prompt embedding hold NaN or infinity")
+    return {
+        "latents": latents_CFHW.astype(np.float32),
+        "prompt_embeds": trimmed(prompt_LE.astype(np.float32)),
+        "prompt_tokens": np.array(len(prompt_LE), dtype=np.int64),
+        "num_frames": np.array(len(decoded.frames_THWC), dtype=np.int64),
+        "flags": np.array(flag_bits(decoded.flags), dtype=np.int64),
+    }
+
+
+def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
+    """``prompt_LE`` without trailing rows of zeros, but for those that fill the last block of :data:`PROMPT_BLOCK` tokens."""
+    used = np.flatnonzero(np.abs(prompt_LE).max(axis=1))
+    needed = int(used[-1]) + 1 if used.size else 1
+    return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
+
+
+def _columns(store: RowStore, run: RowRun) -> dict[str, list[Any]]:
+    """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated)."""
+    refs = [ref for _, ref in run.accepted()]
+    num_frames, flags = (dict(store.read_many(refs, name)) for name in ("num_frames", "flags"))
+    shapes = [store.shape(ref, "latents") for ref in refs]
+    return {
+        "num_frames": [int(num_frames[position]) for position in range(len(refs))],
+        "frames": [shape[1] for shape in shapes],
+        "height": [shape[2] for shape in shapes],
+        "width": [shape[3] for shape in shapes],
+        "flags": [",".join(flag_names(int(flags[position]))) for position in range(len(refs))],
+    }
+
+
+def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
+    frame = pd.DataFrame(columns)
+    flagged = {flag: int(frame["flags"].str.split(",").apply(lambda names, flag=flag: flag in names).sum()) for flag in FLAGS}
+    return {
+        "clips": len(frame),
+        "rejected": len(outcome.rejects),
+        "decoded frames": f"{frame['num_frames'].min()} to {frame['num_frames'].max()}",
+        "latent shapes": [
+            {"frames": int(f), "height": int(h), "width": int(w), "clips": int(n)}
+            for (f, h, w), n in sorted(frame.groupby(["frames", "height", "width"]).size().items())  # type: ignore[misc]
+        ],
+        **{f"flagged {flag}": count for flag, count in flagged.items() if count},
+    }

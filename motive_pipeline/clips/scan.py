@@ -1,0 +1,218 @@
+"""Which files there are, and which content each has: the identity of clips.
+
+A clip's id is the first 16 hex digits of the SHA-256 of its file's bytes, so a renamed file is the same clip and a changed one is new.
+Hashes are remembered in ``hashes.sqlite`` by (path, size, mtime_ns, ctime_ns, inode).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline.clips.sources import BadEntry, ClipSource, SourceEntry, clip_source, held_out_source, query_source
+from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+ID_DIGITS = 16
+SETTLED_AFTER_NS = 2_000_000_000
+"""A file younger than this when it is hashed may change again within the same time stamp, so its hash is not trusted next time."""
+
+_ATTEMPTS = 3
+_BLOCK_BYTES = 2**20
+_COMMIT_EVERY = 256
+_REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file of a source, with the identity of its content."""
+
+    entry: SourceEntry
+    clip_id: str
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What a source holds now, in its order. ``num_hashed`` files were read for it, the others' hashes were remembered."""
+
+    files: list[SourceFile]
+    bad: list[BadEntry]
+    num_hashed: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a person wants to know of it."""
+        return {
+            "files": len(self.files),
+            "different contents": len({file.clip_id for file in self.files}),
+            "gigabytes": round(sum(file.num_bytes for file in self.files) / 1e9, 3),
+            "without caption": sum(not file.entry.caption for file in self.files),
+            "unusable entries": len(self.bad),
+            "hashed now": self.num_hashed,
+        }
+
+
+class HashMemory:
+    """Remembered hashes of files. Losing it costs time only."""
+
+    def __init__(self, state: Path) -> None:
+        state.mkdir(parents=True, exist_ok=True)
+        self.file = state / "hashes.sqlite"
+        self._db = sqlite3.connect(self.file, timeout=60)
+        try:
+            with self._db:
+                self._db.execute(
+                    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
+                    " inode INTEGER, sha256 TEXT, settled INTEGER) WITHOUT ROWID"
+                )
+        except sqlite3.DatabaseError as error:
+            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
+        self._unsaved: list[tuple[Any, ...]] = []
+        self.num_hashed = 0
+
+    def sha256(self, path: Path) -> tuple[str, int]:
+        """(hash of the file's bytes, its size), from memory where the file is the one that was hashed.
+
+        Raises:
+            RejectRow: ``missing_file``, ``unreadable`` or ``changed_while_reading``; all may be well next time.
+        """
+        try:
+            status = os.stat(path)
+            found = self._db.execute(
+                "SELECT sha256 FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
+                (str(path), *_identity(status)),
+            ).fetchone()
+            return (found[0], status.st_size) if found else self._hash(path)
+        except FileNotFoundError as error:
+            raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
+        except OSError as error:
+            raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
+
+    def clip_id(self, path: Path) -> str:
+        """The clip's id; see :meth:`sha256`."""
+        return self.sha256(path)[0][:ID_DIGITS]
+
+    def save(self) -> None:
+        """Write down the hashes found since the last call."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)", self._unsaved)
+        self._unsaved.clear()
+
+    def _hash(self, path: Path) -> tuple[str, int]:
+        for _ in range(_ATTEMPTS):
+            now_ns = time.time_ns()
+            with path.open("rb") as file:
+                before = os.fstat(file.fileno())
+                sha = hashlib.sha256()
+                while block := file.read(_BLOCK_BYTES):
+                    sha.update(block)
+            after = os.stat(path)
+            if _identity(before) == _identity(after):
+                settled = now_ns - before.st_ctime_ns >= SETTLED_AFTER_NS
+                self._unsaved.append((str(path), *_identity(before), sha.hexdigest(), int(settled)))
+                self.num_hashed += 1
+                if len(self._unsaved) >= _COMMIT_EVERY:
+                    self.save()
+                return sha.hexdigest(), before.st_size
+        raise RejectRow("changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True)
+
+
+def scan(source: ClipSource, memory: HashMemory) -> Scan:
+    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``.
+
+    Raises:
+        MotiveError: the source holds no video at all.
+    """
+    files: list[SourceFile] = []
+    bad: list[BadEntry] = []
+    hashed_before = memory.num_hashed
+    progress = _HashProgress(source.key)
+    for entry in source.entries():
+        found = _identified(entry, memory) if isinstance(entry, SourceEntry) else entry
+        if isinstance(found, SourceFile):
+            files.append(found)
+            progress.report(found.num_bytes, memory.num_hashed - hashed_before)
+        else:
+            bad.append(found)
+    memory.save()
+    if not files and not bad:
+        raise MotiveError(f"{source.describe()}: no video found. Put videos there ({source.expects}), or name another folder.")
+    return Scan(files=files, bad=bad, num_hashed=memory.num_hashed - hashed_before)
+
+
+def data_version(*scans: Scan) -> str:
+    """A hash of what the sources hold: relative paths, contents and captions, unusable entries; no time stamps, no absolute paths."""
+    return digest(
+        [
+            [
+                [[file.entry.relative, file.sha256, file.entry.caption, sorted(file.entry.extra.items())] for file in found.files],
+                [[bad.relative, bad.reason] for bad in found.bad],
+            ]
+            for found in scans
+        ]
+    )
+
+
+def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """(data version, facts) of the clips' files as they are now.
+
+    Raises:
+        MotiveError: ``clips.path`` is missing, is no folder, or holds no video.
+    """
+    found = scan(clip_source(ws), HashMemory(ws.state))
+    return data_version(found), found.facts()
+
+
+def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """(data version, facts) of the files of the queries and the held-out queries as they are now.
+
+    Raises:
+        MotiveError: as for the clips, with ``queries.path`` and ``queries.held_out_path``.
+    """
+    memory = HashMemory(ws.state)
+    queries = scan(query_source(ws), memory)
+    held_out = held_out_source(ws)
+    if held_out is None:
+        return data_version(queries), queries.facts()
+    kept = scan(held_out, memory)
+    facts = queries.facts() | {f"held out: {name}": value for name, value in kept.facts().items()}
+    return data_version(queries, kept), facts
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _identified(entry: SourceEntry, memory: HashMemory) -> SourceFile | BadEntry:
+    try:
+        sha256, num_bytes = memory.sha256(entry.path)
+    except RejectRow as rejection:
+        return BadEntry(path=str(entry.path), relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
+    return SourceFile(entry=entry, clip_id=sha256[:ID_DIGITS], sha256=sha256, num_bytes=num_bytes)
+
+
+class _HashProgress:
+    """A line in the log every few seconds while files are being read."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._files = self._bytes = 0
+        self._start = self._last = time.monotonic()
+
+    def report(self, num_bytes: int, num_hashed: int) -> None:
+        self._files += 1
+        self._bytes += num_bytes
+        now = time.monotonic()
+        if now - self._last >= _REPORT_EVERY_S:
+            self._last = now
+            log.info("%s: %d files looked at, %d hashed, %.1f GB, %.0f s", self._key, self._files, num_hashed, self._bytes / 1e9, now - self._start)

@@ -1,0 +1,66 @@
+"""The eligible pool: the clips that every stage accepted. All arms draw from it, so that no arm gains by another's rejects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import zarr
+from jaxtyping import Shaped
+
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+
+
+def publish_eligible_pool(ws: Workspace) -> Publication:
+    """Publish ``eligible_pool``: the clips with latents, a motion mask and a gradient of every variant, in order of clip id.
+
+    Raises:
+        GateFailed: no clip passed every stage.
+    """
+    started = time.time()
+    accepted = {asset: _clip_ids(ws, asset) for asset in pool_assets(ws)}
+    pool = intersection(accepted.values())
+    if not len(pool):
+        counts = ", ".join(f"{asset}: {len(ids)}" for asset, ids in accepted.items())
+        raise GateFailed(f"no clip was accepted by every stage ({counts}). The table `rejects` says why clips were left out.")
+    table = pd.DataFrame({"clip_id": pool.astype(str)})
+    return ws.publish(
+        "eligible_pool",
+        stage="eligible_pool",
+        content=digest_frame(table),
+        write=lambda folder: table.to_parquet(folder / "pool.parquet", index=False),
+        started=started,
+        upstream=list(accepted),
+        facts={"clips": len(pool)} | {f"accepted by {asset}": len(ids) for asset, ids in accepted.items()},
+        counts=RowCounts(computed=len(pool)),
+    )
+
+
+def pool_assets(ws: Workspace) -> list[str]:
+    """The assets that must have accepted a clip."""
+    return ["latents", "motion_masks", *(f"projected_gradients/{variant}" for variant in ws.config.variants)]
+
+
+def intersection(id_sets: Iterable[Shaped[np.ndarray, " _"]]) -> Shaped[np.ndarray, " N"]:
+    """The ids that stand in every one of the arrays, ascending."""
+    first, *others = id_sets
+    common = np.unique(first)
+    for ids in others:
+        common = np.intersect1d(common, ids)
+    return common
+
+
+def load_pool(ws: Workspace) -> Shaped[np.ndarray, " N"]:
+    """The clip ids of the published pool, ascending, as fixed-length bytes."""
+    return np.asarray(ws.published("eligible_pool").table("pool")["clip_id"].to_numpy(dtype=object), dtype="S16")
+
+
+def _clip_ids(ws: Workspace, asset: str) -> Shaped[np.ndarray, " N"]:
+    publication = ws.published(asset)
+    if asset.startswith("projected_gradients/"):
+        return np.asarray(zarr.open_group(publication.path, mode="r")["clip_id"][:])  # type: ignore[index]
+    return np.asarray(publication.table("index")["clip_id"].to_numpy(dtype=object), dtype="S16")

@@ -1,0 +1,166 @@
+"""Majority vote over the queries (eq. 18, after ICONS) and the ranking of the pool that follows from it.
+
+Axis suffixes: Q queries, B a block of queries, N clips of the eligible pool in order of clip id.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from jaxtyping import Float32, Float64, Int64, Shaped
+
+from motive_pipeline.attribution.influence_table import id_strings
+from motive_pipeline.config import Variant
+from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.storage.digest import digest_arrays
+from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.scratch import scratch_folder
+from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+
+SHOWN_CLIPS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """For each clip: how many queries chose it, and its influence averaged over the queries in their order."""
+
+    votes_N: Int64[np.ndarray, " N"]
+    mean_influence_N: Float64[np.ndarray, " N"]
+    num_queries: int
+
+
+def num_selected(num_clips: int, share: float) -> int:
+    """How many clips a subset holds: K = max(1, floor(share * N + 0.5))."""
+    return max(1, math.floor(share * num_clips + 0.5))
+
+
+def threshold(influence_N: Float32[np.ndarray, " N"], percentile: float) -> np.float32:
+    """tau_q: the score at position floor(percentile / 100 * (N - 1)) of the query's own scores in ascending order.
+
+    That is numpy's ``method="lower"``. No clip lies between it and the linearly interpolated percentile, so both give the same votes; this
+    one is a score itself and needs no rounding.
+    """
+    position = math.floor(Fraction(str(percentile)) / 100 * (len(influence_N) - 1))
+    return np.partition(influence_N, position)[position]
+
+
+def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percentile: float) -> Votes:
+    """MajVote_n = sum over q of 1[I(n, q) > tau_q] (eq. 18), from blocks of queries; sums run over the queries in order.
+
+    Raises:
+        ValueError: there is no query.
+    """
+    votes_N = total_N = None
+    num_queries = 0
+    for block_BN in influence_blocks:
+        for influence_N in block_BN:
+            if votes_N is None or total_N is None:
+                votes_N, total_N = np.zeros(len(influence_N), dtype=np.int64), np.zeros(len(influence_N))
+            votes_N += influence_N > threshold(influence_N, percentile)
+            total_N += influence_N
+            num_queries += 1
+    if votes_N is None or total_N is None:
+        raise ValueError("a vote needs at least one query")
+    return Votes(votes_N=votes_N, mean_influence_N=total_N / num_queries, num_queries=num_queries)
+
+
+def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
+    """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id."""
+    return np.lexsort((-votes.mean_influence_N, -votes.votes_N))
+
+
+def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
+    """Publish ``voted_ranking/<variant>``: the eligible pool in order, the first K clips marked as selected.
+
+    Raises:
+        GateFailed: a clip of the pool has no influence, so one of the two assets is out of date.
+    """
+    started = time.time()
+    pool_N = load_pool(ws)
+    votes = majority_vote(_pool_blocks(ws, variant, pool_N), ws.config.vote.percentile)
+    order_N = ranking_order(votes)
+    num_chosen = num_selected(len(pool_N), ws.config.subset.share)
+    columns = _columns(pool_N, votes, order_N, num_chosen)
+    with scratch_folder(ws, f"voted_ranking/{variant}") as scratch:
+        _write_score_piece(scratch / "ranking.parquet", variant, columns)
+        return ws.publish(
+            f"voted_ranking/{variant}",
+            stage="voted_ranking",
+            content=digest_arrays(columns),
+            write=lambda folder: pq.write_table(_table(columns), folder / "ranking.parquet"),
+            started=started,
+            upstream=[f"influence_matrix/{variant}", "eligible_pool"],
+            facts=_facts(ws, columns, votes, num_chosen),
+            counts=RowCounts(computed=len(pool_N)),
+            scores={("ranking", variant): scratch / "ranking.parquet"},
+        )
+
+
+def _pool_blocks(ws: Workspace, variant: Variant, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
+    """The influence on the clips of the pool, a few queries at a time: as many as one chunk of the matrix holds."""
+    group = zarr.open_group(ws.published(f"influence_matrix/{variant}").path, mode="r")
+    influence = group["influence"]
+    assert isinstance(influence, zarr.Array)
+    clip_ids = np.asarray(group["clip_id"][:])  # type: ignore[index]
+    absent = np.setdiff1d(pool_N, clip_ids)
+    if len(absent):
+        raise GateFailed(
+            f"{len(absent)} clips of eligible_pool have no influence in influence_matrix/{variant} (the first: {absent[0].decode()}). "
+            "One of the two is out of date: materialize influence_matrix and eligible_pool again."
+        )
+    columns = None if len(pool_N) == len(clip_ids) else np.searchsorted(clip_ids, pool_N)
+    for first in range(0, influence.shape[0], influence.chunks[0]):
+        block_BN = np.asarray(influence[first : first + influence.chunks[0]])
+        yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])
+
+
+def _columns(
+    pool_N: Shaped[np.ndarray, " N"], votes: Votes, order_N: Int64[np.ndarray, " N"], num_chosen: int
+) -> dict[str, Shaped[np.ndarray, " N"]]:
+    """The ranking, best clip first."""
+    rank_N = np.arange(1, len(pool_N) + 1, dtype=np.int64)
+    return {
+        "clip_id": pool_N[order_N],
+        "votes": votes.votes_N[order_N],
+        "mean_influence": votes.mean_influence_N[order_N],
+        "rank": rank_N,
+        "selected": rank_N <= num_chosen,
+    }
+
+
+def _table(columns: dict[str, Shaped[np.ndarray, " N"]]) -> pa.Table:
+    return pa.table({name: id_strings(values) if name == "clip_id" else pa.array(values) for name, values in columns.items()})
+
+
+def _write_score_piece(file: Path, variant: Variant, columns: dict[str, Shaped[np.ndarray, " N"]]) -> None:
+    table = _table(columns)
+    table = table.add_column(0, "variant", pa.repeat(pa.scalar(variant), len(table)))
+    pq.write_table(table.cast(TABLES["ranking"]), file)
+
+
+def _facts(ws: Workspace, columns: dict[str, Shaped[np.ndarray, " N"]], votes: Votes, num_chosen: int) -> dict[str, Any]:
+    best = [
+        {"rank": int(rank), "clip_id": clip_id.decode(), "votes": int(count), "mean_influence": float(mean)}
+        for clip_id, count, mean, rank in zip(*(columns[name][:SHOWN_CLIPS] for name in ("clip_id", "votes", "mean_influence", "rank")), strict=True)
+    ]
+    return {
+        "clips": len(columns["rank"]),
+        "queries": votes.num_queries,
+        "selected": num_chosen,
+        "percentile": ws.config.vote.percentile,
+        "most_votes": int(columns["votes"][0]),
+        "votes_of_last_selected": int(columns["votes"][num_chosen - 1]),
+        "clips_without_vote": int((votes.votes_N == 0).sum()),
+        "best_clips": best,
+    }

@@ -1,0 +1,106 @@
+"""Intervals for a mean over trainings and prompts, by a seeded bootstrap that keeps its promise for few prompts and fewer trainings.
+
+A table of values ``[training, prompt]`` has two kinds of luck in it: which trainings were run, and which prompts were asked. Both are
+resampled, as wholes, because the same prompts serve every training:
+
+    mean* = mean + A* + B*
+
+- ``B*``, the prompts: the mean of as many prompts drawn with replacement, less the mean, stretched by t / z sqrt(n / (n - 1)) for n
+  prompts, which makes up for the narrowness of plain percentiles at small n (Hesterberg, "What teachers should know about the
+  bootstrap", 2015; he moves the percentile outwards to the same effect). t and z are the quantiles of Student's t, n - 1 degrees of
+  freedom, and of the normal distribution.
+- ``A*``, the trainings: drawn from Student's t with (trainings - 1) degrees of freedom, scaled by the standard error of the training
+  means. Three trainings are too few to resample: the percentiles of three values cover no more than 75 %. The part of that error that
+  the prompts explain already (what is left of a cell beside its row and column) is taken off, so that it does not count twice.
+
+With one training only the prompts are resampled. The interval is the percentiles of mean*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+SEED = 20_260_108
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean, its interval, and over how many trainings and prompts. The interval is NaN where nothing varies that could be resampled."""
+
+    value: float
+    low: float
+    high: float
+    num_trainings: int
+    num_prompts: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def mean_interval(
+    value_SJ: Float[np.ndarray, "S J"],
+    *,
+    num_samples: int = 2000,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+    seed: int = SEED,
+) -> Estimate:
+    """The mean over S trainings and J prompts with its interval.
+
+    ``bounds`` is the range that the quantity cannot leave, such as (0, 1) for a share. The same values give the same interval.
+
+    Raises:
+        ValueError: no value at all, or one that is not finite.
+    """
+    value_SJ = np.asarray(value_SJ, np.float64)
+    if value_SJ.ndim != 2 or value_SJ.size == 0 or not np.isfinite(value_SJ).all():
+        raise ValueError(f"finite values [training, prompt] are needed, not shape {value_SJ.shape}")
+    num_trainings, num_prompts = value_SJ.shape
+    mean = float(value_SJ.mean())
+    low = high = np.nan
+    if num_trainings > 1 or num_prompts > 1:
+        rng = np.random.default_rng(seed)
+        tail = (1 - level) / 2
+        prompts_B = _stretch(num_prompts, tail) * _prompt_luck(rng, value_SJ.mean(0), num_samples)
+        mean_B = mean + _training_luck(rng, value_SJ, num_samples) + prompts_B
+        low, high = (float(bound) for bound in np.quantile(mean_B, (tail, 1 - tail)))
+        if bounds is not None:
+            low, high = max(low, bounds[0]), min(high, bounds[1])
+    return Estimate(value=mean, low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
+
+
+def prompt_means(value: np.ndarray, prompt: np.ndarray) -> Float[np.ndarray, " J"]:
+    """The mean of each prompt's videos, prompts in ascending order: videos of one prompt are resampled together."""
+    _, which = np.unique(prompt, return_inverse=True)
+    return np.bincount(which, weights=np.asarray(value, np.float64)) / np.bincount(which)
+
+
+def _prompt_luck(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
+    num_prompts = len(prompt_mean_J)
+    drawn_BJ = rng.integers(num_prompts, size=(num_samples, num_prompts))
+    return prompt_mean_J[drawn_BJ].mean(1) - prompt_mean_J.mean()
+
+
+def _training_luck(rng: np.random.Generator, value_SJ: np.ndarray, num_samples: int) -> np.ndarray | float:
+    num_trainings, num_prompts = value_SJ.shape
+    if num_trainings == 1:
+        return 0.0
+    variance = value_SJ.mean(1).var(ddof=1) / num_trainings
+    if num_prompts > 1:
+        residual_SJ = value_SJ - value_SJ.mean(1, keepdims=True) - value_SJ.mean(0, keepdims=True) + value_SJ.mean()
+        variance -= (residual_SJ**2).sum() / ((num_trainings - 1) * (num_prompts - 1)) / value_SJ.size
+    return np.sqrt(max(0.0, variance)) * rng.standard_t(num_trainings - 1, size=num_samples)
+
+
+def _stretch(num_prompts: int, tail: float) -> float:
+    """How much wider a bootstrap over this many prompts has to be."""
+    if num_prompts < 2:
+        return 1.0
+    ratio = stats.t.ppf(tail, num_prompts - 1) / stats.norm.ppf(tail)
+    return float(ratio * np.sqrt(num_prompts / (num_prompts - 1)))

@@ -1,0 +1,155 @@
+"""Motion metrics of a video that need no network weights: stand-ins for VBench's, each named with the backend that computed it.
+
+``temporal_flickering`` is VBench's own formula (backend ``exact``). ``dynamic_degree`` and ``motion_smoothness`` follow VBench's rules with
+DIS optical flow where VBench runs RAFT and AMT-S (backend ``dis``): other numbers than VBench's, good for comparing arms with each other.
+
+A frozen video is perfectly smooth and never flickers, so neither metric says anything without ``dynamic_degree`` beside it.
+
+Axes: T decoded frames, H W pixels, 2 = (dx, dy) in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Backend = Literal["exact", "dis"]
+
+FLOW_MIN_SIDE_PX = 256
+"""Smaller frames are enlarged to this shorter side before DIS sees them: its 8x8 patches are too coarse for less."""
+
+_SAMPLED_FPS = 8.0
+_TOP_SHARE = 0.05
+_THRESHOLD_PX = 6.0
+_THRESHOLD_SIDE_PX = 256.0
+_PAIRS_SHARE = 4 / 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric of a video: its VBench dimension id (or our own name), and what computed it."""
+
+    name: str
+    backend: Backend
+
+    @property
+    def label(self) -> str:
+        """How a person reads it: ``dynamic_degree[dis]``; an exact one needs no mark."""
+        return self.name if self.backend == "exact" else f"{self.name}[{self.backend}]"
+
+
+FLICKERING = Metric(name="temporal_flickering", backend="exact")
+DYNAMIC = Metric(name="dynamic_degree", backend="dis")
+SMOOTHNESS = Metric(name="motion_smoothness", backend="dis")
+VIDEO_METRICS = (DYNAMIC, SMOOTHNESS, FLICKERING)
+
+
+def video_metrics(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> dict[Metric, float]:
+    """Every metric of one video of ``fps`` frames a second.
+
+    Raises:
+        ValueError: fewer than three frames (motion smoothness compares a frame with its two neighbours).
+    """
+    return {
+        DYNAMIC: dynamic_degree(frames_THWC, fps),
+        SMOOTHNESS: motion_smoothness(frames_THWC),
+        FLICKERING: temporal_flickering(frames_THWC),
+    }
+
+
+def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
+    """(255 - mean absolute difference of consecutive frames) / 255: 1 for a frozen video, 0 for black and white in turn (VBench).
+
+    Raises:
+        ValueError: fewer than two frames.
+    """
+    _require_frames(frames_THWC, 2)
+    return 1.0 - float(np.mean([_mean_abs_difference(a, b) for a, b in zip(frames_THWC[:-1], frames_THWC[1:], strict=True)])) / 255.0
+
+
+def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> float:
+    """1 when the video moves by VBench's rule, else 0.
+
+    Of every max(1, round(fps / 8))-th frame, n in all, consecutive ones are compared. A pair moves when the mean of its largest 5 % flow
+    magnitudes is above 6 min(H, W) / 256 px; the video moves when at least round(4 n / 16) pairs do (at least one, where VBench would
+    ask for none of a video of two sampled frames).
+
+    Raises:
+        ValueError: fewer than two frames are left at that rate.
+    """
+    step = max(1, round(fps / _SAMPLED_FPS))
+    sampled_THWC = frames_THWC[::step]
+    _require_frames(sampled_THWC, 2, f" at every {step}. frame" if step > 1 else "")
+    threshold_px = _THRESHOLD_PX * min(frames_THWC.shape[1:3]) / _THRESHOLD_SIDE_PX
+    needed = max(1, round(_PAIRS_SHARE * len(sampled_THWC)))
+    moving = sum(
+        _top_magnitude_px(dis_flow(a, b)) > threshold_px for a, b in zip(sampled_THWC[:-1], sampled_THWC[1:], strict=True)
+    )
+    return float(moving >= needed)
+
+
+def motion_smoothness(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
+    """(255 - mean absolute error) / 255 of the odd frames, each rebuilt half-way between its even neighbours (VBench's rule).
+
+    A last frame without a successor is not rebuilt.
+
+    Raises:
+        ValueError: fewer than three frames.
+    """
+    _require_frames(frames_THWC, 3)
+    errors = [
+        _mean_abs_difference(frames_THWC[middle], midpoint(frames_THWC[middle - 1], frames_THWC[middle + 1]))
+        for middle in range(1, len(frames_THWC) - 1, 2)
+    ]
+    return 1.0 - float(np.mean(errors)) / 255.0
+
+
+def midpoint(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The frame half-way in time: both frames drawn half their flow towards each other, and averaged."""
+    half_HW2 = (dis_flow(before_HWC, after_HWC) - dis_flow(after_HWC, before_HWC)) / 4.0
+    blend_HWC = (_drawn(before_HWC, half_HW2) + _drawn(after_HWC, half_HW2)) / 2.0
+    return np.clip(np.rint(blend_HWC), 0, 255).astype(np.uint8)
+
+
+def dis_flow(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 2"]:
+    """DIS optical flow (medium) from ``before`` to ``after`` on ``before``'s grid, in pixels of the frames as given."""
+    height, width = before_HWC.shape[:2]
+    scale = max(1.0, FLOW_MIN_SIDE_PX / min(height, width))
+    size = (round(width * scale), round(height * scale))
+    before_HW, after_HW = (_grey(frame_HWC, size) for frame_HWC in (before_HWC, after_HWC))
+    flow_HW2 = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before_HW, after_HW, None)  # type: ignore[call-overload]
+    if scale > 1.0:
+        flow_HW2 = cv2.resize(flow_HW2, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(flow_HW2 / np.array([size[0] / width, size[1] / height], np.float32), np.float32)
+
+
+def _grey(frame_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey_HW, size, interpolation=cv2.INTER_LINEAR) if (grey_HW.shape[1], grey_HW.shape[0]) != size else grey_HW
+
+
+def _top_magnitude_px(flow_HW2: np.ndarray) -> float:
+    """Mean of the largest 5 % of the flow magnitudes (at least one pixel)."""
+    magnitude = np.sort(np.linalg.norm(flow_HW2, axis=-1), axis=None)
+    return float(magnitude[-max(1, int(magnitude.size * _TOP_SHARE)) :].mean())
+
+
+def _drawn(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
+    """Each pixel of the result is taken from ``displacement`` away in ``frame`` (bilinear, edges repeated)."""
+    height, width = frame_HWC.shape[:2]
+    x_HW, y_HW = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    source = (x_HW + displacement_HW2[..., 0], y_HW + displacement_HW2[..., 1])
+    return cv2.remap(frame_HWC.astype(np.float32), *source, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _mean_abs_difference(a_HWC: np.ndarray, b_HWC: np.ndarray) -> float:
+    return float(np.abs(a_HWC.astype(np.int16) - b_HWC.astype(np.int16)).mean())
+
+
+def _require_frames(frames_THWC: np.ndarray, least: int, where: str = "") -> None:
+    if len(frames_THWC) < least:
+        raise ValueError(f"a video of at least {least} frames is needed{where}, this one has {len(frames_THWC)}")

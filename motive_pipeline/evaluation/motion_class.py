@@ -1,0 +1,104 @@
+"""Names the one motion of a short film of one shape, from its optical flow alone.
+
+The rule. DIS flow is taken over every pair of frames `STEP_FRAMES` apart, on pictures scaled up four times, and divided by the step: px
+per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it by more than `MOVING_PX` moves.
+
+* The film is **static** if less than `MIN_AREA` of it moves, counted over all pairs, and the camera stands still.
+* The moving pixels' flow (camera taken off) is compared with four patterns over all pairs at once, each scaled by least squares: constant
+  along x (right, left), constant along y (down, up), away from the moving region's centre (grow, shrink), along y as one period of a sine
+  over the film (bounce). The pattern that explains the largest share of the flow's energy gives the label, that share is the **coherence**.
+* If the camera moves, in the same direction in all pairs, it is a **pan**; its coherence is the share of the camera's energy that
+  one constant velocity explains, times the share of the picture that goes along with it.
+* Below `MIN_COHERENCE` the film is **incoherent**: noise, flicker, a shape that dissolves, motions that change their mind.
+
+Axes: F frames, P pairs, H W pixels, C channels, 2 = (dx, dy).
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+STEP_FRAMES = 2
+MOVING_PX = 0.2
+MIN_AREA = 0.008
+MIN_CAMERA_PX = 0.25
+MIN_COHERENCE = 0.5
+_UPSCALE = 4
+
+LABELS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "incoherent")
+_SIGNED_LABELS = {"x": ("right", "left"), "y": ("down", "up"), "radial": ("grow", "shrink"), "sine": ("bounce", "bounce")}
+
+
+@dataclass(frozen=True)
+class MotionReading:
+    """`coherence` in [0, 1]: how much of all motion the label explains. `speed_px` per frame: the mean of each pair's fastest 5 %."""
+
+    label: str
+    coherence: float
+    speed_px: float
+
+
+def motion_class(frames_FHWC: np.ndarray) -> MotionReading:
+    """Read the motion of uint8 RGB frames (F >= 5); the thresholds are meant for pictures of about 64 pixels."""
+    if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or len(frames_FHWC) < 5:
+        raise ValueError(f"expected at least 5 uint8 RGB frames, not {frames_FHWC.dtype} {frames_FHWC.shape}")
+    flow_PHW2 = _flow(frames_FHWC)
+    speed_PHW = np.linalg.norm(flow_PHW2, axis=-1)
+    speed_px = float(np.mean([pair[pair >= np.quantile(pair, 0.95)].mean() for pair in speed_PHW]))
+    camera_P2 = np.median(flow_PHW2, axis=(1, 2))
+    camera = _camera_coherence(flow_PHW2, camera_P2)
+    if np.linalg.norm(camera_P2, axis=1).mean() > MIN_CAMERA_PX:
+        return MotionReading("pan" if camera >= MIN_COHERENCE else "incoherent", camera, speed_px)
+    own_PHW2 = flow_PHW2 - camera_P2[:, None, None]
+    moving_PHW = np.linalg.norm(own_PHW2, axis=-1) > MOVING_PX
+    if moving_PHW.mean() < MIN_AREA:
+        return MotionReading("static", 1.0, speed_px)
+    label, coherence = _best_pattern(own_PHW2, moving_PHW)
+    return MotionReading(label if coherence >= MIN_COHERENCE else "incoherent", coherence, speed_px)
+
+
+def _flow(frames_FHWC: np.ndarray) -> np.ndarray:
+    """Forward flow in px per frame, (P, H, W, 2)."""
+    height, width = frames_FHWC.shape[1:3]
+    tracker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_FHWC]
+    grey = [cv2.resize(frame, None, fx=_UPSCALE, fy=_UPSCALE, interpolation=cv2.INTER_CUBIC) for frame in grey]
+    starts = range(0, len(grey) - STEP_FRAMES, STEP_FRAMES)
+    flows = (tracker.calc(grey[start], grey[start + STEP_FRAMES], None) for start in starts)
+    small = [cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) for flow in flows]
+    return np.stack(small) / (_UPSCALE * STEP_FRAMES)
+
+
+def _camera_coherence(flow_PHW2: np.ndarray, camera_P2: np.ndarray) -> float:
+    energy = np.square(camera_P2).sum()
+    steady = len(camera_P2) * np.square(camera_P2.mean(0)).sum() / max(energy, 1e-12)
+    velocity_2 = camera_P2.mean(0)
+    along = np.linalg.norm(flow_PHW2 - velocity_2, axis=-1) < max(MOVING_PX, 0.5 * np.linalg.norm(velocity_2))
+    return float(steady * along.mean())
+
+
+def _best_pattern(own_PHW2: np.ndarray, moving_PHW: np.ndarray) -> tuple[str, float]:
+    weighted_PHW2 = np.where(moving_PHW[..., None], own_PHW2, 0)
+    energy = np.square(weighted_PHW2).sum()
+    best = ("incoherent", 0.0)
+    for name, pattern_PHW2 in _patterns(moving_PHW).items():
+        product, norm = (weighted_PHW2 * pattern_PHW2).sum(), np.square(pattern_PHW2).sum()
+        share = float(product**2 / max(norm * energy, 1e-12))
+        if share > best[1]:
+            best = (_SIGNED_LABELS[name][int(product < 0)], share)
+    return best
+
+
+def _patterns(moving_PHW: np.ndarray) -> dict[str, np.ndarray]:
+    """The four shapes of motion, zero where nothing moves."""
+    pairs, height, width = moving_PHW.shape
+    count_P = np.maximum(moving_PHW.sum((1, 2)), 1)
+    y_HW, x_HW = np.mgrid[:height, :width]
+    from_centre = [axis - ((axis * moving_PHW).sum((1, 2)) / count_P)[:, None, None] for axis in (x_HW, y_HW)]
+    radius_P = np.sqrt((moving_PHW * (from_centre[0] ** 2 + from_centre[1] ** 2)).sum((1, 2)) / count_P)
+    zero, one = np.zeros(moving_PHW.shape), np.ones(moving_PHW.shape)
+    sine = one * np.sin(2 * np.pi * (np.arange(pairs) + 0.5) / pairs)[:, None, None]
+    radial = np.stack(from_centre, -1) / np.maximum(radius_P, 1)[:, None, None, None]
+    patterns = {"x": np.stack([one, zero], -1), "y": np.stack([zero, one], -1), "radial": radial, "sine": np.stack([zero, sine], -1)}
+    return {name: pattern * moving_PHW[..., None] for name, pattern in patterns.items()}

@@ -1,0 +1,153 @@
+"""A model on disk: where it lies, whether it is whole, what is in it, and the hash of its content. Touches neither torch nor diffusers."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline import config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.grid import LatentGrid
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.workspace import Workspace
+
+TINY = Path(__file__).parent / "tiny"
+WEIGHTS = ("transformer", "transformer_2", "text_encoder", "vae")
+YOUNG_S = 2.0
+"""A file changed less than this ago may change again within the clock's resolution: its hash is not remembered."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def model_folder(model: config.Model) -> Path:
+    """Where the model of ``model.path`` lies on this machine; one named by a hub id is downloaded the first time.
+
+    Raises:
+        MotiveError: no such folder, not a WanPipeline, a component is missing, or the hub cannot be reached.
+    """
+    if model.path == "tiny":
+        folder = TINY
+    elif Path(model.path).is_dir():
+        folder = Path(model.path)
+    elif Path(model.path).is_absolute() or not _HUB_ID.fullmatch(model.path):
+        raise MotiveError(
+            f"model.path = {model.path!r}: no such folder. Name a folder in diffusers' format, a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or tiny."
+        )
+    else:
+        return _hub_snapshot(model)
+    require_pipeline(folder, f"model.path = {model.path!r}")
+    return folder
+
+
+def require_pipeline(folder: Path, what: str) -> None:
+    """Raise :class:`MotiveError` unless ``folder`` holds a whole WanPipeline; ``what`` names the folder's origin in the message."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise MotiveError(f"{what}: {folder} has no model_index.json, so it is no model in diffusers' format.")
+    kind = _read_json(index).get("_class_name")
+    if kind != "WanPipeline":
+        raise MotiveError(f"{what}: {folder} holds a {kind}; text-to-video models of Wan 2.1 and 2.2 (WanPipeline) are supported.")
+    for component in components(folder):
+        if not any((folder / component).glob("*.json")):
+            raise MotiveError(f"{what}: the component {component} is missing from {folder}. Copy or download the model again.")
+        if component in WEIGHTS and not any((folder / component).glob("*.safetensors")):
+            raise MotiveError(f"{what}: {folder / component} holds no weights (*.safetensors). Copy or download the model again.")
+
+
+def components(folder: Path) -> list[str]:
+    """The components that ``model_index.json`` says the pipeline has."""
+    entries = _read_json(folder / "model_index.json").items()
+    return sorted(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Every file of the model, in name order: ``model_index.json`` and what lies in its components' folders."""
+    parts = [path for name in components(folder) for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return sorted([folder / "model_index.json", *parts])
+
+
+def latent_grid(ws: Workspace) -> LatentGrid:
+    """The strides and channels of the model's latents, from the VAE's config file alone."""
+    vae = _read_json(model_folder(ws.config.model) / "vae" / "config.json")
+    return LatentGrid(
+        channels=vae.get("z_dim", 16),
+        temporal_stride=vae.get("scale_factor_temporal", 4),
+        spatial_stride=vae.get("scale_factor_spatial", 8),
+    )
+
+
+def model_hash(ws: Workspace) -> str:
+    """32 hex digits over names and bytes of the model's files.
+
+    The hash of each file is remembered in ``<state>/model_files.json`` by path, size, times, inode and links, so an unchanged model is read once.
+    """
+    return folder_hash(model_folder(ws.config.model), ws.state / "model_files.json")
+
+
+def folder_hash(folder: Path, memory: Path) -> str:
+    """:func:`model_hash` of the model at ``folder``, with the hashes of single files remembered in the JSON file ``memory``."""
+    known: dict[str, list[Any]] = _read_json(memory) if memory.exists() else {}
+    found: dict[str, list[Any]] = {}
+    hashes = []
+    for file in model_files(folder):
+        name, stat = str(file.resolve()), file.stat()
+        signature = [stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns, stat.st_nlink]
+        entry = known.get(name)
+        sha = entry[1] if entry and _same_file(entry[0], signature) else digest_file(file)
+        hashes.append([file.relative_to(folder).as_posix(), sha])
+        if time.time() - max(stat.st_mtime, stat.st_ctime) > YOUNG_S:
+            found[name] = [signature, sha]
+    if any(known.get(name) != entry for name, entry in found.items()):
+        atomic.write_json(memory, known | found)
+    return digest(hashes)
+
+
+def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """The base model's data version (its content hash) and what a person reads about it."""
+    folder = model_folder(ws.config.model)
+    files = model_files(folder)
+    facts = {
+        "model": ws.config.model.path,
+        "folder": str(folder),
+        "files": len(files),
+        "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
+    }
+    return model_hash(ws), facts
+
+
+def _hub_snapshot(model: config.Model) -> Path:
+    """The cached files of a hub id, downloaded if they are not all there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    what = f"model.path = {model.path!r}"
+    try:
+        folder = Path(snapshot_download(model.path, revision=model.revision, local_files_only=True))
+        require_pipeline(folder, what)
+        return folder
+    except (LocalEntryNotFoundError, MotiveError):
+        pass
+    wanted = ["model_index.json", "scheduler/*", "tokenizer/*", *(f"{name}/{kind}" for name in WEIGHTS for kind in ("*.json", "*.safetensors"))]
+    try:
+        folder = Path(snapshot_download(model.path, revision=model.revision, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        revision = f" at revision {model.revision}" if model.revision else ""
+        raise MotiveError(
+            f"{what}: not on this machine, and it cannot be downloaded from the hub{revision} ({str(error).splitlines()[0]}). "
+            "Check the name and the network, or set model.path to a folder with the model."
+        ) from error
+    require_pipeline(folder, what)
+    return folder
+
+
+def _same_file(known: list[int], now: list[int]) -> bool:
+    """Whether a file is unchanged: nothing of (size, mtime, inode, ctime, links) differs, or only what making a hard link changes."""
+    return known[:3] == now[:3] and (known[3] == now[3] or known[4] != now[4])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

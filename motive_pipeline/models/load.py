@@ -1,0 +1,81 @@
+"""From the ``model`` section of the config to a model in memory. Importing this module touches neither torch nor diffusers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from motive_pipeline import config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.folder import latent_grid, model_files, model_folder, model_hash, observe_base_model, require_pipeline
+
+if TYPE_CHECKING:
+    import torch
+
+    from motive_pipeline.models.protocol import VideoModel
+
+__all__ = ["latent_grid", "load_model", "model_folder", "model_hash", "observe_base_model"]
+
+_base_models: dict[tuple[object, ...], VideoModel] = {}
+
+
+def load_model(model: config.Model, *, threads: int, path: Path | None = None) -> VideoModel:
+    """The base model, or the checkpoint at ``path`` with the same settings.
+
+    The base model is loaded once for each process (and again when its files have changed) and shared, so nobody may change its weights: for
+    training, load the base model's own folder as ``path``. A checkpoint is loaded afresh each time.
+
+    Raises:
+        MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
+    """
+    _fix_arithmetic(threads)
+    if path is not None:
+        require_pipeline(path, "checkpoint")
+        return _load(model, path)
+    folder = model_folder(model)
+    stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
+    key = (folder, stats, model.expert, model.dtype, model.device, model.max_prompt_tokens)
+    if key not in _base_models:
+        _base_models.clear()
+        _base_models[key] = _load(model, folder)
+    return _base_models[key]
+
+
+def _load(model: config.Model, folder: Path) -> VideoModel:
+    import torch
+
+    from motive_pipeline.models.wan import load_wan
+
+    return load_wan(
+        folder,
+        expert=model.expert,
+        device=_device(model.device),
+        compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
+        max_prompt_tokens=model.max_prompt_tokens,
+    )
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MotiveError(
+            f"model.device = {name!r} cannot be used here ({str(error).splitlines()[0]}). Use auto, cpu, or cuda where there is one."
+        ) from error
+    return device
+
+
+def _fix_arithmetic(threads: int) -> None:
+    """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,0 +1,445 @@
+"""Trains the embedded model: a Wan pipeline of about 2 M parameters that draws the demo data's little films.
+
+    python -m motive_pipeline.models.train_tiny --out FOLDER --work FOLDER [--stages vae latents transformer check]
+
+The stages hand over through files in `--work`, so any of them can be repeated alone; a stage whose file is there is skipped unless it is
+named in `--stages`. `--out` receives diffusers' own layout (`WanPipeline.from_pretrained(FOLDER)`), fp16, with a `training.json` that
+says how long it took and on what. The films come from seeds at and above `TRAIN_SEED`, which no user of the demo gets by accident.
+
+Axes: B batch, N clips, T frames, F latent frames, C channels, H W pixels, h w latent pixels, L prompt tokens, E embedding width.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+import types
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
+from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+
+from motive_pipeline.clips import demo
+
+TRAIN_SEED = 10_000
+NUM_TOKENS = 32  # of every prompt, padding included
+LATENT_CHANNELS = 16
+LATENT_NOISE = 0.15  # added to the latents while the VAE trains, and its posterior's standard deviation ever after
+# Motions that a text-to-video user would ask for come often, standing still and camera pans now and then.
+MOTION_SHARES = {motion: 0.125 for motion in demo.MOTIONS} | {"static": 0.0625, "pan": 0.0625}
+
+
+# --- the parts, untrained ---------------------------------------------------------------------------------------------------------
+
+
+def build_vae() -> AutoencoderKLWan:
+    """0.67 M parameters, Wan 2.2's patchified layout: 4 frames into one latent frame (after the first), 8x8 pixels into one."""
+    vae = AutoencoderKLWan(
+        base_dim=16,
+        dim_mult=[1, 2, 2],
+        z_dim=LATENT_CHANNELS,
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        latents_mean=[0.0] * LATENT_CHANNELS,
+        latents_std=[1.0] * LATENT_CHANNELS,
+    )
+    with torch.no_grad():  # the posterior's spread is a constant
+        vae.quant_conv.weight[LATENT_CHANNELS:] = 0
+        vae.quant_conv.bias[LATENT_CHANNELS:] = 2 * math.log(LATENT_NOISE)
+    return vae
+
+
+def build_tokenizer() -> T5TokenizerFast:
+    """One token a word of the demo's captions; any other word is unknown."""
+    words = sorted(
+        {"a", "on", "background"}
+        | set(demo.RADIUS_PX) | set(demo.SHAPE_COLOURS) | set(demo.TEXTURES) | set(demo.SHAPES)
+        | set(demo.BACKGROUND_COLOURS) | set(demo.PATTERNS)
+    )  # fmt: skip
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -100.0), *((f"▁{word}", -1.0) for word in words)]
+    return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=NUM_TOKENS)
+
+
+def build_text_encoder(vocab_size: int) -> UMT5EncoderModel:
+    """Random and never trained: it only has to give every word its own direction."""
+    config = UMT5Config(
+        vocab_size=vocab_size, d_model=48, d_kv=16, d_ff=64, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu", dropout_rate=0.0
+    )
+    return UMT5EncoderModel(config).eval()
+
+
+def build_transformer(text_dim: int) -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=32,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=text_dim,
+        freq_dim=64,
+        ffn_dim=448,
+        num_layers=6,
+        rope_max_seq_len=64,
+    )
+
+
+def build_pipeline(seed: int = 0) -> WanPipeline:
+    """The whole pipeline with random weights."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    text_encoder = build_text_encoder(len(tokenizer))
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0)
+    transformer = build_transformer(text_encoder.config.d_model)
+    return WanPipeline(tokenizer=tokenizer, text_encoder=text_encoder, vae=build_vae(), scheduler=scheduler, transformer=transformer)
+
+
+def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
+    """Write fp16 weights and `training.json`; a folder that is there is replaced in one move, its old content removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    halves = {name: copy.deepcopy(getattr(pipeline, name)).to(torch.float16) for name in ("vae", "transformer", "text_encoder")}
+    WanPipeline(tokenizer=pipeline.tokenizer, scheduler=pipeline.scheduler, **halves).save_pretrained(unfinished)
+    for path in unfinished.rglob("*.safetensors"):
+        path.chmod(0o644)
+    (unfinished / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    unfinished.chmod(0o755)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        os.rename(folder, old)
+        os.rename(unfinished, folder)
+        shutil.rmtree(old)
+    else:
+        os.rename(unfinished, folder)
+
+
+# --- films ------------------------------------------------------------------------------------------------------------------------
+
+
+def training_specs(num_clips: int, seed: int) -> list[demo.ClipSpec]:
+    """Appearance uniform, motions by `MOTION_SHARES`."""
+    rng = np.random.default_rng(seed)
+    motions = rng.choice(list(MOTION_SHARES), num_clips, p=list(MOTION_SHARES.values()))
+    return [demo.sample_spec(rng, motion=str(motion)) for motion in motions]
+
+
+def render_all(specs: list[demo.ClipSpec]) -> np.ndarray:
+    """uint8 (N, T, H, W, C)."""
+    with ProcessPoolExecutor(2) as pool:
+        return np.stack(list(pool.map(demo.render_clip, specs, chunksize=64)))
+
+
+def video_tensor(frames_NTHWC: np.ndarray) -> torch.Tensor:
+    """(N, C, T, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames_NTHWC).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+# --- optimisation -----------------------------------------------------------------------------------------------------------------
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update of each weight matrix is orthogonalised (Newton-Schulz); a convolution is a matrix with one row a filter."""
+
+    def __init__(self, params, lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            same_shape: dict[tuple, list] = {}
+            for param in group["params"]:
+                velocity = self.state[param].setdefault("velocity", torch.zeros_like(param))
+                velocity.lerp_(param.grad, 1 - group["momentum"])
+                direction = param.grad.lerp(velocity, group["momentum"]).reshape(len(param), -1)
+                same_shape.setdefault(direction.shape, []).append((param, direction))
+            for (rows, columns), pairs in same_shape.items():
+                updates = orthogonalised(torch.stack([direction for _, direction in pairs]))
+                for (param, _), update in zip(pairs, updates, strict=True):
+                    param.sub_(update.reshape(param.shape), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
+
+
+def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
+    """Near to U V^T of each one's singular value decomposition U S V^T; (number, rows, columns)."""
+    x = matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Schedule:
+    """Learning rates on wall-clock time: a short warm-up, then a cosine that reaches zero when the minutes are over."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], minutes: float, warmup_steps: int = 50) -> None:
+        self.groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+        self.budget_s, self.warmup_steps = minutes * 60, warmup_steps
+        self.started_s, self.steps = time.monotonic(), 0
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, (time.monotonic() - self.started_s) / self.budget_s)
+
+    def advance(self) -> bool:
+        """Set the rates for the next step; false when the time is over."""
+        self.steps += 1
+        factor = min(1.0, self.steps / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * self.progress))
+        for group, rate in self.groups:
+            group["lr"] = rate * factor
+        return self.progress < 1
+
+
+def split_parameters(module: torch.nn.Module, plain: tuple[str, ...]) -> tuple[list, list]:
+    """(matrices for Muon, the rest for AdamW): the rest are vectors and whatever is named in `plain`."""
+    matrices, rest = [], []
+    for name, param in module.named_parameters():
+        inside = param.ndim >= 2 and min(len(param), param[0].numel()) > 1 and not any(part in name for part in plain)
+        (matrices if inside else rest).append(param)
+    return matrices, rest
+
+
+# --- stage vae --------------------------------------------------------------------------------------------------------------------
+
+
+def _resample_whole_sequence(self: WanResample, x: torch.Tensor, feat_cache=None, feat_idx=None) -> torch.Tensor:
+    """What `WanResample` computes chunk by chunk with its cache, for all frames at once."""
+    b, c, t, h, w = x.shape
+    if self.mode == "upsample3d":
+        pairs = self.time_conv(x[:, :, 1:]).reshape(b, 2, c, t - 1, h, w)
+        x = torch.cat([x[:, :, :1], torch.stack((pairs[:, 0], pairs[:, 1]), 3).reshape(b, c, 2 * t - 2, h, w)], 2)
+    t = x.shape[2]
+    x = self.resample(x.permute(0, 2, 1, 3, 4).reshape(b * t, c, h, w)).unflatten(0, (b, t)).permute(0, 2, 1, 3, 4)
+    if self.mode == "downsample3d":
+        x = torch.cat([x[:, :, :1], self.time_conv(x)], 2)
+    return x
+
+
+def whole_sequence(vae: AutoencoderKLWan) -> AutoencoderKLWan:
+    """Make `encode_whole` and `decode_whole` valid on this VAE (its own `encode` and `decode` no longer are); weights channels last."""
+    for module in vae.modules():
+        if isinstance(module, WanResample):
+            module.forward = types.MethodType(_resample_whole_sequence, module)
+        elif isinstance(module, torch.nn.Conv3d):
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last_3d)
+        elif isinstance(module, torch.nn.Conv2d):
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
+    return vae
+
+
+def encode_whole(vae: AutoencoderKLWan, video_BCTHW: torch.Tensor) -> torch.Tensor:
+    return vae.quant_conv(vae.encoder(patchify(video_BCTHW, vae.config.patch_size)))[:, :LATENT_CHANNELS]
+
+
+def decode_whole(vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor) -> torch.Tensor:
+    return unpatchify(vae.decoder(vae.post_quant_conv(latents_BCFhw)), vae.config.patch_size)
+
+
+def psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of videos in [-1, 1]."""
+    return float(10 * torch.log10(4 / ((a.clamp(-1, 1) - b) ** 2).mean()))
+
+
+def train_vae(work: Path, minutes: float, *, num_clips: int = 2400, batch: int = 8) -> None:
+    """L1 through latents that carry noise of a fixed size, which makes the decoder forgive the transformer's small errors."""
+    torch.manual_seed(0)
+    frames = render_all(training_specs(num_clips, TRAIN_SEED))
+    held_out = video_tensor(render_all(training_specs(32, TRAIN_SEED + 1)))
+    vae = whole_sequence(build_vae())
+    matrices, rest = split_parameters(vae, plain=("quant_conv",))
+    optimizers = [Muon(matrices, lr=5e-3), torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99))]
+
+    def loss_of(video: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        latents = encode_whole(vae, video)
+        error = (decode_whole(vae, latents + LATENT_NOISE * noise) - video).abs().mean()
+        return error + 1e-3 * latents.square().mean()
+
+    loss_of = torch.compile(loss_of)
+    loss_of(video_tensor(frames[:batch]), torch.randn(batch, LATENT_CHANNELS, 5, 8, 8)).backward()  # compiles before the clock starts
+    vae.zero_grad()
+    schedule = Schedule(optimizers, minutes)
+    rng = np.random.default_rng(0)
+    logged_s = time.monotonic()
+    while schedule.advance():
+        video = video_tensor(frames[rng.integers(num_clips, size=batch)]).contiguous(memory_format=torch.channels_last_3d)
+        loss = loss_of(video, torch.randn(batch, LATENT_CHANNELS, 5, 8, 8))
+        loss.backward()
+        vae.quant_conv.weight.grad[LATENT_CHANNELS:] = 0
+        vae.quant_conv.bias.grad[LATENT_CHANNELS:] = 0
+        for optimizer in optimizers:
+            optimizer.step()
+        vae.zero_grad()
+        if time.monotonic() - logged_s > 30:
+            logged_s = time.monotonic()
+            print(f"vae step {schedule.steps} ({schedule.progress:.0%}) loss {loss:.4f} held-out {_vae_psnr(vae, held_out):.2f} dB", flush=True)
+            _save_vae(vae, work)
+    _measure_latents(vae, video_tensor(frames[:800]))
+    print(f"vae: {schedule.steps} steps, held-out {_vae_psnr(vae, held_out):.2f} dB", flush=True)
+    _save_vae(vae, work, minutes=minutes, steps=schedule.steps, held_out_psnr_db=_vae_psnr(vae, held_out))
+
+
+@torch.no_grad()
+def _vae_psnr(vae: AutoencoderKLWan, video: torch.Tensor) -> float:
+    return psnr_db(decode_whole(vae, encode_whole(vae, video)), video)
+
+
+@torch.no_grad()
+def _measure_latents(vae: AutoencoderKLWan, video: torch.Tensor) -> None:
+    latents = torch.cat([encode_whole(vae, part) for part in video.split(16)])
+    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    vae.register_to_config(latents_mean=[round(v, 5) for v in mean.tolist()], latents_std=[round(v, 5) for v in std.tolist()])
+    print("latents' mean", vae.config.latents_mean, "std", vae.config.latents_std, flush=True)
+
+
+def _save_vae(vae: AutoencoderKLWan, work: Path, **figures) -> None:
+    state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in vae.state_dict().items()}
+    torch.save({"state": state, "mean": vae.config.latents_mean, "std": vae.config.latents_std, "figures": figures}, work / "vae.tmp")
+    os.replace(work / "vae.tmp", work / ("vae.pt" if figures else "vae_unfinished.pt"))
+
+
+def load_vae(work: Path) -> AutoencoderKLWan:
+    """The trained VAE, or the newest checkpoint of one in training."""
+    path = next(path for path in (work / "vae.pt", work / "vae_unfinished.pt") if path.exists())
+    saved = torch.load(path, weights_only=True)
+    vae = build_vae()
+    vae.load_state_dict(saved["state"])
+    vae.register_to_config(latents_mean=saved["mean"], latents_std=saved["std"])
+    return vae.eval()
+
+
+# --- stage latents ----------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cache_latents(work: Path, num_clips: int) -> None:
+    """Normalised latents (fp16, N C F h w) and the caption of fresh films."""
+    vae = whole_sequence(load_vae(work))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+    encode = torch.compile(lambda video: encode_whole(vae, video))
+    specs = training_specs(num_clips, TRAIN_SEED + 2)
+    parts, started_s = [], time.monotonic()
+    for start in range(0, num_clips, 1024):
+        frames = render_all(specs[start : start + 1024])
+        for video in torch.from_numpy(frames).split(16):
+            video = video_tensor(video.numpy()).contiguous(memory_format=torch.channels_last_3d)
+            parts.append(((encode(video) - mean) / std).to(torch.float16))
+        print(f"latents {start + len(frames)} of {num_clips}, {time.monotonic() - started_s:.0f} s", flush=True)
+    torch.save({"latents": torch.cat(parts).contiguous(), "captions": [demo.caption(spec) for spec in specs]}, work / "latents.tmp")
+    os.replace(work / "latents.tmp", work / "latents.pt")
+
+
+# --- stage transformer ------------------------------------------------------------------------------------------------------------
+
+
+def noise_levels(number: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Sigmas in (0, 1), denser near 1, where the motion is decided (uniform, shifted by 3 as Wan's sampler does)."""
+    u = torch.rand(number, generator=generator)
+    return 3 * u / (1 + 2 * u)
+
+
+def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32, learning_rate: float = 3e-3) -> None:
+    """Flow matching on cached latents: the velocity eps - h at z = (1 - sigma) h + sigma eps; 10 % of the prompts are left empty.
+
+    The running mean of the weights is what is kept; it goes to `out` every few minutes.
+    """
+    pipeline = build_pipeline()
+    pipeline.vae = load_vae(work)
+    cached = torch.load(work / "latents.pt", weights_only=True)
+    latents, prompts = cached["latents"], _prompt_embeds(pipeline, cached["captions"])
+    nothing = _prompt_embeds(pipeline, [""])[0]
+    num_train = len(latents) - 512
+    model, mean_model = pipeline.transformer.train(), build_transformer(prompts.shape[-1]).eval()
+    mean_model.load_state_dict(model.state_dict())
+    matrices, rest = split_parameters(model, plain=("patch_embedding", "condition_embedder", "proj_out", "scale_shift_table"))
+    optimizers = [Muon(matrices, lr=learning_rate), torch.optim.AdamW(rest, lr=learning_rate / 2, weight_decay=0.0, betas=(0.9, 0.98))]
+
+    @torch.compile
+    def loss_of(h, noise, sigma, prompt):
+        z = torch.lerp(h, noise, sigma.view(-1, 1, 1, 1, 1))
+        velocity = model(z, sigma * 1000, prompt, return_dict=False)[0]
+        return (velocity - (noise - h)).square().mean()
+
+    def training_batch():
+        rows = torch.randint(num_train, (batch,))
+        prompt = torch.where(torch.rand(batch, 1, 1) < 0.1, nothing, prompts[rows])
+        h = latents[rows].float()
+        return h, torch.randn_like(h), noise_levels(batch), prompt
+
+    loss_of(*training_batch()).backward()  # compiles before the clock starts
+    model.zero_grad()
+    schedule = Schedule(optimizers, minutes, warmup_steps=100)
+    logged_s, saved_s, losses = time.monotonic(), time.monotonic(), []
+    while schedule.advance():
+        loss = loss_of(*training_batch())
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
+        losses.append(loss.detach())
+        _follow(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
+        if time.monotonic() - logged_s > 60:
+            logged_s = time.monotonic()
+            held_out = validation_loss(mean_model, latents[num_train:], prompts[num_train:])
+            recent = torch.stack(losses[-200:]).mean()
+            print(f"transformer step {schedule.steps} ({schedule.progress:.0%}) loss {recent:.4f} held-out {held_out:.4f}", flush=True)
+        if time.monotonic() - saved_s > 240:
+            saved_s = time.monotonic()
+            save_pipeline(_with_transformer(pipeline, mean_model), out, {"unfinished": True, "steps": schedule.steps})
+    figures = {
+        "minutes": minutes,
+        "steps": schedule.steps,
+        "batch": batch,
+        "num_latents": num_train,
+        "held_out_loss": round(validation_loss(mean_model, latents[num_train:], prompts[num_train:]), 4),
+    }
+    print("transformer", figures, flush=True)
+    vae_figures = torch.load(work / "vae.pt", weights_only=True)["figures"]
+    save_pipeline(_with_transformer(pipeline, mean_model), out, {"vae": vae_figures, "transformer": figures, "machine": machine()})
+
+
+def machine() -> dict:
+    return {"cpu_cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__, "device": "cpu"}
+
+
+def _with_transformer(pipeline: WanPipeline, transformer: WanTransformer3DModel) -> WanPipeline:
+    parts = {name: getattr(pipeline, name) for name in ("tokenizer", "text_encoder", "vae", "scheduler")}
+    return WanPipeline(transformer=transformer, **parts)
+
+
+@torch.no_grad()
+def _follow(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(mean_model.parameters()), list(model.parameters()), 1 - decay)
+
+
+@torch.no_grad()
+def _prompt_embeds(pipeline: WanPipeline, captions: list[str]) -> torch.Tensor:
+    """(N, L, E), as the pipeline itself embeds them."""
+    parts = []
+    for start in range(0, len(captions), 512):
+        part = captions[start : start + 512]
+        parts.append(pipeline.encode_prompt(part, do_classifier_free_guidance=False, max_sequence_length=NUM_TOKENS, device="cpu")[0])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def validation_loss(model: WanTransformer3DModel, latents: torch.Tensor, prompts: torch.Tensor) -> float:
+    """On the same noise every time."""
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for h, prompt in zip(latents.split(64), prompts.split(64), strict=True):
+        noise = torch.randn(h.shape, generator=generator)
+        sigma = noise_levels(len(h), generator)
+        z = torch.lerp(h.float(), noise, sigma.view(-1, 1, 1, 1, 1))
+        losses.append((model(z, sigma * 1000, prompt, return_dict=False)[0] - (noise - h.float())).square().mean())
+    return float(torch.stack(losses).mean())

@@ -1,0 +1,198 @@
+"""Wan 2.1 and 2.2 text-to-video models through diffusers' WanPipeline: :class:`WanModel` is a ``protocol.VideoModel``.
+
+Everything that differs between checkpoints (strides, latent channels, latent mean and deviation, per-token timesteps, a second expert)
+is read from the checkpoint's own config, so the embedded tiny model and the released ones take the same path.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import WanPipeline
+from jaxtyping import Float, UInt8
+
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.folder import model_files
+from motive_pipeline.models.protocol import LatentGrid
+
+log = logging.getLogger(__name__)
+
+Expert = Literal["transformer", "transformer_2"]
+
+
+def load_wan(folder: Path, *, expert: Expert, device: torch.device, compute_dtype: torch.dtype, max_prompt_tokens: int) -> WanModel:
+    """The pipeline at ``folder``; its VAE always computes in float32, as diffusers advises for Wan."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    pipeline = WanPipeline.from_pretrained(
+        folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True
+    )
+    return WanModel(
+        pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder
+    )
+
+
+class WanModel:
+    """A ``WanPipeline`` behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
+
+    The transformer moves to ``device`` at once, the VAE and the text encoder when they are first used: a gradient pass over cached
+    latents never has them there.
+    """
+
+    def __init__(
+        self,
+        pipeline: WanPipeline,
+        *,
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        max_prompt_tokens: int,
+        expert: Expert = "transformer",
+        source: Path | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.expert = expert
+        self.source = source
+        self.device = device
+        self.compute_dtype = compute_dtype
+        self.max_prompt_tokens = max_prompt_tokens
+        vae = pipeline.vae.config
+        self.grid = LatentGrid(channels=vae.z_dim, temporal_stride=vae.scale_factor_temporal, spatial_stride=vae.scale_factor_spatial)
+        self.prediction: Literal["flow", "epsilon"] = _prediction(pipeline)
+        self.alphas_cumprod: torch.Tensor | None = pipeline.scheduler.alphas_cumprod if self.prediction == "epsilon" else None
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.vae.requires_grad_(False)
+        pipeline.text_encoder.requires_grad_(False)
+        transformer = getattr(pipeline, expert)
+        if transformer is None:
+            raise MotiveError(f"model.expert = {expert!r}: the model {source or ''} has no such component. Use transformer.")
+        self.transformer: torch.nn.Module = transformer.to(device)
+
+    def encode_video(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float[torch.Tensor, "C F h w"]:
+        """Normalised latents, (mode of the posterior - latents_mean) / latents_std, in float32 on the CPU."""
+        vae = self._on_device("vae")
+        video_BCTHW = torch.from_numpy(frames_THWC).to(self.device).permute(3, 0, 1, 2)[None].to(vae.dtype) / 127.5 - 1.0
+        with torch.no_grad():
+            latents_BCFHW = vae.encode(video_BCTHW).latent_dist.mode()
+        mean, inverse_std = self._latent_statistics(latents_BCFHW)
+        return ((latents_BCFHW - mean) * inverse_std)[0].float().cpu()
+
+    def decode_latents(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames of normalised latents, as WanPipeline decodes them."""
+        vae = self._on_device("vae")
+        latents_BCFHW = latents_CFHW[None].to(self.device, vae.dtype)
+        mean, inverse_std = self._latent_statistics(latents_BCFHW)
+        with torch.no_grad():
+            video_BCTHW = vae.decode(latents_BCFHW / inverse_std + mean).sample
+        return _to_uint8((video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1).cpu().numpy())
+
+    def encode_prompt(self, prompt: str) -> Float[torch.Tensor, "L E"]:
+        """WanPipeline's own embedding of ``prompt``: cleaned, cut or zero-padded to ``max_prompt_tokens``; float32 on the CPU."""
+        self._on_device("text_encoder")
+        with torch.no_grad():
+            embedding_BLE, _ = self.pipeline.encode_prompt(
+                prompt, do_classifier_free_guidance=False, max_sequence_length=self.max_prompt_tokens, device=self.device
+            )
+        return embedding_BLE[0].float().cpu()
+
+    def predict(
+        self,
+        latents_BCFHW: Float[torch.Tensor, "B C F h w"],
+        timestep_B: Float[torch.Tensor, " B"],
+        prompt_BLE: Float[torch.Tensor, "B L E"],
+    ) -> Float[torch.Tensor, "B C F h w"]:
+        """The denoiser's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
+        timestep = timestep_B.to(self.device)
+        if self.pipeline.config.expand_timesteps:
+            timestep = timestep[:, None].expand(-1, self._num_tokens(latents_BCFHW.shape))
+        output = self.transformer(
+            hidden_states=latents_BCFHW.to(self.device, self.compute_dtype),
+            timestep=timestep,
+            encoder_hidden_states=prompt_BLE.to(self.device, self.compute_dtype),
+            return_dict=False,
+        )
+        return output[0].float()
+
+    def generate(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
+    ) -> list[UInt8[np.ndarray, "T H W 3"]]:
+        """One video for each (prompt, seed), all in one batch through WanPipeline.
+
+        The noise of a video comes from its own seed. A batched forward pass rounds differently for another batch size, so who needs the
+        same bits again must ask for the same batch size again.
+        """
+        for component in ("vae", "text_encoder", "transformer", "transformer_2"):
+            self._on_device(component)
+        output: Any = self.pipeline(
+            prompt=list(prompts),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            max_sequence_length=self.max_prompt_tokens,
+            output_type="np",
+        )
+        return [_to_uint8(video) for video in output.frames]
+
+    def save(self, folder: Path) -> None:
+        """The whole pipeline in diffusers' layout at ``folder``.
+
+        Of a model that came from a folder only the transformer is written; every other file is a hard link to its source (a copy across
+        file systems).
+        """
+        if self.source is None:
+            self.pipeline.save_pretrained(folder)
+            return
+        for file in model_files(self.source):
+            relative = file.relative_to(self.source)
+            if relative.parts[0] != self.expert:
+                _link(file.resolve(), folder / relative)
+        getattr(self.pipeline, self.expert).save_pretrained(folder / self.expert)
+
+    def _on_device(self, name: str) -> Any:
+        component = getattr(self.pipeline, name)
+        return component.to(self.device) if component is not None else None
+
+    def _latent_statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``latents_mean`` and ``1 / latents_std``, shaped [1, C, 1, 1, 1]."""
+        config = self.pipeline.vae.config
+        mean = torch.tensor(config.latents_mean).view(1, -1, 1, 1, 1).to(like)
+        return mean, (1.0 / torch.tensor(config.latents_std).view(1, -1, 1, 1, 1)).to(like)
+
+    def _num_tokens(self, shape_BCFHW: Sequence[int]) -> int:
+        patch_FHW = getattr(self.pipeline, self.expert).config.patch_size
+        frames, height, width = (size // patch for size, patch in zip(shape_BCFHW[2:], patch_FHW, strict=True))
+        return frames * height * width
+
+
+def _prediction(pipeline: WanPipeline) -> Literal["flow", "epsilon"]:
+    kind = pipeline.scheduler.config.get("prediction_type", "flow_prediction")
+    if kind == "flow_prediction":
+        return "flow"
+    if kind == "epsilon":
+        return "epsilon"
+    raise MotiveError(f"the model's scheduler predicts {kind!r}; flow_prediction and epsilon are supported.")
+
+
+def _to_uint8(video_THWC: np.ndarray) -> np.ndarray:
+    """[0, 1] to 0 ... 255, rounded."""
+    return np.round(video_THWC * 255.0).astype(np.uint8)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        log.info("cannot link %s, copying it", source)
+        shutil.copyfile(source, target)

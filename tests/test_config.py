@@ -1,0 +1,129 @@
+"""motive.yaml: what is accepted, what is refused and how, and what each stage's fingerprint covers."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from motive_pipeline.config import Config, load_config, parse_config
+from motive_pipeline.errors import ConfigError
+from motive_pipeline.stages import STAGES
+
+REPOSITORY = Path(__file__).parents[1]
+BASE = "clips: {source: demo}\nqueries: {source: demo}\n"
+
+
+def parse(text: str, folder: Path = Path("/somewhere")) -> Config:
+    return parse_config(text, folder / "motive.yaml")
+
+
+def test_defaults_are_the_methods():
+    config = parse(BASE)
+    assert config.gradient.timestep == 500
+    assert config.influence.proj_dim == 512
+    assert config.gradient.projection == "fastfood"
+    assert config.vote.percentile == 90
+    assert config.subset.share == 0.10
+
+
+def test_motive_yaml_names_every_key_with_a_comment_and_its_true_default():
+    text = (REPOSITORY / "motive.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    assert set(raw) == set(Config.model_fields)
+    for section, field in Config.model_fields.items():
+        if section == "arms":
+            continue
+        assert set(raw[section] or {}) == set(field.annotation.model_fields), section
+    for line in text.splitlines():
+        if line.startswith("  ") and line.strip() and not line.strip().startswith("#"):
+            assert "#" in line, f"no comment: {line}"
+            if not line.strip().endswith(":") and "demo:" not in line:
+                assert "Default:" in line or "No default" in line, f"no default: {line}"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (BASE + "gradeint: {}", ["gradeint", "unknown key", "'gradient'"]),
+        (BASE + "gradient: {timestop: 3}", ["gradient.timestop", "unknown key", "'timestep'"]),
+        (BASE + "subset: {share: 0}", ["subset.share = 0", "greater than 0"]),
+        (BASE + "subset: {share: 1.5}", ["subset.share = 1.5", "less than or equal to 1"]),
+        (BASE + "gradient: {store_dim: 1000}", ["gradient.store_dim = 1000", "power of two", "512"]),
+        (BASE + "influence: {proj_dim: 4096}", ["influence.proj_dim (4096)", "gradient.store_dim", "2048"]),
+        (BASE + "arms: [base, full]", ["arms", "must contain motive"]),
+        (BASE + "arms: [motive, motive]", ["arms", "twice"]),
+        ("clips: {source: demo, num_frames: 16}\nqueries: {source: demo}", ["clips.num_frames = 16", "4n+1", "13"]),
+        ("clips: {source: demo, width: 60}\nqueries: {source: demo}", ["clips.width = 60", "multiple of 16", "48"]),
+        ("clips: {source: folder}\nqueries: {source: demo}", ["clips", "path is needed"]),
+        ("queries: {source: demo}", ["clips", "missing"]),
+        ("[1, 2]", ["expected sections"]),
+        ("clips: {", ["not valid YAML"]),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(text, parts):
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    for part in ["/somewhere/motive.yaml", *parts]:
+        assert part in str(caught.value)
+
+
+def test_all_mistakes_are_listed_at_once():
+    with pytest.raises(ConfigError) as caught:
+        parse(BASE + "subset: {share: 0}\nvote: {percentile: 101}\nnonsense: 1")
+    assert "3 setting(s)" in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_name_one(tmp_path):
+    with pytest.raises(ConfigError, match="--config or MOTIVE_CONFIG"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_paths_are_taken_from_the_files_folder(tmp_path):
+    config = parse("storage: {root: data}\nclips: {path: ../clips}\nqueries: {path: /q}\n", tmp_path / "sub")
+    assert config.storage.root == tmp_path / "sub" / "data"
+    assert config.storage.state == tmp_path / "sub" / "data" / "state"
+    assert config.clips.path == tmp_path / "clips"
+    assert config.queries.path == Path("/q")
+
+
+def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
+    config = parse(BASE)
+    used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)}
+    elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
+        "storage.root", "storage.state", "model.device", "gradient.checkpointing", "engine.commit_rows",
+        "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
+    }  # fmt: skip
+    for section, fields in config.model_dump(mode="json").items():
+        for key in fields if isinstance(fields, dict) else [None]:
+            dotted = f"{section}.{key}" if key else section
+            assert section in used or dotted in used or dotted in elsewhere, dotted
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ("vote: {percentile: 80}", {"voted_ranking"}),
+        ("gradient: {timestep: 751}", {"gradient"}),
+        ("influence: {proj_dim: 256}", {"influence_matrix"}),
+        ("motion: {floor_px: 2.0}", {"motion_masks"}),
+        ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
+        ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
+        ("engine: {commit_rows: 7}", set()),
+        ("# only a comment", set()),
+    ],
+)
+def test_a_setting_changes_the_fingerprint_of_its_own_stages_only(change, stale):
+    before, after = parse(BASE), parse(BASE + change)
+    assert {name for name in STAGES if before.fingerprint(name) != after.fingerprint(name)} == stale
+
+
+def test_a_gate_changes_the_asset_but_not_its_rows():
+    before, after = parse(BASE), parse(BASE + "gradient: {max_reject_share: 0.5}")
+    assert before.fingerprint("gradient") != after.fingerprint("gradient")
+    assert before.row_fingerprint("gradient") == after.row_fingerprint("gradient")
+
+
+def test_variants_follow_the_arms():
+    assert parse(BASE).variants == ("motive", "no_mask")
+    assert parse(BASE + "arms: [motive, base]").variants == ("motive",)
+    assert parse(BASE + "arms: [motive, base]").arms == ("base", "motive")

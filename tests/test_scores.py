@@ -1,0 +1,116 @@
+"""Score tables: consistent versions, views that open anywhere, the user's own things left alone."""
+
+import duckdb
+import pandas as pd
+import pytest
+
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.scores import KEEP_VERSIONS, TABLES, ScoreTables
+
+
+def subset(arm: str, *clips: str) -> pd.DataFrame:
+    return pd.DataFrame({"arm": [arm] * len(clips), "clip_id": list(clips), "rank": range(1, len(clips) + 1)})
+
+
+@pytest.fixture
+def scores(tmp_path) -> ScoreTables:
+    return ScoreTables(tmp_path / "ro'ot", tmp_path / "state")
+
+
+def rows(scores: ScoreTables, sql: str) -> list[tuple]:
+    return scores.query(sql).fetchall()
+
+
+def test_every_view_of_the_contract_exists_from_the_first_version(scores):
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    for view in [*(set(TABLES) - {"catalog", "motion"}), "clips"]:
+        assert rows(scores, f"SELECT count(*) FROM {view}")[0][0] == (1 if view == "subsets" else 0)
+
+
+def test_pieces_of_one_table_are_replaced_one_by_one(scores):
+    scores.publish({("subsets", "motive"): subset("motive", "a"), ("subsets", "full"): subset("full", "a", "b")})
+    scores.publish({("subsets", "motive"): subset("motive", "c", "d")})
+    assert rows(scores, "SELECT arm, clip_id FROM subsets ORDER BY ALL") == [("full", "a"), ("full", "b"), ("motive", "c"), ("motive", "d")]
+
+
+def test_equal_pieces_make_no_new_version(scores):
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    before = scores.version()
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    assert scores.version() == before
+    assert sorted(p.name for p in scores.folder.glob("v*")) == ["v1"]
+
+
+def test_an_open_shell_keeps_its_version_and_a_new_one_sees_the_next(scores):
+    scores.publish({("subsets", "motive"): subset("motive", "old")})
+    with duckdb.connect(str(scores.duckdb_file)) as shell:
+        assert shell.execute("SELECT clip_id FROM subsets").fetchall() == [("old",)]
+        scores.publish({("subsets", "motive"): subset("motive", "new")})
+        assert shell.execute("SELECT clip_id FROM subsets").fetchall() == [("old",)]
+    assert rows(scores, "SELECT clip_id FROM subsets") == [("new",)]
+
+
+def test_the_file_opens_from_another_folder(scores, tmp_path, monkeypatch):
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    monkeypatch.chdir("/")
+    with duckdb.connect(str(scores.duckdb_file), read_only=True) as shell:
+        assert shell.execute("SELECT count(*) FROM subsets").fetchone() == (1,)
+
+
+def test_a_users_table_is_never_lost(scores, caplog):
+    scores.publish({("subsets", "motive"): subset("motive", "old")})
+    with duckdb.connect(str(scores.duckdb_file)) as shell:
+        shell.execute("CREATE TABLE mine AS SELECT 42 AS x")
+    scores.publish({("subsets", "motive"): subset("motive", "new")})
+    assert "mine" in caplog.text
+    with duckdb.connect(str(scores.duckdb_file)) as shell:
+        assert shell.execute("SELECT x FROM mine").fetchall() == [(42,)]
+    assert rows(scores, "SELECT clip_id FROM subsets") == [("new",)]
+
+
+def test_a_wal_keeps_the_file_as_it_is(scores, caplog):
+    scores.publish({("subsets", "motive"): subset("motive", "old")})
+    wal = scores.duckdb_file.with_name("scores.duckdb.wal")
+    wal.write_bytes(b"unsaved")
+    before = scores.duckdb_file.read_bytes()
+    scores.publish({("subsets", "motive"): subset("motive", "new")})
+    assert scores.duckdb_file.read_bytes() == before
+    assert wal.read_bytes() == b"unsaved"
+
+
+def test_only_the_last_versions_are_kept(scores):
+    for i in range(KEEP_VERSIONS + 3):
+        scores.publish({("subsets", "motive"): subset("motive", str(i))})
+    assert len(list(scores.folder.glob("v*"))) == KEEP_VERSIONS
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM subsets",
+        "COPY subsets TO '/tmp/x.csv'",
+        "SELECT 1; SELECT 2",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELEC 1",
+        "DROP VIEW subsets",
+    ],
+)
+def test_anything_but_one_select_on_the_scores_is_refused(scores, sql):
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    with pytest.raises(MotiveError):
+        scores.query(sql).fetchall()
+    assert rows(scores, "SELECT count(*) FROM subsets") == [(1,)]
+
+
+def test_no_scores_yet_says_what_to_do(scores):
+    with pytest.raises(MotiveError, match="motive run"):
+        scores.query("SELECT 1")
+
+
+def test_clips_carry_their_motion_magnitude(scores):
+    catalog = pd.DataFrame(
+        {"clip_id": ["a", "b"], "path": ["p", "q"], "caption": ["", "x"], "num_frames": [17, 17], "fps": [16.0, 16.0]}
+        | {"width": [64, 64], "height": [64, 64], "duration_s": [1.0, 1.0], "source": ["folder", "folder"]}
+    )
+    scores.publish({("catalog", "catalog"): catalog, ("motion", "motion"): pd.DataFrame({"clip_id": ["a"], "motion_magnitude_px": [2.5]})})
+    assert rows(scores, "SELECT clip_id, motion_magnitude_px FROM clips ORDER BY clip_id") == [("a", 2.5), ("b", None)]
