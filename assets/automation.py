@@ -14,7 +14,7 @@ def recompute_what_changed() -> dg.AutomationCondition:
         | dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     )
     return (
-        changed.since_last_handled()
+        changed.since_last_handled()  # pyright: ignore[reportAttributeAccessIssue]
         & ~dg.AutomationCondition.any_deps_missing()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import dagster as dg
+import numpy as np
+import zarr
 
 from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -50,29 +52,27 @@ def _no_rejects(_: Workspace, catalog: Publication) -> Outcome:
 
 
 def _captions(_: Workspace, catalog: Publication) -> Outcome:
-    captions = catalog.table("catalog")["caption"].fillna("").str.strip()
-    without = int((captions == "").sum())
+    captions = catalog.table("catalog")["caption"].tolist()
+    without = sum(not str(caption or "").strip() for caption in captions)
     return without == 0, {"clips": len(captions), "without caption": without}
 
 
 def _moving(_: Workspace, masks: Publication) -> Outcome:
-    magnitude_px = masks.table("index")["motion_magnitude_px"]
-    still = float((magnitude_px < 0.05).mean())
-    return still <= 0.5, {"share that stands still": still, "median magnitude, px": float(magnitude_px.median())}
+    magnitude_px = masks.table("index")["motion_magnitude_px"].to_numpy()
+    still = float(np.mean(magnitude_px < 0.05))
+    return still <= 0.5, {"share that stands still": still, "median magnitude, px": float(np.median(magnitude_px))}
 
 
 def _unit(_: Workspace, gradients: Publication) -> Outcome:
-    import numpy as np
-    import zarr
-
-    array = zarr.open_group(gradients.path, mode="r")["gradient"]
-    lengths = np.concatenate([np.linalg.norm(np.asarray(array[i : i + 4096]), axis=1) for i in range(0, array.shape[0], 4096)])  # type: ignore[index]
+    array = zarr.open_array(gradients.path / "gradient", mode="r")
+    lengths = np.concatenate([np.linalg.norm(np.asarray(array[i : i + 4096]), axis=1) for i in range(0, array.shape[0], 4096)])
     zero = lengths == 0
     wrong = int((~zero & (np.abs(lengths - 1) > 1e-4)).sum())
     return wrong == 0, {"rows": len(lengths), "zero rows": int(zero.sum()), "rows of another length": wrong}
 
 
 def _in_pool(workspace: Workspace, subset: Publication) -> Outcome:
-    chosen = subset.table("subset")["clip_id"]
-    outside = int((~chosen.isin(workspace.published("eligible_pool").table("pool")["clip_id"])).sum())
-    return outside == 0 and chosen.is_unique, {"clips": len(chosen), "outside the pool": outside}
+    chosen = subset.table("subset")["clip_id"].tolist()
+    pool = set(workspace.published("eligible_pool").table("pool")["clip_id"])
+    outside = sum(clip not in pool for clip in chosen)
+    return outside == 0 and len(set(chosen)) == len(chosen), {"clips": len(chosen), "outside the pool": outside}

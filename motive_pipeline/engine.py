@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -44,7 +44,7 @@ class Work(Generic[Item]):
 def compute_rows(
     store: RowStore,
     work: Sequence[Work[Item]],
-    row_function: Callable[[Item], dict[str, np.ndarray | np.generic]],
+    row_function: Callable[[Item], Mapping[str, np.ndarray | np.generic]],
     *,
     what: str,
     commit_rows: int = 32,

@@ -112,7 +112,7 @@ class _Matrix:
 
     def _write(self, stop: int, column_QW: Float32[np.ndarray, "Q W"]) -> None:
         self._array[:, stop - column_QW.shape[1] : stop] = column_QW
-        self._sha.update(np.ascontiguousarray(column_QW))
+        self._sha.update(np.ascontiguousarray(column_QW).data)
         self.lowest = min(self.lowest, float(column_QW.min()))
         self.highest = max(self.highest, float(column_QW.max()))
         self.total += float(column_QW.sum(dtype=np.float64))

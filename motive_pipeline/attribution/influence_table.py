@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,8 @@ def write_influence_table(file: Path, variant: str, matrix: zarr.Group) -> None:
     clip_ids = id_strings(np.asarray(matrix["clip_id"][:]))  # type: ignore[index]
     schema = TABLES["influence"]
     step = influence_QN.chunks[0]
-    with pq.ParquetWriter(file, schema, use_dictionary=["variant", "query_id"], write_statistics=["query_id", "influence", "rank"]) as writer:
+    encoding: dict[str, Any] = {"use_dictionary": ["variant", "query_id"], "write_statistics": ["query_id", "influence", "rank"]}
+    with pq.ParquetWriter(file, schema, **encoding) as writer:
         for first in range(0, len(query_id_Q), step):
             block_BN = np.asarray(influence_QN[first : first + step])
             for query_id, influence_N in zip(query_id_Q[first : first + step], block_BN, strict=True):

@@ -6,6 +6,7 @@ Axes: T decoded frames, F latent frames, H W (latent or pixel) height and width,
 from __future__ import annotations
 
 import time
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -155,8 +156,8 @@ def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
         "rejected": len(outcome.rejects),
         "decoded frames": f"{frame['num_frames'].min()} to {frame['num_frames'].max()}",
         "latent shapes": [
-            {"frames": int(f), "height": int(h), "width": int(w), "clips": int(n)}
-            for (f, h, w), n in sorted(frame.groupby(["frames", "height", "width"]).size().items())  # type: ignore[misc]
+            {"frames": f, "height": h, "width": w, "clips": number}
+            for (f, h, w), number in sorted(Counter(zip(columns["frames"], columns["height"], columns["width"], strict=True)).items())
         ],
         **{f"flagged {flag}": count for flag, count in flagged.items() if count},
     }

@@ -7,7 +7,7 @@ reader sees the rows that were published even when the settings have changed sin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +109,7 @@ class RowRun:
             listed = "; ".join(f"{reject.path}: {reject.reason} ({reject.detail})" for reject in rejects[:5])
             raise GateFailed(f"{self.asset}: no {part.replace('_', '-')} clip is left of {len(self.clips)} queries. {listed}")
 
-    def index(self, columns: dict[str, Sequence[Any]]) -> pd.DataFrame:
+    def index(self, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
         """The published index: clip_id, key, content, store (the row store's folder below ``rows/``) and the given columns."""
         accepted = self.accepted()
         return pd.DataFrame(
@@ -124,7 +124,7 @@ class RowRun:
     def publish(
         self,
         ws: Workspace,
-        columns: dict[str, Sequence[Any]],
+        columns: Mapping[str, Sequence[Any]],
         *,
         upstream: Sequence[str],
         facts: dict[str, Any],
@@ -133,7 +133,7 @@ class RowRun:
     ) -> Publication:
         """Publish the index, the rejects and the facts."""
         index = self.index(columns)
-        content = digest_frame(index[["clip_id", "content"]])
+        content = digest_frame(pd.DataFrame(index[["clip_id", "content"]]))
         index["store"] = f"{self.stage}/{ws.config.row_fingerprint(self.stage)}"
         timing = {"seconds": round(time.time() - self.started, 1)}
         return ws.publish(

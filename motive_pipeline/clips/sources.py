@@ -48,12 +48,20 @@ class BadEntry:
 class ClipSource(Protocol):
     """A list of videos with captions, the same in the same order as long as nothing changes."""
 
-    key: str
-    """The setting that names it (``clips.path``)."""
-    name: str
-    """What the column ``source`` says of its clips."""
-    expects: str
-    """What it looks for, for a message to a person."""
+    @property
+    def key(self) -> str:
+        """The setting that names it (``clips.path``)."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What the column ``source`` says of its clips."""
+        ...
+
+    @property
+    def expects(self) -> str:
+        """What it looks for, for a message to a person."""
+        ...
 
     def entries(self) -> Iterator[SourceEntry | BadEntry]:
         """Every video, in the order of ``relative``."""

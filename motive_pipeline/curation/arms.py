@@ -41,7 +41,7 @@ def publish_subset(ws: Workspace, arm: Arm) -> Publication:
         upstream=["eligible_pool", *_basis(arm)],
         facts=_facts(ws, subset, len(pool)),
         counts=RowCounts(computed=len(subset)),
-        scores={("subsets", arm): subset.assign(arm=arm)[["arm", "clip_id", "rank"]]},
+        scores={("subsets", arm): pd.DataFrame({"arm": arm, "clip_id": subset["clip_id"], "rank": subset["rank"]})},
     )
 
 

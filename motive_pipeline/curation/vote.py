@@ -127,7 +127,7 @@ def _pool_blocks(ws: Workspace, variant: Variant, pool_N: Shaped[np.ndarray, " N
 
 def _columns(
     pool_N: Shaped[np.ndarray, " N"], votes: Votes, order_N: Int64[np.ndarray, " N"], num_chosen: int
-) -> dict[str, Shaped[np.ndarray, " N"]]:
+) -> dict[str, np.ndarray]:
     """The ranking, best clip first."""
     rank_N = np.arange(1, len(pool_N) + 1, dtype=np.int64)
     return {
@@ -139,17 +139,17 @@ def _columns(
     }
 
 
-def _table(columns: dict[str, Shaped[np.ndarray, " N"]]) -> pa.Table:
+def _table(columns: dict[str, np.ndarray]) -> pa.Table:
     return pa.table({name: id_strings(values) if name == "clip_id" else pa.array(values) for name, values in columns.items()})
 
 
-def _write_score_piece(file: Path, variant: Variant, columns: dict[str, Shaped[np.ndarray, " N"]]) -> None:
+def _write_score_piece(file: Path, variant: Variant, columns: dict[str, np.ndarray]) -> None:
     table = _table(columns)
     table = table.add_column(0, "variant", pa.repeat(pa.scalar(variant), len(table)))
     pq.write_table(table.cast(TABLES["ranking"]), file)
 
 
-def _facts(ws: Workspace, columns: dict[str, Shaped[np.ndarray, " N"]], votes: Votes, num_chosen: int) -> dict[str, Any]:
+def _facts(ws: Workspace, columns: dict[str, np.ndarray], votes: Votes, num_chosen: int) -> dict[str, Any]:
     best = [
         {"rank": int(rank), "clip_id": clip_id.decode(), "votes": int(count), "mean_influence": float(mean)}
         for clip_id, count, mean, rank in zip(*(columns[name][:SHOWN_CLIPS] for name in ("clip_id", "votes", "mean_influence", "rank")), strict=True)

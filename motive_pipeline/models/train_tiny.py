@@ -251,12 +251,12 @@ def psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(10 * torch.log10(4 / ((a.clamp(-1, 1) - b) ** 2).mean()))
 
 
-def train_vae(work: Path, minutes: float, *, num_clips: int = 2400, batch: int = 8) -> None:
+def train_vae(work: Path, minutes: float, *, num_clips: int = 2400, batch: int = 4) -> None:
     """L1 through latents that carry noise of a fixed size, which makes the decoder forgive the transformer's small errors."""
     torch.manual_seed(0)
     frames = render_all(training_specs(num_clips, TRAIN_SEED))
     held_out = video_tensor(render_all(training_specs(32, TRAIN_SEED + 1)))
-    vae = whole_sequence(build_vae())
+    vae = whole_sequence(load_vae(work) if (work / "vae_unfinished.pt").exists() else build_vae())
     matrices, rest = split_parameters(vae, plain=("quant_conv",))
     optimizers = [Muon(matrices, lr=5e-3), torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS]
 
 
-def digest_arrays(arrays: dict[str, np.ndarray | np.generic]) -> str:
+def digest_arrays(arrays: Mapping[str, np.ndarray | np.generic]) -> str:
     """32 hex digits over named arrays: names, dtypes, shapes and bytes."""
     sha = hashlib.sha256()
     for name in sorted(arrays):

@@ -1,0 +1,193 @@
+"""The fine-tuning loop: AdamW on the very loss that attribution takes its gradients of, without a mask. Knows no workspace.
+
+Axis suffixes: B batch, F latent frames, H W latent height and width, C channels, L prompt tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+from jaxtyping import Bool, Float
+
+from motive_pipeline.attribution.loss import location_error
+from motive_pipeline.config import Finetune
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.protocol import VideoModel
+
+CACHE_BYTES = 2**31
+
+Shape = tuple[int, ...]
+ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
+"""clip id -> (latents_CFHW, prompt_LE)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What is random at one step. The first rows do not depend on the batch size, but for the noise."""
+
+    group: float
+    """Uniform in [0, 1): which latent shape is trained on."""
+    timestep_B: Float[torch.Tensor, " B"]
+    drop_caption_B: Bool[torch.Tensor, " B"]
+    noise: torch.Generator
+
+
+def step_draw(training: int, step: int, settings: Finetune) -> Draw:
+    """The draw of a step: a function of (training, step) and the settings alone, so it is the same in every arm.
+
+    Timesteps are uniform in sigma and then shifted, sigma' = shift sigma / (1 + (shift - 1) sigma).
+    """
+    generator = torch.Generator().manual_seed(_number("draw", training, step))
+    group = float(torch.rand((), generator=generator))
+    sigma_B = torch.rand(settings.batch_size, generator=generator)
+    drop_caption_B = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
+    shifted_B = settings.shift * sigma_B / (1.0 + (settings.shift - 1.0) * sigma_B)
+    return Draw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
+
+
+def shuffled_forever(clip_ids: Sequence[str], training: int) -> Iterator[str]:
+    """The clips in a new random order on each pass, for ever; the order is that of a hash of (training, pass, clip id)."""
+    for number in count():
+        yield from sorted(clip_ids, key=lambda clip_id: hashlib.sha256(f"order {training} {number} {clip_id}".encode()).digest())
+
+
+def learning_rate(step: int, settings: Finetune) -> float:
+    """Constant after a linear warm-up over the first ``warmup_share`` of the steps; ``step`` counts from 0."""
+    warmup_steps = math.floor(settings.warmup_share * settings.steps)
+    return settings.learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
+
+
+class Batches:
+    """Which clips each step trains on: all of one latent shape, a shape being taken as often as it has clips."""
+
+    def __init__(self, clips: Mapping[Shape, Sequence[str]], training: int) -> None:
+        self._shapes = sorted(shape for shape, clip_ids in clips.items() if clip_ids)
+        self._sizes = [len(clips[shape]) for shape in self._shapes]
+        self._streams = [shuffled_forever(clips[shape], training) for shape in self._shapes]
+
+    def take(self, group: float, batch_size: int) -> list[str]:
+        """The next ``batch_size`` clips of the shape that ``group`` in [0, 1) falls on."""
+        place = group * sum(self._sizes)
+        for size, stream in zip(self._sizes, self._streams, strict=True):
+            if place < size:
+                break
+            place -= size
+        else:
+            raise ValueError("no clip to train on")
+        return [next(stream) for _ in range(batch_size)]
+
+
+class MasterWeights:
+    """The trainable parameters in float32, which the optimizer works on; a float32 parameter is its own master."""
+
+    def __init__(self, transformer: torch.nn.Module) -> None:
+        self._parameters = [parameter.requires_grad_(True) for parameter in transformer.parameters()]
+        self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self._parameters]
+
+    def take_gradients(self) -> None:
+        """Move the parameters' gradients to their masters, in float32."""
+        for parameter, master in zip(self._parameters, self.masters, strict=True):
+            if master is not parameter:
+                master.grad = None if parameter.grad is None else parameter.grad.float()
+                parameter.grad = None
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Round the masters to the parameters' own type."""
+        for parameter, master in zip(self._parameters, self.masters, strict=True):
+            if master is not parameter:
+                parameter.copy_(master)
+
+
+def finetune(
+    model: VideoModel,
+    clips: Mapping[Shape, Sequence[str]],
+    read_clip: ReadClip,
+    settings: Finetune,
+    *,
+    training: int,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> list[float]:
+    """Train ``model.transformer`` in place for ``settings.steps`` steps, and give the loss of each.
+
+    ``clips`` lists the clip ids by latent shape; ``training`` numbers the trainings of an arm. The same arguments give the same bits.
+
+    Raises:
+        GateFailed: a loss or a gradient is not finite; names the step, from 1.
+    """
+    weights = MasterWeights(model.transformer)
+    optimizer = torch.optim.AdamW(weights.masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
+    if settings.checkpointing:
+        model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+    batches, read, no_caption_LE = Batches(clips, training), _Cached(read_clip), model.encode_prompt("")
+    losses: list[float] = []
+    for step in range(settings.steps):
+        draw = step_draw(training, step, settings)
+        batch = [read(clip_id) for clip_id in batches.take(draw.group, settings.batch_size)]
+        loss = _loss(model, batch, draw, no_caption_LE)
+        loss.backward()
+        weights.take_gradients()
+        norm = torch.nn.utils.clip_grad_norm_(weights.masters, settings.clip_norm)
+        losses.append(loss.item())
+        _require_finite(step, losses[-1], norm.item())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        weights.give_back()
+        on_step(step, losses[-1])
+    return losses
+
+
+def _loss(
+    model: VideoModel, batch: Sequence[tuple[torch.Tensor, torch.Tensor]], draw: Draw, no_caption_LE: Float[torch.Tensor, "L E"]
+) -> Float[torch.Tensor, ""]:
+    """The mean loss of a batch at its draw."""
+    latents_BCFHW = torch.stack([latents for latents, _ in batch])
+    prompt_BLE = torch.stack([no_caption_LE if drop else prompt for (_, prompt), drop in zip(batch, draw.drop_caption_B, strict=True)])
+    noise_BCFHW = torch.randn(latents_BCFHW.shape, generator=draw.noise)
+    device = model.device
+    return location_error(
+        model,
+        latents_BCFHW.to(device),
+        prompt_BLE.to(device),
+        timestep_B=draw.timestep_B.to(device),
+        noise_BCFHW=noise_BCFHW.to(device),
+    ).mean()
+
+
+def _require_finite(step: int, loss: float, gradient_norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+        raise GateFailed(
+            f"step {step + 1}: the loss is {loss} and the gradient's norm {gradient_norm}, so training has diverged. "
+            "Lower finetune.learning_rate, or use model.dtype: float32."
+        )
+
+
+class _Cached:
+    """Reads clips, and keeps as many as fit in :data:`CACHE_BYTES`."""
+
+    def __init__(self, read: ReadClip) -> None:
+        self._read = read
+        self._kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._left = CACHE_BYTES
+
+    def __call__(self, clip_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+        if clip_id in self._kept:
+            return self._kept[clip_id]
+        clip = self._read(clip_id)
+        size = sum(part.nbytes for part in clip)
+        if size <= self._left:
+            self._kept[clip_id] = clip
+            self._left -= size
+        return clip
+
+
+def _number(*parts: object) -> int:
+    """63 bits of a hash, as a seed."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
