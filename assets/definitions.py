@@ -5,6 +5,7 @@ import warnings
 import dagster as dg
 
 from assets.attribution import attribution_assets
+from assets.automation import SOURCES, automation_sensor, cron_schedules, watch_sensor
 from assets.checks import checks
 from assets.clips import clip_assets, source_assets
 from assets.curation import curation_assets
@@ -14,8 +15,6 @@ from assets.resources import workspace_resource
 from assets.training import training_assets
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.storage.workspace import Workspace
-
-SOURCES = ("clip_files", "query_files", "base_model")
 
 
 def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.Definitions:
@@ -34,6 +33,8 @@ def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.
         ],
         asset_checks=checks(config),
         jobs=_jobs(),
+        sensors=[automation_sensor(config), watch_sensor(config, workspace)],
+        schedules=cron_schedules(config, workspace),
         resources={"workspace": workspace_resource(workspace)},
         executor=dg.in_process_executor,
     )

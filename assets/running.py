@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-from assets.definitions import SOURCES, build_definitions
+from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.staleness import asset_name, stale_assets
 from motive_pipeline.config import Config
@@ -100,7 +100,6 @@ def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
     errors = sorted(_error_text(event) for event in result.all_events if event.is_step_failure)
     if errors:
         raise MotiveError("\n".join(errors))
-    assert result.success, f"the observe job did not succeed for {SOURCES}"
 
 
 def _run_once(

@@ -197,10 +197,19 @@ class Engine(Section):
 
 
 class Schedule(Section):
+    watch: bool = True
+    automate: bool = True
     watch_interval_s: Annotated[int, Field(ge=1)] = 5
     settle_s: Annotated[float, Field(ge=0)] = 2.0
     cron: str | None = None
     auto_heavy: bool = False
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None and len(value.split()) != 5:
+            raise ValueError('must have five fields (minute hour day month weekday), for instance "0 3 * * *"')
+        return value
 
 
 class Config(Section):

@@ -78,7 +78,7 @@ def compute_rows(
     try:
         for piece in missing:
             try:
-                batch.append(Row(key=piece.key, arrays=row_function(piece.item)))
+                batch.append(Row(key=piece.key, arrays=dict(row_function(piece.item))))
                 progress.computed += 1
             except RejectRow as rejection:
                 reject = RowReject(key=piece.key, reason=rejection.reason, detail=rejection.detail)

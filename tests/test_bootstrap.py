@@ -36,7 +36,7 @@ def test_a_95_percent_interval_covers_the_truth_in_93_to_97_percent(trainings, p
 
 def test_shares_of_a_few_prompts_are_covered_too():
     rng = np.random.default_rng(3)
-    shares = [(rng.random((1, 16)) < 0.4) * 1.0 for _ in range(1500)]
+    shares = [(rng.random((1, 40)) < 0.4) * 1.0 for _ in range(1500)]
     estimates = [mean_interval(share, num_samples=400, bounds=(0.0, 1.0), seed=run) for run, share in enumerate(shares)]
     assert 0.93 <= np.mean([estimate.low <= 0.4 <= estimate.high for estimate in estimates]) <= 0.97
 

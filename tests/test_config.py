@@ -91,7 +91,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)}
     elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
         "storage.root", "storage.state", "model.device", "gradient.checkpointing", "engine.commit_rows",
-        "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
+        "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
     }  # fmt: skip
     for section, fields in config.model_dump(mode="json").items():
         for key in fields if isinstance(fields, dict) else [None]:

@@ -33,7 +33,7 @@ def test_a_frozen_video_never_flickers_is_smooth_and_does_not_move():
     frames = np.repeat(textured(64, 64)[None], 17, 0)
     assert metrics.temporal_flickering(frames) == 1.0
     assert metrics.motion_smoothness(frames) == 1.0
-    assert metrics.dynamic_degree(frames, 16) == 0.0
+    assert metrics.dynamic_degree(frames, 16.0) == 0.0
 
 
 @pytest.mark.parametrize("num_frames", [2, 5, 6])
@@ -64,20 +64,20 @@ def test_flow_finds_direction_and_distance_in_the_frames_own_pixels():
 
 @pytest.mark.parametrize(("step_px", "moves"), [(0, 0.0), (1, 1.0), (3, 1.0)])
 def test_translation_is_dynamic_from_three_quarters_of_a_pixel_on_at_64_px_and_16_fps(step_px, moves):
-    assert metrics.dynamic_degree(moving(step_px, 17), 16) == moves
+    assert metrics.dynamic_degree(moving(step_px, 17), 16.0) == moves
 
 
 def test_the_sampling_rate_decides_what_counts_as_motion():
     """1 px a frame in a 64 px video against 1.5 px a pair: too slow frame by frame (8 fps), fast enough at every second (16 fps)."""
     frames = moving(1, 17)
-    assert metrics.dynamic_degree(frames, 8) == 0.0
-    assert metrics.dynamic_degree(frames, 16) == 1.0
-    assert metrics.dynamic_degree(frames, 3) == 0.0, "below 8 fps every frame counts"
+    assert metrics.dynamic_degree(frames, 8.0) == 0.0
+    assert metrics.dynamic_degree(frames, 16.0) == 1.0
+    assert metrics.dynamic_degree(frames, 3.0) == 0.0, "below 8 fps every frame counts"
 
 
 def test_the_threshold_grows_with_the_picture():
-    assert metrics.dynamic_degree(moving(2, 5, size=64), 8) == 1.0
-    assert metrics.dynamic_degree(moving(2, 5, size=128), 8) == 0.0
+    assert metrics.dynamic_degree(moving(2, 5, size=64), 8.0) == 1.0
+    assert metrics.dynamic_degree(moving(2, 5, size=128), 8.0) == 0.0
 
 
 @pytest.mark.parametrize(("moving_pairs", "expected"), [(3, 0.0), (4, 1.0)])
@@ -85,7 +85,7 @@ def test_a_quarter_of_the_sampled_frames_must_move(moving_pairs, expected):
     """17 sampled frames ask for round(4 * 17 / 16) = 4 moving pairs."""
     frames = np.concatenate([moving(3, moving_pairs + 1), np.repeat(moving(3, moving_pairs + 1)[-1:], 16 - moving_pairs, 0)])
     assert len(frames) == 17
-    assert metrics.dynamic_degree(frames, 8) == expected
+    assert metrics.dynamic_degree(frames, 8.0) == expected
 
 
 def test_only_the_fastest_twentieth_of_the_pixels_decides():
@@ -99,7 +99,7 @@ def test_a_small_moving_object_is_enough():
     frames = np.repeat(textured(64, 64)[None], 9, 0)
     for t in range(9):
         frames[t, 20:44, 4 * t : 4 * t + 24] = textured(24, 24, seed=5)[:, :24] // 2 + 120
-    assert metrics.dynamic_degree(frames, 8) == 1.0
+    assert metrics.dynamic_degree(frames, 8.0) == 1.0
 
 
 def test_steady_motion_is_smoother_than_the_same_frames_shuffled():
@@ -128,9 +128,9 @@ def test_smoothness_measures_the_odd_frames_and_drops_a_last_one_without_success
         (metrics.temporal_flickering, 1),
         (metrics.motion_smoothness, 1),
         (metrics.motion_smoothness, 2),
-        (lambda frames: metrics.dynamic_degree(frames, 16), 1),
-        (lambda frames: metrics.dynamic_degree(frames, 16), 2),
-        (lambda frames: metrics.video_metrics(frames, 16), 2),
+        (lambda frames: metrics.dynamic_degree(frames, 16.0), 1),
+        (lambda frames: metrics.dynamic_degree(frames, 16.0), 2),
+        (lambda frames: metrics.video_metrics(frames, 16.0), 2),
     ],
 )
 def test_too_few_frames_are_an_error_and_not_a_number(metric, too_few):
@@ -139,9 +139,9 @@ def test_too_few_frames_are_an_error_and_not_a_number(metric, too_few):
 
 
 def test_two_sampled_frames_still_need_one_moving_pair():
-    assert metrics.dynamic_degree(np.repeat(textured(64, 64)[None], 2, 0), 8) == 0.0
+    assert metrics.dynamic_degree(np.repeat(textured(64, 64)[None], 2, 0), 8.0) == 0.0
 
 
 def test_stand_ins_are_labelled_and_only_they():
-    labels = {metric.label for metric in metrics.video_metrics(moving(1, 5), 8)}
+    labels = {metric.label for metric in metrics.video_metrics(moving(1, 5), 8.0)}
     assert labels == {"dynamic_degree[dis]", "motion_smoothness[dis]", "temporal_flickering"}

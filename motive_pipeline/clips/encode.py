@@ -10,6 +10,8 @@ import numpy as np
 CRF = 12
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 share this value
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
+# x264's search for B-frames made the bytes of equal small pictures differ from one call to the next.
+_DETERMINISTIC = {"preset": "medium", "threads": "1", "bf": "0", "rc-lookahead": "0"}
 
 
 def write_mp4(path: str | Path, frames_FHWC: np.ndarray, fps: float, *, crf: int = CRF) -> None:
@@ -41,7 +43,7 @@ def _require_frames(frames_FHWC: np.ndarray) -> None:
 
 def _encode(path: Path, frames_FHWC: np.ndarray, fps: Fraction, crf: int) -> None:
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "medium", "threads": "1"})
+        stream = container.add_stream("libx264", rate=fps, options=_DETERMINISTIC | {"crf": str(crf)})
         stream.height, stream.width = frames_FHWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context

@@ -54,9 +54,7 @@ def random_choice(pool: Shaped[np.ndarray, " N"], num_clips: int, seed: int) -> 
     return np.array([clip_id for _, clip_id in keyed[:num_clips]], dtype=pool.dtype)
 
 
-def highest(
-    pool: Shaped[np.ndarray, " N"], score_N: Float64[np.ndarray, " N"], num_clips: int
-) -> Shaped[np.ndarray, " K"]:
+def highest(pool: Shaped[np.ndarray, " N"], score_N: Float64[np.ndarray, " N"], num_clips: int) -> Shaped[np.ndarray, " K"]:
     """The ``num_clips`` clips with the highest score, ties by clip id; ``pool`` is ascending."""
     return pool[np.argsort(-score_N, kind="stable")[:num_clips]]
 

@@ -125,9 +125,7 @@ def _pool_blocks(ws: Workspace, variant: Variant, pool_N: Shaped[np.ndarray, " N
         yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])
 
 
-def _columns(
-    pool_N: Shaped[np.ndarray, " N"], votes: Votes, order_N: Int64[np.ndarray, " N"], num_chosen: int
-) -> dict[str, np.ndarray]:
+def _columns(pool_N: Shaped[np.ndarray, " N"], votes: Votes, order_N: Int64[np.ndarray, " N"], num_chosen: int) -> dict[str, np.ndarray]:
     """The ranking, best clip first."""
     rank_N = np.arange(1, len(pool_N) + 1, dtype=np.int64)
     return {
@@ -152,7 +150,9 @@ def _write_score_piece(file: Path, variant: Variant, columns: dict[str, np.ndarr
 def _facts(ws: Workspace, columns: dict[str, np.ndarray], votes: Votes, num_chosen: int) -> dict[str, Any]:
     best = [
         {"rank": int(rank), "clip_id": clip_id.decode(), "votes": int(count), "mean_influence": float(mean)}
-        for clip_id, count, mean, rank in zip(*(columns[name][:SHOWN_CLIPS] for name in ("clip_id", "votes", "mean_influence", "rank")), strict=True)
+        for clip_id, count, mean, rank in zip(
+            *(columns[name][:SHOWN_CLIPS] for name in ("clip_id", "votes", "mean_influence", "rank")), strict=True
+        )
     ]
     return {
         "clips": len(columns["rank"]),

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.motion.trackers import DisTracker
+
 Backend = Literal["exact", "dis"]
 
-FLOW_MIN_SIDE_PX = 256
-"""Smaller frames are enlarged to this shorter side before DIS sees them: its 8x8 patches are too coarse for less."""
-
+_TRACKER = DisTracker(preset="medium", reference="first", min_side_px=256)
 _SAMPLED_FPS = 8.0
 _TOP_SHARE = 0.05
 _THRESHOLD_PX = 6.0
@@ -31,10 +31,11 @@ _PAIRS_SHARE = 4 / 16
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of a video: its VBench dimension id (or our own name), and what computed it."""
+    """One metric of a video: its VBench dimension id (or our own name), what computed it, and the range it cannot leave."""
 
     name: str
     backend: Backend
+    bounds: tuple[float, float] | None = (0.0, 1.0)
 
     @property
     def label(self) -> str:
@@ -86,9 +87,8 @@ def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> flo
     _require_frames(sampled_THWC, 2, f" at every {step}. frame" if step > 1 else "")
     threshold_px = _THRESHOLD_PX * min(frames_THWC.shape[1:3]) / _THRESHOLD_SIDE_PX
     needed = max(1, round(_PAIRS_SHARE * len(sampled_THWC)))
-    moving = sum(
-        _top_magnitude_px(dis_flow(a, b)) > threshold_px for a, b in zip(sampled_THWC[:-1], sampled_THWC[1:], strict=True)
-    )
+    pairs = zip(sampled_THWC[:-1], sampled_THWC[1:], strict=True)
+    moving = sum(_top_magnitude_px(dis_flow(before_HWC, after_HWC)) > threshold_px for before_HWC, after_HWC in pairs)
     return float(moving >= needed)
 
 
@@ -116,20 +116,8 @@ def midpoint(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray
 
 
 def dis_flow(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 2"]:
-    """DIS optical flow (medium) from ``before`` to ``after`` on ``before``'s grid, in pixels of the frames as given."""
-    height, width = before_HWC.shape[:2]
-    scale = max(1.0, FLOW_MIN_SIDE_PX / min(height, width))
-    size = (round(width * scale), round(height * scale))
-    before_HW, after_HW = (_grey(frame_HWC, size) for frame_HWC in (before_HWC, after_HWC))
-    flow_HW2 = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(before_HW, after_HW, None)  # type: ignore[call-overload]
-    if scale > 1.0:
-        flow_HW2 = cv2.resize(flow_HW2, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(flow_HW2 / np.array([size[0] / width, size[1] / height], np.float32), np.float32)
-
-
-def _grey(frame_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey_HW, size, interpolation=cv2.INTER_LINEAR) if (grey_HW.shape[1], grey_HW.shape[0]) != size else grey_HW
+    """DIS optical flow from ``before`` to ``after`` on ``before``'s grid, in pixels of the frames as given."""
+    return _TRACKER.displacement(np.stack((before_HWC, after_HWC)))[1]
 
 
 def _top_magnitude_px(flow_HW2: np.ndarray) -> float:

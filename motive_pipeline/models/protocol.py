@@ -56,7 +56,11 @@ class VideoModel(Protocol):
     def generate(
         self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
     ) -> list[UInt8[np.ndarray, "T H W 3"]]:
-        """One video for each (prompt, seed), in order; a video depends on its own prompt and seed, not on the batch it is in."""
+        """One video for each (prompt, seed), in order; the noise of a video depends on its own seed, not on the batch it is in.
+
+        Raises:
+            RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
+        """
         ...
 
     def save(self, folder: Path) -> None:

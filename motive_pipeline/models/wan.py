@@ -20,7 +20,7 @@ import transformers
 from diffusers import WanPipeline
 from jaxtyping import Float, UInt8
 
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.protocol import LatentGrid
 
@@ -128,6 +128,9 @@ class WanModel:
 
         The noise of a video comes from its own seed. A batched forward pass rounds differently for another batch size, so who needs the
         same bits again must ask for the same batch size again.
+
+        Raises:
+            RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
         """
         for component in ("vae", "text_encoder", "transformer", "transformer_2"):
             self._on_device(component)
@@ -142,6 +145,8 @@ class WanModel:
             max_sequence_length=self.max_prompt_tokens,
             output_type="np",
         )
+        if not np.isfinite(output.frames).all():
+            raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
         return [_to_uint8(video) for video in output.frames]
 
     def save(self, folder: Path) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,7 +29,7 @@ ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What is random at one step. The first rows do not depend on the batch size, but for the noise."""
+    """What is random at one step."""
 
     group: float
     """Uniform in [0, 1): which latent shape is trained on."""
@@ -72,13 +73,8 @@ class Batches:
 
     def take(self, group: float, batch_size: int) -> list[str]:
         """The next ``batch_size`` clips of the shape that ``group`` in [0, 1) falls on."""
-        place = group * sum(self._sizes)
-        for size, stream in zip(self._sizes, self._streams, strict=True):
-            if place < size:
-                break
-            place -= size
-        else:
-            raise ValueError("no clip to train on")
+        upper_bounds = list(accumulate(self._sizes))
+        stream = self._streams[bisect_right(upper_bounds, group * upper_bounds[-1])]
         return [next(stream) for _ in range(batch_size)]
 
 

@@ -1,0 +1,190 @@
+"""``projected_gradients/<variant>`` and ``query_gradients/<variant>``: one projected gradient for each clip and each query.
+
+A row's key is what the gradient depends on, by content: the clip, its caption, its latents, its mask, the model's weights. So a row is
+computed once for all runs, and a clip that is also a query once for both assets.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
+from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, scalars, write_gradients
+from motive_pipeline.clips.latents import LatentSet, latents_asset, load_latents
+from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, catalog_asset, catalog_clips
+from motive_pipeline.config import Variant
+from motive_pipeline.engine import Work, compute_rows
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.motion.stage import load_masks
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+STAGE = "gradient"
+DIMS = {"gradient": ("proj",)}
+
+
+class _Masks(Protocol):
+    def __contains__(self, clip_id: object, /) -> bool: ...
+    def content(self, clip_id: str) -> str: ...
+    def get(self, clip_id: str) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What the gradients of one variant and role are computed from; ``masks`` is None without a mask."""
+
+    clips: list[CatalogClip]
+    latents: LatentSet
+    masks: _Masks | None
+    model_hash: str
+
+    def key(self, clip: CatalogClip) -> str:
+        """The row's key in the store."""
+        mask = self.masks.content(clip.clip_id) if self.masks is not None else ""
+        return digest(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash)
+
+
+def gradients_asset(variant: Variant, role: Role) -> str:
+    """The asset's name."""
+    return f"{'projected_gradients' if role == 'clip' else 'query_gradients'}/{variant}"
+
+
+def load_gradients(ws: Workspace, variant: Variant, role: Role, proj_dim: int) -> GradientSet:
+    """The published gradients, to be read to ``proj_dim`` entries each.
+
+    Raises:
+        NotPublished: there are none yet.
+    """
+    return open_gradients(ws.published(gradients_asset(variant, role)).path, proj_dim)
+
+
+def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publication:
+    """Compute the gradient of every clip (or query; held-out ones have none) that has latents and, for ``motive``, a mask; publish them.
+
+    Raises:
+        NotPublished: the catalog, the latents or the masks.
+        GateFailed: more than ``gradient.max_reject_share`` of the clips were rejected, or none is left.
+        MotiveError: the model cannot be loaded, or ``gradient.parameters`` selects nothing.
+    """
+    started = time.time()
+    asset = gradients_asset(variant, role)
+    inputs = _inputs(ws, variant, role)
+    store = ws.store(STAGE, DIMS)
+    keys = [inputs.key(clip) for clip in inputs.clips]
+    outcome = compute_rows(
+        store,
+        [Work(key=key, item=clip) for key, clip in zip(keys, inputs.clips, strict=True)],
+        _RowFunction(ws, inputs),
+        what=asset,
+        commit_rows=ws.config.engine.commit_rows,
+    )
+    run = RowRun(asset=asset, stage=STAGE, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
+    run.require_enough(max_share=ws.config.gradient.max_reject_share, key="gradient.max_reject_share")
+    accepted = run.accepted()
+    clip_ids, refs = [clip.clip_id for clip, _ in accepted], [ref for _, ref in accepted]
+    return ws.publish(
+        asset,
+        stage=STAGE,
+        content=digest([[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
+        write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, weights=inputs.model_hash),
+        started=started,
+        upstream=_upstream(variant, role),
+        facts=_facts(store, refs, started, outcome.counts.computed),
+        counts=outcome.counts,
+        rejects=run.rejects(),
+        preview=partial(_draw_norms, scalars(store, refs, "grad_norm")),
+    )
+
+
+class _RowFunction:
+    """``clip -> arrays``. The model is loaded when the first row is missing, so that a run without work loads none."""
+
+    def __init__(self, ws: Workspace, inputs: _Inputs) -> None:
+        self._ws = ws
+        self._inputs = inputs
+        self._gradient: ClipGradient | None = None
+
+    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+        if self._gradient is None:
+            config = self._ws.config
+            self._gradient = build_clip_gradient(load_model(config.model, threads=config.engine.threads), config.gradient)
+        latents_CFHW, prompt_LE = self._inputs.latents.get(clip.clip_id)
+        mask_FHW = self._inputs.masks.get(clip.clip_id) if self._inputs.masks is not None else None
+        feature = self._gradient(latents_CFHW, prompt_LE, mask_FHW)
+        return {
+            "gradient": feature.gradient_P,
+            "grad_norm": np.array(feature.norm, np.float64),
+            "num_frames": np.array(int(self._inputs.latents.read(clip.clip_id, "num_frames")), np.int64),
+        }
+
+
+def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
+    latents = load_latents(ws, role)
+    masks = load_masks(ws, role) if variant == "motive" else None
+    wanted = [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
+    clips = [clip for clip in wanted if clip.clip_id in latents and (masks is None or clip.clip_id in masks)]
+    if not clips:
+        needed = "latents and a mask" if masks is not None else "latents"
+        raise GateFailed(f"{gradients_asset(variant, role)}: none of {len(wanted)} clips has {needed}. See `rejects` for the reasons.")
+    return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws))
+
+
+def _upstream(variant: Variant, role: Role) -> list[str]:
+    masks = "motion_masks" if role == "clip" else "query_masks"
+    return [catalog_asset(role), latents_asset(role), *([masks] if variant == "motive" else [])]
+
+
+def _write(
+    ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], weights: str
+) -> None:
+    """The Zarr group, with everything that the gradients depend on in its attributes."""
+    section = ws.config.gradient
+    attributes = {
+        "variant": variant,
+        "role": role,
+        "model_path": ws.config.model.path,
+        "model_hash": weights,
+        "timestep": section.timestep,
+        "noise_seed": section.noise_seed,
+        "projection": section.projection,
+        "proj_seed": section.proj_seed,
+        "store_dim": section.store_dim,
+        "frame_norm": section.frame_norm,
+        "parameters": section.parameters,
+        "provenance": ws.provenance(STAGE, _upstream(variant, role)),
+    }
+    num_entries = store.shape(refs[0], "gradient")[0]
+    write_gradients(folder, store=store, refs=refs, clip_ids=clip_ids, num_entries=num_entries, attributes=attributes)
+
+
+def _facts(store: RowStore, refs: list[RowRef], started: float, num_computed: int) -> dict[str, Any]:
+    norms_N = scalars(store, refs, "grad_norm")
+    facts: dict[str, Any] = {
+        "rows": len(refs),
+        "zero gradients": int((norms_N == 0).sum()),
+        "gradient norm": f"{norms_N.min():.3g} to {norms_N.max():.3g}, median {np.median(norms_N):.3g}",
+    }
+    if num_computed:
+        facts["seconds a clip"] = round((time.time() - started) / num_computed, 4)
+    return facts
+
+
+def _draw_norms(norms_N: np.ndarray, path: Path) -> None:
+    """A histogram of the gradients' lengths, zero gradients left out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(np.log10(norms_N[norms_N > 0]), bins=30)
+    axes.set_xlabel("log10 of the gradient's length")
+    axes.set_ylabel("clips")
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,219 @@
+"""Publishes the fine-tuned checkpoints of an arm: every arm from the same start, for the same number of steps, with the same noise."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from motive_pipeline.clips.latents import LatentSet, load_latents
+from motive_pipeline.config import Arm
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.stages import STAGES
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.scratch import link_tree
+from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.training.loop import Shape, finetune
+
+log = logging.getLogger(__name__)
+
+STAGE = "finetuned_checkpoint"
+PIPELINE, RECORD = "pipeline", "training.json"
+REPORT_EVERY_S = 5.0
+ENDS = 10
+"""How many losses the first and the last loss of a training are the mean of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A finished training: the folder that keeps it, its record, and whether it was there already."""
+
+    folder: Path
+    record: dict[str, Any]
+    reused: bool
+
+
+def publish_checkpoint(ws: Workspace, arm: Arm) -> Publication:
+    """Publish ``finetuned_checkpoint/<arm>``: the folder is the diffusers pipeline of training 0, ``seed-1``, ... hold those of the others.
+
+    Each finished training is kept below ``work/finetune`` under what decides it (clips by content, base model, settings, number), so that
+    a killed run repeats only the training it was in, and arms that chose the same clips share one.
+
+    Raises:
+        GateFailed: a training diverged, or a clip of the subset has no latents.
+    """
+    started = time.time()
+    clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
+    latents = load_latents(ws, "clip")
+    clips = _by_shape(arm, clip_ids, latents)
+    trainings = [_training(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
+    records = [training.record for training in trainings]
+
+    def write(folder: Path) -> None:
+        for number, training in enumerate(trainings):
+            link_tree(training.folder / PIPELINE, checkpoint_folder(folder, number))
+        atomic.write_json(folder / RECORD, {"trainings": records})
+
+    reused = sum(training.reused for training in trainings)
+    return ws.publish(
+        f"finetuned_checkpoint/{arm}",
+        stage=STAGE,
+        content=digest([record["content"] for record in records]),
+        write=write,
+        started=started,
+        upstream=[f"curated_subset/{arm}", "latents"],
+        facts=_facts(records, len(clip_ids)),
+        counts=RowCounts(computed=len(trainings) - reused, reused=reused),
+        preview=functools.partial(draw_losses, [record["losses"] for record in records]),
+    )
+
+
+def checkpoint_folder(published: Path, training: int) -> Path:
+    """Where the pipeline of a training lies in the published folder."""
+    return published if training == 0 else published / f"seed-{training}"
+
+
+def load_records(published: Path) -> list[dict[str, Any]]:
+    """The record of each training: number, content, losses, settings, seconds."""
+    return json.loads((published / RECORD).read_text(encoding="utf-8"))["trainings"]
+
+
+def _by_shape(arm: Arm, clip_ids: Sequence[str], latents: LatentSet) -> dict[Shape, list[str]]:
+    """The clips by the shape of their latents (frames, height, width)."""
+    index = latents.index.set_index("clip_id")[["frames", "height", "width"]]
+    absent = [clip_id for clip_id in clip_ids if clip_id not in index.index]
+    if absent:
+        raise GateFailed(
+            f"finetuned_checkpoint/{arm}: {len(absent)} clips of its subset have no latents (the first: {absent[0]}). "
+            f"Materialize eligible_pool and curated_subset/{arm} again."
+        )
+    clips: dict[Shape, list[str]] = {}
+    for clip_id in clip_ids:
+        clips.setdefault(tuple(int(size) for size in index.loc[clip_id]), []).append(clip_id)
+    return clips
+
+
+def _training(ws: Workspace, arm: Arm, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
+    """Training ``number`` of the arm, from where finished ones are kept, else now."""
+    base = model_hash(ws)
+    content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
+    settings = _settings(ws)
+    key = digest(STAGE, STAGES[STAGE].version, base, settings, content, number)
+    folder = ws.root / "work" / "finetune" / base[:16] / key
+    if (folder / RECORD).exists():
+        log.info("finetune %s: training %d is there already", arm, number)
+        return Training(folder=folder, record=_read_record(folder), reused=True)
+    atomic.remove_leftovers(folder.parent)
+    started = time.time()
+    # The base model in memory is shared, and training changes weights in place: so load the base model's folder afresh.
+    model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
+    progress = _Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps)
+    losses = finetune(model, clips, latents.get, ws.config.finetune, training=number, on_step=progress)
+    with atomic.new_folder(folder) as temp:
+        model.save(temp / PIPELINE)
+        record = {
+            "training": number,
+            "content": _weights_digest(temp / PIPELINE / ws.config.model.expert),
+            "base": base,
+            "settings": settings,
+            "clips": len(content),
+            "losses": losses,
+            "seconds": round(time.time() - started, 1),
+        }
+        atomic.write_json(temp / RECORD, record)
+    return Training(folder=folder, record=_read_record(folder), reused=False)
+
+
+def _settings(ws: Workspace) -> dict[str, Any]:
+    """What decides one training; how many there are does not."""
+    return {name: value for name, value in _flat(ws.config.stage_settings(STAGE)).items() if name != "finetune.seeds"}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key, sections taken apart."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _weights_digest(folder: Path) -> str:
+    """A hash over the bytes of the trained component's weights."""
+    return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
+def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, Any]:
+    first, last = [np.mean([_end(record["losses"], side) for record in records]) for side in (slice(None, ENDS), slice(-ENDS, None))]
+    return {
+        "clips": num_clips,
+        "trainings": len(records),
+        "steps": len(records[0]["losses"]),
+        "first_loss": float(first),
+        "last_loss": float(last),
+        "seconds": float(sum(record["seconds"] for record in records)),
+    }
+
+
+def _end(losses: Sequence[float], side: slice) -> float:
+    """The mean of the first or of the last losses."""
+    return float(np.mean(losses[side]))
+
+
+def draw_losses(losses: Sequence[Sequence[float]], file: Path) -> None:
+    """The loss curve of each training, smoothed over a twentieth of the steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.add_subplot()
+    for number, curve in enumerate(losses):
+        smooth = _moving_mean(np.asarray(curve), max(1, len(curve) // 20))
+        axes.plot(range(1, len(curve) + 1), smooth, label=f"training {number}")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=120)
+
+
+def _moving_mean(values: Float[np.ndarray, " S"], width: int) -> Float[np.ndarray, " S"]:
+    """The mean of each value and of those before it, ``width`` at most."""
+    sums = np.cumsum(values)
+    before = np.concatenate([np.zeros(width), sums])[: len(values)]
+    return (sums - before) / np.minimum(np.arange(1, len(values) + 1), width)
+
+
+class _Progress:
+    """Logs step, loss, steps per second and time left, every few seconds."""
+
+    def __init__(self, what: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what, self._steps, self._clock = what, steps, clock
+        self._start = self._last = clock()
+
+    def __call__(self, step: int, loss: float) -> None:
+        now = self._clock()
+        done = step + 1
+        if now - self._last < REPORT_EVERY_S and done < self._steps:
+            return
+        self._last = now
+        rate = done / max(now - self._start, 1e-9)
+        log.info(
+            "%s: step %d of %d, loss %.4f, %.2f steps/s, %.0f s left",
+            self._what,
+            done,
+            self._steps,
+            loss,
+            rate,
+            (self._steps - done) / rate,
+        )

@@ -1,0 +1,67 @@
+"""Which videos are generated: the same prompts and the same seeds for every arm and every training."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from motive_pipeline.errors import ConfigError
+from motive_pipeline.storage.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """One video to generate: number ``n`` of a prompt, and the seed of its sampling noise."""
+
+    prompt_index: int
+    n: int
+    prompt: str
+    sampling_seed: int
+
+    @property
+    def name(self) -> str:
+        """The file's name: ``<prompt index>-<n>.mp4``."""
+        return f"{self.prompt_index}-{self.n}.mp4"
+
+
+def planned_videos(ws: Workspace) -> list[Video]:
+    """``generate.videos_per_prompt`` videos for each prompt, in order of the prompts."""
+    settings = ws.config.generate
+    return [
+        Video(prompt_index=index, n=n, prompt=prompt, sampling_seed=sampling_seed(settings.seed, index, n))
+        for index, prompt in enumerate(load_prompts(ws))
+        for n in range(settings.videos_per_prompt)
+    ]
+
+
+def sampling_seed(seed: int, prompt_index: int, n: int) -> int:
+    """63 bits that depend on ``generate.seed``, the prompt's index and the video's number alone."""
+    return int.from_bytes(hashlib.sha256(f"video {seed} {prompt_index} {n}".encode()).digest()[:8], "big") >> 1
+
+
+def load_prompts(ws: Workspace) -> list[str]:
+    """The lines of ``generate.prompts``, else the captions of queries and held-out queries, each once, in the catalog's order.
+
+    Raises:
+        ConfigError: the file cannot be read, is not UTF-8 text, or holds no prompt.
+    """
+    file = ws.config.generate.prompts
+    if file is None:
+        captions = ws.published("query_catalog").table("queries")["caption"].astype(str)
+        return list(dict.fromkeys(captions))
+    prompts = list(dict.fromkeys(line.strip() for line in _read_text(file).split("\n") if line.strip()))
+    if not prompts:
+        raise ConfigError(f"generate.prompts = {str(file)!r}: the file holds no prompt; write one a line")
+    return prompts
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"generate.prompts = {str(file)!r}: cannot be read ({error.strerror}); name a text file, one prompt a line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"generate.prompts = {str(file)!r}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
