@@ -125,7 +125,7 @@ class Motion(Section):
 class Gradient(Section):
     timestep: Annotated[float, Field(gt=0, lt=1000)] = 500
     noise_seed: Annotated[int, Field(ge=0)] = 0
-    projection: Literal["fastfood", "exact"] = "fastfood"
+    projection: Literal["fastfood", "countsketch", "exact"] = "fastfood"
     proj_seed: Annotated[int, Field(ge=0)] = 0
     store_dim: Annotated[int, Field(ge=2, le=2**20)] = 2048
     frame_norm: Literal["per_frame", "paper_literal"] = "per_frame"
