@@ -118,7 +118,7 @@ class Motion(Section):
     preset: Literal["medium", "fast"] = "medium"
     reference: Literal["auto", "first", "previous"] = "auto"
     floor_px: Annotated[float, Field(ge=0)] = 1.0
-    min_side_px: Annotated[int, Field(ge=0, le=4096)] = 256
+    min_side_px: Annotated[int, Field(ge=0, le=4096)] = 128
     max_reject_share: RejectShare = 0.25
 
 

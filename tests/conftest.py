@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores must not wait for each other in spin locks
 
 from motive_pipeline.config import Config, parse_config
 from motive_pipeline.storage.workspace import Workspace

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval, prompt_means
+from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
 
 MANY = 200_000
 
@@ -109,7 +109,3 @@ def test_nothing_to_average_is_an_error(bad):
 @pytest.mark.parametrize(("low", "high", "excludes"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False)])
 def test_zero_is_excluded_only_from_outside(low, high, excludes):
     assert Estimate(value=0.0, low=low, high=high, num_trainings=3, num_prompts=3).excludes_zero is excludes
-
-
-def test_videos_of_one_prompt_are_one_value():
-    assert prompt_means(np.array([1, 0, 5, 3]), np.array([7, 7, 2, 2])).tolist() == [4.0, 0.5]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,28 +38,27 @@ class Features:
 
     asset: str
     id_R: Shaped[np.ndarray, " R"]
-    norm_R: Float32[np.ndarray, " R"]
+    norm_R: Float64[np.ndarray, " R"]
     gradient_RP: zarr.Array
+    attributes: dict[str, Any]
 
 
 def publish_influence(ws: Workspace, variant: Variant) -> Publication:
     """Publish ``influence_matrix/<variant>``: a Zarr v3 group, and the ``influence`` score table with each clip's rank for each query.
 
-    All clips with a gradient are scored, on the queries with role ``query``. With ``influence.similarity: cosine`` the prefix of
-    ``influence.proj_dim`` entries is brought to unit length again; with ``dot`` it is multiplied by the stored norm and by
-    sqrt(store_dim / proj_dim), which makes the prefix's inner product an unbiased estimate of the gradients'.
+    Every clip and every query with a gradient is in it. The prefix of ``influence.proj_dim`` entries is brought to unit length again
+    (``influence.similarity: cosine``); with ``dot`` it is also multiplied by the norm of the whole gradient, for clip and query alike.
 
     Raises:
-        GateFailed: no query or no clip is left, or the two sets of gradients were made in different ways.
+        GateFailed: no query or no clip has a gradient, or the two sets of gradients were made in different ways.
     """
     started = time.time()
     queries = _load_features(ws, f"query_gradients/{variant}")
     clips = _load_features(ws, f"projected_gradients/{variant}")
-    rows = _require_queries(ws, queries)
-    _require_equal_settings(ws, queries, clips)
+    _require_equal_settings(queries, clips)
     with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
-        matrix = _Matrix(scratch / "matrix", queries.id_R[rows], clips.id_R, _attributes(ws, variant))
-        matrix.fill(_tiles(ws, queries, rows, clips))
+        matrix = _Matrix(scratch / "matrix", queries.id_R, clips.id_R, _attributes(ws, variant))
+        matrix.fill(_tiles(ws, queries, clips))
         write_influence_table(scratch / "influence.parquet", variant, matrix.group)
         return ws.publish(
             f"influence_matrix/{variant}",
@@ -66,9 +66,9 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
             content=matrix.content(),
             write=lambda folder: move_children(scratch / "matrix", folder),
             started=started,
-            upstream=[queries.asset, clips.asset, "query_catalog"],
+            upstream=[queries.asset, clips.asset],
             facts=_facts(ws, matrix, clips),
-            counts=RowCounts(computed=len(rows) * len(clips.id_R)),
+            counts=RowCounts(computed=len(queries.id_R) * len(clips.id_R)),
             scores={("influence", variant): scratch / "influence.parquet"},
         )
 
@@ -81,8 +81,10 @@ class _Matrix:
     ) -> None:
         self.group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=attributes)
         self.shape = len(query_id_Q), len(clip_id_N)
-        for name, ids, dim in (("query_id", query_id_Q, "query"), ("clip_id", clip_id_N, "clip")):
-            self.group.create_array(name, data=ids, compressors=None, dimension_names=(dim,))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="zarr")  # about S16, which Zarr v3 has no page for yet
+            self.group.create_array("query_id", data=query_id_Q, compressors=None, dimension_names=("query",))
+            self.group.create_array("clip_id", data=clip_id_N, compressors=None, dimension_names=("clip",))
         width = max(1, min(CHUNK_CLIPS, MAX_BUFFER_ENTRIES // len(query_id_Q), len(clip_id_N)))
         self._array = self.group.create_array(
             "influence", shape=self.shape, dtype="float32", chunks=(min(CHUNK_QUERIES, len(query_id_Q)), width), compressors=None,
@@ -118,26 +120,18 @@ class _Matrix:
         self.total += float(column_QW.sum(dtype=np.float64))
 
 
-def _tiles(
-    ws: Workspace, queries: Features, rows: Shaped[np.ndarray, " Q"], clips: Features
-) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
-    """The influence of the clips on the chosen rows of the queries, tile by tile."""
-    stored_dim = clips.gradient_RP.shape[1]
-    proj_dim = stored_dim if ws.config.gradient.projection == "exact" else ws.config.influence.proj_dim
+def _tiles(ws: Workspace, queries: Features, clips: Features) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
+    """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others to ``influence.proj_dim``."""
+    proj_dim = clips.gradient_RP.shape[1] if clips.attributes["projection"] == "exact" else ws.config.influence.proj_dim
     dot = ws.config.influence.similarity == "dot"
     return stream_influence(
-        np.asarray(queries.gradient_RP[:, :proj_dim])[rows],
+        np.asarray(queries.gradient_RP[:, :proj_dim]),
         clips.gradient_RP,
         clips_per_tile=tile_clips(clips.gradient_RP, proj_dim),
         threads=ws.config.engine.threads,
-        query_norm_Q=_prefix_norm(queries.norm_R[rows], stored_dim, proj_dim) if dot else None,
-        clip_norm_N=_prefix_norm(clips.norm_R, stored_dim, proj_dim) if dot else None,
+        query_norm_Q=queries.norm_R if dot else None,
+        clip_norm_N=clips.norm_R if dot else None,
     )
-
-
-def _prefix_norm(norm_R: Float32[np.ndarray, " R"], stored_dim: int, proj_dim: int) -> Float64[np.ndarray, " R"]:
-    """The factor that turns the prefix of a unit-length feature into an unbiased projection of the gradient to ``proj_dim``."""
-    return norm_R.astype(np.float64) * np.sqrt(stored_dim / proj_dim)
 
 
 def _load_features(ws: Workspace, asset: str) -> Features:
@@ -146,29 +140,19 @@ def _load_features(ws: Workspace, asset: str) -> Features:
     assert isinstance(gradient, zarr.Array)
     if not gradient.shape[0]:
         raise GateFailed(f"{asset} holds no gradient, so no influence can be computed; its rejects say why")
-    return Features(asset=asset, id_R=np.asarray(group["clip_id"][:]), norm_R=np.asarray(group["grad_norm"][:]), gradient_RP=gradient)  # type: ignore[index]
+    ids, norms = (np.asarray(group[name][:]) for name in ("clip_id", "grad_norm"))  # type: ignore[index]
+    return Features(asset=asset, id_R=ids, norm_R=norms, gradient_RP=gradient, attributes=dict(group.attrs))
 
 
-def _require_queries(ws: Workspace, queries: Features) -> Shaped[np.ndarray, " Q"]:
-    """The rows of ``queries`` that are queries and not held out."""
-    catalog = ws.published("query_catalog").table("queries")
-    chosen = np.array(catalog.loc[catalog["role"] == "query", "query_id"].astype(str).tolist(), dtype="S16")
-    rows = np.flatnonzero(np.isin(queries.id_R, chosen))
-    if not len(rows):
-        raise GateFailed(f"none of the {len(chosen)} queries has a gradient in {queries.asset}; its rejects say why")
-    return rows
-
-
-def _require_equal_settings(ws: Workspace, queries: Features, clips: Features) -> None:
+def _require_equal_settings(queries: Features, clips: Features) -> None:
     """Gradients of clips and queries can be compared only when one way made both; names every setting that differs."""
-    settings = [
-        json.loads((ws.published(features.asset).path / "publication.json").read_text(encoding="utf-8"))["provenance"]["settings"]
-        for features in (queries, clips)
+    ways = [{**features.attributes, "entries in a feature": features.gradient_RP.shape[1]} for features in (queries, clips)]
+    names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance"}
+    shown = [
+        f"{name}: {ways[0].get(name)} for the queries, {ways[1].get(name)} for the clips"
+        for name in sorted(names)
+        if ways[0].get(name) != ways[1].get(name)
     ]
-    differing = sorted(key for key in settings[0].keys() | settings[1].keys() if settings[0].get(key) != settings[1].get(key))
-    shown = [f"{key}: {settings[0].get(key)} for the queries, {settings[1].get(key)} for the clips" for key in differing]
-    if queries.gradient_RP.shape[1] != clips.gradient_RP.shape[1]:
-        shown.append(f"entries in a feature: {queries.gradient_RP.shape[1]} for the queries, {clips.gradient_RP.shape[1]} for the clips")
     if shown:
         raise GateFailed(f"{queries.asset} and {clips.asset} were made in different ways ({'; '.join(shown)}). Materialize both again.")
 

@@ -32,7 +32,7 @@ from motive_pipeline.attribution import noise
 from motive_pipeline.errors import MotiveError
 
 BLOCK = 2**16
-SIGN_BLOCKS = 16
+SIGN_BLOCKS = 4
 """The table of signs holds this many blocks."""
 EXACT_MAX_ENTRIES = 2**24
 _RADIX = 64
@@ -98,12 +98,22 @@ class Exact:
         return Projected(entries_P=entries_P, norm=float(torch.linalg.vector_norm(entries_P.double())))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where the sum of a parameter's blocks begins in the joined sum, and (start, flip) of the signs of each block."""
+
+    place: int
+    signs: list[tuple[int, float]]
+
+
 class _SignedSum:
     """The first half of Fastfood and CountSketch: signed blocks summed into one vector, and the gradient's length.
 
     The sign of entry i of a block is f * table[o + i]: ``table`` holds random signs (one for all parameters), and each block of each
-    parameter has its own random start o and flip f. Two entries that meet in the sum have independent signs, whatever their blocks. That
-    costs one multiply-add an entry, and no state that grows with the model. A parameter's first entry lands at a random place of the sum.
+    parameter has its own random start o and flip f. Two entries that meet in the sum have independent signs, and two pairs of blocks
+    uncorrelated products of signs, so the variance of an inner product is that of fully independent signs plus at most
+    |x|^2 |y|^2 / len(table), from blocks that happen to share a start. It costs one multiply-add an entry, and the state hardly grows with
+    the model. The place of a parameter's first entry in the sum is random, so that short parameters do not crowd at its beginning.
     """
 
     def __init__(self, *, store_dim: int, seed: int, device: torch.device) -> None:
@@ -112,39 +122,47 @@ class _SignedSum:
         self.block = max(BLOCK, store_dim)
         self.device = device
         self._table = noise.signs(seed, "signs", SIGN_BLOCKS * self.block).to(device)
-        self._blocks: dict[str, list[tuple[int, float]]] = {}
+        self._layouts: dict[str, _Layout] = {}
 
     def start(self, sizes: Mapping[str, int]) -> None:
         """See :class:`Projector`."""
         for name, size in sizes.items():
-            if name not in self._blocks:
-                self._blocks[name] = self._starts_and_flips(name, math.ceil(size / self.block))
+            if name not in self._layouts:
+                self._layouts[name] = self._layout(name, size)
         self._sums: dict[str, torch.Tensor] = {}
-        self._squares: dict[str, torch.Tensor] = {}
+        self._squares: dict[str, list[torch.Tensor]] = {}
 
     def add(self, name: str, gradient: torch.Tensor) -> None:
         """See :class:`Projector`."""
         flat = gradient.detach().reshape(-1).float()
-        square = torch.dot(flat, flat)
-        self._squares[name] = self._squares[name] + square if name in self._squares else square
         if name not in self._sums:
             self._sums[name] = torch.zeros(min(len(flat), self.block), device=self.device)
-        total = self._sums[name]
-        for piece, (start, flip) in zip(flat.split(self.block), self._blocks[name], strict=True):
-            total[: len(piece)].addcmul_(piece, self._table[start : start + len(piece)], value=flip)
+            self._squares[name] = []
+        total, squares = self._sums[name], self._squares[name]
+        for piece, (start, flip) in zip(flat.split(self.block), self._layouts[name].signs, strict=True):
+            size = len(piece)
+            total[:size].addcmul_(piece, self._table[start : start + size], value=flip)
+            squares.append(torch.dot(piece, piece))
 
     def finish(self) -> Projected:
         """See :class:`Projector`."""
         joined = torch.zeros(self.block, device=self.device)
         for name in sorted(self._sums):
-            total, place = self._sums[name], self._place(name)
+            total, place = self._sums[name], self._layouts[name].place
             before_end = min(len(total), self.block - place)
             joined[place : place + before_end] += total[:before_end]
             joined[: len(total) - before_end] += total[before_end:]
-        squares = [self._squares[name] for name in sorted(self._squares)]
+        squares = [square for name in sorted(self._squares) for square in self._squares[name]]
         norm = math.sqrt(float(torch.stack(squares).double().sum())) if squares else 0.0
         self._sums, self._squares = {}, {}
         return Projected(entries_P=self._to_store_dim(joined).cpu(), norm=norm)
+
+    def _layout(self, name: str, size: int) -> _Layout:
+        num_blocks = math.ceil(size / self.block)
+        place, *words = noise.words(self.seed, f"layout of {name}", 1 + 2 * num_blocks).tolist()
+        span = len(self._table) - self.block + 1
+        flips = (1.0 if word >> 31 else -1.0 for word in words[1::2])
+        return _Layout(place=place % self.block, signs=[(start % span, flip) for start, flip in zip(words[::2], flips, strict=True)])
 
     def _to_store_dim(self, joined: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError

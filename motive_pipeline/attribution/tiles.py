@@ -63,7 +63,7 @@ def influence_tiles(
     """Influence of each clip on each query (eq. 10).
 
     Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
-    With norms: their inner product when each row is multiplied by its norm ("dot"). A zero row has influence 0.
+    With norms: the cosine times both norms ("dot"). A zero row has influence 0.
     """
     tile_QN = _product(on_grid(queries_QP), on_grid(clips_NP), query_norm_Q, clip_norm_N)
     return tile_QN.numpy()
@@ -82,10 +82,9 @@ def _product(
 
 
 def _factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Float64[torch.Tensor, " R"]:
-    """What each row of integers is multiplied by: 1/length for the cosine, its norm over the grid's unit for the dot product."""
-    if norm_R is not None:
-        return torch.from_numpy(np.asarray(norm_R, dtype=np.float64)) * 2.0**-GRID_BITS
-    return torch.where(rows.length_R > 0, 1.0 / rows.length_R, 0.0)
+    """What each row of integers is multiplied by to have unit length, or its norm; 0 for a zero row."""
+    wanted_R = 1.0 if norm_R is None else torch.from_numpy(norm_R)
+    return torch.where(rows.length_R > 0, wanted_R / rows.length_R, 0.0)
 
 
 def tile_clips(gradient_NP: zarr.Array, proj_dim: int) -> int:

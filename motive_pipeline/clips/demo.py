@@ -59,6 +59,7 @@ GROWTH_PX = (0.4, 0.8)  # of the radius per frame
 
 _DIRECTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 _MARGIN_PX = 1.5
+_REACH = {"disc": 1.0, "square": 0.88, "diamond": 1.25}  # of each shape along x and y, in radii; their areas are about the same
 _BACKGROUND_SWING = 26.0  # grey levels either side of the background's colour
 _DARK_TONE = 0.55  # of the shape's colour, where its texture is darkest
 
@@ -127,22 +128,22 @@ def caption(spec: ClipSpec) -> str:
 def sample_spec(rng: np.random.Generator, *, motion: str | None = None, background_colour: str | None = None) -> ClipSpec:
     """A spec drawn uniformly; what is given is kept. The shape stays inside the picture during the whole clip."""
     motion = motion or _pick(rng, MOTIONS)
+    shape, size = _pick(rng, SHAPES), _pick(rng, RADIUS_PX)
     heading = _pick(rng, _DIRECTIONS)
-    size = _pick(rng, RADIUS_PX)
     low, high = GROWTH_PX if motion in ("grow", "shrink") else SPEED_PX
     speed_px = 0.0 if motion == "static" else float(rng.uniform(low, high))
     if motion != "pan":
         heading = None
     return ClipSpec(
         motion=motion,
-        shape=_pick(rng, SHAPES),
+        shape=shape,
         texture=_pick(rng, TEXTURES),
         colour=_pick(rng, SHAPE_COLOURS),
         size=size,
         background_colour=background_colour or _pick(rng, BACKGROUND_COLOURS),
         background_pattern=_pick(rng, PATTERNS),
         speed_px=speed_px,
-        centre_px=_centre_px(rng, motion, heading, size, speed_px),
+        centre_px=_centre_px(rng, motion, heading, RADIUS_PX[size], _REACH[shape], speed_px),
         heading=heading,
     )
 
@@ -208,14 +209,17 @@ def _bounce_depth_px(speed_px: float) -> float:
     return speed_px * (NUM_FRAMES - 1) / 2
 
 
-def _centre_px(rng: np.random.Generator, motion: str, heading: str | None, size: str, speed_px: float) -> tuple[float, float]:
+def _centre_px(
+    rng: np.random.Generator, motion: str, heading: str | None, radius_px: float, reach: float, speed_px: float
+) -> tuple[float, float]:
+    """A place from which the shape never leaves the picture."""
     half_travel_px = speed_px * (NUM_FRAMES - 1) / 2
-    before_px = after_px = np.full(2, RADIUS_PX[size] + _MARGIN_PX)
     if motion in ("grow", "shrink"):
-        before_px = after_px = before_px + half_travel_px
-    elif motion == "bounce":
+        radius_px += half_travel_px
+    before_px = after_px = np.full(2, reach * radius_px + _MARGIN_PX)
+    if motion == "bounce":
         after_px = after_px + (0, _bounce_depth_px(speed_px))
-    elif motion != "static":
+    elif motion not in ("grow", "shrink", "static"):
         before_px = after_px = before_px + half_travel_px * np.abs(_DIRECTIONS[heading or motion])
     x_px, y_px = rng.uniform(before_px, SIZE_PX - 1 - after_px)
     return float(x_px), float(y_px)
@@ -237,12 +241,12 @@ def _shape_coordinates(spec: ClipSpec, pose: _Pose) -> tuple[np.ndarray, np.ndar
 
 
 def _edge(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to the shape's edge in radii, negative inside. The three have about the same area."""
+    """Signed distance to the shape's edge in radii, negative inside."""
     if shape == "disc":
-        return np.hypot(u, v) - 1
+        return np.hypot(u, v) - _REACH[shape]
     if shape == "square":
-        return np.maximum(np.abs(u), np.abs(v)) - 0.88
-    return (np.abs(u) + np.abs(v) - 1.25) / np.sqrt(2)
+        return np.maximum(np.abs(u), np.abs(v)) - _REACH[shape]
+    return (np.abs(u) + np.abs(v) - _REACH[shape]) / np.sqrt(2)
 
 
 def _texture(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:

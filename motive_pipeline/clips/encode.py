@@ -14,7 +14,7 @@ _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 _DETERMINISTIC = {"preset": "medium", "threads": "1", "bf": "0", "rc-lookahead": "0"}
 
 
-def write_mp4(path: str | Path, frames_FHWC: np.ndarray, fps: float, *, crf: int = CRF) -> None:
+def write_mp4(path: str | Path, frames_FHWC: np.ndarray, fps: float | int, *, crf: int = CRF) -> None:
     """Encode RGB frames as yuv420p H.264 in an MP4 with its index in front.
 
     Equal frames and settings give equal bytes on one machine (one encoder thread, no time stamp of the day in the file). The file

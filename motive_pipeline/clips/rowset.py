@@ -7,8 +7,8 @@ reader sees the rows that were published even when the settings have changed sin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.engine import Outcome, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.storage.digest import digest_frame
-from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 
 Role = Literal["clip", "query"]
@@ -92,6 +92,18 @@ class RowRun:
             for clip, key in zip(self.clips, self.keys, strict=True)
             if key in refused
         ]
+
+    def without(self, clip_ids: Collection[str], reason: str, detail: str) -> RowRun:
+        """The same run with the rows of ``clip_ids`` rejected by this role, though they stand in the store."""
+        refused = {
+            key: RowReject(key=key, reason=reason, detail=detail)
+            for clip, key in zip(self.clips, self.keys, strict=True)
+            if clip.clip_id in set(clip_ids)
+        }
+        refs = {key: ref for key, ref in self.outcome.refs.items() if key not in refused}
+        rejects = self.outcome.rejects | refused
+        counts = replace(self.outcome.counts, rejected=len(rejects))
+        return replace(self, outcome=replace(self.outcome, refs=refs, rejects=rejects, counts=counts))
 
     def require_enough(self, *, max_share: float, key: str) -> None:
         """The stage's gate: few rejected clips; at least one query, and one held-out query where there are any.

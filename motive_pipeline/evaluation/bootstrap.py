@@ -75,12 +75,6 @@ def mean_interval(
     return Estimate(value=mean, low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
 
 
-def prompt_means(value: np.ndarray, prompt: np.ndarray) -> Float[np.ndarray, " J"]:
-    """The mean of each prompt's videos, prompts in ascending order: videos of one prompt are resampled together."""
-    _, which = np.unique(prompt, return_inverse=True)
-    return np.bincount(which, weights=np.asarray(value, np.float64)) / np.bincount(which)
-
-
 def _prompt_luck(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
     num_prompts = len(prompt_mean_J)
     drawn_BJ = rng.integers(num_prompts, size=(num_samples, num_prompts))

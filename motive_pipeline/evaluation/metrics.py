@@ -10,6 +10,7 @@ Axes: T decoded frames, H W pixels, 2 = (dx, dy) in pixels.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,7 @@ from motive_pipeline.motion.trackers import DisTracker
 
 Backend = Literal["exact", "dis"]
 
-_TRACKER = DisTracker(preset="medium", reference="first", min_side_px=256)
+_TRACKER = DisTracker(preset="medium", reference="first", min_side_px=128)
 _SAMPLED_FPS = 8.0
 _TOP_SHARE = 0.05
 _THRESHOLD_PX = 6.0
@@ -69,7 +70,7 @@ def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
         ValueError: fewer than two frames.
     """
     _require_frames(frames_THWC, 2)
-    return 1.0 - float(np.mean([_mean_abs_difference(a, b) for a, b in zip(frames_THWC[:-1], frames_THWC[1:], strict=True)])) / 255.0
+    return 1.0 - float(np.mean([_mean_abs_difference(a, b) for a, b in itertools.pairwise(frames_THWC)])) / 255.0
 
 
 def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> float:
@@ -87,7 +88,7 @@ def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> flo
     _require_frames(sampled_THWC, 2, f" at every {step}. frame" if step > 1 else "")
     threshold_px = _THRESHOLD_PX * min(frames_THWC.shape[1:3]) / _THRESHOLD_SIDE_PX
     needed = max(1, round(_PAIRS_SHARE * len(sampled_THWC)))
-    pairs = zip(sampled_THWC[:-1], sampled_THWC[1:], strict=True)
+    pairs = itertools.pairwise(sampled_THWC)
     moving = sum(_top_magnitude_px(dis_flow(before_HWC, after_HWC)) > threshold_px for before_HWC, after_HWC in pairs)
     return float(moving >= needed)
 

@@ -1,7 +1,7 @@
 """Names the one motion of a short film of one shape, from its optical flow alone.
 
-The rule. DIS flow is taken over every pair of frames `STEP_FRAMES` apart, on pictures scaled up four times, and divided by the step: px
-per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it by more than `MOVING_PX` moves.
+The rule. DIS flow is taken from frames 0, 2, 4, ... to the frame `STEP_FRAMES` later (an odd number, so that flicker between odd and even
+frames shows), on pictures scaled up four times, and divided by the step: px per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it by more than `MOVING_PX` moves.
 
 * The film is **static** if less than `MIN_AREA` of it moves, counted over all pairs, and the camera stands still.
 * The moving pixels' flow (camera taken off) is compared with four patterns over all pairs at once, each scaled by least squares: constant
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-STEP_FRAMES = 2
+STEP_FRAMES = 3
 MOVING_PX = 0.2
 MIN_AREA = 0.008
 MIN_CAMERA_PX = 0.25
@@ -54,7 +54,7 @@ def motion_class(frames_FHWC: np.ndarray) -> MotionReading:
     moving_PHW = np.linalg.norm(own_PHW2, axis=-1) > MOVING_PX
     if moving_PHW.mean() < MIN_AREA:
         return MotionReading("static", 1.0, speed_px)
-    label, coherence = _best_pattern(own_PHW2, moving_PHW)
+    label, coherence = _best_pattern(own_PHW2, moving_PHW, len(frames_FHWC))
     return MotionReading(label if coherence >= MIN_COHERENCE else "incoherent", coherence, speed_px)
 
 
@@ -64,10 +64,14 @@ def _flow(frames_FHWC: np.ndarray) -> np.ndarray:
     tracker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_FHWC]
     grey = [cv2.resize(frame, None, fx=_UPSCALE, fy=_UPSCALE, interpolation=cv2.INTER_CUBIC) for frame in grey]
-    starts = range(0, len(grey) - STEP_FRAMES, STEP_FRAMES)
+    starts = _starts(len(grey))
     flows = (tracker.calc(grey[start], grey[start + STEP_FRAMES], None) for start in starts)
     small = [cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) for flow in flows]
     return np.stack(small) / (_UPSCALE * STEP_FRAMES)
+
+
+def _starts(num_frames: int) -> range:
+    return range(0, num_frames - STEP_FRAMES, 2)
 
 
 def _camera_coherence(flow_PHW2: np.ndarray, camera_P2: np.ndarray) -> float:
@@ -78,11 +82,11 @@ def _camera_coherence(flow_PHW2: np.ndarray, camera_P2: np.ndarray) -> float:
     return float(steady * along.mean())
 
 
-def _best_pattern(own_PHW2: np.ndarray, moving_PHW: np.ndarray) -> tuple[str, float]:
+def _best_pattern(own_PHW2: np.ndarray, moving_PHW: np.ndarray, num_frames: int) -> tuple[str, float]:
     weighted_PHW2 = np.where(moving_PHW[..., None], own_PHW2, 0)
     energy = np.square(weighted_PHW2).sum()
     best = ("incoherent", 0.0)
-    for name, pattern_PHW2 in _patterns(moving_PHW).items():
+    for name, pattern_PHW2 in _patterns(moving_PHW, num_frames).items():
         product, norm = (weighted_PHW2 * pattern_PHW2).sum(), np.square(pattern_PHW2).sum()
         share = float(product**2 / max(norm * energy, 1e-12))
         if share > best[1]:
@@ -90,15 +94,16 @@ def _best_pattern(own_PHW2: np.ndarray, moving_PHW: np.ndarray) -> tuple[str, fl
     return best
 
 
-def _patterns(moving_PHW: np.ndarray) -> dict[str, np.ndarray]:
+def _patterns(moving_PHW: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
     """The four shapes of motion, zero where nothing moves."""
-    pairs, height, width = moving_PHW.shape
+    height, width = moving_PHW.shape[1:]
     count_P = np.maximum(moving_PHW.sum((1, 2)), 1)
     y_HW, x_HW = np.mgrid[:height, :width]
     from_centre = [axis - ((axis * moving_PHW).sum((1, 2)) / count_P)[:, None, None] for axis in (x_HW, y_HW)]
     radius_P = np.sqrt((moving_PHW * (from_centre[0] ** 2 + from_centre[1] ** 2)).sum((1, 2)) / count_P)
     zero, one = np.zeros(moving_PHW.shape), np.ones(moving_PHW.shape)
-    sine = one * np.sin(2 * np.pi * (np.arange(pairs) + 0.5) / pairs)[:, None, None]
+    middle_P = np.array(_starts(num_frames)) + STEP_FRAMES / 2
+    sine = one * np.sin(2 * np.pi * middle_P / (num_frames - 1))[:, None, None]
     radial = np.stack(from_centre, -1) / np.maximum(radius_P, 1)[:, None, None, None]
     patterns = {"x": np.stack([one, zero], -1), "y": np.stack([zero, one], -1), "radial": radial, "sine": np.stack([zero, sine], -1)}
     return {name: pattern * moving_PHW[..., None] for name, pattern in patterns.items()}

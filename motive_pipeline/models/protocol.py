@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from motive_pipeline.models.grid import LatentGrid
 
 
+@runtime_checkable
 class VideoModel(Protocol):
     """A text-to-video diffusion model: VAE, text encoder, denoiser ("transformer"), sampler."""
 

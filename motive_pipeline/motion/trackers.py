@@ -45,7 +45,7 @@ class DisTracker:
 
     preset: Literal["medium", "fast"] = "medium"
     reference: Reference = "previous"
-    min_side_px: int = 256
+    min_side_px: int = 128
 
     def displacement(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T H W 2"]:
         """See :meth:`Tracker.displacement`."""

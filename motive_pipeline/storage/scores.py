@@ -7,6 +7,7 @@ seeing, whole, the version that file pointed to.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import os
@@ -89,6 +90,7 @@ class ScoreTables:
     def publish(self, pieces: dict[tuple[str, str], pd.DataFrame | Path]) -> None:
         """A new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path.
 
+        Such a file is linked, not copied: nobody may write to it afterwards.
         Nothing happens when every piece equals the one that is there. The caller holds the root's lock.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -161,15 +163,15 @@ class ScoreTables:
                 pq.write_table(schema.empty_table(), temp / table / "_empty.parquet")
         for (table, piece), content in pieces.items():
             file = temp / table / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', piece)}.parquet"
-            old = file.read_bytes() if file.exists() else None
+            old = current / file.relative_to(temp) if current is not None and file.exists() else None
             file.unlink(missing_ok=True)
             if isinstance(content, Path):
-                shutil.copyfile(content, file)
+                _link(content, file)
             else:
                 pq.write_table(
                     pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file
                 )
-            changed = changed or file.read_bytes() != old
+            changed = changed or old is None or not filecmp.cmp(old, file, shallow=False)
         return changed
 
     def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -199,6 +201,14 @@ class ScoreTables:
         versions = sorted((p for p in self.folder.glob("v*") if p.name[1:].isdecimal()), key=lambda p: int(p.name[1:]))
         for old in versions[:-KEEP_VERSIONS]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    """``source`` at ``target`` as well; a copy across file systems."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _quote(text: str) -> str:

@@ -1,0 +1,76 @@
+"""What every stage rejected, in one table and one page."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from motive_pipeline.config import Config
+from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.workspace import REJECT_COLUMNS, Publication, Workspace
+
+MAX_ROWS_SHOWN = 2000
+"""The page shows this many rows; the table has all."""
+
+
+def rejecting_assets(config: Config) -> list[str]:
+    """The assets that publish rejects, in the order of the graph."""
+    first = ["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks"]
+    return first + [f"{name}/{variant}" for name in ("projected_gradients", "query_gradients") for variant in config.variants]
+
+
+def publish_rejected(ws: Workspace) -> Publication:
+    """Gather the rejects of all stages that have published: ``rejected.parquet`` (path, clip_id, stage, reason, detail) and ``rejected.html``."""
+    started = time.time()
+    assets = [asset for asset in rejecting_assets(ws.config) if ws.has_published(asset)]
+    tables = [ws.published(asset).rejects() for asset in assets]
+    frame = pd.concat([pd.DataFrame(columns=list(REJECT_COLUMNS), dtype="object"), *tables], ignore_index=True)
+    counts = reason_counts(frame)
+
+    def write(folder: Any) -> None:
+        frame.to_parquet(folder / "rejected.parquet", index=False)
+        (folder / "rejected.html").write_text(page(frame, counts), encoding="utf-8")
+
+    return ws.publish(
+        "rejected_clips",
+        stage="rejected_clips",
+        content=digest_frame(frame),
+        write=write,
+        started=started,
+        upstream=assets,
+        facts={"rejected": len(frame), "files": len(set(frame["path"])), "by reason": counts},
+    )
+
+
+def reason_counts(rejects: pd.DataFrame) -> list[dict[str, Any]]:
+    """How many rows each (stage, reason) has, the most frequent first."""
+    counted = Counter(zip(rejects["stage"], rejects["reason"], strict=True))
+    rows = [{"stage": stage, "reason": reason, "count": count} for (stage, reason), count in counted.items()]
+    return sorted(rows, key=lambda row: (-row["count"], row["stage"], row["reason"]))
+
+
+def page(rejects: pd.DataFrame, counts: list[dict[str, Any]]) -> str:
+    """The table as one HTML page without anything from outside; file names and details are escaped."""
+    shown = rejects.head(MAX_ROWS_SHOWN)
+    note = f"<p>The first {MAX_ROWS_SHOWN} of {len(rejects)} rows; rejected.parquet has all.</p>" if len(rejects) > len(shown) else ""
+    return (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Rejected clips</title>\n'
+        "<style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
+        "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;word-break:break-word}</style>\n"
+        f"<h1>Rejected clips</h1>\n<p>{len(rejects)} rejected, {len(set(rejects["path"]))} files. Nothing was changed or deleted.</p>\n"
+        + _table(("stage", "reason", "count"), (row.values() for row in counts))
+        + note
+        + _table(REJECT_COLUMNS, shown.itertuples(index=False))
+        + "</html>\n"
+    )
+
+
+def _table(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<table><tr>{head}</tr>\n{body}</table>\n"

@@ -1,0 +1,192 @@
+"""The causal check: after training on what an arm chose, how far has the motion-weighted loss on unseen queries fallen?
+
+For each held-out query and each of a few (timestep, noise) draws the loss of the base model is compared with that of the trained one, same
+clip, same mask, same noise. Attribution used neither these draws nor these queries, so a drop is more than agreement with itself. Without
+held-out queries the queries themselves serve, and every number says "in-sample".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from motive_pipeline import config
+from motive_pipeline.attribution.loss import Draw, motion_weighted_loss
+from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.clips.latents import LatentSet, load_latents
+from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
+from motive_pipeline.engine import Work, compute_rows
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP
+from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.motion.stage import MaskSet, load_masks
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.workspace import RowCounts, Workspace
+from motive_pipeline.training.finetune import checkpoint_folder, load_records
+
+FIRST_NOISE_SEED = 1_000_003
+DIMS = {"loss": ("draw",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The weights of one training (or of the base model): a hash of them, and how to load them."""
+
+    training: int
+    content: str
+    load: Callable[[], VideoModel]
+
+
+def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
+    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with noise of its own.
+
+    One that would fall on attribution's own timestep is moved a quarter of a step up.
+    """
+    step = 1000.0 / count
+    timesteps = [step * (index + 0.5) for index in range(count)]
+    timesteps = [timestep + step / 4 if abs(timestep - gradient.timestep) < 1e-6 else timestep for timestep in timesteps]
+    first = FIRST_NOISE_SEED + gradient.noise_seed
+    draws = [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(timesteps)]
+    assert all(draw.timestep != gradient.timestep and draw.noise_seed != gradient.noise_seed for draw in draws), "draws of attribution"
+    return draws
+
+
+def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
+    """The losses of each training of ``arm`` beside those of the base model, and how many rows were computed.
+
+    Columns: training, query_id, draw, timestep, noise_seed, base_loss, loss, drop_percent (100 (base - loss) over the query's mean base
+    loss, so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``).
+
+    Raises:
+        GateFailed: a loss is not finite, or a query has no weight in its mask at all.
+    """
+    check = _Check(ws)
+    base = check.losses(base_weights(ws))
+    trainings = [base_weights(ws)] if arm == "base" else trained_weights(ws, arm)
+    frames = [_compared(check, weights.training, base, check.losses(weights)) for weights in trainings]
+    return pd.concat(frames, ignore_index=True), check.counts
+
+
+def base_weights(ws: Workspace) -> Weights:
+    """The base model, as training 0 of the arm that trains nothing."""
+    return Weights(training=0, content=model_hash(ws), load=_loader(ws, None))
+
+
+def trained_weights(ws: Workspace, arm: str) -> list[Weights]:
+    """The trainings of an arm, in order."""
+    published = ws.published(f"finetuned_checkpoint/{arm}").path
+    return [
+        Weights(
+            training=record["training"],
+            content=digest(record["base"], record["content"]),
+            load=_loader(ws, checkpoint_folder(published, record["training"])),
+        )
+        for record in load_records(published)
+    ]
+
+
+def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
+    return functools.partial(load_model, ws.config.model, threads=ws.config.engine.threads, path=folder)
+
+
+class _Check:
+    """The queries, masks and draws of the check, and the losses found so far."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self._latents: LatentSet = load_latents(ws, "query")
+        self._masks: MaskSet = load_masks(ws, "query")
+        usable = [clip for clip in catalog_clips(ws, "query") if clip.clip_id in self._latents and clip.clip_id in self._masks]
+        held_out = [clip for clip in usable if clip.part == "held_out"]
+        self.metric = HELD_OUT_DROP if held_out else IN_SAMPLE_DROP
+        self.queries: Sequence[CatalogClip] = held_out or usable
+        self.draws = held_out_draws(ws.config.gradient, ws.config.evaluate.held_out_draws)
+        self._frame_norm = ws.config.gradient.frame_norm
+        self._commit_rows = ws.config.engine.commit_rows
+        self._store: RowStore = ws.store("eval_scores", DIMS)
+        self.counts = RowCounts()
+
+    def losses(self, weights: Weights) -> Float[np.ndarray, "Q B"]:
+        """The motion-weighted loss [query, draw] under these weights."""
+        model = functools.cache(weights.load)
+        keys = [self._key(weights, query) for query in self.queries]
+        outcome = compute_rows(
+            self._store,
+            [Work(key=key, item=query) for key, query in zip(keys, self.queries, strict=True)],
+            lambda query: {"loss": self._loss(model(), query)},
+            what="losses of the causal check",
+            commit_rows=self._commit_rows,
+        )
+        counts = outcome.counts
+        self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)
+        found = [self._store.find(key) for key in keys]
+        loss_QB = np.stack([self._store.read(ref, "loss") for ref in found if isinstance(ref, RowRef)])
+        if not np.isfinite(loss_QB).all():
+            raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite; the training has diverged")
+        return loss_QB
+
+    def _key(self, weights: Weights, query: CatalogClip) -> str:
+        draws = [[draw.timestep, draw.noise_seed] for draw in self.draws]
+        content = [self._latents.content(query.clip_id), self._masks.content(query.clip_id)]
+        return digest("loss", weights.content, query.clip_id, content, draws, self._frame_norm)
+
+    def _loss(self, model: VideoModel, query: CatalogClip) -> Float[np.ndarray, " B"]:
+        latents_CFHW, prompt_LE = self._latents.get(query.clip_id)
+        channels, frames, height, width = latents_CFHW.shape
+        with torch.no_grad():
+            losses = [
+                motion_weighted_loss(
+                    model,
+                    latents_CFHW,
+                    prompt_LE,
+                    mask_FHW=self._masks.get(query.clip_id),
+                    timestep=draw.timestep,
+                    noise_CFHW=latent_noise(draw.noise_seed, (channels, frames, height, width)),
+                    frame_norm=self._frame_norm,
+                )
+                for draw in self.draws
+            ]
+        return torch.stack(losses).double().cpu().numpy()
+
+
+def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
+    drop_QB = drop_percent(base_QB, loss_QB, [str(query.path) for query in check.queries])
+    rows = [
+        {
+            "training": training,
+            "query_id": query.clip_id,
+            "draw": number,
+            "timestep": draw.timestep,
+            "noise_seed": draw.noise_seed,
+            "base_loss": float(base_QB[position, number]),
+            "loss": float(loss_QB[position, number]),
+            "drop_percent": float(drop_QB[position, number]),
+            "metric": check.metric.name,
+        }
+        for position, query in enumerate(check.queries)
+        for number, draw in enumerate(check.draws)
+    ]
+    return pd.DataFrame(rows)
+
+
+def drop_percent(
+    base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"], names: Sequence[str]
+) -> Float[np.ndarray, "Q B"]:
+    """How far the loss has fallen, in % of each query's mean base loss: 100 (base - loss) / mean over draws of base.
+
+    Raises:
+        GateFailed: a query's base loss is zero; ``names`` are those of the queries.
+    """
+    mean_Q1 = base_QB.mean(axis=1, keepdims=True)
+    if not (mean_Q1 > 0).all():
+        silent = names[int(np.argmin(mean_Q1[:, 0]))]
+        raise GateFailed(f"the motion mask of {silent} is zero everywhere: nothing moves in it, so it cannot tell arms apart. Remove it.")
+    return 100.0 * (base_QB - loss_QB) / mean_Q1

@@ -1,0 +1,185 @@
+"""``eval_scores/<arm>``: every generated video measured, the causal check, and the arm's scores with intervals."""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.config import Arm
+from motive_pipeline.engine import Outcome, Work, compute_rows
+from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.evaluation.causal import DIMS, causal_check
+from motive_pipeline.evaluation.metrics import VIDEO_METRICS, video_metrics
+from motive_pipeline.evaluation.motion_class import motion_class
+from motive_pipeline.evaluation.side_by_side import side_by_side
+from motive_pipeline.evaluation.truth import query_motion
+from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
+from motive_pipeline.storage.digest import digest, digest_file, digest_frame
+from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+
+STAGE = "eval_scores"
+LABEL_BYTES = "S16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFile:
+    """One generated video, and whether its motion is to be named (which makes sense for the demo's little films only)."""
+
+    path: Path
+    fps: float
+    is_read: bool
+
+
+def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
+    """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
+
+    Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
+    (see :func:`~.causal.causal_check`), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+
+    Raises:
+        GateFailed: a video is missing, twice there, cannot be read or has no finite value; or the causal check failed.
+    """
+    started = time.time()
+    videos = ws.published(f"generated_videos/{arm}")
+    per_video, counts = measured_videos(ws, arm, videos)
+    causal, causal_counts = causal_check(ws, arm)
+    scores = score_rows(unit_values(arm, per_video, causal), arm, num_samples=ws.config.evaluate.bootstrap_samples)
+
+    def write(folder: Path) -> None:
+        for name, table in (("per_video", per_video), ("causal", causal), ("scores", scores)):
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+
+    return ws.publish(
+        f"eval_scores/{arm}",
+        stage=STAGE,
+        content=digest([digest_frame(table) for table in (per_video, causal, scores)]),
+        write=write,
+        started=started,
+        upstream=_upstream(arm),
+        facts=_facts(scores, per_video),
+        counts=RowCounts(computed=counts.computed + causal_counts.computed, reused=counts.reused + causal_counts.reused),
+        scores={("eval_scores", arm): scores},
+    )
+
+
+def measured_videos(ws: Workspace, arm: str, videos: Publication) -> tuple[pd.DataFrame, RowCounts]:
+    """``per_video`` of the published videos, and how many were measured now.
+
+    Raises:
+        GateFailed: see :func:`publish_eval_scores`.
+    """
+    table = videos.table("videos")
+    _require_once(arm, table)
+    motion = query_motion(ws)
+    fps = float(ws.config.clips.fps)
+    files = [VideoFile(path=videos.path / str(name), fps=fps, is_read=motion is not None) for name in table["file"]]
+    _require_files(arm, files)
+    keys = [digest("video", digest_file(file.path), file.fps, file.is_read) for file in files]
+    rule = FrameRule.of(ws.config)
+    store = ws.store(STAGE, DIMS)
+    work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
+    with side_by_side(functools.partial(measured, rule=rule), [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+        outcome = compute_rows(store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows)
+    _require_all(arm, files, keys, outcome)
+    rows = [_video_rows(store, outcome.refs[key], video, motion) for key, video in zip(keys, table.to_dict("records"), strict=True)]
+    per_video = pd.DataFrame([row for video_rows in rows for row in video_rows])
+    _require_finite(arm, per_video, table)
+    return per_video, outcome.counts
+
+
+def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
+    """One row: the value of each metric by its name, ``motion_label`` (bytes, empty when not read) and ``motion_coherence``.
+
+    Raises:
+        RejectRow: the video cannot be read, or is too short for a metric.
+    """
+    frames_THWC = read_clip(file.path, rule).frames_THWC
+    try:
+        values = video_metrics(frames_THWC, file.fps)
+        reading = motion_class(frames_THWC) if file.is_read else None
+    except ValueError as error:
+        raise RejectRow("too_short", str(error)) from error
+    row = {metric.name: np.array(value, np.float64) for metric, value in values.items()}
+    row["motion_label"] = np.array((reading.label if reading else "").encode("ascii"), LABEL_BYTES)
+    row["motion_coherence"] = np.array(reading.coherence if reading else np.nan, np.float64)
+    return row
+
+
+def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str | None) -> list[dict[str, Any]]:
+    """The rows of ``per_video`` of one video."""
+    label = bytes(store.read(ref, "motion_label").item()).decode("ascii")
+    values = {metric: float(store.read(ref, metric.name)) for metric in VIDEO_METRICS}
+    if motion is not None:
+        values[QUERY_MOTION] = float(label == motion)
+    common = {
+        "training": int(video["training"]),
+        "prompt_index": int(video["prompt_index"]),
+        "n": int(video["n"]),
+    }
+    read = {"motion_label": label, "motion_coherence": float(store.read(ref, "motion_coherence"))}
+    return [
+        {**common, "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()
+    ]
+
+
+def _require_once(arm: str, table: pd.DataFrame) -> None:
+    which = ["training", "prompt_index", "n"]
+    if table.empty:
+        raise GateFailed(f"generated_videos/{arm} holds no video")
+    doubled = table[table.duplicated(which, keep=False)]
+    if len(doubled):
+        raise GateFailed(f"generated_videos/{arm}: {', '.join(doubled['file'].head(4))} are the same video of the same training, twice")
+
+
+def _require_files(arm: str, files: list[VideoFile]) -> None:
+    missing = [file.path for file in files if not file.path.is_file()]
+    if missing:
+        raise GateFailed(f"generated_videos/{arm}: {len(missing)} of {len(files)} videos are missing, {missing[0]} first. Materialize it again.")
+
+
+def _require_all(arm: str, files: list[VideoFile], keys: list[str], outcome: Outcome) -> None:
+    bad = [f"{file.path}: {outcome.rejects[key].detail}" for file, key in zip(files, keys, strict=True) if key in outcome.rejects]
+    if bad:
+        raise GateFailed(f"eval_scores/{arm}: {len(bad)} of {len(files)} videos cannot be measured; {'; '.join(bad[:5])}")
+
+
+def _require_finite(arm: str, per_video: pd.DataFrame, table: pd.DataFrame) -> None:
+    """Every video has one finite value of each metric."""
+    bad = per_video[~np.isfinite(per_video["value"])]
+    if len(bad):
+        which = ["training", "prompt_index", "n"]
+        named = bad.merge(table[[*which, "file"]], on=which)
+        listed = "; ".join(f"{file}: {metric}" for file, metric in zip(named["file"].head(5), named["metric"].head(5), strict=True))
+        raise GateFailed(f"eval_scores/{arm}: {len(bad)} values are not finite ({listed})")
+
+
+def _upstream(arm: str) -> list[str]:
+    trained = [] if arm == "base" else [f"finetuned_checkpoint/{arm}"]
+    return [f"generated_videos/{arm}", *trained, "query_catalog", "query_latents", "query_masks"]
+
+
+def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
+    overall = scores[scores["seed"] == ALL_TRAININGS]
+    listed = [
+        {
+            "metric": f"{row.metric}[{row.backend}]",
+            "value": round(float(row.value), 4),
+            "interval": f"{row.ci_low:.4f} to {row.ci_high:.4f}",
+            "videos or queries": int(row.num_videos),
+        }
+        for row in overall.itertuples(index=False)
+    ]
+    videos = per_video.drop_duplicates(["training", "prompt_index", "n"])
+    facts: dict[str, Any] = {"videos": len(videos), "trainings": int(videos["training"].nunique()), "scores": listed}
+    if (videos["motion_label"] != "").any():
+        counts = videos["motion_label"].value_counts()
+        facts["motions seen"] = [{"motion": str(label), "videos": int(number)} for label, number in sorted(counts.items())]
+    return facts

@@ -1,0 +1,126 @@
+"""What the arms' videos and losses add up to: values by training and unit, estimates with intervals, paired differences.
+
+A unit is what is resampled: a prompt for metrics of videos, a query for the motion-weighted loss. All arms share their units, so two arms
+are compared unit by unit, and training k of one arm with training k of the other.
+
+Axes: S trainings, J units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
+from motive_pipeline.evaluation.metrics import VIDEO_METRICS, Metric
+
+QUERY_MOTION = Metric(name="query_motion_share", backend="dis")
+HELD_OUT_DROP = Metric(name="held_out_loss_drop", backend="exact", bounds=None)
+IN_SAMPLE_DROP = Metric(name="in_sample_loss_drop", backend="exact", bounds=None)
+METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, *VIDEO_METRICS)
+
+ALL_TRAININGS = -1
+"""``seed`` of the row of ``eval_scores`` that covers all trainings of an arm."""
+
+UNIT_COLUMNS = ("arm", "training", "unit", "metric", "backend", "value", "num")
+
+
+def unit_values(arm: str, per_video: pd.DataFrame, causal: pd.DataFrame) -> pd.DataFrame:
+    """One row for each training, unit and metric: the mean over the unit's videos (or draws), and how many they were.
+
+    ``per_video`` holds training, prompt_index, metric, backend, value; ``causal`` holds training, query_id, metric, drop_percent.
+    """
+    videos = per_video.assign(unit=per_video["prompt_index"].map(lambda index: f"prompt {index:05d}"))
+    losses = causal.assign(unit=causal["query_id"], value=causal["drop_percent"], backend="exact")
+    columns = ["training", "unit", "metric", "backend", "value"]
+    both = pd.concat([videos[columns], losses[columns]], ignore_index=True)
+    grouped = both.groupby(["training", "unit", "metric", "backend"], sort=True)["value"]
+    table = grouped.agg(value="mean", num="size").reset_index()
+    # A loss has one value for each query, averaged over draws: it counts as one.
+    table.loc[table["metric"].isin([HELD_OUT_DROP.name, IN_SAMPLE_DROP.name]), "num"] = 1
+    table.insert(0, "arm", arm)
+    return table[list(UNIT_COLUMNS)]
+
+
+def metrics_of(units: pd.DataFrame) -> list[Metric]:
+    """The metrics that a table of unit values holds, in the order of :data:`METRICS`."""
+    present = set(zip(units["metric"], units["backend"], strict=True))
+    return [metric for metric in METRICS if (metric.name, metric.backend) in present]
+
+
+def value_matrix(units: pd.DataFrame, arm: str, metric: Metric) -> pd.DataFrame:
+    """Values [training, unit] of one arm, of the units that every training has.
+
+    Raises:
+        GateFailed: no unit is left.
+    """
+    chosen = units[(units["arm"] == arm) & (units["metric"] == metric.name) & (units["backend"] == metric.backend)]
+    table = chosen.pivot(index="training", columns="unit", values="value").dropna(axis="columns").sort_index().sort_index(axis="columns")
+    if table.empty:
+        raise GateFailed(f"eval_scores/{arm}: no value of {metric.label} that every training has. Materialize generated_videos/{arm} again.")
+    return table
+
+
+def estimate(units: pd.DataFrame, arm: str, metric: Metric, *, num_samples: int, training: int = ALL_TRAININGS) -> Estimate:
+    """The arm's mean with its interval, over all its trainings or for one."""
+    table = value_matrix(units, arm, metric)
+    values_SJ = table.to_numpy(np.float64) if training == ALL_TRAININGS else table.loc[[training]].to_numpy(np.float64)
+    return mean_interval(values_SJ, num_samples=num_samples, bounds=metric.bounds)
+
+
+def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num_samples: int) -> Estimate:
+    """The paired difference ``arm`` - ``other`` with its interval, over the units that both have.
+
+    An arm without trainings (``base``) is compared with each training of the other.
+
+    Raises:
+        GateFailed: the arms have no unit, or not the same trainings, in common.
+    """
+    first, second = value_matrix(units, arm, metric), value_matrix(units, other, metric)
+    common = first.columns.intersection(second.columns)
+    if not len(common) or (len(first) != len(second) and 1 not in (len(first), len(second))):
+        raise GateFailed(
+            f"eval_scores: {arm} and {other} cannot be compared by {metric.label}: {len(common)} common prompts or queries, "
+            f"{len(first)} against {len(second)} trainings. One of the two is out of date: materialize both again."
+        )
+    return mean_interval(_values(first, common) - _values(second, common), num_samples=num_samples)
+
+
+def _values(table: pd.DataFrame, units: pd.Index) -> Float[np.ndarray, "S J"]:
+    return table[units].to_numpy(np.float64)
+
+
+def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int) -> pd.DataFrame:
+    """The arm's rows of the table ``eval_scores``: for each metric one row over all trainings (``seed`` -1) and one for each training."""
+    rows = []
+    for metric in metrics_of(units):
+        for training in (ALL_TRAININGS, *value_matrix(units, arm, metric).index):
+            found = estimate(units, arm, metric, num_samples=num_samples, training=training)
+            rows.append(
+                {
+                    "arm": arm,
+                    "seed": training,
+                    "metric": metric.name,
+                    "backend": metric.backend,
+                    "value": found.value,
+                    "ci_low": found.low,
+                    "ci_high": found.high,
+                    "num_videos": _num(units, arm, metric, training),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _num(units: pd.DataFrame, arm: str, metric: Metric, training: int) -> int:
+    chosen = units[(units["arm"] == arm) & (units["metric"] == metric.name)]
+    return int(chosen["num"].sum() if training == ALL_TRAININGS else chosen.loc[chosen["training"] == training, "num"].sum())
+
+
+def num_trainings(units: pd.DataFrame, arms: Iterable[str]) -> int:
+    """The fewest trainings that any arm which trains has; 0 when none trains."""
+    trained = [arm for arm in arms if arm != "base"]
+    return min((units.loc[units["arm"] == arm, "training"].nunique() for arm in trained), default=0)

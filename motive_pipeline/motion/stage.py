@@ -1,0 +1,198 @@
+"""Clips -> motion masks on the latent grid, and how much each clip moves.
+
+Axes: T decoded frames, F latent frames, h w latent cells.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
+from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.engine import Work, compute_rows
+from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.models.grid import LatentGrid
+from motive_pipeline.models.load import latent_grid
+from motive_pipeline.motion.mask import motion_mask
+from motive_pipeline.motion.trackers import Tracker, build_tracker
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+STAGE = "motion_masks"
+DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
+
+STILL_MAX_WEIGHT = 0.5
+STILL_MEAN_WEIGHT = 0.02
+"""A clip is still when no weight of its mask reaches the one, and their mean stays below the other. What H.264 makes of a still picture has
+weights up to 0.37 and means up to 0.016; the slowest motion of the demo clips has a mean of 0.05 (benchmarks/mask_quality.py)."""
+
+_PREVIEW_CLIPS = 6
+_PREVIEW_FRAMES = 4
+
+
+class MaskSet(RowSet):
+    """The published motion masks of one role."""
+
+    def get(self, clip_id: str) -> Float[torch.Tensor, "F h w"]:
+        """The mask, weights in [0, 1], on the grid of the clip's latents."""
+        return torch.from_numpy(self.read(clip_id, "mask"))
+
+
+def masks_asset(role: Role) -> str:
+    """The asset's name."""
+    return "motion_masks" if role == "clip" else "query_masks"
+
+
+def load_masks(ws: Workspace, role: Role) -> MaskSet:
+    """The published motion masks.
+
+    Raises:
+        NotPublished: there are none yet.
+    """
+    return MaskSet(ws, masks_asset(role))
+
+
+def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
+    """Track every clip (or query) of the catalog, make its mask and publish the index.
+
+    A training clip without motion keeps its (zero) mask; a query without motion is rejected, since it shows no motion to look for.
+
+    Raises:
+        GateFailed: more than ``motion.max_reject_share`` of the clips were rejected, every mask is zero, or no query is left.
+    """
+    started = time.time()
+    clips = catalog_clips(ws, role)
+    grid = latent_grid(ws)
+    store = ws.store(STAGE, DIMS)
+    keys = [digest(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
+    outcome = compute_rows(
+        store,
+        [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
+        _RowFunction(ws, grid),
+        what=masks_asset(role),
+        commit_rows=ws.config.engine.commit_rows,
+    )
+    run = RowRun(asset=masks_asset(role), stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    if role == "query":
+        run = run.without(_still(store, run), "no_motion", _NO_MOTION)
+    run.require_enough(max_share=ws.config.motion.max_reject_share, key="motion.max_reject_share")
+    still = _still(store, run)
+    if len(still) == len(run.accepted()):
+        raise GateFailed(
+            f"{masks_asset(role)}: the motion mask of every one of {len(still)} clips is (next to) zero, so no clip could teach any motion. "
+            "Look whether the clips move at all, and whether motion.floor_px is too large for them."
+        )
+    magnitude_px = _magnitudes(store, run)
+    scores: dict[tuple[str, str], pd.DataFrame | Path] = {}
+    if role == "clip":
+        ids = [clip.clip_id for clip, _ in run.accepted()]
+        scores["motion", "motion"] = pd.DataFrame({"clip_id": ids, "motion_magnitude_px": magnitude_px})
+    return run.publish(
+        ws,
+        {"motion_magnitude_px": magnitude_px},
+        upstream=[catalog_asset(role)],
+        facts=_facts(magnitude_px, num_still=len(still)),
+        scores=scores,
+        preview=_Preview(store, run, FrameRule.of(ws.config), grid),
+    )
+
+
+_NO_MOTION = "its motion mask is zero but for noise: nothing in it moves against the rest of the picture, so it shows no motion to look for"
+
+
+def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
+    """Whether a mask holds nothing but noise; see :data:`STILL_MAX_WEIGHT`."""
+    return bool(mask_Fhw.max() < STILL_MAX_WEIGHT and mask_Fhw.mean() < STILL_MEAN_WEIGHT)
+
+
+class _RowFunction:
+    """``clip -> arrays``."""
+
+    def __init__(self, ws: Workspace, grid: LatentGrid) -> None:
+        self._grid = grid
+        self._tracker = build_tracker(ws.config.motion)
+        self._floor_px = ws.config.motion.floor_px
+        self._rule = FrameRule.of(ws.config)
+        self._memory = HashMemory(ws.state)
+
+    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+        row = mask_row(clip, self._tracker, self._grid, self._rule, floor_px=self._floor_px)
+        require_unchanged(clip, self._memory)
+        return row
+
+
+def mask_row(clip: CatalogClip, tracker: Tracker, grid: LatentGrid, rule: FrameRule, *, floor_px: float) -> dict[str, np.ndarray]:
+    """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
+
+    Raises:
+        RejectRow: the clip cannot be read (:func:`read_clip`), or ``non_finite_motion``.
+    """
+    frames_THWC = read_clip(clip.path, rule).frames_THWC
+    mask_Fhw, magnitude_px = motion_mask(tracker.displacement(frames_THWC), grid, floor_px=floor_px)
+    if not (np.isfinite(mask_Fhw).all() and np.isfinite(magnitude_px)):
+        raise RejectRow("non_finite_motion", "the tracker's displacement holds NaN or infinity")
+    return {"mask": mask_Fhw, "motion_magnitude_px": np.array(magnitude_px, dtype=np.float64)}
+
+
+def _still(store: RowStore, run: RowRun) -> set[str]:
+    """The accepted clips that :func:`is_still` holds for."""
+    accepted = run.accepted()
+    masks = store.read_many([ref for _, ref in accepted], "mask")
+    return {accepted[position][0].clip_id for position, mask_Fhw in masks if is_still(mask_Fhw)}
+
+
+def _magnitudes(store: RowStore, run: RowRun) -> list[float]:
+    """motion_magnitude_px of each accepted clip, in order."""
+    refs = [ref for _, ref in run.accepted()]
+    magnitude_px = dict(store.read_many(refs, "motion_magnitude_px"))
+    return [float(magnitude_px[position]) for position in range(len(refs))]
+
+
+def _facts(magnitude_px: list[float], *, num_still: int) -> dict[str, Any]:
+    return {
+        "clips": len(magnitude_px),
+        "motion magnitude (px per frame), smallest": round(min(magnitude_px), 4),
+        "motion magnitude (px per frame), median": round(float(np.median(magnitude_px)), 4),
+        "motion magnitude (px per frame), largest": round(max(magnitude_px), 4),
+        "clips without motion": num_still,
+        "share without motion": round(num_still / len(magnitude_px), 4),
+    }
+
+
+@dataclass(frozen=True)
+class _Preview:
+    """A sheet: some clips, a row each, some frames with the mask laid over them."""
+
+    store: RowStore
+    run: RowRun
+    rule: FrameRule
+    grid: LatentGrid
+
+    def __call__(self, path: Path) -> None:
+        tiles = [tile for clip, ref in evenly(self.run.accepted(), _PREVIEW_CLIPS) for tile in self._tiles(clip, ref)]
+        write_sheet(path, tiles, columns=_PREVIEW_FRAMES)
+
+    def _tiles(self, clip: CatalogClip, ref: RowRef) -> Sequence[Tile]:
+        mask_Fhw = self.store.read(ref, "mask")
+        latent_frames = [round(step * (len(mask_Fhw) - 1) / (_PREVIEW_FRAMES - 1)) for step in range(_PREVIEW_FRAMES)]
+        texts = [clip.path.name, clip.clip_id, *[""] * _PREVIEW_FRAMES][:_PREVIEW_FRAMES]
+        try:
+            frames_THWC = read_clip(clip.path, self.rule).frames_THWC
+        except RejectRow as rejection:
+            return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
+        return [
+            Tile(picture_HWC=with_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
+            for k, text in zip(latent_frames, texts, strict=True)
+        ]

@@ -1,0 +1,95 @@
+"""A small whole project on disk, run through the real Dagster graph in a process of its own, as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from motive_pipeline.config import Config, load_config
+from motive_pipeline.storage.workspace import Workspace
+
+SETTINGS = {
+    "engine": {"threads": 1},
+    "clips": {"source": "demo", "num_frames": 17, "width": 64, "height": 64, "demo": {"num_clips": 18, "split": "plain"}},
+    "queries": {"source": "demo", "demo": {"num_queries": 2, "num_held_out": 2}},
+    "model": {"path": "tiny", "dtype": "float32", "max_prompt_tokens": 32},
+    "gradient": {"store_dim": 512},
+    "influence": {"proj_dim": 256},
+    "subset": {"share": 0.2},
+    "finetune": {"seeds": 1, "steps": 2, "batch_size": 2, "learning_rate": 1.0e-4},
+    "generate": {"num_steps": 2, "guidance": 1.0, "batch_size": 4},
+    "evaluate": {"bootstrap_samples": 100, "held_out_draws": 2},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What ``motive`` printed and returned."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def assets(self) -> dict[str, dict]:
+        """The JSON line of ``motive run --json``."""
+        return json.loads(self.out.splitlines()[-1])["assets"]
+
+
+class Project:
+    """A folder with a ``motive.yaml``; :meth:`set` changes settings, :meth:`motive` runs the command."""
+
+    def __init__(self, folder: Path, settings: dict | None = None) -> None:
+        self.folder = folder
+        self.file = folder / "motive.yaml"
+        self.settings = json.loads(json.dumps(settings or SETTINGS))
+        self.save()
+
+    def save(self) -> None:
+        """Write ``motive.yaml``."""
+        self.file.write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+
+    def set(self, dotted: str, value) -> None:
+        """Change one setting (``vote.percentile``) and write the file."""
+        *sections, key = dotted.split(".")
+        target = self.settings
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+        self.save()
+
+    @property
+    def config(self) -> Config:
+        """The settings as they are now."""
+        return load_config(self.file)
+
+    @property
+    def workspace(self) -> Workspace:
+        """A fresh look at what is on disk."""
+        return Workspace(self.config)
+
+    def motive(self, *arguments: str, timeout_s: float = 300) -> Outcome:
+        """``motive COMMAND --config <this project's> ...`` in a process of its own."""
+        command, *rest = arguments
+        environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
+        done = subprocess.run(
+            [sys.executable, "-m", "motive_pipeline.cli", command, "--config", str(self.file), *rest],
+            capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=self.folder, check=False,
+        )  # fmt: skip
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def run(self, *arguments: str) -> Outcome:
+        """``motive run --json``, which must succeed."""
+        outcome = self.motive("run", "--json", *arguments)
+        assert outcome.code == 0, outcome.err[-4000:]
+        return outcome
+
+    def sql(self, query: str) -> list[dict]:
+        """``motive sql --format json``."""
+        outcome = self.motive("sql", query, "--format", "json")
+        assert outcome.code == 0, outcome.err
+        return json.loads(outcome.out)

@@ -1,0 +1,144 @@
+"""The eligible pool and the majority vote (eq. 18)."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from motive_pipeline.curation.pool import publish_eligible_pool
+from motive_pipeline.curation.vote import majority_vote, num_selected, publish_ranking, ranking_order, threshold
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.storage.workspace import Workspace
+from tests.curation_fixtures import clip_names, publish_clips, publish_gradients, publish_influence_matrix, publish_table, unit_rows
+
+SCORES = np.random.default_rng(3).standard_normal((5, 23)).astype(np.float32)
+
+
+def vote_loop(influence: np.ndarray, percentile: float) -> tuple[list[int], list[float]]:
+    """Votes and means, clip by clip, with the linearly interpolated percentile in float64."""
+    votes, means = [0] * influence.shape[1], [0.0] * influence.shape[1]
+    for scores in influence.astype(np.float64):
+        tau = np.percentile(scores, percentile)
+        for clip, score in enumerate(scores):
+            votes[clip] += score > tau
+            means[clip] += score
+    return votes, [mean / len(influence) for mean in means]
+
+
+@pytest.mark.parametrize("percentile", [0, 12.5, 50, 90, 95.4, 99.9])
+def test_votes_are_those_of_the_loop_with_numpys_percentile(percentile: float) -> None:
+    votes, means = vote_loop(SCORES, percentile)
+    found = majority_vote([SCORES], percentile)
+    assert found.votes_N.tolist() == votes
+    assert found.mean_influence_N.tolist() == means, "the mean is summed over the queries in their order"
+    assert found.num_queries == 5
+
+
+def test_the_threshold_is_a_score_and_a_clip_must_lie_above_it() -> None:
+    scores = np.array([3, 1, 2, 5, 4], np.float32)
+    assert threshold(scores, 50) == 3
+    assert threshold(scores, 49.9) == 2, "position floor(0.499 * 4) = 1 in ascending order"
+    assert majority_vote([scores[None]], 50).votes_N.tolist() == [0, 0, 0, 1, 1]
+    assert threshold(np.arange(11, dtype=np.float32), 70) == 7, "0.7 * 10 is 7, not a little more or less"
+
+
+def test_equal_scores_at_the_threshold_get_no_vote() -> None:
+    scores = np.array([[1, 1, 1, 1, 0]], np.float32)
+    assert majority_vote([scores], 50).votes_N.tolist() == [0, 0, 0, 0, 0]
+    assert majority_vote([scores], 0).votes_N.tolist() == [1, 1, 1, 1, 0]
+
+
+def test_each_query_has_its_own_threshold() -> None:
+    scores = np.stack([SCORES[0], 1000 + SCORES[1]])
+    separate = majority_vote([SCORES[:1]], 80).votes_N + majority_vote([SCORES[1:2]], 80).votes_N
+    assert majority_vote([scores], 80).votes_N.tolist() == separate.tolist()
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_the_vote_is_the_same_for_any_blocks_of_queries(cuts: list[int]) -> None:
+    edges = [0, *np.minimum(np.cumsum(cuts), 5), 5]
+    found = majority_vote((SCORES[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)), 90)
+    whole = majority_vote([SCORES], 90)
+    assert found.votes_N.tolist() == whole.votes_N.tolist()
+    assert found.mean_influence_N.tobytes() == whole.mean_influence_N.tobytes()
+
+
+def test_a_vote_without_queries_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one query"):
+        majority_vote([], 90)
+
+
+def test_ranking_is_by_votes_then_mean_then_clip_id() -> None:
+    from motive_pipeline.curation.vote import Votes
+
+    votes = Votes(votes_N=np.array([1, 2, 2, 1, 2]), mean_influence_N=np.array([9, 0.5, 0.7, 9, 0.5]), num_queries=3)
+    assert ranking_order(votes).tolist() == [2, 1, 4, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("clips", "share", "expected"), [(320, 0.1, 32), (25, 0.1, 3), (24, 0.1, 2), (3, 0.1, 1), (1, 1e-9, 1), (7, 1.0, 7), (10**6, 0.01, 10**4)]
+)
+def test_the_number_chosen(clips: int, share: float, expected: int) -> None:
+    assert num_selected(clips, share) == expected
+
+
+@pytest.fixture
+def ws(make_config) -> Workspace:
+    return Workspace(make_config("clips: {source: demo}\nqueries: {source: demo}\nvote: {percentile: 80}\nsubset: {share: 0.2}\n"))
+
+
+def test_publishes_the_ranking_of_the_pool(ws: Workspace) -> None:
+    names = clip_names(23)
+    pool = [name for position, name in enumerate(names) if position not in (4, 11)]
+    publish_clips(ws, pool)
+    publish_influence_matrix(ws, "motive", clip_names(5, 100), names, SCORES)
+    publication = publish_ranking(ws, "motive")
+    ranking = publication.table("ranking")
+    assert ranking.columns.tolist() == ["clip_id", "votes", "mean_influence", "rank", "selected"]
+    votes, means = vote_loop(np.delete(SCORES, [4, 11], axis=1), 80)
+    expected = sorted(range(21), key=lambda n: (-votes[n], -means[n], pool[n]))
+    assert ranking["clip_id"].tolist() == [pool[n] for n in expected], "thresholds are taken over the pool alone"
+    assert ranking["votes"].tolist() == [votes[n] for n in expected]
+    assert ranking["mean_influence"].tolist() == [means[n] for n in expected]
+    assert ranking["rank"].tolist() == list(range(1, 22))
+    assert ranking["selected"].tolist() == [True] * 4 + [False] * 17
+    table = ws.scores.query("SELECT * FROM ranking ORDER BY rank").df()
+    assert table["clip_id"].tolist() == ranking["clip_id"].tolist() and set(table["variant"]) == {"motive"}
+    assert publication.facts["best_clips"][0]["clip_id"] == pool[expected[0]]
+    assert publish_ranking(ws, "motive").data_version == publication.data_version
+
+
+def test_a_pool_clip_without_influence_stops_the_ranking(ws: Workspace) -> None:
+    publish_clips(ws, clip_names(24))
+    publish_influence_matrix(ws, "motive", clip_names(5, 100), clip_names(23), SCORES)
+    with pytest.raises(GateFailed, match="1 clips of eligible_pool have no influence"):
+        publish_ranking(ws, "motive")
+
+
+def publish_accepted(ws: Workspace, *, latents: list[str], masks: list[str], motive: list[str], no_mask: list[str]) -> None:
+    publish_table(ws, "latents", "latents", "index", {"clip_id": latents})
+    publish_table(ws, "motion_masks", "motion_masks", "index", {"clip_id": masks})
+    for variant, names in (("motive", motive), ("no_mask", no_mask)):
+        publish_gradients(ws, f"projected_gradients/{variant}", names, unit_rows(len(names), 8))
+
+
+def test_the_pool_is_what_every_stage_accepted(ws: Workspace) -> None:
+    names = clip_names(6)
+    publish_accepted(ws, latents=names[:5], masks=names[1:], motive=names[:4], no_mask=[*names[:2], names[3]])
+    publication = publish_eligible_pool(ws)
+    assert publication.table("pool")["clip_id"].tolist() == [names[1], names[3]]
+    assert publication.facts["accepted by projected_gradients/no_mask"] == 3
+
+
+def test_an_empty_pool_stops_the_pipeline(ws: Workspace) -> None:
+    names = clip_names(4)
+    publish_accepted(ws, latents=names, masks=names[:2], motive=names[2:], no_mask=names)
+    with pytest.raises(GateFailed, match="motion_masks: 2"):
+        publish_eligible_pool(ws)
+
+
+def test_the_pool_asks_only_for_the_variants_that_the_arms_use(make_config) -> None:
+    ws = Workspace(make_config("clips: {source: demo}\nqueries: {source: demo}\narms: [base, motive]\n"))
+    names = clip_names(3)
+    publish_accepted(ws, latents=names, masks=names, motive=names, no_mask=names[:1])
+    assert publish_eligible_pool(ws).table("pool")["clip_id"].tolist() == names
