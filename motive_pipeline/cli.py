@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="end stdout with one line of JSON: what became of each asset")
     run.add_argument("--quiet", action="store_true", help="no progress lines")
     run.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
+    plan = command("plan", _plan, "What a run would do, why, and what it would cost; changes nothing.")
+    plan.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     sql = command("sql", _sql, "A read-only query of the scores.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -97,6 +99,26 @@ def _print_assets(report, seconds: float, file) -> None:
     for name, run in report.assets.items():
         if run.status in ("failed", "blocked"):
             print(f"motive: {name} {run.status}: {run.error}", file=sys.stderr)
+
+
+def _plan(config: Config, arguments: argparse.Namespace) -> int:
+    from assets.planning import plan
+
+    planned = plan(config)
+    if arguments.json:
+        print(json.dumps([vars(asset) for asset in planned]))
+        return 0
+    if not planned:
+        print("nothing is stale")
+    width = max((len(asset.asset) for asset in planned), default=0)
+    for asset in planned:
+        rows = "" if asset.rows is None else f"{asset.rows} rows"
+        cost = "not measured yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
+        print(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>16}  {'; '.join(asset.reasons)}")
+    known = [asset.seconds for asset in planned if asset.seconds is not None]
+    if known:
+        print(f"in all at most about {sum(known):.0f} s ({sum(known) / 3600:.2f} device-hours), from what earlier runs took")
+    return 0
 
 
 def _sql(config: Config, arguments: argparse.Namespace) -> int:

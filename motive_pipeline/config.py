@@ -280,14 +280,17 @@ class Config(Section):
         """The settings that decide what a row of ``stage`` holds, by dotted key."""
         return {key: self.setting(key) for key in STAGES[stage].settings}
 
+    def stage_gates(self, stage: str) -> dict[str, Any]:
+        """The settings that only decide whether ``stage`` may publish, by dotted key."""
+        return {key: self.setting(key) for key in STAGES[stage].gates}
+
     def row_fingerprint(self, stage: str) -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version; nothing from upstream."""
         return _fingerprint(stage, self.stage_settings(stage))
 
     def fingerprint(self, stage: str) -> str:
         """16 hex digits over all settings of the stage, gates included, and its code version."""
-        gates = {key: self.setting(key) for key in STAGES[stage].gates}
-        return _fingerprint(stage, self.stage_settings(stage) | gates)
+        return _fingerprint(stage, self.stage_settings(stage) | self.stage_gates(stage))
 
 
 def _fingerprint(stage: str, settings: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ def page(rejects: pd.DataFrame, counts: list[dict[str, Any]]) -> str:
         '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Rejected clips</title>\n'
         "<style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
         "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;word-break:break-word}</style>\n"
-        f"<h1>Rejected clips</h1>\n<p>{len(rejects)} rejected, {len(set(rejects["path"]))} files. Nothing was changed or deleted.</p>\n"
+        f"<h1>Rejected clips</h1>\n<p>{len(rejects)} rejected, {len(set(rejects['path']))} files. Nothing was changed or deleted.</p>\n"
         + _table(("stage", "reason", "count"), (row.values() for row in counts))
         + note
         + _table(REJECT_COLUMNS, shown.itertuples(index=False))

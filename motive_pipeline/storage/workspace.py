@@ -64,6 +64,7 @@ class Publication:
     facts: dict[str, Any] = field(default_factory=dict)
     counts: RowCounts = RowCounts()
     preview: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def table(self, name: str) -> pd.DataFrame:
         """``<name>.parquet`` of the publication."""
@@ -114,6 +115,7 @@ class Workspace:
             facts=saved["facts"],
             counts=RowCounts(**saved["counts"]),
             preview=saved["preview"],
+            provenance=saved["provenance"],
         )
 
     def has_published(self, asset: str) -> bool:
@@ -180,6 +182,8 @@ class Workspace:
         return {
             "stage": stage,
             "settings": self.config.stage_settings(stage),
+            "gates": self.config.stage_gates(stage),
+            "row_fingerprint": self.config.row_fingerprint(stage),
             "code_version": STAGES[stage].version,
             "upstream": {asset: self.published(asset).data_version for asset in upstream},
             "libraries": {name: _version(name) for name in _LIBRARIES},

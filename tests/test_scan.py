@@ -1,0 +1,135 @@
+"""A clip is its content: hashes, what is remembered of them, and the data version of a source."""
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from motive_pipeline.clips import scan as scan_module
+from motive_pipeline.clips.scan import HashMemory, data_version, observe_clip_files, observe_query_files, scan
+from motive_pipeline.clips.sources import FolderSource
+from motive_pipeline.errors import MotiveError, RejectRow
+from tests.clip_fixtures import project
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Files count as settled at once, so that a test need not wait."""
+    monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "clips").mkdir()
+    for name in "abc":
+        (tmp_path / "clips" / f"{name}.mp4").write_bytes(name.encode() * 100)
+    return tmp_path / "clips"
+
+
+def scanned(folder: Path):
+    return scan(FolderSource(root=folder, key="clips.path"), HashMemory(folder.parent / "state"))
+
+
+def test_the_id_is_the_first_16_digits_of_the_hash_of_the_bytes(folder):
+    assert [file.clip_id for file in scanned(folder).files] == [hashlib.sha256(c * 100).hexdigest()[:16] for c in (b"a", b"b", b"c")]
+
+
+def test_a_second_scan_of_settled_files_hashes_nothing(folder, settled):
+    assert scanned(folder).num_hashed == 3
+    again = scanned(folder)
+    assert again.num_hashed == 0
+    assert len(again.files) == 3
+
+
+def test_a_file_younger_than_two_seconds_is_hashed_again_the_next_time(folder):
+    assert scanned(folder).num_hashed == 3
+    assert scanned(folder).num_hashed == 3
+
+
+def test_a_file_is_settled_two_seconds_after_its_last_change(folder, monkeypatch):
+    now = time.time_ns()
+    monkeypatch.setattr(scan_module.time, "time_ns", lambda: now + 2_100_000_000)
+    scanned(folder)
+    assert scanned(folder).num_hashed == 0
+
+
+def test_same_size_and_same_modification_time_do_not_hide_a_change(folder, settled):
+    before = scanned(folder)
+    file = folder / "a.mp4"
+    status = file.stat()
+    file.write_bytes(b"z" * 100)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = scanned(folder)
+    assert after.num_hashed == 1
+    assert after.files[0].clip_id != before.files[0].clip_id
+
+
+def test_a_file_that_replaces_another_is_hashed(folder, settled):
+    scanned(folder)
+    (folder / "new").write_bytes(b"y" * 100)
+    os.replace(folder / "new", folder / "b.mp4")
+    assert scanned(folder).files[1].clip_id == hashlib.sha256(b"y" * 100).hexdigest()[:16]
+
+
+def test_a_file_that_keeps_changing_while_it_is_read_is_rejected_and_not_remembered(folder, settled, monkeypatch):
+    real = os.fstat
+
+    def growing(descriptor):
+        status = real(descriptor)
+        with (folder / "a.mp4").open("ab") as file:
+            file.write(b"more")
+        return status
+
+    monkeypatch.setattr(scan_module.os, "fstat", growing)
+    memory = HashMemory(folder.parent / "state")
+    with pytest.raises(RejectRow, match="changed_while_reading") as caught:
+        memory.sha256(folder / "a.mp4")
+    assert caught.value.transient
+    memory.save()
+    monkeypatch.undo()
+    assert HashMemory(folder.parent / "state").clip_id(folder / "a.mp4") == hashlib.sha256((folder / "a.mp4").read_bytes()).hexdigest()[:16]
+
+
+def test_the_data_version_covers_names_contents_and_captions_and_no_times_or_places(folder, settled):
+    first = data_version(scanned(folder))
+    os.utime(folder / "a.mp4", (1, 1))
+    assert data_version(scanned(folder)) == first, "a touched file changes nothing"
+    moved = folder.parent / "elsewhere"
+    os.rename(folder, moved)
+    assert data_version(scanned(moved)) == first, "a moved folder changes nothing"
+    (moved / "a.txt").write_text("a caption")
+    captioned = data_version(scanned(moved))
+    (moved / "a.txt").write_text("another")
+    recaptioned = data_version(scanned(moved))
+    os.rename(moved / "b.mp4", moved / "b2.mp4")
+    renamed = data_version(scanned(moved))
+    (moved / "c.mp4").write_bytes(b"changed")
+    changed = data_version(scanned(moved))
+    (moved / "broken.mp4").symlink_to("nowhere")
+    assert len({first, captioned, recaptioned, renamed, changed, data_version(scanned(moved))}) == 6
+
+
+def test_an_unusable_memory_says_that_it_may_be_deleted(tmp_path):
+    (tmp_path / "hashes.sqlite").write_bytes(b"this is no database" * 100)
+    with pytest.raises(MotiveError, match="delete it"):
+        HashMemory(tmp_path)
+
+
+def test_observing_gives_a_version_and_facts_and_the_queries_cover_the_held_out_ones(tmp_path):
+    for name in ("clips/c.mp4", "queries/q.mp4", "held_out/h.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(name.encode())
+    version, facts = observe_clip_files(project(tmp_path))
+    assert facts["files"] == facts["without caption"] == 1
+    assert observe_clip_files(project(tmp_path))[0] == version
+    before, _ = observe_query_files(project(tmp_path))
+    (tmp_path / "held_out" / "h.mp4").write_bytes(b"other")
+    assert observe_query_files(project(tmp_path))[0] != before
+
+
+def test_observing_an_empty_queries_folder_is_an_error_that_names_the_setting(tmp_path):
+    (tmp_path / "queries").mkdir()
+    with pytest.raises(MotiveError, match=r"queries\.path"):
+        observe_query_files(project(tmp_path))
