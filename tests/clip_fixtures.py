@@ -56,6 +56,7 @@ def write_video(
     pixel_aspect: Fraction | None = None,
     transfer: int | None = None,
     full_range: bool = False,
+    interlaced: bool = False,
 ) -> Path:
     """Encode frames, at ``fps`` or at their own times."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,12 +74,14 @@ def write_video(
             context.color_trc = transfer
         if full_range:
             context.color_range = 2
+        if interlaced:
+            context.flags |= av.codec.context.Flags.interlaced_dct
         if rotation:
             stream.set_display_rotation(rotation)
         for number, frame_HWC in enumerate(frames_THWC):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
-            if full_range:
-                frame = frame.reformat(format=pix_fmt, dst_color_range=2)
+            if pix_fmt not in ("rgb24", "argb"):
+                frame = frame.reformat(format=pix_fmt, dst_color_range=2 if full_range else 1)
             if times_s is not None:
                 frame.pts, frame.time_base = round(times_s[number] * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))

@@ -29,7 +29,14 @@ def clip_names(num_clips: int, start: int = 0) -> list[str]:
 
 
 def publish_gradients(
-    ws: Workspace, asset: str, ids: Sequence[str], gradient: np.ndarray, *, norms: np.ndarray | None = None, chunk: int = 7, **attributes: Any
+    ws: Workspace,
+    asset: str,
+    ids: Sequence[str],
+    gradient: np.ndarray,
+    *,
+    norms: np.ndarray | None = None,
+    chunk: int = 7,
+    **attributes: Any,
 ) -> None:
     """``projected_gradients/<variant>`` or ``query_gradients/<variant>`` with these rows."""
     norms = np.ones(len(ids)) if norms is None else norms.astype(np.float64)
@@ -40,7 +47,11 @@ def publish_gradients(
         for name, values in columns.items():
             group.create_array(name, data=values, dimension_names=("clip",))
         group.create_array(
-            "gradient", data=gradient, chunks=(min(chunk, len(ids)), min(512, gradient.shape[1])), compressors=None, dimension_names=("clip", "proj")
+            "gradient",
+            data=gradient,
+            chunks=(min(chunk, len(ids)), min(512, gradient.shape[1])),
+            compressors=None,
+            dimension_names=("clip", "proj"),
         )
 
     content = digest_arrays({"gradient": gradient, "clip_id": np.array(ids, dtype="S16"), "norm": norms})
@@ -54,16 +65,24 @@ def publish_influence_matrix(ws: Workspace, variant: str, query_ids: Sequence[st
         group = zarr.open_group(folder, mode="a", zarr_format=3)
         group.create_array("query_id", data=np.array(query_ids, dtype="S16"), dimension_names=("query",))
         group.create_array("clip_id", data=np.array(clip_ids, dtype="S16"), dimension_names=("clip",))
-        group.create_array("influence", data=influence.astype(np.float32), chunks=(2, 5), compressors=None, dimension_names=("query", "clip"))
+        group.create_array(
+            "influence", data=influence.astype(np.float32), chunks=(2, 5), compressors=None, dimension_names=("query", "clip")
+        )
 
-    ws.publish(f"influence_matrix/{variant}", stage="influence_matrix", content=digest_arrays({"i": influence}), write=write, started=time.time())
+    ws.publish(
+        f"influence_matrix/{variant}", stage="influence_matrix", content=digest_arrays({"i": influence}), write=write, started=time.time()
+    )
 
 
 def publish_table(ws: Workspace, asset: str, stage: str, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """An asset that is one Parquet table."""
     frame = pd.DataFrame(columns)
     ws.publish(
-        asset, stage=stage, content=digest_frame(frame), write=lambda folder: frame.to_parquet(folder / f"{name}.parquet"), started=time.time()
+        asset,
+        stage=stage,
+        content=digest_frame(frame),
+        write=lambda folder: frame.to_parquet(folder / f"{name}.parquet"),
+        started=time.time(),
     )
 
 
@@ -71,7 +90,11 @@ def publish_clips(ws: Workspace, clip_ids: Sequence[str], magnitude_px: Sequence
     """``clip_catalog``, ``latents`` (index only), ``motion_masks`` and ``eligible_pool`` over these clips."""
     captions = [f"clip {clip_id[-2:]}" for clip_id in clip_ids]
     publish_table(
-        ws, "clip_catalog", "clip_catalog", "catalog", {"clip_id": clip_ids, "path": [f"/clips/{c}.mp4" for c in clip_ids], "caption": captions}
+        ws,
+        "clip_catalog",
+        "clip_catalog",
+        "catalog",
+        {"clip_id": clip_ids, "path": [f"/clips/{c}.mp4" for c in clip_ids], "caption": captions},
     )
     publish_table(ws, "latents", "latents", "index", {"clip_id": clip_ids})
     px = list(magnitude_px) if magnitude_px is not None else [1.0] * len(clip_ids)

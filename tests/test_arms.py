@@ -53,7 +53,13 @@ def test_every_arm_chooses_by_its_own_rule(ws: Workspace) -> None:
         }  # fmt: skip
         assert len(publication.facts["first_clips"]) == min(10, len(clips))
     table = ws.scores.query("SELECT arm, count(*) AS clips FROM subsets GROUP BY arm ORDER BY arm").df()
-    assert dict(zip(table["arm"], table["clips"], strict=True)) == {"full": 40, "motion_magnitude": 4, "motive": 4, "no_mask": 4, "random": 4}
+    assert dict(zip(table["arm"], table["clips"], strict=True)) == {
+        "full": 40,
+        "motion_magnitude": 4,
+        "motive": 4,
+        "no_mask": 4,
+        "random": 4,
+    }
 
 
 def test_random_is_seeded_and_has_no_favourites() -> None:
@@ -64,14 +70,16 @@ def test_random_is_seeded_and_has_no_favourites() -> None:
         for clip in random_choice(POOL, 4, seed).tolist():
             times[clip] += 1
     # A clip is chosen with probability 0.1: 50 times of 500, deviation 6.7.
-    assert min(times.values()) > 50 - 5 * 6.7 and max(times.values()) < 50 + 5 * 6.7
+    assert min(times.values()) > 50 - 5 * 6.7
+    assert max(times.values()) < 50 + 5 * 6.7
 
 
 def test_a_clip_that_joins_the_pool_displaces_at_most_one() -> None:
     for seed in range(50):
         before = set(random_choice(POOL[:-1], 4, seed).tolist())
         after = set(random_choice(POOL, 4, seed).tolist())
-        assert len(before - after) <= 1 and after - before <= {POOL[-1]}
+        assert len(before - after) <= 1
+        assert after - before <= {POOL[-1]}
 
 
 def test_ties_in_motion_go_by_clip_id() -> None:
@@ -85,7 +93,8 @@ def test_extreme_shares(make_config, share: float, size: int) -> None:
     publish_rankings(ws)
     for arm in ("random", "motion_magnitude", "motive"):
         subset = publish_subset(ws, arm).table("subset")
-        assert len(subset) == size and subset["clip_id"].nunique() == size
+        assert len(subset) == size
+        assert subset["clip_id"].nunique() == size
 
 
 def test_a_ranking_of_another_pool_stops_the_arm(ws: Workspace) -> None:

@@ -57,7 +57,6 @@ def train_by_hand(model, clips, by_shape, settings: Finetune, training: int) -> 
         shape = WIDE if draw.group < 6 / 8 else LONG
         ids = [next(streams[shape]) for _ in range(settings.batch_size)]
         noise = torch.randn((settings.batch_size, 16, *shape), generator=draw.noise)
-        total = torch.zeros(())
         sigma = (draw.timestep_B / 1000).view(-1, 1, 1, 1, 1)
         h = torch.stack([clips[i][0] for i in ids])
         prompt = torch.stack([empty if drop else clips[i][1] for i, drop in zip(ids, draw.drop_caption_B, strict=True)])
@@ -103,7 +102,7 @@ def test_training_twice_gives_the_same_bits_and_another_number_gives_others() ->
 
 
 def test_training_lowers_the_loss_on_a_set_it_can_memorise() -> None:
-    settings = Finetune(steps=150, batch_size=8, learning_rate=3e-3, caption_dropout=0.0, shift=3.0)
+    settings = Finetune(steps=100, batch_size=4, learning_rate=4e-3, caption_dropout=0.0, shift=3.0)
     losses = finetune(build_model(), {WIDE: ["b"]}, CLIPS.__getitem__, settings, training=0)
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
 
@@ -133,7 +132,8 @@ def test_noise_timesteps_and_dropped_captions_are_the_same_in_every_arm() -> Non
         seen.append(model.calls)
     empty = build_model().encode_prompt("")
     for (noise_a, t_a, prompt_a), (noise_b, t_b, prompt_b) in zip(*seen, strict=True):
-        assert torch.equal(noise_a, noise_b) and torch.equal(t_a, t_b)
+        assert torch.equal(noise_a, noise_b)
+        assert torch.equal(t_a, t_b)
         dropped = [[torch.equal(row, empty) for row in prompt] for prompt in (prompt_a, prompt_b)]
         assert dropped[0] == dropped[1]
     assert any(not torch.equal(a[2], b[2]) for a, b in zip(*seen, strict=True)), "the captions are those of the arm"
@@ -145,17 +145,20 @@ def test_timesteps_are_uniform_in_sigma_and_then_shifted() -> None:
     draw = step_draw(0, 0, settings)
     sigma = draw.timestep_B / 1000
     uniform = sigma / (3.0 - 2.0 * sigma)  # the inverse of the shift
-    assert 0 <= float(uniform.min()) and float(uniform.max()) < 1
+    assert float(uniform.min()) >= 0
+    assert float(uniform.max()) < 1
     # The mean of 4000 uniform numbers deviates by 0.0046; the share of dropped captions by 0.0068.
     assert float(uniform.mean()) == pytest.approx(0.5, abs=0.025)
     assert float(draw.drop_caption_B.float().mean()) == pytest.approx(0.25, abs=0.035)
-    assert torch.equal(step_draw(0, 0, settings.model_copy(update={"shift": 1.0})).timestep_B / 1000, step_draw(0, 0, settings.model_copy(update={"shift": 1.0})).timestep_B / 1000)
+    unshifted = step_draw(0, 0, settings.model_copy(update={"shift": 1.0})).timestep_B / 1000
+    torch.testing.assert_close(uniform, unshifted)
 
 
 def test_the_learning_rate_warms_up_and_stays() -> None:
     settings = Finetune(steps=100, learning_rate=2.0, warmup_share=0.05)
     rates = [learning_rate(step, settings) for step in range(100)]
-    assert rates[:6] == pytest.approx([2 / 6, 4 / 6, 1.0, 8 / 6, 10 / 6, 2.0]) and set(rates[6:]) == {2.0}
+    assert rates[:6] == pytest.approx([2 / 6, 4 / 6, 1.0, 8 / 6, 10 / 6, 2.0])
+    assert set(rates[6:]) == {2.0}
     assert learning_rate(0, Finetune(steps=10, learning_rate=2.0, warmup_share=0.0)) == 2.0
 
 
@@ -172,7 +175,8 @@ def test_every_clip_is_seen_equally_often_in_batches_of_one_shape() -> None:
 def test_each_pass_is_a_new_seeded_shuffle() -> None:
     stream = shuffled_forever(list("abcdefgh"), training=3)
     passes = ["".join(next(stream) for _ in range(8)) for _ in range(3)]
-    assert all(sorted(order) == list("abcdefgh") for order in passes) and len(set(passes)) == 3
+    assert all(sorted(order) == list("abcdefgh") for order in passes)
+    assert len(set(passes)) == 3
     again = shuffled_forever(list("hgfedcba"), training=3)
     assert "".join(next(again) for _ in range(8)) == passes[0], "the order of the list does not matter"
 
@@ -206,6 +210,7 @@ clips: {{source: demo, num_frames: 5, width: 32, height: 32}}
 queries: {{source: demo}}
 model: {{path: {model}, dtype: float32, device: cpu, max_prompt_tokens: 8}}
 storage: {{root: {root}}}
+engine: {{threads: 1}}
 finetune: {{seeds: {seeds}, steps: {steps}, batch_size: 2, learning_rate: 1.0e-3, checkpointing: {checkpointing}}}
 """
 
@@ -215,7 +220,9 @@ def tiny(tmp_path_factory) -> Path:
     return save_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
 
 
-def make_workspace(folder: Path, model: Path, *, root: str = "data", seeds: int = 1, steps: int = 3, checkpointing: bool = False) -> Workspace:
+def make_workspace(
+    folder: Path, model: Path, *, root: str = "data", seeds: int = 1, steps: int = 3, checkpointing: bool = False
+) -> Workspace:
     from motive_pipeline.config import load_config
 
     file = folder / f"{root}.yaml"
@@ -231,21 +238,23 @@ def make_workspace(folder: Path, model: Path, *, root: str = "data", seeds: int 
 
 def test_publishes_a_diffusers_pipeline_for_each_training(tmp_path: Path, tiny: Path) -> None:
     ws = make_workspace(tmp_path, tiny, seeds=2)
-    base = load_model(ws.config.model, threads=2)
+    base = load_model(ws.config.model, threads=1)
     before = state(base)
     publication = publish_checkpoint(ws, "motive")
     assert state(base) == before, "the shared base model was trained in place"
-    assert load_model(ws.config.model, threads=2) is base
+    assert load_model(ws.config.model, threads=1) is base
     records = load_records(publication.path)
     assert [(record["training"], len(record["losses"]), record["clips"]) for record in records] == [(0, 3, 4), (1, 3, 4)]
     weights = []
     for training in (0, 1):
         pipeline = WanPipeline.from_pretrained(checkpoint_folder(publication.path, training))
         weights.append({name: value.numpy().tobytes() for name, value in pipeline.transformer.state_dict().items()})
-        loaded = load_model(ws.config.model, threads=2, path=checkpoint_folder(publication.path, training))
+        loaded = load_model(ws.config.model, threads=1, path=checkpoint_folder(publication.path, training))
         assert state(loaded) == weights[-1]
-    assert weights[0] != weights[1] and weights[0] != before
-    assert publication.facts["steps"] == 3 and publication.facts["trainings"] == 2
+    assert weights[0] != weights[1]
+    assert weights[0] != before
+    assert publication.facts["steps"] == 3
+    assert publication.facts["trainings"] == 2
     assert publication.facts["first_loss"] == pytest.approx(np.mean([record["losses"] for record in records]))
     assert (publication.path / "preview.png").stat().st_size > 1000
 
@@ -255,9 +264,11 @@ def test_arms_with_the_same_clips_share_a_training_and_a_new_one_adds_to_the_old
     first = publish_checkpoint(ws, "motive")
     assert first.counts.computed == 1
     same = publish_checkpoint(ws, "random")
-    assert (same.counts.computed, same.counts.reused) == (0, 1) and same.data_version == first.data_version
+    assert (same.counts.computed, same.counts.reused) == (0, 1)
+    assert same.data_version == first.data_version
     other = publish_checkpoint(ws, "no_mask")
-    assert other.counts.computed == 1 and other.data_version != first.data_version
+    assert other.counts.computed == 1
+    assert other.data_version != first.data_version
     more = make_workspace(tmp_path, tiny, seeds=2)
     assert publish_checkpoint(more, "motive").counts.reused == 1
     longer = make_workspace(tmp_path, tiny, steps=4)
@@ -288,7 +299,7 @@ publish_checkpoint(Workspace(load_config(sys.argv[1])), "full")
 
 
 def test_a_killed_run_repeats_only_the_training_it_was_in(tmp_path: Path, tiny: Path) -> None:
-    steps = 40
+    steps = 12
     calm = publish_checkpoint(make_workspace(tmp_path, tiny, root="calm", seeds=2, steps=steps), "full")
     ws = make_workspace(tmp_path, tiny, root="killed", seeds=2, steps=steps)
     work = ws.root / "work" / "finetune"

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.influence_table import descending_order, ranks
 from motive_pipeline.attribution.tiles import influence_tiles, on_grid, stream_influence
 from motive_pipeline.errors import GateFailed
+from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
 
 QUERIES, CLIPS = unit_rows(3, 64, seed=1), unit_rows(40, 64, seed=2)
 
@@ -47,7 +47,9 @@ def test_a_prefix_is_brought_to_unit_length_again() -> None:
 def test_dot_multiplies_the_cosine_by_both_norms() -> None:
     query_norm, clip_norm = np.array([2.0, 3.0, 0.5]), np.linspace(0.1, 9, 40)
     expected = cosine_loop(QUERIES, CLIPS) * query_norm[:, None] * clip_norm[None, :]
-    np.testing.assert_allclose(influence_tiles(QUERIES, CLIPS, query_norm_Q=query_norm, clip_norm_N=clip_norm), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        influence_tiles(QUERIES, CLIPS, query_norm_Q=query_norm, clip_norm_N=clip_norm), expected, rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("norms", [{}, {"query_norm_Q": np.array([0.0, 1, 1]), "clip_norm_N": np.zeros(40)}])
@@ -107,7 +109,9 @@ def test_the_order_is_that_of_a_stable_sort(values: list[float]) -> None:
 
 def publish_both(ws, *, queries=QUERIES, clips=CLIPS, **attributes) -> list[str]:
     names = clip_names(len(clips))
-    publish_gradients(ws, "query_gradients/motive", clip_names(len(queries), 1000), queries, norms=np.arange(1, len(queries) + 1), **attributes)
+    publish_gradients(
+        ws, "query_gradients/motive", clip_names(len(queries), 1000), queries, norms=np.arange(1, len(queries) + 1), **attributes
+    )
     publish_gradients(ws, "projected_gradients/motive", names, clips, norms=np.linspace(1, 2, len(clips)))
     return names
 
@@ -116,7 +120,9 @@ def small(make_config, **influence):
     from motive_pipeline.storage.workspace import Workspace
 
     settings = ", ".join(f"{key}: {value}" for key, value in ({"proj_dim": 16} | influence).items())
-    return Workspace(make_config(f"clips: {{source: demo}}\nqueries: {{source: demo}}\ngradient: {{store_dim: 64}}\ninfluence: {{{settings}}}\n"))
+    return Workspace(
+        make_config(f"clips: {{source: demo}}\nqueries: {{source: demo}}\ngradient: {{store_dim: 64}}\ninfluence: {{{settings}}}\n")
+    )
 
 
 def test_publishes_matrix_and_table(make_config) -> None:
@@ -134,7 +140,8 @@ def test_publishes_matrix_and_table(make_config) -> None:
     assert table["influence"].to_numpy().reshape(3, 40).astype(np.float32).tobytes() == matrix.tobytes()
     expected = pd.Series(matrix[1]).rank(ascending=False, method="first").astype(int)
     assert table["rank"].to_numpy().reshape(3, 40)[1].tolist() == expected.tolist()
-    assert publication.facts["clips"] == 40 and publication.facts["highest"] == pytest.approx(matrix.max())
+    assert publication.facts["clips"] == 40
+    assert publication.facts["highest"] == pytest.approx(matrix.max())
     assert publication.facts["mean"] == pytest.approx(matrix.mean(dtype=np.float64))
 
 

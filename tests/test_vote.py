@@ -1,5 +1,7 @@
 """The eligible pool and the majority vote (eq. 18)."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,7 +27,7 @@ def vote_loop(influence: np.ndarray, percentile: float) -> tuple[list[int], list
     return votes, [mean / len(influence) for mean in means]
 
 
-@pytest.mark.parametrize("percentile", [0, 12.5, 50, 90, 95.4, 99.9])
+@pytest.mark.parametrize("percentile", [0.0, 12.5, 50.0, 90.0, 95.4, 99.9])
 def test_votes_are_those_of_the_loop_with_numpys_percentile(percentile: float) -> None:
     votes, means = vote_loop(SCORES, percentile)
     found = majority_vote([SCORES], percentile)
@@ -36,36 +38,36 @@ def test_votes_are_those_of_the_loop_with_numpys_percentile(percentile: float) -
 
 def test_the_threshold_is_a_score_and_a_clip_must_lie_above_it() -> None:
     scores = np.array([3, 1, 2, 5, 4], np.float32)
-    assert threshold(scores, 50) == 3
+    assert threshold(scores, 50.0) == 3
     assert threshold(scores, 49.9) == 2, "position floor(0.499 * 4) = 1 in ascending order"
-    assert majority_vote([scores[None]], 50).votes_N.tolist() == [0, 0, 0, 1, 1]
-    assert threshold(np.arange(11, dtype=np.float32), 70) == 7, "0.7 * 10 is 7, not a little more or less"
+    assert majority_vote([scores[None]], 50.0).votes_N.tolist() == [0, 0, 0, 1, 1]
+    assert threshold(np.arange(11, dtype=np.float32), 70.0) == 7, "0.7 * 10 is 7, not a little more or less"
 
 
 def test_equal_scores_at_the_threshold_get_no_vote() -> None:
     scores = np.array([[1, 1, 1, 1, 0]], np.float32)
-    assert majority_vote([scores], 50).votes_N.tolist() == [0, 0, 0, 0, 0]
-    assert majority_vote([scores], 0).votes_N.tolist() == [1, 1, 1, 1, 0]
+    assert majority_vote([scores], 50.0).votes_N.tolist() == [0, 0, 0, 0, 0]
+    assert majority_vote([scores], 0.0).votes_N.tolist() == [1, 1, 1, 1, 0]
 
 
 def test_each_query_has_its_own_threshold() -> None:
     scores = np.stack([SCORES[0], 1000 + SCORES[1]])
-    separate = majority_vote([SCORES[:1]], 80).votes_N + majority_vote([SCORES[1:2]], 80).votes_N
-    assert majority_vote([scores], 80).votes_N.tolist() == separate.tolist()
+    separate = majority_vote([SCORES[:1]], 80.0).votes_N + majority_vote([SCORES[1:2]], 80.0).votes_N
+    assert majority_vote([scores], 80.0).votes_N.tolist() == separate.tolist()
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
 def test_the_vote_is_the_same_for_any_blocks_of_queries(cuts: list[int]) -> None:
     edges = [0, *np.minimum(np.cumsum(cuts), 5), 5]
-    found = majority_vote((SCORES[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)), 90)
-    whole = majority_vote([SCORES], 90)
+    found = majority_vote((SCORES[a:b] for a, b in itertools.pairwise(edges)), 90.0)
+    whole = majority_vote([SCORES], 90.0)
     assert found.votes_N.tolist() == whole.votes_N.tolist()
     assert found.mean_influence_N.tobytes() == whole.mean_influence_N.tobytes()
 
 
 def test_a_vote_without_queries_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one query"):
-        majority_vote([], 90)
+        majority_vote([], 90.0)
 
 
 def test_ranking_is_by_votes_then_mean_then_clip_id() -> None:
@@ -76,7 +78,8 @@ def test_ranking_is_by_votes_then_mean_then_clip_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clips", "share", "expected"), [(320, 0.1, 32), (25, 0.1, 3), (24, 0.1, 2), (3, 0.1, 1), (1, 1e-9, 1), (7, 1.0, 7), (10**6, 0.01, 10**4)]
+    ("clips", "share", "expected"),
+    [(320, 0.1, 32), (25, 0.1, 3), (24, 0.1, 2), (3, 0.1, 1), (1, 1e-9, 1), (7, 1.0, 7), (10**6, 0.01, 10**4)],
 )
 def test_the_number_chosen(clips: int, share: float, expected: int) -> None:
     assert num_selected(clips, share) == expected
@@ -103,7 +106,8 @@ def test_publishes_the_ranking_of_the_pool(ws: Workspace) -> None:
     assert ranking["rank"].tolist() == list(range(1, 22))
     assert ranking["selected"].tolist() == [True] * 4 + [False] * 17
     table = ws.scores.query("SELECT * FROM ranking ORDER BY rank").df()
-    assert table["clip_id"].tolist() == ranking["clip_id"].tolist() and set(table["variant"]) == {"motive"}
+    assert table["clip_id"].tolist() == ranking["clip_id"].tolist()
+    assert set(table["variant"]) == {"motive"}
     assert publication.facts["best_clips"][0]["clip_id"] == pool[expected[0]]
     assert publish_ranking(ws, "motive").data_version == publication.data_version
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,20 +34,34 @@ class Feature:
     norm: float
 
 
-@dataclass(frozen=True, kw_only=True)
 class ClipGradient:
     """Gives the projected gradient of the motion-weighted loss, clip by clip.
 
     Several ``draws`` are averaged in one graph: exact, at the memory of as many forward passes. ``checkpointing`` trades a second forward
     pass for activations that are not kept. The model computes in its own dtype; sums over the gradient are in float32.
+
+    Raises:
+        MotiveError: ``parameters`` selects nothing.
     """
 
-    model: VideoModel
-    projector: Projector
-    draws: Sequence[Draw]
-    parameters: str = "all"
-    frame_norm: FrameNorm = "per_frame"
-    checkpointing: bool = False
+    def __init__(
+        self,
+        model: VideoModel,
+        *,
+        projector: Projector,
+        draws: Sequence[Draw],
+        parameters: str = "all",
+        frame_norm: FrameNorm = "per_frame",
+        checkpointing: bool = False,
+    ) -> None:
+        self.model = model
+        self.projector = projector
+        self.draws = draws
+        self.frame_norm: FrameNorm = frame_norm
+        self.checkpointing = checkpointing
+        self._chosen = selected_parameters(model.transformer, parameters)
+        self._others = [parameter for name, parameter in model.transformer.named_parameters() if name not in self._chosen]
+        self._sizes = {name: parameter.numel() for name, parameter in self._chosen.items()}
 
     def __call__(
         self,
@@ -59,17 +73,14 @@ class ClipGradient:
 
         Raises:
             RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (which is tried again another time).
-            MotiveError: ``gradient.parameters`` selects nothing.
         """
-        chosen = selected_parameters(self.model.transformer, self.parameters)
-        self.projector.start({name: parameter.numel() for name, parameter in chosen.items()})
+        self.projector.start(self._sizes)
         try:
-            with _only_these(self.model.transformer, chosen), _checkpointing(self.model.transformer, self.checkpointing):
-                with _streamed_into(self.projector, chosen), torch.enable_grad():
-                    loss = mean_motion_weighted_loss(
-                        self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=self.draws, frame_norm=self.frame_norm
-                    )
-                    loss.backward()
+            with self._prepared(), torch.enable_grad():
+                loss = mean_motion_weighted_loss(
+                    self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=self.draws, frame_norm=self.frame_norm
+                )
+                loss.backward()
             projected = self.projector.finish()
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(latents_CFHW) from error
@@ -81,11 +92,22 @@ class ClipGradient:
             raise RejectRow("non_finite_gradient", f"the gradient's length is {projected.norm} (the loss is {float(loss.detach()):g})")
         return Feature(gradient_P=_unit_length(projected.entries_P), norm=projected.norm)
 
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """While this lasts only the chosen parameters have gradients, and these are streamed; afterwards the model is as before."""
+        with (
+            _requires_grad(self._chosen.values(), True),
+            _requires_grad(self._others, False),
+            _checkpointing(self.model.transformer, self.checkpointing),
+            _streamed_into(self.projector, self._chosen),
+        ):
+            yield
+
 
 def build_clip_gradient(model: VideoModel, gradient: config.Gradient) -> ClipGradient:
     """The gradient pass that the ``gradient`` section describes."""
     return ClipGradient(
-        model=model,
+        model,
         projector=build_projector(gradient, model.device),
         draws=[Draw(timestep=gradient.timestep, noise_seed=gradient.noise_seed)],
         parameters=gradient.parameters,
@@ -115,18 +137,15 @@ def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torc
 
 
 @contextmanager
-def _only_these(module: torch.nn.Module, chosen: dict[str, torch.nn.Parameter]) -> Iterator[None]:
-    """Only the chosen parameters take part in backward; afterwards the module is as before, without gradients."""
-    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+def _requires_grad(parameters: Iterable[torch.nn.Parameter], required: bool) -> Iterator[None]:
+    changed = [parameter for parameter in parameters if parameter.requires_grad != required]
     try:
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name in chosen)
-            parameter.grad = None
+        for parameter in changed:
+            parameter.requires_grad_(required)
         yield
     finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
-            parameter.grad = None
+        for parameter in changed:
+            parameter.requires_grad_(not required)
 
 
 @contextmanager
@@ -150,6 +169,8 @@ def _streamed_into(projector: Projector, chosen: dict[str, torch.nn.Parameter]) 
         projector.add(name, parameter.grad)
         parameter.grad = None
 
+    for parameter in chosen.values():
+        parameter.grad = None
     handles = [
         parameter.register_post_accumulate_grad_hook(lambda tensor, name=name: take(name, tensor)) for name, parameter in chosen.items()
     ]
@@ -158,6 +179,8 @@ def _streamed_into(projector: Projector, chosen: dict[str, torch.nn.Parameter]) 
     finally:
         for handle in handles:
             handle.remove()
+        for parameter in chosen.values():
+            parameter.grad = None
 
 
 def _unit_length(entries_P: Float[torch.Tensor, " P"]) -> Float[np.ndarray, " P"]:

@@ -57,7 +57,7 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
     clips = _load_features(ws, f"projected_gradients/{variant}")
     _require_equal_settings(queries, clips)
     with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
-        matrix = _Matrix(scratch / "matrix", queries.id_R, clips.id_R, _attributes(ws, variant))
+        matrix = InfluenceMatrix(scratch / "matrix", queries.id_R, clips.id_R, _attributes(ws, variant))
         matrix.fill(_tiles(ws, queries, clips))
         write_influence_table(scratch / "influence.parquet", variant, matrix.group)
         return ws.publish(
@@ -73,7 +73,7 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
         )
 
 
-class _Matrix:
+class InfluenceMatrix:
     """The influence matrix on disk, written from left to right; memory holds one column of chunks."""
 
     def __init__(
@@ -166,7 +166,7 @@ def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
     }
 
 
-def _facts(ws: Workspace, matrix: _Matrix, clips: Features) -> dict[str, Any]:
+def _facts(ws: Workspace, matrix: InfluenceMatrix, clips: Features) -> dict[str, Any]:
     num_queries, num_clips = matrix.shape
     return {
         "queries": num_queries,

@@ -10,10 +10,9 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, scalars, write_gradients
@@ -23,7 +22,7 @@ from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import load_model, model_hash
-from motive_pipeline.motion.stage import load_masks
+from motive_pipeline.motion.stage import MaskSet, load_masks, masks_asset
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -32,19 +31,13 @@ STAGE = "gradient"
 DIMS = {"gradient": ("proj",)}
 
 
-class _Masks(Protocol):
-    def __contains__(self, clip_id: object, /) -> bool: ...
-    def content(self, clip_id: str) -> str: ...
-    def get(self, clip_id: str) -> torch.Tensor: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
     """What the gradients of one variant and role are computed from; ``masks`` is None without a mask."""
 
     clips: list[CatalogClip]
     latents: LatentSet
-    masks: _Masks | None
+    masks: MaskSet | None
     model_hash: str
 
     def key(self, clip: CatalogClip) -> str:
@@ -95,7 +88,9 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         asset,
         stage=STAGE,
         content=digest([[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
-        write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, weights=inputs.model_hash),
+        write=lambda folder: _write(
+            ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, weights=inputs.model_hash
+        ),
         started=started,
         upstream=_upstream(variant, role),
         facts=_facts(store, refs, started, outcome.counts.computed),
@@ -139,8 +134,7 @@ def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
 
 
 def _upstream(variant: Variant, role: Role) -> list[str]:
-    masks = "motion_masks" if role == "clip" else "query_masks"
-    return [catalog_asset(role), latents_asset(role), *([masks] if variant == "motive" else [])]
+    return [catalog_asset(role), latents_asset(role), *([masks_asset(role)] if variant == "motive" else [])]
 
 
 def _write(

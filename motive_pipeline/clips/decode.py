@@ -178,11 +178,12 @@ class _Reading:
         self.last: Fraction | None = None
         self._gaps: list[Fraction] = []
         self._repaired = False
+        self._graph: Graph | None = None
 
     def frames(self, container: InputContainer) -> Iterator[tuple[Fraction, VideoFrame]]:
         """(time from the first frame, frame) in growing order of time. Ends at the first frame that cannot be decoded."""
         start: Fraction | None = None
-        for frame in _deinterlaced(self._decoded(container), self.stream):
+        for frame in self._deinterlaced(self._decoded(container)):
             stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
             if start is None:
                 start = stamp or Fraction(0)
@@ -202,8 +203,10 @@ class _Reading:
             yield time, frame
 
     def flags(self) -> set[str]:
-        """``variable_rate`` and ``time_repaired``, as far as they hold for what was read; ``truncated`` where the file was cut off."""
+        """Which of interlaced, time_repaired, truncated, variable_rate hold for what was read."""
         found = {"time_repaired"} if self._repaired else set()
+        if self._graph is not None:
+            found.add("interlaced")
         if self._gaps and max(self._gaps) > VARIABLE_RATE_SPREAD * min(self._gaps):
             found.add("variable_rate")
         if self.is_cut_off:
@@ -232,6 +235,26 @@ class _Reading:
                 return
             yield from decoded  # type: ignore[misc]
 
+    def _deinterlaced(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+        """The same frames; where the first one is interlaced, through FFmpeg's ``bwdif``, one frame for one frame."""
+        for number, frame in enumerate(frames):
+            if number == 0 and frame.interlaced_frame:
+                self._graph = _deinterlacer(self.stream)
+            if self._graph is None:
+                yield frame
+            else:
+                self._graph.push(frame)
+                yield from _pulled(self._graph)
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from _pulled(self._graph)
+
+
+def _deinterlacer(stream: VideoStream) -> Graph:
+    graph = Graph()
+    graph.link_nodes(graph.add_buffer(template=stream), graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")).configure()
+    return graph
+
 
 def _data_follow(packets: Iterator[av.Packet]) -> bool:
     """Whether the demuxer still finds data, which it does not where a file has simply been cut."""
@@ -239,23 +262,6 @@ def _data_follow(packets: Iterator[av.Packet]) -> bool:
         return any(packet.size for packet in packets)
     except av.error.FFmpegError:
         return False
-
-
-def _deinterlaced(frames: Iterator[VideoFrame], stream: VideoStream) -> Iterator[VideoFrame]:
-    """The same frames; where the first one is interlaced, through FFmpeg's ``bwdif``, one frame for one frame."""
-    graph: Graph | None = None
-    for number, frame in enumerate(frames):
-        if number == 0 and frame.interlaced_frame:
-            graph = Graph()
-            graph.link_nodes(graph.add_buffer(template=stream), graph.add("bwdif", "mode=send_frame"), graph.add("buffersink")).configure()
-        if graph is None:
-            yield frame
-            continue
-        graph.push(frame)
-        yield from _pulled(graph)
-    if graph is not None:
-        graph.push(None)
-        yield from _pulled(graph)
 
 
 def _pulled(graph: Graph) -> Iterator[VideoFrame]:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from motive_pipeline.clips.demo import VERSION as DEMO_VERSION
 from motive_pipeline.clips.demo import write_demo
@@ -45,6 +45,7 @@ class BadEntry:
     detail: str
 
 
+@runtime_checkable
 class ClipSource(Protocol):
     """A list of videos with captions, the same in the same order as long as nothing changes."""
 
@@ -127,13 +128,14 @@ class FolderSource:
 
     def _videos(self, folder: Path) -> Iterator[SourceEntry | BadEntry]:
         names = {name for name in os.listdir(folder) if not name.startswith(".")}
+        below = folder.relative_to(self.root).parts
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in VIDEO_SUFFIXES:
                 sidecar = next((stem + text for text in (".txt", ".TXT") if stem + text in names), None)
-                yield self._entry(folder / name, folder / sidecar if sidecar else None)
+                yield self._entry(folder / name, below, folder / sidecar if sidecar else None)
 
-    def _entry(self, path: Path, sidecar: Path | None) -> SourceEntry | BadEntry:
+    def _entry(self, path: Path, below: tuple[str, ...], sidecar: Path | None) -> SourceEntry | BadEntry:
         try:
             str(path).encode()
         except UnicodeEncodeError:
@@ -145,9 +147,8 @@ class FolderSource:
             return self._bad(path, "bad_caption", str(error))
         except OSError as error:
             return self._bad(path, *_explain(path, error))
-        relative = path.relative_to(self.root)
-        category = relative.parts[0] if len(relative.parts) > 1 else ""
-        return SourceEntry(path=path, relative=relative.as_posix(), caption=caption, extra={"category": category})
+        category = below[0] if below else ""
+        return SourceEntry(path=path, relative="/".join((*below, path.name)), caption=caption, extra={"category": category})
 
     def _bad(self, path: Path, reason: str, detail: str) -> BadEntry:
         return BadEntry(path=_printable(str(path)), relative=_printable(path.relative_to(self.root).as_posix()), reason=reason, detail=detail)

@@ -108,18 +108,22 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
 
 
 def _pool_blocks(ws: Workspace, variant: Variant, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
-    """The influence on the clips of the pool, a few queries at a time: as many as one chunk of the matrix holds."""
+    """The published influence on the clips of the pool."""
     group = zarr.open_group(ws.published(f"influence_matrix/{variant}").path, mode="r")
-    influence = group["influence"]
-    assert isinstance(influence, zarr.Array)
-    clip_ids = np.asarray(group["clip_id"][:])  # type: ignore[index]
-    absent = np.setdiff1d(pool_N, clip_ids)
+    absent = np.setdiff1d(pool_N, np.asarray(group["clip_id"][:]))  # type: ignore[index]
     if len(absent):
         raise GateFailed(
             f"{len(absent)} clips of eligible_pool have no influence in influence_matrix/{variant} (the first: {absent[0].decode()}). "
             "One of the two is out of date: materialize influence_matrix and eligible_pool again."
         )
-    columns = None if len(pool_N) == len(clip_ids) else np.searchsorted(clip_ids, pool_N)
+    return matrix_blocks(group, pool_N)
+
+
+def matrix_blocks(group: zarr.Group, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
+    """The columns ``pool_N`` of an influence matrix, a few queries at a time: as many as one of its chunks holds."""
+    influence, clip_ids = group["influence"], np.asarray(group["clip_id"][:])  # type: ignore[index]
+    assert isinstance(influence, zarr.Array)
+    columns = None if np.array_equal(pool_N, clip_ids) else np.searchsorted(clip_ids, pool_N)
     for first in range(0, influence.shape[0], influence.chunks[0]):
         block_BN = np.asarray(influence[first : first + influence.chunks[0]])
         yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])

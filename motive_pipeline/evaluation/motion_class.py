@@ -1,9 +1,10 @@
 """Names the one motion of a short film of one shape, from its optical flow alone.
 
 The rule. DIS flow is taken from frames 0, 2, 4, ... to the frame `STEP_FRAMES` later (an odd number, so that flicker between odd and even
-frames shows), on pictures scaled up four times, and divided by the step: px per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it by more than `MOVING_PX` moves.
+frames shows), on pictures scaled up four times, and divided by the step: px per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it
+by more than `MOVING_SHARE` of the film's speed moves; slower is flicker of a decoder.
 
-* The film is **static** if less than `MIN_AREA` of it moves, counted over all pairs, and the camera stands still.
+* The film is **static** if the camera stands still and the fastest 5 % of the pixels move less than `STATIC_PX`.
 * The moving pixels' flow (camera taken off) is compared with four patterns over all pairs at once, each scaled by least squares: constant
   along x (right, left), constant along y (down, up), away from the moving region's centre (grow, shrink), along y as one period of a sine
   over the film (bounce). The pattern that explains the largest share of the flow's energy gives the label, that share is the **coherence**.
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-STEP_FRAMES = 3
-MOVING_PX = 0.2
-MIN_AREA = 0.008
+STEP_FRAMES = 5
+STATIC_PX = 0.3
+MOVING_SHARE = 0.4
 MIN_CAMERA_PX = 0.25
-MIN_COHERENCE = 0.5
+MIN_COHERENCE = 0.4
 _UPSCALE = 4
 
 LABELS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "incoherent")
@@ -50,10 +51,10 @@ def motion_class(frames_FHWC: np.ndarray) -> MotionReading:
     camera = _camera_coherence(flow_PHW2, camera_P2)
     if np.linalg.norm(camera_P2, axis=1).mean() > MIN_CAMERA_PX:
         return MotionReading("pan" if camera >= MIN_COHERENCE else "incoherent", camera, speed_px)
-    own_PHW2 = flow_PHW2 - camera_P2[:, None, None]
-    moving_PHW = np.linalg.norm(own_PHW2, axis=-1) > MOVING_PX
-    if moving_PHW.mean() < MIN_AREA:
+    if speed_px < STATIC_PX:
         return MotionReading("static", 1.0, speed_px)
+    own_PHW2 = flow_PHW2 - camera_P2[:, None, None]
+    moving_PHW = np.linalg.norm(own_PHW2, axis=-1) > MOVING_SHARE * speed_px
     label, coherence = _best_pattern(own_PHW2, moving_PHW, len(frames_FHWC))
     return MotionReading(label if coherence >= MIN_COHERENCE else "incoherent", coherence, speed_px)
 
@@ -78,7 +79,7 @@ def _camera_coherence(flow_PHW2: np.ndarray, camera_P2: np.ndarray) -> float:
     energy = np.square(camera_P2).sum()
     steady = len(camera_P2) * np.square(camera_P2.mean(0)).sum() / max(energy, 1e-12)
     velocity_2 = camera_P2.mean(0)
-    along = np.linalg.norm(flow_PHW2 - velocity_2, axis=-1) < max(MOVING_PX, 0.5 * np.linalg.norm(velocity_2))
+    along = np.linalg.norm(flow_PHW2 - velocity_2, axis=-1) < 0.5 * np.linalg.norm(velocity_2)
     return float(steady * along.mean())
 
 

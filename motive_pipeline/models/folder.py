@@ -131,7 +131,12 @@ def _hub_snapshot(model: config.Model) -> Path:
         return folder
     except (LocalEntryNotFoundError, MotiveError):
         pass
-    wanted = ["model_index.json", "scheduler/*", "tokenizer/*", *(f"{name}/{kind}" for name in WEIGHTS for kind in ("*.json", "*.safetensors"))]
+    wanted = [
+        "model_index.json",
+        "scheduler/*",
+        "tokenizer/*",
+        *(f"{name}/{kind}" for name in WEIGHTS for kind in ("*.json", "*.safetensors")),
+    ]
     try:
         folder = Path(snapshot_download(model.path, revision=model.revision, allow_patterns=wanted))
     except (OSError, HfHubHTTPError, HFValidationError) as error:

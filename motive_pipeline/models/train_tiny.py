@@ -177,7 +177,7 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     x = matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    for _ in range(5):
+    for _ in range(3):  # Muon's usual five are more than matrices this small need
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.mT if tall else x
@@ -362,7 +362,9 @@ def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32,
     cached = torch.load(work / "latents.pt", weights_only=True)
     latents, prompts = cached["latents"], _prompt_embeds(pipeline, cached["captions"])
     nothing = _prompt_embeds(pipeline, [""])[0]
-    num_train = len(latents) - 512
+    num_train = len(latents) - 256
+    if (work / "transformer_unfinished.pt").exists():
+        pipeline.transformer.load_state_dict(torch.load(work / "transformer_unfinished.pt", weights_only=True))
     model, mean_model = pipeline.transformer.train(), build_transformer(prompts.shape[-1]).eval()
     mean_model.load_state_dict(model.state_dict())
     matrices, rest = split_parameters(model, plain=("patch_embedding", "condition_embedder", "proj_out", "scale_shift_table"))
@@ -392,13 +394,15 @@ def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32,
         model.zero_grad()
         losses.append(loss.detach())
         _follow(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
-        if time.monotonic() - logged_s > 60:
+        if time.monotonic() - logged_s > 90:
             logged_s = time.monotonic()
             held_out = validation_loss(mean_model, latents[num_train:], prompts[num_train:])
             recent = torch.stack(losses[-200:]).mean()
             print(f"transformer step {schedule.steps} ({schedule.progress:.0%}) loss {recent:.4f} held-out {held_out:.4f}", flush=True)
-        if time.monotonic() - saved_s > 240:
+        if time.monotonic() - saved_s > 200:
             saved_s = time.monotonic()
+            torch.save(mean_model.state_dict(), work / "transformer.tmp")
+            os.replace(work / "transformer.tmp", work / "transformer_unfinished.pt")
             save_pipeline(_with_transformer(pipeline, mean_model), out, {"unfinished": True, "steps": schedule.steps})
     figures = {
         "minutes": minutes,

@@ -17,7 +17,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import WanPipeline
+from diffusers import WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Float, UInt8
 
 from motive_pipeline.errors import MotiveError, RejectRow
@@ -36,9 +36,7 @@ def load_wan(folder: Path, *, expert: Expert, device: torch.device, compute_dtyp
     pipeline = WanPipeline.from_pretrained(
         folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True
     )
-    return WanModel(
-        pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder
-    )
+    return WanModel(pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
 
 
 class WanModel:
@@ -111,7 +109,7 @@ class WanModel:
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The denoiser's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
         timestep = timestep_B.to(self.device)
-        if self.pipeline.config.expand_timesteps:
+        if self.pipeline.config["expand_timesteps"]:
             timestep = timestep[:, None].expand(-1, self._num_tokens(latents_BCFHW.shape))
         output = self.transformer(
             hidden_states=latents_BCFHW.to(self.device, self.compute_dtype),

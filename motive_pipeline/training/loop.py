@@ -117,7 +117,9 @@ def finetune(
         GateFailed: a loss or a gradient is not finite; names the step, from 1.
     """
     weights = MasterWeights(model.transformer)
-    optimizer = torch.optim.AdamW(weights.masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        weights.masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    )
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption_LE = Batches(clips, training), _Cached(read_clip), model.encode_prompt("")

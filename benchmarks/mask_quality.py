@@ -1,0 +1,109 @@
+"""How good the motion masks are on clips whose motion is known exactly, and what is left of a mask on pictures that stand still.
+
+    python benchmarks/mask_quality.py [--clips 90] [--preset medium fast] [--min-side 0 128 256]
+
+For each class of motion of the demo clips: end-point error (px) on the object and beside it, share of the mask's weight on the object, and
+IoU of the mask (weight > 0.5) with the mask of the exact displacement. Then, for still pictures through H.264 at several rates and with
+several strengths of noise (grey levels): range of the magnitude (px), and largest and mean weight on the latent grid at `floor_px` 1.
+
+Axes: T frames, H W pixels, 2 = (dx, dy).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.demo import ClipSpec, ClipTruth, demo_specs, render_clip, render_truth
+from motive_pipeline.clips.encode import write_mp4
+from motive_pipeline.models.grid import LatentGrid
+from motive_pipeline.motion.mask import magnitude, motion_mask, saliency
+from motive_pipeline.motion.trackers import DisTracker
+
+RULE = FrameRule(num_frames=17, min_frames=17, fps=16.0, width=64, height=64)
+GRID = LatentGrid(channels=16, temporal_stride=4, spatial_stride=8)
+
+
+def through_h264(frames_THWC: np.ndarray, *, crf: int = 12) -> np.ndarray:
+    """The frames as the pipeline reads them from a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_mp4(path, frames_THWC, RULE.fps, crf=crf)
+        return read_clip(path, RULE).frames_THWC
+
+
+def quality(displacement_THW2: np.ndarray, truth: ClipTruth) -> dict[str, float]:
+    """The figures of one clip; IoU and share are NaN where nothing moves."""
+    error_THW = np.linalg.norm(displacement_THW2 - truth.displacement_FHW2, axis=-1)
+    found_THW = saliency(magnitude(displacement_THW2), floor_px=0.0)
+    exact_THW = saliency(magnitude(truth.displacement_FHW2), floor_px=0.0)
+    found, exact = found_THW > 0.5, exact_THW > 0.5
+    moves = bool(exact_THW.any())
+    return {
+        "epe_object_px": float(error_THW[truth.object_FHW].mean()),
+        "epe_ground_px": float(error_THW[~truth.object_FHW].mean()),
+        "weight_on_object": float(found_THW[truth.object_FHW].sum() / found_THW.sum()) if moves else float("nan"),
+        "iou": float((found & exact).sum() / (found | exact).sum()) if moves else float("nan"),
+    }
+
+
+def report_known_motion(specs: list[ClipSpec], clips: list[np.ndarray], tracker: DisTracker) -> None:
+    """Print a line for each class of motion."""
+    start = time.perf_counter()
+    by_motion: dict[str, list[dict[str, float]]] = {}
+    for spec, frames_THWC in zip(specs, clips, strict=True):
+        by_motion.setdefault(spec.motion, []).append(quality(tracker.displacement(frames_THWC), render_truth(spec)))
+    print(f"\n{tracker.preset}, min_side_px {tracker.min_side_px}: {len(clips) / (time.perf_counter() - start):.1f} clips/s")
+    for motion, found in sorted(by_motion.items()):
+        means = {name: np.mean([figures[name] for figures in found]) for name in found[0]}
+        print(f"  {motion:8s}" + "".join(f"  {name} {value:.3f}" for name, value in means.items()))
+
+
+def still_clips(specs: list[ClipSpec]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(noise in grey levels, rate factor, frames) of still pictures."""
+    rng = np.random.default_rng(0)
+    pictures = [render_clip(spec)[0] for spec in specs if spec.motion == "static"][:6]
+    for noise in (0, 2, 5):
+        for crf in (12, 23, 30):
+            for picture_HWC in pictures:
+                noisy = picture_HWC + rng.normal(0, noise, (RULE.num_frames, *picture_HWC.shape))
+                yield noise, crf, through_h264(np.clip(np.rint(noisy), 0, 255).astype(np.uint8), crf=crf)
+
+
+def report_still_pictures(specs: list[ClipSpec], tracker: DisTracker) -> None:
+    """Print a line for each strength of noise and rate: the largest over the pictures."""
+    found: dict[tuple[int, int], list[tuple[float, float, float]]] = {}
+    for noise, crf, frames_THWC in still_clips(specs):
+        displacement_THW2 = tracker.displacement(frames_THWC)
+        mask_Fhw, _ = motion_mask(displacement_THW2, GRID, floor_px=1.0)
+        found.setdefault((noise, crf), []).append((float(np.ptp(magnitude(displacement_THW2))), float(mask_Fhw.max()), float(mask_Fhw.mean())))
+    print("\nstill pictures (the largest of each figure)")
+    for (noise, crf), figures in found.items():
+        range_px, largest, mean = np.max(figures, axis=0)
+        print(f"  noise {noise}  crf {crf}  range {range_px:.2f} px  largest weight {largest:.3f}  mean weight {mean:.3f}")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=90)
+    parser.add_argument("--preset", nargs="+", default=["medium"], choices=["medium", "fast"])
+    parser.add_argument("--min-side", nargs="+", type=int, default=[0, 128])
+    options = parser.parse_args()
+    drawn = demo_specs(seed=5, split="plain", num_clips=options.clips, num_queries=0, num_held_out=0, query_motion="grow")
+    specs = [spec for _, spec in drawn]
+    clips = [through_h264(render_clip(spec)) for spec in specs]
+    for preset in options.preset:
+        for min_side_px in options.min_side:
+            report_known_motion(specs, clips, DisTracker(preset=preset, min_side_px=min_side_px))
+    report_still_pictures(specs, DisTracker())
+
+
+if __name__ == "__main__":
+    main()

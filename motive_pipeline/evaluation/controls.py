@@ -1,0 +1,183 @@
+"""The controls that keep precision honest: ways to find clips of the query's motion that need no trained model at all.
+
+On clips with a known motion class, precision says whether the plumbing finds motion, and no more: comparing flow fields does it better,
+and an untrained network may do as well. So every report that shows precision shows these beside it.
+
+Axes: Q queries, N clips of the pool in order of clip id, F latent frames, h w latent cells, P projected entries, 2 = (dx, dy).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+
+from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
+from motive_pipeline.attribution.gradient_set import prefix
+from motive_pipeline.attribution.tiles import influence_tiles
+from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.latents import load_latents
+from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
+from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
+from motive_pipeline.engine import Outcome, Work, compute_rows
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.evaluation.side_by_side import side_by_side
+from motive_pipeline.evaluation.truth import Truth
+from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
+from motive_pipeline.models.protocol import LatentGrid, VideoModel
+from motive_pipeline.motion.stage import load_masks
+from motive_pipeline.motion.trackers import DisTracker
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.workspace import Workspace
+
+FLOW_SIMILARITY = "flow similarity"
+UNTRAINED = "untrained network"
+CHANCE = "chance"
+UNTRAINED_SEED = 1
+VERSION = 1
+"""Raise it when a control computes something else."""
+
+_TRACKER = DisTracker(preset="medium", reference="first", min_side_px=128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """How one choice of clips meets the ground truth.
+
+    ``kind`` is ``arm``, ``control`` or ``chance``. ``precision`` is the share of the chosen clips that show the queries' motion; ``lure``
+    the share that has the queries' background colour and another motion (NaN where colours tell nothing).
+    """
+
+    name: str
+    kind: str
+    precision: float
+    lure: float
+    num_clips: int
+
+
+def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
+    """The arms that choose, then the controls, then chance (the whole pool).
+
+    Raises:
+        NotPublished: an arm's subset, or what it rests on.
+    """
+    pool = load_pool(ws).astype(str).tolist()
+    arms = [arm for arm in ws.config.arms if arm not in ("base", "full")]
+    rows = [precision(arm, "arm", ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist(), truth) for arm in arms]
+    for name, features in ((FLOW_SIMILARITY, flow_features), (UNTRAINED, untrained_features)):
+        rows.append(precision(name, "control", voted_choice(ws, pool, features(ws, "query"), features(ws, "clip")), truth))
+    return [*rows, precision(CHANCE, "chance", pool, truth)]
+
+
+def precision(name: str, kind: str, clip_ids: Sequence[str], truth: Truth) -> Precision:
+    """Precision and lure of one choice of clips; clips that are not of the demo are left out of both."""
+    known = [clip_id for clip_id in clip_ids if clip_id in truth.motion.index]
+    if not known:
+        raise GateFailed(f"none of the {len(clip_ids)} clips of {name} is one of the demo's, so there is no ground truth to compare with")
+    shows_motion = truth.motion.loc[known].to_numpy() == truth.query_motion
+    has_background = truth.background.loc[known].isin(truth.query_backgrounds).to_numpy()
+    lure = float((has_background & ~shows_motion).mean()) if truth.is_confounded else float("nan")
+    return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=lure, num_clips=len(known))
+
+
+def voted_choice(ws: Workspace, pool: Sequence[str], queries: dict[str, np.ndarray], clips: dict[str, np.ndarray]) -> list[str]:
+    """The clips that the very vote of the method chooses when ``clips`` and ``queries`` give unit-length features by id."""
+    query_QP = np.stack([queries[query_id] for query_id in sorted(queries)])
+    pool_NP = np.stack([clips[clip_id] for clip_id in pool])
+    votes = majority_vote([influence_tiles(query_QP, pool_NP)], ws.config.vote.percentile)
+    chosen = ranking_order(votes)[: num_selected(len(pool), ws.config.subset.share)]
+    return [pool[position] for position in chosen]
+
+
+def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
+    """The flow field of each clip on the latent grid as one unit-length vector: no model, the mask's own input, with directions."""
+    rule, grid = FrameRule.of(ws.config), latent_grid(ws)
+    store = _store(ws, "flow_similarity")
+    clips = _clips(ws, role)
+    size = [rule.num_frames, rule.min_frames, rule.fps, rule.width, rule.height]
+    work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
+    row = functools.partial(_flow_row, rule=rule, grid=grid)
+    with side_by_side(row, [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+        return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
+
+
+def _flow_row(clip: CatalogClip, *, rule: FrameRule, grid: LatentGrid) -> dict[str, np.ndarray]:
+    return {"feature": flow_field(read_clip(clip.path, rule).frames_THWC, grid)}
+
+
+def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> Float32[np.ndarray, " P"]:
+    """The displacement between the ends of each latent frame, averaged over latent cells, flattened, at unit length (zero if nothing moves)."""
+    num_frames, height, width = frames_THWC.shape[:3]
+    _, _, rows, columns = grid.shape(num_frames, height, width)
+    ends = frames_THWC[:: grid.temporal_stride]
+    flows = [_TRACKER.displacement(ends[at : at + 2])[1] for at in range(len(ends) - 1)] or [np.zeros((height, width, 2), np.float32)]
+    field_P = np.stack([cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA) for flow in flows]).astype(np.float64).reshape(1, -1)
+    return prefix(field_P, field_P.shape[1])[0]
+
+
+def untrained_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
+    """The projected gradient of each clip under the same architecture with random weights: same mask, loss, noise and projection."""
+    latents, masks = load_latents(ws, role), load_masks(ws, role)
+    gradient = functools.cache(lambda: untrained_gradient(ws))
+    store = _store(ws, "untrained_network")
+    clips = [clip for clip in _clips(ws, role) if clip.clip_id in latents and clip.clip_id in masks]
+    weights = model_hash(ws)
+    work = [
+        Work(key=digest(VERSION, UNTRAINED_SEED, weights, latents.content(clip.clip_id), masks.content(clip.clip_id)), item=clip)
+        for clip in clips
+    ]
+
+    def row(clip: CatalogClip) -> dict[str, np.ndarray]:
+        return {"feature": gradient()(*latents.get(clip.clip_id), masks.get(clip.clip_id)).gradient_P}
+
+    features = _features(store, work, compute_rows(store, work, row, what=f"{UNTRAINED} ({role})"))
+    num_entries = min(ws.config.influence.proj_dim, *(len(feature) for feature in features.values()))
+    if ws.config.gradient.projection == "exact":
+        return features
+    return {clip_id: prefix(feature[None], num_entries)[0] for clip_id, feature in features.items()}
+
+
+def untrained_gradient(ws: Workspace) -> ClipGradient:
+    """The method's gradient pass through a network of the same architecture whose weights were never trained."""
+    # The base model in memory is shared, so its folder is loaded afresh.
+    model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
+    reset_weights(model, UNTRAINED_SEED)
+    return build_clip_gradient(model, ws.config.gradient)
+
+
+def reset_weights(model: VideoModel, seed: int) -> None:
+    """Give the denoiser the weights that its class starts with, drawn from ``seed``; the global random state stays as it was."""
+    transformer = model.transformer
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(transformer).from_config(transformer.config)  # type: ignore[attr-defined]
+    transformer.load_state_dict(fresh.state_dict())
+
+
+def _store(ws: Workspace, name: str) -> RowStore:
+    """Rows of a control, kept under the settings of the gradient pass, which all of them share."""
+    store = RowStore(ws.root / "rows" / name / ws.config.row_fingerprint("gradient"), {"feature": ("feature",)})
+    store.refresh()
+    return store
+
+
+def _clips(ws: Workspace, role: Role) -> list[CatalogClip]:
+    return [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
+
+
+def _features(store: RowStore, work: Sequence[Work[CatalogClip]], outcome: Outcome) -> dict[str, Float[np.ndarray, " P"]]:
+    found: dict[str, np.ndarray] = {}
+    for piece in work:
+        ref = outcome.refs.get(piece.key)
+        if isinstance(ref, RowRef):
+            found[piece.item.clip_id] = store.read(ref, "feature")
+    return found
+
+

@@ -1,0 +1,340 @@
+"""What the report says in numbers: read from what the stages published, as tables, numbers and a verdict. No page, no picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from motive_pipeline.clips.latents import load_latents
+from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.controls import Precision, precision_table
+from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
+from motive_pipeline.evaluation.plots import Dots
+from motive_pipeline.evaluation.tables import (
+    Number,
+    Table,
+    arm_name,
+    estimate_number,
+    heading,
+    shown_number,
+)
+from motive_pipeline.evaluation.truth import Truth, load_truth
+from motive_pipeline.evaluation.values import (
+    HELD_OUT_DROP,
+    IN_SAMPLE_DROP,
+    QUERY_MOTION,
+    difference,
+    estimate,
+    metrics_of,
+    num_trainings,
+    unit_values,
+    value_matrix,
+)
+from motive_pipeline.evaluation.verdict import Verdict, verdict
+from motive_pipeline.models.load import model_hash
+from motive_pipeline.storage.workspace import Workspace
+
+REJECTING = ("clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Everything the report states."""
+
+    arms: Sequence[str]
+    units: pd.DataFrame
+    metrics: Sequence[Metric]
+    estimates: dict[tuple[Metric, str], Estimate]
+    num_trainings: int
+    verdict: Verdict
+    precision: Sequence[Precision]
+    truth: Truth | None
+    tables: dict[str, Table]
+    numbers: Sequence[Number]
+    overlap: Sequence[str]
+    """Clip ids of queries that also lie in the pool."""
+    facts: dict[str, int | float | str]
+
+    @property
+    def drop_metric(self) -> Metric:
+        """The metric of the causal check: held-out where there are held-out queries."""
+        return HELD_OUT_DROP if HELD_OUT_DROP in self.metrics else IN_SAMPLE_DROP
+
+    def dots(self, metric: Metric, *, by_unit: bool = False) -> list[Dots]:
+        """A plot's rows: each arm's estimate, with its trainings (or its units) as single values."""
+        return [
+            Dots(
+                name=arm_name(arm),
+                estimate=self.estimates[metric, arm],
+                single=value_matrix(self.units, arm, metric).mean(axis=0 if by_unit else 1).tolist(),
+                is_main=arm == "motive",
+            )
+            for arm in self.arms
+        ]
+
+
+def load_findings(ws: Workspace) -> Findings:
+    """Read the scores of all arms and everything else that the report states.
+
+    Raises:
+        NotPublished: an arm has no scores yet, or what they rest on.
+        GateFailed: the arms' scores do not fit together.
+    """
+    arms, num_samples = ws.config.arms, ws.config.evaluate.bootstrap_samples
+    units = pd.concat([_units(ws, arm) for arm in arms], ignore_index=True)
+    metrics = metrics_of(units)
+    estimates = {(metric, arm): estimate(units, arm, metric, num_samples=num_samples) for metric in metrics for arm in arms}
+    others = [arm for arm in arms if arm != "motive"]
+    differences = {
+        (metric, other): difference(units, metric, "motive", other, num_samples=num_samples) for metric in metrics for other in others
+    }
+    truth = load_truth(ws)
+    precision = precision_table(ws, truth) if truth is not None else []
+    tables: dict[str, Table] = {}
+    numbers: list[Number] = []
+    parts = [
+        _arms_table(arms, metrics, estimates),
+        _differences_table(others, metrics, differences),
+        _lengths_table(ws),
+        *([_precision_table(precision, truth)] if truth is not None else []),
+        *([_trainings_table(arms, metrics, units)] if num_trainings(units, arms) > 1 else []),
+    ]
+    for table, its_numbers in parts:
+        tables[table.key] = table
+        numbers += its_numbers
+    for table in (_rejects_table(ws), _settings_table(ws), _versions_table(ws)):
+        tables[table.key] = table
+    overlap = _overlap(ws)
+    return Findings(
+        arms=arms,
+        units=units,
+        metrics=metrics,
+        estimates=estimates,
+        num_trainings=num_trainings(units, arms),
+        verdict=verdict(differences, _main_metrics(metrics), num_trainings=num_trainings(units, arms)),
+        precision=precision,
+        truth=truth,
+        tables=tables,
+        numbers=numbers,
+        overlap=overlap,
+        facts=_facts(ws, units),
+    )
+
+
+def _units(ws: Workspace, arm: str) -> pd.DataFrame:
+    scores = ws.published(f"eval_scores/{arm}")
+    return unit_values(arm, scores.table("per_video"), scores.table("causal"))
+
+
+def _main_metrics(metrics: Sequence[Metric]) -> list[Metric]:
+    """What the verdict is about: the causal check, then the query's motion where it is known, else whether videos move."""
+    drop = [metric for metric in (HELD_OUT_DROP, IN_SAMPLE_DROP) if metric in metrics][:1]
+    return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else DYNAMIC]
+
+
+def _arms_table(
+    arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[tuple[Metric, str], Estimate]
+) -> tuple[Table, list[Number]]:
+    numbers = {(arm, metric): estimate_number("arms", arm, metric, estimates[metric, arm]) for arm in arms for metric in metrics}
+    table = Table(
+        key="arms",
+        title="The arms side by side",
+        columns=["arm", *(heading(metric) for metric in metrics)],
+        rows=[[arm_name(arm), *(numbers[arm, metric].shown for metric in metrics)] for arm in arms],
+        caption="Means with 95 % intervals, by bootstrap over prompts (over queries for the loss) and, where there are several, over trainings.",
+        strong_rows=_strong(arms),
+    )
+    return table, list(numbers.values())
+
+
+def _differences_table(
+    others: Sequence[str], metrics: Sequence[Metric], differences: dict[tuple[Metric, str], Estimate]
+) -> tuple[Table, list[Number]]:
+    numbers = {
+        (other, metric): estimate_number("differences", other, metric, differences[metric, other], signed=True)
+        for other in others
+        for metric in metrics
+    }
+    table = Table(
+        key="differences",
+        title="MOTIVE less each other arm",
+        columns=["MOTIVE less …", *(heading(metric) for metric in metrics)],
+        rows=[[arm_name(other), *(numbers[other, metric].shown for metric in metrics)] for other in others],
+        caption="Paired differences with 95 % intervals: same prompt, same sampling seed, same training number. An interval that contains 0 "
+        "leaves open which arm is better.",
+    )
+    return table, list(numbers.values())
+
+
+def _trainings_table(arms: Sequence[str], metrics: Sequence[Metric], units: pd.DataFrame) -> tuple[Table, list[Number]]:
+    rows, numbers = [], []
+    for arm in arms:
+        matrices = {metric: value_matrix(units, arm, metric) for metric in metrics}
+        for training in matrices[metrics[0]].index:
+            name = f"{arm_name(arm)}, training {training}" if arm != "base" else arm_name(arm)
+            cells = [
+                estimate_number("trainings", f"{arm}/{training}", metric, _mean_only(matrices[metric].loc[training].to_numpy(np.float64)))
+                for metric in metrics
+            ]
+            numbers += cells
+            rows.append([name, *(cell.shown for cell in cells)])
+    table = Table(
+        key="trainings",
+        title="Each training by itself",
+        columns=["arm and training", *(heading(metric) for metric in metrics)],
+        rows=rows,
+        caption="Means of single trainings. How far those of one arm lie apart is what the luck of a training does.",
+    )
+    return table, numbers
+
+
+def _mean_only(values_J: np.ndarray) -> Estimate:
+    return Estimate(value=float(values_J.mean()), low=math.nan, high=math.nan, num_trainings=1, num_prompts=len(values_J))
+
+
+def _precision_table(precision: Sequence[Precision], truth: Truth) -> tuple[Table, list[Number]]:
+    rows, numbers = [], []
+    columns = ["precision", "lure"] if truth.is_confounded else ["precision"]
+    for choice in precision:
+        cells = [
+            Number(
+                table="precision",
+                row=choice.name,
+                column=column,
+                value=getattr(choice, column),
+                ci_low=math.nan,
+                ci_high=math.nan,
+                num=choice.num_clips,
+                unit="% of clips",
+                shown=shown_number(100 * getattr(choice, column), 1),
+            )
+            for column in columns
+        ]
+        numbers += cells
+        rows.append([arm_name(choice.name), choice.kind, *(cell.shown for cell in cells), str(choice.num_clips)])
+    table = Table(
+        key="precision",
+        title="Precision against the ground truth, next to the controls",
+        columns=["choice", "kind", *(f"{column} (% of clips)" for column in columns), "clips"],
+        rows=rows,
+        caption=f"Precision: chosen clips that show “{truth.query_motion}”. "
+        + ("Lure: chosen clips with the queries' background colour and another motion. " if truth.is_confounded else "")
+        + "Chance is the whole pool. Controls use no trained model.",
+        strong_rows=frozenset(position for position, choice in enumerate(precision) if choice.name == "motive"),
+        words=frozenset({1}),
+    )
+    return table, numbers
+
+
+def _lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
+    index = load_latents(ws, "clip").index
+    length = pd.Series(index["num_frames"].to_numpy(np.float64), index=index["clip_id"].astype(str))
+    magnitude = ws.published("motion_masks").table("index")
+    motion_px = pd.Series(magnitude["motion_magnitude_px"].to_numpy(np.float64), index=magnitude["clip_id"].astype(str))
+    rows, numbers = [], []
+    choosing = [arm for arm in ws.config.arms if arm not in ("base", "full")]
+    for name, clip_ids in [("pool", load_pool(ws).astype(str).tolist()), *((arm, _subset(ws, arm)) for arm in choosing)]:
+        cells = [
+            Number(
+                table="lengths", row=name, column=column, value=float(values.loc[clip_ids].mean()), ci_low=math.nan, ci_high=math.nan,
+                num=len(clip_ids), unit=unit, shown=shown_number(float(values.loc[clip_ids].mean()), decimals),
+            )
+            for column, unit, values, decimals in (("length", "frames", length, 1), ("motion_magnitude", "px", motion_px, 3))
+        ]  # fmt: skip
+        numbers += cells
+        rows.append([arm_name(name), str(len(clip_ids)), *(cell.shown for cell in cells)])
+    table = Table(
+        key="lengths",
+        title="What was chosen, beside the pool",
+        columns=["choice", "clips", "mean length (frames)", "mean motion magnitude (px a frame)"],
+        rows=rows,
+        caption="Longer clips have less noisy gradients and so somewhat larger cosines: if MOTIVE's clips are much longer than the pool's, "
+        "length may have been chosen along with motion. Influence is not meant to be a filter for lively clips either.",
+        strong_rows=frozenset(position for position, row in enumerate(rows) if row[0] == arm_name("motive")),
+    )
+    return table, numbers
+
+
+def _subset(ws: Workspace, arm: str) -> list[str]:
+    return ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist()
+
+
+def _rejects_table(ws: Workspace) -> Table:
+    gradients = [f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "query_gradients")]
+    rejects = pd.concat([ws.published(asset).rejects() for asset in (*REJECTING, *gradients)], ignore_index=True)
+    counts = rejects.groupby(["stage", "reason"], sort=True).size()
+    return Table(
+        key="rejects",
+        title="Left out",
+        columns=["stage", "reason", "files"],
+        rows=[[str(stage), str(reason), str(number)] for (stage, reason), number in counts.items()],  # type: ignore[misc]
+        caption="Files that a stage could not use. The table `rejects` (`motive sql`) names each with a sentence.",
+        words=frozenset({1}),
+    )
+
+
+def _settings_table(ws: Workspace) -> Table:
+    """Every setting that a stage depends on, but for where things lie on this machine."""
+    settings = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference"})
+    rows = [[f"{section}.{key}", _plain(value)] for section, values in settings.items() if isinstance(values, dict) for key, value in values.items()]
+    rows = [row for row in rows if not row[0].endswith(("path", "prompts")) or row[0] == "model.path"]
+    return Table(
+        key="settings", title="Settings", columns=["setting", "value"], rows=[*rows, ["arms", ", ".join(ws.config.arms)]], caption="",
+        words=frozenset({1}),
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _versions_table(ws: Workspace) -> Table:
+    arms = [arm for arm in ws.config.arms if arm != "base"]
+    assets = ["clip_catalog", "query_catalog", "latents", "motion_masks", "eligible_pool"]
+    assets += [f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "influence_matrix", "voted_ranking")]
+    assets += [f"{asset}/{arm}" for arm in arms for asset in ("curated_subset", "finetuned_checkpoint")]
+    assets += [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
+    rows = [["base model (weights)", model_hash(ws)[:16], ""]]
+    for asset in assets:
+        publication = ws.published(asset)
+        saved = json.loads((publication.path / "publication.json").read_text(encoding="utf-8"))["provenance"]
+        rows.append([asset, publication.data_version[:16], str(saved["code_version"])])
+    libraries = ws.provenance("eval_report", [])["libraries"]
+    rows += [[name, str(version), ""] for name, version in libraries.items()]
+    return Table(
+        key="versions",
+        title="Data, code and libraries",
+        columns=["asset or library", "version", "code version of the stage"],
+        rows=rows,
+        caption="An asset's version is a hash of its content: equal content, equal version.",
+        words=frozenset({1}),
+    )
+
+
+def _overlap(ws: Workspace) -> list[str]:
+    queries = ws.published("query_catalog").table("queries")["query_id"].astype(str)
+    return sorted(set(queries) & set(load_pool(ws).astype(str).tolist()))
+
+
+def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
+    queries = ws.published("query_catalog").table("queries")
+    videos = units[(units["metric"] == DYNAMIC.name) & (units["arm"] == "motive")]
+    return {
+        "clips": len(load_pool(ws)),
+        "chosen": len(_subset(ws, "motive")),
+        "queries": int((queries["role"] == "query").sum()),
+        "held_out": int((queries["role"] == "held_out").sum()),
+        "prompts": int(videos["unit"].nunique()),
+        "draws": ws.config.evaluate.held_out_draws,
+    }
+
+
+def _strong(arms: Sequence[str]) -> frozenset[int]:
+    return frozenset(position for position, arm in enumerate(arms) if arm == "motive")

@@ -1,0 +1,78 @@
+"""Small looping pictures for a page that needs no network: animated WebP as data URIs.
+
+Axes: T decoded frames, F latent frames, H W pixels, h w latent cells.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+MAX_WIDTH_PX, MAX_HEIGHT_PX = 128, 96
+MAX_FRAMES = 20
+QUALITY = 60
+MASK_COLOUR = (255, 64, 32)
+"""What the motion mask paints a place with, the more the larger its weight."""
+
+_MASK_OPACITY = 0.7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Animation:
+    """A looping picture: its data URI and its size in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+def animation(
+    frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, *, mask_FHW: Float[np.ndarray, "F h w"] | None = None, temporal_stride: int = 4
+) -> Animation:
+    """The frames as a loop at their own speed, made smaller to fit 128 x 96 pixels, at most 20 frames; the mask is laid over in red.
+
+    ``temporal_stride`` frames share one latent frame of the mask.
+    """
+    step = -(-len(frames_THWC) // MAX_FRAMES)
+    pictures = []
+    for frame in range(0, len(frames_THWC), step):
+        picture_HWC = _small(frames_THWC[frame])
+        if mask_FHW is not None:
+            picture_HWC = painted(picture_HWC, mask_FHW[min(latent_frame(frame, temporal_stride), len(mask_FHW) - 1)])
+        pictures.append(Image.fromarray(picture_HWC))
+    stream = io.BytesIO()
+    duration_ms = round(1000 * step / fps)
+    pictures[0].save(
+        stream, "WEBP", save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0, quality=QUALITY, method=4, minimize_size=True
+    )
+    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return Animation(uri=uri, width=pictures[0].width, height=pictures[0].height)
+
+
+def latent_frame(frame: int, temporal_stride: int) -> int:
+    """The latent frame that a decoded frame belongs to: 0 is alone, then ``temporal_stride`` share one (METHOD, section 1)."""
+    return 0 if frame == 0 else (frame - 1) // temporal_stride + 1
+
+
+def painted(picture_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with the mask laid over: untouched where the weight is 0, mostly red where it is 1."""
+    height, width = picture_HWC.shape[:2]
+    weight_HW1 = cv2.resize(mask_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)[..., None].clip(0, 1)
+    opacity_HW1 = _MASK_OPACITY * weight_HW1
+    mixed_HWC = (1 - opacity_HW1) * picture_HWC + opacity_HW1 * np.array(MASK_COLOUR, np.float32)
+    return np.rint(mixed_HWC).astype(np.uint8)
+
+
+def _small(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    height, width = frame_HWC.shape[:2]
+    scale = min(1.0, MAX_WIDTH_PX / width, MAX_HEIGHT_PX / height)
+    if scale == 1.0:
+        return frame_HWC
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,116 @@
+"""Kill a run of the whole graph at random instants, run again, and compare the end with that of an undisturbed run.
+
+``python -m tests.crash --kills 50`` is the long version; tests/test_crash.py runs a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.graph_project import SETTINGS, Project
+
+SCORE_TABLES = ("catalog", "motion", "rejects", "queries", "influence", "ranking", "subsets", "eval_scores")
+
+
+def end_state(project: Project) -> dict[str, str]:
+    """Every score table (``runs`` apart) as rows, and the data version of every published asset."""
+    workspace = project.workspace
+    state = {}
+    for table in SCORE_TABLES:
+        rows = workspace.scores.query(f"SELECT * FROM {table} ORDER BY ALL").fetchall()
+        state[f"table {table}"] = json.dumps([[str(value) for value in row] for row in rows]).replace(str(project.folder), "")
+    for pointer in sorted((workspace.root / "published").rglob("current.json")):
+        asset = pointer.parent.relative_to(workspace.root / "published").as_posix()
+        state[f"data version {asset}"] = workspace.published(asset).data_version
+    return state
+
+
+def half_written(root: Path) -> list[Path]:
+    """Published folders, segments and score versions that are visible and not whole."""
+    broken = [p for p in root.glob("rows/*/*/segments/*") if not p.name.startswith(".tmp") and not (p / "index.json").exists()]
+    broken += [p.parent for p in root.glob("published/**/preview.png") if not (p.parent / "publication.json").exists()]
+    return broken
+
+
+def kill_once(project: Project, level: int, delay_s: float) -> str | None:
+    """Start a run, kill it ``delay_s`` seconds after its ``level``-th line "running ...", and say what it was running; None if it ended before."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
+    command = [sys.executable, "-m", "motive_pipeline.cli", "run", "--config", str(project.file)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=project.folder)
+    assert run.stderr is not None
+    lines: list[str] = []
+    reached = threading.Event()
+
+    def read() -> None:
+        for line in run.stderr:  # type: ignore[union-attr]
+            if " running " in line:
+                lines.append(line.split(" running ", 1)[1].strip())
+            if len(lines) > level:
+                reached.set()
+        reached.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reached.wait()
+    time.sleep(delay_s)
+    ended = run.poll() is not None
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    reader.join()
+    return None if ended else (lines[-1] if lines else "start")
+
+
+def torture(folder: Path, *, kills: int, seed: int, settings: dict | None = None) -> Counter[str]:
+    """Kill ``kills`` runs of fresh projects below ``folder``; each project is then finished and must equal the undisturbed one.
+
+    Returns how often each asset was being run when the process died.
+
+    Raises:
+        AssertionError: an end state differs, or something half-written was visible.
+    """
+    settings = settings or SETTINGS
+    (folder / "reference").mkdir()
+    reference = Project(folder / "reference", settings)
+    reference.run()
+    expected = end_state(reference)
+    rng = random.Random(seed)
+    hit: Counter[str] = Counter()
+    number_of_kills = number = 0
+    while number_of_kills < kills:
+        number += 1
+        (folder / f"killed-{number}").mkdir()
+        project = Project(folder / f"killed-{number}", settings)
+        while number_of_kills < kills and (what := kill_once(project, rng.randint(0, 2), rng.uniform(0.0, 1.5))) is not None:
+            number_of_kills += 1
+            hit.update(what.split(", "))
+            assert not half_written(project.config.storage.root)
+            print(f"kill {number_of_kills}: {what}", flush=True)
+        project.run()
+        actual = end_state(project)
+        different = [name for name in expected if actual.get(name) != expected[name]]
+        assert not different, f"after kills the end differs in: {', '.join(different)}"
+        print(f"project {number}: equal to the undisturbed run", flush=True)
+    return hit
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        counts = torture(Path(scratch), kills=arguments.kills, seed=arguments.seed)
+    print(f"{sum(counts.values())} hits on {len(counts)} assets; every end state equal")
+    for asset, count in sorted(counts.items()):
+        print(f"  {count:3d}  {asset}")

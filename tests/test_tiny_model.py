@@ -1,0 +1,141 @@
+"""The committed model: its layout, its limits, its VAE's strides and sharpness, and that its samples are pictures."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from motive_pipeline.clips import demo
+from motive_pipeline.evaluation.motion_class import motion_class
+from motive_pipeline.models import train_tiny
+
+FOLDER = Path(train_tiny.__file__).parent / "tiny"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return WanPipeline.from_pretrained(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def films():
+    """Two of each motion, from a seed that no training film came from."""
+    rng = np.random.default_rng(1)
+    specs = [demo.sample_spec(rng, motion=motion) for motion in demo.MOTIONS for _ in range(2)]
+    return specs, np.stack([demo.render_clip(spec) for spec in specs])
+
+
+@pytest.fixture(scope="module")
+def reconstructions(pipeline, films):
+    with torch.no_grad():
+        latents = pipeline.vae.encode(train_tiny.video_tensor(films[1])).latent_dist.mode()
+        return latents, pipeline.vae.decode(latents).sample
+
+
+def num_parameters(module):
+    return sum(param.numel() for param in module.parameters())
+
+
+def test_it_is_small(pipeline):
+    assert num_parameters(pipeline.transformer) <= 1_800_000
+    assert num_parameters(pipeline.vae) <= 700_000
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 10_000_000
+
+
+def test_it_has_the_layout_of_wan_and_no_pickle():
+    index = json.loads((FOLDER / "model_index.json").read_text())
+    assert index["_class_name"] == "WanPipeline"
+    parts = {name: index[name][1] for name in ("transformer", "vae", "text_encoder")}
+    assert parts == {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "text_encoder": "UMT5EncoderModel"}
+    assert index["tokenizer"][1].startswith("T5Tokenizer")
+    assert not [path for path in FOLDER.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_every_word_of_a_caption_is_one_known_token(pipeline):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        text = demo.caption(demo.sample_spec(rng))
+        ids = pipeline.tokenizer(text).input_ids
+        assert len(ids) == len(text.split()) + 1 <= train_tiny.NUM_TOKENS
+        assert pipeline.tokenizer.unk_token_id not in ids
+        assert pipeline.tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_captions_that_differ_in_one_word_have_different_embeddings(pipeline):
+    captions = ["a large pink checked disc on a teal wavy background", "a small pink checked disc on a teal wavy background"]
+    large, small = pipeline.encode_prompt(captions, do_classifier_free_guidance=False, max_sequence_length=train_tiny.NUM_TOKENS)[0]
+    assert (large - small).norm() > 0.1 * large.norm()
+
+
+def test_saved_and_loaded_it_is_the_same_model(pipeline, tmp_path):
+    train_tiny.save_pipeline(pipeline, tmp_path / "copy", {})
+    copy = WanPipeline.from_pretrained(tmp_path / "copy")
+    for name in ("transformer", "vae", "text_encoder"):
+        ours, theirs = getattr(pipeline, name).state_dict(), getattr(copy, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert copy.vae.config.latents_mean == pipeline.vae.config.latents_mean
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_the_vae_makes_one_latent_of_four_frames_and_eight_by_eight_pixels(reconstructions, pipeline):
+    latents, video = reconstructions
+    assert tuple(latents.shape[1:]) == (train_tiny.LATENT_CHANNELS, 5, 8, 8)
+    assert tuple(video.shape[1:]) == (3, 17, 64, 64)
+    assert (pipeline.vae_scale_factor_temporal, pipeline.vae_scale_factor_spatial) == (4, 8)
+
+
+def test_normalised_latents_have_mean_0_and_spread_1(reconstructions, pipeline):
+    latents = reconstructions[0]
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (pipeline.vae.config.latents_mean, pipeline.vae.config.latents_std))
+    normalised = (latents - mean) / std
+    assert abs(normalised.mean()) < 0.1
+    assert 0.85 < normalised.std() < 1.15
+
+
+def test_the_vae_reconstructs_unseen_films(reconstructions, films):
+    assert train_tiny.psnr_db(reconstructions[1], train_tiny.video_tensor(films[1])) > 27
+
+
+def test_motion_survives_the_vae(reconstructions, films):
+    videos = ((reconstructions[1].permute(0, 2, 3, 4, 1).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    right = [motion_class(video).label == spec.motion for spec, video in zip(films[0], videos, strict=True)]
+    assert np.mean(right) >= 0.85
+
+
+def test_training_on_whole_sequences_computes_what_the_vae_computes(pipeline, films, reconstructions):
+    vae = train_tiny.build_vae()
+    vae.load_state_dict(pipeline.vae.state_dict())
+    vae = train_tiny.whole_sequence(vae)
+    with torch.no_grad():
+        latents = train_tiny.encode_whole(vae, train_tiny.video_tensor(films[1][:4]))
+        video = train_tiny.decode_whole(vae, latents)
+    assert torch.allclose(latents, reconstructions[0][:4], atol=1e-4)
+    assert torch.allclose(video.clamp(-1, 1), reconstructions[1][:4], atol=1e-3)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    """The iteration's fixed band: 0.7 to 1.2 for all but the smallest singular values."""
+    torch.manual_seed(0)
+    for shape in ((3, 16, 40), (3, 40, 16)):
+        values = torch.linalg.svdvals(train_tiny.orthogonalised(torch.randn(shape)))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+
+
+def test_samples_are_pictures_and_depend_on_their_own_seed_alone(pipeline):
+    captions = train_tiny.random_captions(4, seed=5)
+    videos = train_tiny.sample_videos(pipeline, captions, [1, 2, 3, 4], num_steps=12, guidance=1.0)
+    alone = train_tiny.sample_videos(pipeline, captions[2:3], [3], num_steps=12, guidance=1.0)
+    assert videos.shape == (4, 17, 64, 64, 3)
+    assert np.abs(videos[2].astype(int) - alone[0]).max() <= 2
+    for video in videos:
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(float) for frame in video]
+        neighbours = np.corrcoef(grey[8][:, 1:].ravel(), grey[8][:, :-1].ravel())[0, 1]
+        in_time = np.corrcoef(grey[8].ravel(), grey[9].ravel())[0, 1]
+        assert neighbours > 0.8, "a noise picture: neighbouring pixels do not agree"
+        assert in_time > 0.8, "flicker: consecutive frames do not agree"
