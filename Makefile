@@ -1,5 +1,7 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
 # make test   the tests
+# make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (about half an hour)
+# make crash  kill the graph at 50 random instants and compare the end (about an hour)
 # make dev    the Dagster UI on http://127.0.0.1:3000 (MOTIVE_CONFIG=my.yaml for another config)
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +9,7 @@ BIN := $(VENV)/bin
 CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 
-.PHONY: install demo dev test lint
+.PHONY: install demo dev test lint seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,3 +32,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }
+
+seeds: install
+	$(BIN)/python -m benchmarks.demo_seeds --seeds 100-104 --split confound --write docs/demo_seeds.md
+
+crash: install
+	$(BIN)/python -m tests.crash --kills 50

@@ -32,3 +32,24 @@ def make_config(tmp_path: Path):
 def workspace(make_config) -> Workspace:
     """A workspace over generated clips and the tiny model, with nothing published yet."""
     return Workspace(make_config())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in diffusers' layout, smaller than the embedded one."""
+    from tests.tiny_wan import save_tiny_wan
+
+    return save_tiny_wan(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspace:
+    """A small project run up to ``eval_scores``, by the real stages. Tests that change it work on a copy."""
+    from motive_pipeline.evaluation.stage import publish_eval_scores
+    from tests.eval_fixtures import open_workspace, publish_upstream
+
+    ws = open_workspace(tmp_path_factory.mktemp("evaluated"), tiny_model)
+    publish_upstream(ws)
+    for arm in ws.config.arms:
+        publish_eval_scores(ws, arm)
+    return ws

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from motive_pipeline.attribution import noise, projection
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.attribution.projection import CountSketch, Exact, Fastfood, OrderedSum, hadamard_matrix, natural_order, walsh_hadamard
+from motive_pipeline.attribution.projection import CountSketch, Exact, Fastfood, hadamard_matrix, walsh_hadamard
+from motive_pipeline.attribution.signed_sum import SIGN_BLOCKS, OrderedSum, natural_order
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import MotiveError
 
@@ -61,7 +62,7 @@ def explicit_fastfood(*, store_dim: int, seed: int, block: int = 64) -> torch.Te
 
 def explicit_signs(*, seed: int, block: int) -> torch.Tensor:
     """[block, D]: the sign of each entry, at its place in the sum."""
-    table = noise.signs(seed, "signs", projection.SIGN_BLOCKS * block).double()
+    table = noise.signs(seed, "signs", SIGN_BLOCKS * block).double()
     columns = []
     for name, size in SIZES.items():
         words = noise.words(seed, f"layout of {name}", 1 + 2 * (math.ceil(size / block) + 1)).tolist()

@@ -139,9 +139,9 @@ class Gallery:
 
     def _clip(self, clip_id: str, influence: float, place: int) -> Card:
         row, ranked = self._clips.loc[clip_id], self._ranking.loc[clip_id]
-        lines = [f"no. {place} · influence {shown_number(influence, 3, signed=True)}", f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"]
+        lines = [f"no. {place} · {shown_number(influence, 3, signed=True)}", f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"]
         if self._truth is not None and clip_id in self._truth.motion.index:
-            lines.append(f"true motion: {self._truth.motion.loc[clip_id]}")
+            lines.append(f"truth: {self._truth.motion.loc[clip_id]}")
         if clip_id not in self._animations:
             self._animations[clip_id] = self._animated(Path(str(row["path"])), self._clip_masks.get(clip_id).numpy())
         return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, is_chosen=bool(ranked["selected"]))

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+WIDTH_IN = 11.5
+"""Width of every figure, so that letters have one size on the page."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Palette:
     """Colours of text, grid, the arm that matters, the other arms, and what warns."""
@@ -83,19 +87,21 @@ def png(draw: Draw, file: Path) -> None:
 
 def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Figure:
     """One panel for each metric, one row for each arm: the mean (dot), its interval (bar), each training (small dots)."""
-    figure = _figure(2.6 * max(len(panels), 2) + 1.2, 0.34 * len(next(iter(panels.values()))) + 0.95)
+    figure = _figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
         style = STYLES[metric]
         _dots(panel, palette, rows, factor=style.factor)
-        panel.set_title(metric.label, fontsize=10, color=palette.ink, pad=8)
+        if style.factor == 100:
+            panel.set_xlim(-4, 104)
+        panel.set_title(metric.label, fontsize=9.5, color=palette.ink, pad=8)
         panel.set_xlabel(style.unit, color=palette.ink, fontsize=9)
     return figure
 
 
 def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figure:
     """The causal check: each query as a small dot, the mean and its interval, and a line at zero."""
-    figure = _figure(7.6, 0.36 * len(rows) + 0.85)
+    figure = _figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
     axes = figure.subplots()
     axes.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     _dots(axes, palette, rows, factor=STYLES[metric].factor)
@@ -107,7 +113,7 @@ def precision_figure(
     palette: Palette, names: Sequence[str], precision: Sequence[float], lure: Sequence[float], kinds: Sequence[str], chance: float
 ) -> Figure:
     """Precision (full dot) and lure (hollow diamond) of each choice; the dashed line is chance."""
-    figure = _figure(7.6, 0.34 * len(names) + 0.85)
+    figure = _figure(WIDTH_IN, 0.32 * len(names) + 0.85)
     axes = figure.subplots()
     height = np.arange(len(names))[::-1]
     colours = [palette.accent if name == "motive" else palette.other for name in names]
@@ -117,7 +123,7 @@ def precision_figure(
     if not np.isnan(lure).all():
         axes.scatter(100 * np.asarray(lure), height, s=34, marker="D", facecolor="none", edgecolor=palette.warn, linewidth=1.3, zorder=4)
     axes.set_yticks(height, [f"{arm_name(name)} (control)" if kind == "control" else arm_name(name) for name, kind in zip(names, kinds, strict=True)])
-    axes.set_xlim(0, 100)
+    axes.set_xlim(-2, 102)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel("% of the chosen clips", color=palette.ink, fontsize=9)
     _quiet(axes, palette)
@@ -152,7 +158,7 @@ def _quiet(axes: Axes, palette: Palette) -> None:
 
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.tick_params(length=0, colors=palette.ink, labelsize=9)
     axes.grid(axis="x", color=palette.grid, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -121,7 +121,8 @@ def shown_estimate(found: Estimate, style: Style, *, signed: bool = False) -> st
 
 def shown_number(value: float, decimals: int, *, signed: bool = False) -> str:
     """A number with a real minus sign, and never a negative zero."""
-    text = f"{round(value, decimals) + 0.0:+.{decimals}f}" if signed else f"{round(value, decimals) + 0.0:.{decimals}f}"
+    rounded = round(value, decimals) + 0.0
+    text = f"{rounded:+.{decimals}f}" if signed and rounded else f"{rounded:.{decimals}f}"
     return text.replace("-", "−")
 
 

@@ -1,0 +1,99 @@
+"""A whole small project for the tests of evaluation: the real stages on nine generated clips and a random model."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from motive_pipeline.attribution.influence import publish_influence
+from motive_pipeline.attribution.stage import publish_gradients
+from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
+from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.config import parse_config
+from motive_pipeline.curation.arms import publish_subset
+from motive_pipeline.curation.pool import publish_eligible_pool
+from motive_pipeline.curation.vote import publish_ranking
+from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.training.finetune import publish_checkpoint
+from motive_pipeline.training.generate import publish_videos
+
+SETTINGS = """
+clips: {{source: demo, num_frames: 17, width: 64, height: 64, demo: {{num_clips: 9, split: confound}}}}
+queries: {{source: demo, demo: {{num_queries: 2, num_held_out: {num_held_out}}}}}
+model: {{path: {model}, dtype: float32, max_prompt_tokens: 8}}
+motion: {{min_side_px: 64}}
+gradient: {{store_dim: 256}}
+influence: {{proj_dim: 256}}
+subset: {{share: 0.34}}
+finetune: {{steps: 1, batch_size: 1, learning_rate: 1.0e-3}}
+generate: {{num_steps: 1, guidance: 1.0, batch_size: 4}}
+evaluate: {{bootstrap_samples: 100, held_out_draws: 2}}
+engine: {{threads: 1}}
+"""
+
+
+def open_workspace(folder: Path, model: Path, num_held_out: int = 2) -> Workspace:
+    """The workspace at ``folder``, with the settings of these tests."""
+    return Workspace(parse_config(SETTINGS.format(model=model, num_held_out=num_held_out), folder / "motive.yaml"))
+
+
+def publish_upstream(ws: Workspace) -> None:
+    """Everything up to the generated videos, by the real stages."""
+    publish_clip_catalog(ws)
+    publish_query_catalog(ws)
+    for role in ("clip", "query"):
+        publish_latents(ws, role=role)
+        publish_motion_masks(ws, role=role)
+        for variant in ws.config.variants:
+            publish_gradients(ws, variant=variant, role=role)
+    publish_eligible_pool(ws)
+    for variant in ws.config.variants:
+        publish_influence(ws, variant)
+        publish_ranking(ws, variant)
+    for arm in ws.config.arms:
+        if arm != "base":
+            publish_subset(ws, arm)
+            publish_checkpoint(ws, arm)
+        publish_videos(ws, arm)
+
+
+def copied(ws: Workspace, folder: Path, model: Path) -> Workspace:
+    """A copy of the project that a test may change."""
+    shutil.copytree(ws.root, folder / ws.root.name)
+    return open_workspace(folder, model)
+
+
+def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> None:
+    """Publish ``asset`` anew: the files it has, with some of its tables replaced."""
+    old = ws.published(asset)
+
+    def write(folder: Path) -> None:
+        for path in sorted(old.path.iterdir()):
+            if path.name not in ("publication.json", "rejects.parquet", "preview.png"):
+                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / path.name)
+        for name, table in tables.items():
+            table.to_parquet(folder / f"{name}.parquet", index=False)
+
+    content = "".join(digest_frame(table) for table in tables.values())
+    ws.publish(asset, stage=stage, content=content, write=write, started=time.time())
+
+
+def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int = 3) -> None:
+    """Scores as if each arm had this many trainings, with these gains in loss (percentage points) and little luck."""
+    rng = np.random.default_rng(0)
+    for arm in ws.config.arms:
+        scores = ws.published(f"eval_scores/{arm}")
+        per_video, causal = scores.table("per_video"), scores.table("causal")
+        trainings = range(1 if arm == "base" else num_trainings)
+        videos = pd.concat([per_video.assign(training=training) for training in trainings])
+        losses = pd.concat([causal.assign(training=training) for training in trainings])
+        losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
+        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses)
+
+

@@ -1,0 +1,219 @@
+"""The report: one page that needs nothing else, the same numbers everywhere, and words that say what the numbers allow."""
+
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.metrics import DYNAMIC
+from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
+from motive_pipeline.evaluation.report import publish_report, summary
+from motive_pipeline.evaluation.tables import STYLES, aligned, shown_estimate, shown_number
+from motive_pipeline.evaluation.values import HELD_OUT_DROP
+from motive_pipeline.evaluation.verdict import verdict
+from tests.eval_fixtures import copied, republish, several_trainings
+
+HOSTILE = "<script>alert(1)</script> | <img src=x onerror=alert(2)> 'quoted' \"twice\" \u202e [link](javascript:x) `code`\nsecond line"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of style."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self._in = [], "", []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._in.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self._in:
+            while self._in.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if "style" not in self._in:
+            self.text += data + " "
+
+
+@pytest.fixture(scope="module")
+def report(evaluated):
+    publication = publish_report(evaluated)
+    html = (publication.path / "report.html").read_text(encoding="utf-8")
+    return publication, html, (publication.path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def three(evaluated, tmp_path_factory, tiny_model):
+    """A project with three trainings an arm, in which MOTIVE beats random, loses to full and cannot be told from no mask."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("three"), tiny_model)
+    several_trainings(ws, {"full": 4.0, "random": 1.0, "motion_magnitude": 1.0, "no_mask": 3.0, "motive": 3.0})
+    publication = publish_report(ws)
+    return publication, (publication.path / "report.html").read_text(encoding="utf-8"), (publication.path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_page_fetches_nothing(report):
+    _, html, _ = report
+    for tag, attributes in Page(html).tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base"), tag
+        for name in ("src", "href", "poster", "data", "srcset", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/webp;base64,", "#")), value
+    assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]*", "", html)), "no address anywhere on the page"
+    assert "@import" not in html
+    assert len(html.encode()) < 6e6
+
+
+def test_all_arms_and_controls_are_there(report):
+    publication, html, markdown = report
+    for name in ("base model", "full pool", "random", "most motion", "gradient, no mask", "MOTIVE", "flow similarity", "untrained network", "chance"):
+        assert name in html
+        assert name in markdown
+    assert {"arms", "differences", "precision", "lengths"} <= set(publication.table("numbers")["table"])
+
+
+def test_page_markdown_and_table_show_the_same_numbers(report):
+    publication, html, markdown = report
+    text = Page(html).text
+    numbers = publication.table("numbers")
+    for number in numbers.itertuples(index=False):
+        assert number.shown in text, number
+        assert number.shown in markdown, number
+    styles = {metric.label: style for metric, style in STYLES.items()}
+    for number in numbers[numbers["table"] == "arms"].itertuples(index=False):
+        estimate = Estimate(value=number.value, low=number.ci_low, high=number.ci_high, num_trainings=1, num_prompts=number.num)
+        assert number.shown == shown_estimate(estimate, styles[number.column])
+
+
+def test_the_arms_numbers_are_those_of_eval_scores(evaluated, report):
+    numbers = report[0].table("numbers")
+    for arm in evaluated.config.arms:
+        scores = evaluated.published(f"eval_scores/{arm}").table("scores").query("seed == -1")
+        shown = numbers[(numbers["table"] == "arms") & (numbers["row"] == arm)]
+        assert shown["value"].tolist() == scores["value"].tolist()
+        assert shown["ci_low"].tolist() == scores["ci_low"].tolist()
+
+
+def test_one_training_gives_no_verdict(report):
+    publication, html, markdown = report
+    assert publication.facts["verdict"] == "One training per arm: no verdict"
+    assert "One training per arm: no verdict" in html
+    assert "One training per arm: no verdict" in markdown
+    assert "MOTIVE beats" not in html
+
+
+def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
+    publication, html, markdown = three
+    headline = "On held-out loss drop, MOTIVE beats random, loses to full pool and cannot be told from gradient, no mask"
+    assert publication.facts["verdict"] == headline
+    assert headline in html
+    assert headline in markdown
+    assert "Each training by itself" in html
+
+
+def test_stand_ins_are_labelled_and_never_called_vbench(report):
+    text = Page(report[1]).text
+    assert "dynamic_degree[dis]" in text
+    assert "motion_smoothness[dis]" in text
+    assert "they are not VBench's" in text
+
+
+def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
+    videos = ws.published("generated_videos/base").table("videos")
+    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=HOSTILE))
+    republish(ws, "query_catalog", "query_catalog", queries=queries.assign(caption=HOSTILE, category=HOSTILE))
+    republish(ws, "generated_videos/base", "generated_videos", videos=videos.assign(prompt=HOSTILE))
+    publication = publish_report(ws)
+    page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "<script>alert(1)</script>" in page.text
+    markdown = (publication.path / "report.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)<(script|img)", markdown)
+    assert "\x1b" not in summary(ws)
+
+
+def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):
+    assert "also lie in the pool" not in report[1]
+    ws = copied(evaluated, tmp_path, tiny_model)
+    pool, queries = ws.published("eligible_pool").table("pool"), ws.published("query_catalog").table("queries")
+    shared = pool["clip_id"].iloc[0]
+    clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
+    extra = queries.iloc[:1].assign(query_id=shared, path=clips.at[shared, "path"])
+    republish(ws, "query_catalog", "query_catalog", queries=pd.concat([queries, extra]))
+    publication = publish_report(ws)
+    assert f"1 of the queries also lie in the pool ({shared})" in (publication.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_same_inputs_give_the_same_report(evaluated, report):
+    again = publish_report(evaluated)
+    assert again.data_version == report[0].data_version
+    assert (again.path / "preview.png").stat().st_size > 5000
+
+
+def test_the_summary_has_the_report_the_best_clips_and_the_arms(evaluated, report):
+    text = summary(evaluated)
+    assert str(report[0].path / "report.html") in text
+    assert sum(".mp4" in line for line in text.splitlines()) == 9
+    for number in report[0].table("numbers").query("table == 'arms'")["shown"]:
+        assert number in text
+
+
+def test_a_verdict_needs_three_trainings_and_a_rival():
+    better = Estimate(value=1.0, low=0.5, high=1.5, num_trainings=3, num_prompts=8)
+    found = {(metric, "random"): better for metric in (HELD_OUT_DROP, DYNAMIC)}
+    metrics = [HELD_OUT_DROP, DYNAMIC]
+    assert "no verdict" in verdict(found, metrics, num_trainings=2).headline
+    assert verdict(found, metrics, num_trainings=3).headline == "MOTIVE beats random on held-out loss drop"
+    assert verdict({}, metrics, num_trainings=3).headline.startswith("No verdict")
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "signed", "text"),
+    [(1.25, 1, False, "1.2"), (-0.04, 1, False, "0.0"), (-0.04, 1, True, "0.0"), (-3.0, 2, True, "−3.00"), (2.0, 0, True, "+2")],
+)
+def test_numbers_have_real_minus_signs_and_no_negative_zero(value, decimals, signed, text):
+    assert shown_number(value, decimals, signed=signed) == text
+
+
+def test_an_estimate_without_interval_has_no_brackets():
+    found = Estimate(value=0.5, low=math.nan, high=math.nan, num_trainings=1, num_prompts=1)
+    assert shown_estimate(found, STYLES[DYNAMIC]) == "50.0"
+
+
+def test_the_mask_follows_the_latent_frames():
+    assert [latent_frame(frame, 4) for frame in (0, 1, 4, 5, 8, 16)] == [0, 1, 1, 2, 2, 4]
+    picture = np.full((8, 8, 3), 100, np.uint8)
+    half = np.zeros((8, 8), np.float32)
+    half[:, 4:] = 1
+    shown = painted(picture, half)
+    assert (shown[:, :4] == 100).all()
+    assert (shown[:, 4:, 0] > 180).all()
+
+
+def test_long_and_large_videos_become_small_loops():
+    frames = np.random.default_rng(0).integers(0, 256, (81, 240, 416, 3), dtype=np.uint8)
+    loop = animation(frames, 16.0)
+    assert (loop.width, loop.height) == (128, 74)
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    picture = Image.open(BytesIO(b64decode(loop.uri.split(",")[1])))
+    assert picture.n_frames <= MAX_FRAMES
+
+
+def test_terminal_tables_are_aligned():
+    from motive_pipeline.evaluation.tables import Table
+
+    text = aligned(Table(key="x", title="", columns=["arm", "value"], rows=[["a", "1.0"], ["long name", "10.0"]], caption=""))
+    assert len({len(line) for line in text.splitlines()}) == 1
