@@ -83,6 +83,7 @@ def test_a_clip_that_joins_the_pool_displaces_at_most_one() -> None:
 
 
 def test_ties_in_motion_go_by_clip_id() -> None:
+    assert highest(POOL, np.tile([1.0, 3.0], 20), 40).tolist() == [*POOL[1::2], *POOL[::2]]
     assert highest(POOL[:5], np.array([1.0, 3, 3, 1, 3]), 4).tolist() == POOL[[1, 2, 4, 0]].tolist()
 
 

@@ -91,7 +91,9 @@ def test_the_vae_makes_one_latent_of_four_frames_and_eight_by_eight_pixels(recon
 
 def test_normalised_latents_have_mean_0_and_spread_1(reconstructions, pipeline):
     latents = reconstructions[0]
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (pipeline.vae.config.latents_mean, pipeline.vae.config.latents_std))
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1, 1) for values in (pipeline.vae.config.latents_mean, pipeline.vae.config.latents_std)
+    )
     normalised = (latents - mean) / std
     assert abs(normalised.mean()) < 0.1
     assert 0.85 < normalised.std() < 1.15

@@ -42,6 +42,7 @@ def test_the_threshold_is_a_score_and_a_clip_must_lie_above_it() -> None:
     assert threshold(scores, 49.9) == 2, "position floor(0.499 * 4) = 1 in ascending order"
     assert majority_vote([scores[None]], 50.0).votes_N.tolist() == [0, 0, 0, 1, 1]
     assert threshold(np.arange(11, dtype=np.float32), 70.0) == 7, "0.7 * 10 is 7, not a little more or less"
+    assert threshold(np.arange(101, dtype=np.float32), 29.0) == 29, "the percentile is the decimal number of the config"
 
 
 def test_equal_scores_at_the_threshold_get_no_vote() -> None:

@@ -119,10 +119,7 @@ class ClipTruth:
 
 def caption(spec: ClipSpec) -> str:
     """What the clip looks like, and nothing of how it moves."""
-    return (
-        f"a {spec.size} {spec.colour} {spec.texture} {spec.shape} "
-        f"on a {spec.background_colour} {spec.background_pattern} background"
-    )
+    return f"a {spec.size} {spec.colour} {spec.texture} {spec.shape} on a {spec.background_colour} {spec.background_pattern} background"
 
 
 def sample_spec(rng: np.random.Generator, *, motion: str | None = None, background_colour: str | None = None) -> ClipSpec:
@@ -218,7 +215,7 @@ def _centre_px(
         radius_px += half_travel_px
     before_px = after_px = np.full(2, reach * radius_px + _MARGIN_PX)
     if motion == "bounce":
-        after_px = after_px + (0, _bounce_depth_px(speed_px))
+        after_px = after_px + np.array([0, _bounce_depth_px(speed_px)])
     elif motion not in ("grow", "shrink", "static"):
         before_px = after_px = before_px + half_travel_px * np.abs(_DIRECTIONS[heading or motion])
     x_px, y_px = rng.uniform(before_px, SIZE_PX - 1 - after_px)
@@ -291,7 +288,10 @@ def demo_specs(
         raise ValueError(f"query_motion must be one of {', '.join(MOTIONS)}, not {query_motion!r}")
     rng = _stream(seed, "clip")
     for motion in rng.permutation(np.resize(rng.permutation(MOTIONS), num_clips)):
-        yield "clip", sample_spec(rng, motion=str(motion), background_colour=_pool_colour(rng, str(motion)) if split == "confound" else None)
+        yield (
+            "clip",
+            sample_spec(rng, motion=str(motion), background_colour=_pool_colour(rng, str(motion)) if split == "confound" else None),
+        )
     lure_colour = tied_colour(lure_motion(query_motion)) if split == "confound" else None
     for role, number in (("query", num_queries), ("held_out", num_held_out)):
         rng = _stream(seed, role)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 
 from motive_pipeline import config
-from motive_pipeline.attribution.loss import Draw, motion_weighted_loss
+from motive_pipeline.attribution.loss import Draw, FrameNorm, motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.clips.latents import LatentSet, load_latents
 from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
@@ -109,7 +109,7 @@ class _Check:
         self.metric = HELD_OUT_DROP if held_out else IN_SAMPLE_DROP
         self.queries: Sequence[CatalogClip] = held_out or usable
         self.draws = held_out_draws(ws.config.gradient, ws.config.evaluate.held_out_draws)
-        self._frame_norm = ws.config.gradient.frame_norm
+        self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
         self._commit_rows = ws.config.engine.commit_rows
         self._store: RowStore = ws.store("eval_scores", DIMS)
         self.counts = RowCounts()

@@ -68,7 +68,7 @@ def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
     Raises:
         NotPublished: an arm's subset, or what it rests on.
     """
-    pool = load_pool(ws).astype(str).tolist()
+    pool = [str(clip_id) for clip_id in load_pool(ws).astype(str)]
     arms = [arm for arm in ws.config.arms if arm not in ("base", "full")]
     rows = [precision(arm, "arm", ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist(), truth) for arm in arms]
     for name, features in ((FLOW_SIMILARITY, flow_features), (UNTRAINED, untrained_features)):
@@ -93,7 +93,7 @@ def voted_choice(ws: Workspace, pool: Sequence[str], queries: dict[str, np.ndarr
     pool_NP = np.stack([clips[clip_id] for clip_id in pool])
     votes = majority_vote([influence_tiles(query_QP, pool_NP)], ws.config.vote.percentile)
     chosen = ranking_order(votes)[: num_selected(len(pool), ws.config.subset.share)]
-    return [pool[position] for position in chosen]
+    return [str(pool[position]) for position in chosen.tolist()]
 
 
 def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:

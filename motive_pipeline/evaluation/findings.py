@@ -325,13 +325,14 @@ def _overlap(ws: Workspace) -> list[str]:
 
 def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
     queries = ws.published("query_catalog").table("queries")
-    videos = units[(units["metric"] == DYNAMIC.name) & (units["arm"] == "motive")]
+    prompts = set(units.loc[(units["metric"] == DYNAMIC.name) & (units["arm"] == "motive"), "unit"])
+    roles = queries["role"].tolist()
     return {
         "clips": len(load_pool(ws)),
         "chosen": len(_subset(ws, "motive")),
-        "queries": int((queries["role"] == "query").sum()),
-        "held_out": int((queries["role"] == "held_out").sum()),
-        "prompts": int(videos["unit"].nunique()),
+        "queries": roles.count("query"),
+        "held_out": roles.count("held_out"),
+        "prompts": len(prompts),
         "draws": ws.config.evaluate.held_out_draws,
     }
 

@@ -94,7 +94,7 @@ class Gallery:
         for position, query_id in enumerate(matrix.query_ids[:MAX_QUERIES]):
             order = columns[np.argsort(-matrix.influence_QN[position, columns], kind="stable")]
             side = min(CLIPS_A_SIDE, len(order) // 2)
-            ranked = list(enumerate((matrix.clip_ids[column], float(matrix.influence_QN[position, column])) for column in order))
+            ranked = list(enumerate((str(matrix.clip_ids[column]), float(matrix.influence_QN[position, column])) for column in order.tolist()))
             cards.append(
                 QueryCards(
                     query=self._query(query_id),
@@ -122,7 +122,7 @@ class Gallery:
         videos = publication.table("videos")
         read = self._ws.published(f"eval_scores/{arm}").table("per_video").drop_duplicates(["training", "prompt_index", "n"])
         videos = videos.merge(pd.DataFrame(read[["training", "prompt_index", "n", "motion_label"]]), on=["training", "prompt_index", "n"])
-        first = videos[videos["training"] == 0].sort_values("n").drop_duplicates("prompt_index")
+        first = videos.query("training == 0").sort_values("n").drop_duplicates("prompt_index")
         return {
             int(row["prompt_index"]): (str(row["prompt"]), publication.path / str(row["file"]), str(row["motion_label"]))
             for row in first.to_dict("records")

@@ -10,18 +10,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
 from motive_pipeline.evaluation.tables import STYLES, arm_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 
 WIDTH_IN = 11.5
 """Width of every figure, so that letters have one size on the page."""
@@ -59,13 +57,11 @@ class Dots:
     is_main: bool
 
 
-Draw = Callable[[Palette], "Figure"]
+Draw = Callable[[Palette], Figure]
 
 
 def svg(draw: Draw, *, name: str) -> str:
     """The figure as an SVG element; ``name`` keeps its ids apart from those of other figures on the page."""
-    import matplotlib
-
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
         stream = io.StringIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -131,8 +127,6 @@ def precision_figure(
 
 
 def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -154,8 +148,6 @@ def _dots(axes: Axes, palette: Palette, rows: Sequence[Dots], *, factor: float) 
 
 def _quiet(axes: Axes, palette: Palette) -> None:
     """No frame, a faint grid along the values."""
-    from matplotlib.ticker import MaxNLocator
-
     for side in axes.spines.values():
         side.set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,9 +135,9 @@ def _require_once(arm: str, table: pd.DataFrame) -> None:
     which = ["training", "prompt_index", "n"]
     if table.empty:
         raise GateFailed(f"generated_videos/{arm} holds no video")
-    doubled = table[table.duplicated(which, keep=False)]
-    if len(doubled):
-        raise GateFailed(f"generated_videos/{arm}: {', '.join(doubled['file'].head(4))} are the same video of the same training, twice")
+    doubled = table.loc[table.duplicated(which, keep=False), "file"].tolist()
+    if doubled:
+        raise GateFailed(f"generated_videos/{arm}: {', '.join(doubled[:4])} are the same video of the same training, twice")
 
 
 def _require_files(arm: str, files: list[VideoFile]) -> None:
@@ -167,19 +168,17 @@ def _upstream(arm: str) -> list[str]:
 
 
 def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
-    overall = scores[scores["seed"] == ALL_TRAININGS]
     listed = [
         {
-            "metric": f"{row.metric}[{row.backend}]",
-            "value": round(float(row.value), 4),
-            "interval": f"{row.ci_low:.4f} to {row.ci_high:.4f}",
-            "videos or queries": int(row.num_videos),
+            "metric": f"{row['metric']}[{row['backend']}]",
+            "value": round(float(row["value"]), 4),
+            "interval": f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
+            "videos or queries": int(row["num_videos"]),
         }
-        for row in overall.itertuples(index=False)
+        for row in scores.query("seed == @ALL_TRAININGS").to_dict("records")
     ]
     videos = per_video.drop_duplicates(["training", "prompt_index", "n"])
-    facts: dict[str, Any] = {"videos": len(videos), "trainings": int(videos["training"].nunique()), "scores": listed}
-    if (videos["motion_label"] != "").any():
-        counts = videos["motion_label"].value_counts()
-        facts["motions seen"] = [{"motion": str(label), "videos": int(number)} for label, number in sorted(counts.items())]
+    facts: dict[str, Any] = {"videos": len(videos), "trainings": len(set(videos["training"])), "scores": listed}
+    if labels := [label for label in videos["motion_label"].tolist() if label]:
+        facts["motions seen"] = [{"motion": label, "videos": number} for label, number in sorted(Counter(labels).items())]
     return facts

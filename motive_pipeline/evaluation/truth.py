@@ -35,11 +35,11 @@ def load_truth(ws: Workspace) -> Truth | None:
     if motion is None or ws.config.clips.source != "demo":
         return None
     table = pd.read_parquet(demo_folder(ws) / "truth.parquet")
-    pool = table[table["role"] == "clip"].drop_duplicates("clip_id").set_index("clip_id")
-    queries = table[table["role"] == "query"]
+    pool = table.query("role == 'clip'").drop_duplicates("clip_id").set_index("clip_id")
+    queries = table.query("role == 'query'")
     return Truth(
-        motion=pool["motion"],
-        background=pool["background_colour"],
+        motion=pd.Series(pool["motion"]),
+        background=pd.Series(pool["background_colour"]),
         query_motion=motion,
         query_backgrounds=frozenset(queries["background_colour"].astype(str)),
         is_confounded=ws.config.clips.demo.split == "confound",

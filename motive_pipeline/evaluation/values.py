@@ -43,7 +43,7 @@ def unit_values(arm: str, per_video: pd.DataFrame, causal: pd.DataFrame) -> pd.D
     # A loss has one value for each query, averaged over draws: it counts as one.
     table.loc[table["metric"].isin([HELD_OUT_DROP.name, IN_SAMPLE_DROP.name]), "num"] = 1
     table.insert(0, "arm", arm)
-    return table[list(UNIT_COLUMNS)]
+    return pd.DataFrame(table[list(UNIT_COLUMNS)])
 
 
 def metrics_of(units: pd.DataFrame) -> list[Metric]:
@@ -116,11 +116,13 @@ def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int) -> pd.DataFra
 
 
 def _num(units: pd.DataFrame, arm: str, metric: Metric, training: int) -> int:
-    chosen = units[(units["arm"] == arm) & (units["metric"] == metric.name)]
-    return int(chosen["num"].sum() if training == ALL_TRAININGS else chosen.loc[chosen["training"] == training, "num"].sum())
+    is_counted = (units["arm"] == arm) & (units["metric"] == metric.name)
+    if training != ALL_TRAININGS:
+        is_counted &= units["training"] == training
+    return sum(units.loc[is_counted, "num"].tolist())
 
 
 def num_trainings(units: pd.DataFrame, arms: Iterable[str]) -> int:
     """The fewest trainings that any arm which trains has; 0 when none trains."""
     trained = [arm for arm in arms if arm != "base"]
-    return min((units.loc[units["arm"] == arm, "training"].nunique() for arm in trained), default=0)
+    return min((len(set(units.loc[units["arm"] == arm, "training"])) for arm in trained), default=0)

@@ -2,8 +2,8 @@
 
     python -m motive_pipeline.models.train_tiny --out FOLDER --work FOLDER [--stages vae latents transformer check]
 
-The stages hand over through files in `--work`, so any of them can be repeated alone; a stage whose file is there is skipped unless it is
-named in `--stages`. `--out` receives diffusers' own layout (`WanPipeline.from_pretrained(FOLDER)`), fp16, with a `training.json` that
+The stages hand over through files in `--work`; a stage whose file is there is skipped unless it is named in `--stages`, and a training
+that was broken off goes on from its last checkpoint. `--out` receives diffusers' own layout (`WanPipeline.from_pretrained(FOLDER)`), fp16, with a `training.json` that
 says how long it took and on what. The films come from seeds at and above `TRAIN_SEED`, which no user of the demo gets by accident.
 
 Axes: B batch, N clips, T frames, F latent frames, C channels, H W pixels, h w latent pixels, L prompt tokens, E embedding width.
@@ -26,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
@@ -195,13 +196,14 @@ class Schedule:
     def progress(self) -> float:
         return min(1.0, (time.monotonic() - self.started_s) / self.budget_s)
 
-    def advance(self) -> bool:
-        """Set the rates for the next step; false when the time is over."""
+    def advance(self, progress: float | None = None) -> bool:
+        """Set the rates for the next step, from the clock unless `progress` is given; false when the time is over."""
+        progress = self.progress if progress is None else progress
         self.steps += 1
-        factor = min(1.0, self.steps / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * self.progress))
+        factor = min(1.0, self.steps / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
         for group, rate in self.groups:
             group["lr"] = rate * factor
-        return self.progress < 1
+        return progress < 1
 
 
 def split_parameters(module: torch.nn.Module, plain: tuple[str, ...]) -> tuple[list, list]:
@@ -285,7 +287,10 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
         vae.zero_grad()
         if time.monotonic() - logged_s > 60:
             logged_s = time.monotonic()
-            print(f"vae step {schedule.steps} ({schedule.progress:.0%}) loss {loss:.4f} held-out {_vae_psnr(vae, held_out):.2f} dB", flush=True)
+            print(
+                f"vae step {schedule.steps} ({schedule.progress:.0%}) loss {loss:.4f} held-out {_vae_psnr(vae, held_out):.2f} dB",
+                flush=True,
+            )
             _save_vae(vae, work)
     _measure_latents(vae, video_tensor(frames[:800]))
     print(f"vae: {schedule.steps} steps, held-out {_vae_psnr(vae, held_out):.2f} dB", flush=True)
@@ -352,11 +357,34 @@ def noise_levels(number: int, generator: torch.Generator | None = None) -> torch
     return 3 * u / (1 + 2 * u)
 
 
+def average_over_workers(model: torch.nn.Module, progress: float) -> float:
+    """Average the gradients over all worker processes; returns the first worker's progress, so that all keep the same pace."""
+    if not dist.is_initialized():
+        return progress
+    grads = [param.grad for param in model.parameters()]
+    flat = torch.cat([grad.reshape(-1) for grad in grads] + [torch.tensor([progress * dist.get_world_size() * (dist.get_rank() == 0)])])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(flat[:-1].split([g.numel() for g in grads]), grads, strict=True)])
+    return float(flat[-1])
+
+
+def run_transformer_worker(rank: int, work: Path, out: Path, minutes: float, workers: int) -> None:
+    """One of several processes of one thread each, which share a step's batch: faster on small layers than one process of many threads."""
+    torch.set_num_threads(1)
+    if workers > 1:
+        dist.init_process_group("gloo", init_method=f"file://{work.absolute()}/meeting_point", rank=rank, world_size=workers)
+    train_transformer(work, out, minutes, batch=32 // workers)
+    if workers > 1:
+        dist.destroy_process_group()
+
+
 def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32, learning_rate: float = 3e-3) -> None:
     """Flow matching on cached latents: the velocity eps - h at z = (1 - sigma) h + sigma eps; 10 % of the prompts are left empty.
 
     The running mean of the weights is what is kept; it goes to `out` every few minutes.
     """
+    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     pipeline = build_pipeline()
     pipeline.vae = load_vae(work)
     cached = torch.load(work / "latents.pt", weights_only=True)
@@ -382,19 +410,25 @@ def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32,
         h = latents[rows].float()
         return h, torch.randn_like(h), noise_levels(batch), prompt
 
+    torch.manual_seed(1 + rank)
     loss_of(*training_batch()).backward()  # compiles before the clock starts
+    average_over_workers(model, 0.0)
     model.zero_grad()
     schedule = Schedule(optimizers, minutes, warmup_steps=100)
     logged_s, saved_s, losses = time.monotonic(), time.monotonic(), []
-    while schedule.advance():
+    while True:
         loss = loss_of(*training_batch())
         loss.backward()
+        if not schedule.advance(average_over_workers(model, schedule.progress)):
+            break
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad()
         losses.append(loss.detach())
+        if rank > 0:
+            continue
         _follow(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
-        if time.monotonic() - logged_s > 90:
+        if time.monotonic() - logged_s > 120:
             logged_s = time.monotonic()
             held_out = validation_loss(mean_model, latents[num_train:], prompts[num_train:])
             recent = torch.stack(losses[-200:]).mean()
@@ -404,10 +438,12 @@ def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32,
             torch.save(mean_model.state_dict(), work / "transformer.tmp")
             os.replace(work / "transformer.tmp", work / "transformer_unfinished.pt")
             save_pipeline(_with_transformer(pipeline, mean_model), out, {"unfinished": True, "steps": schedule.steps})
+    if rank > 0:
+        return
     figures = {
         "minutes": minutes,
         "steps": schedule.steps,
-        "batch": batch,
+        "batch": batch * workers,
         "num_latents": num_train,
         "held_out_loss": round(validation_loss(mean_model, latents[num_train:], prompts[num_train:]), 4),
     }
@@ -537,17 +573,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded tiny video model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished pipeline, in diffusers' layout")
     parser.add_argument("--work", type=Path, help="folder for what the stages hand over (default: OUT with .work appended)")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, help="repeat these, and nothing else (default: all that are not done)")
     parser.add_argument("--check", action="store_true", help="only measure the quality gate on the weights in OUT; exit code 1 if missed")
     parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--transformer-minutes", type=float, default=75)
-    parser.add_argument("--num-latents", type=int, default=16_384)
+    parser.add_argument("--workers", type=int, default=2, help="processes that share a step of the transformer (divides 32)")
+    parser.add_argument("--num-latents", type=int, default=12_800)
     parser.add_argument("--num-steps", type=int, default=25, help="of the sampler, in the check")
     parser.add_argument("--guidance", type=float, default=1.0, help="of the sampler, in the check; 1 is none")
     parser.add_argument("--sheet", type=Path, help="PNG for the check's samples")
     arguments = parser.parse_args()
-    stages = ("check",) if arguments.check else arguments.stages
     work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
+    done = {"vae": (work / "vae.pt").exists(), "latents": (work / "latents.pt").exists()}
+    stages = ("check",) if arguments.check else arguments.stages or [stage for stage in STAGES if not done.get(stage)]
     if set(stages) != {"check"}:
         work.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
@@ -556,7 +594,9 @@ def main() -> None:
     if "latents" in stages:
         cache_latents(work, arguments.num_latents)
     if "transformer" in stages:
-        train_transformer(work, arguments.out, arguments.transformer_minutes)
+        (work / "meeting_point").unlink(missing_ok=True)
+        worker_arguments = (work, arguments.out, arguments.transformer_minutes, arguments.workers)
+        torch.multiprocessing.spawn(run_transformer_worker, args=worker_arguments, nprocs=arguments.workers)
     print(f"{', '.join(stages)}: {(time.monotonic() - started_s) / 60:.1f} minutes on {machine()}")
     if "check" in stages:
         figures = check(arguments.out, num_steps=arguments.num_steps, guidance=arguments.guidance, sheet=arguments.sheet)
