@@ -277,8 +277,11 @@ class Config(Section):
         return value
 
     def stage_settings(self, stage: str) -> dict[str, Any]:
-        """The settings that decide what a row of ``stage`` holds, by dotted key."""
-        return {key: self.setting(key) for key in STAGES[stage].settings}
+        """The settings that decide what a row of ``stage`` holds, by dotted key; of the file of prompts, its content."""
+        settings = {key: self.setting(key) for key in STAGES[stage].settings}
+        if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
+            settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
+        return settings
 
     def stage_gates(self, stage: str) -> dict[str, Any]:
         """The settings that only decide whether ``stage`` may publish, by dotted key."""

@@ -123,6 +123,16 @@ def test_a_gate_changes_the_asset_but_not_its_rows():
     assert before.row_fingerprint("gradient") == after.row_fingerprint("gradient")
 
 
+def test_an_edited_file_of_prompts_is_another_setting_of_the_generated_videos(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    before = parse(BASE + "generate: {prompts: prompts.txt}", tmp_path)
+    first = before.fingerprint("generated_videos")
+    prompts.write_text("a dog\n")
+    assert before.fingerprint("generated_videos") != first
+    assert before.fingerprint("finetuned_checkpoint") == parse(BASE).fingerprint("finetuned_checkpoint")
+
+
 def test_variants_follow_the_arms():
     assert parse(BASE).variants == ("motive", "no_mask")
     assert parse(BASE + "arms: [motive, base]").variants == ("motive",)

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motive_pipeline.curation.pool import publish_eligible_pool
@@ -57,6 +57,7 @@ def test_each_query_has_its_own_threshold() -> None:
     assert majority_vote([scores], 80.0).votes_N.tolist() == separate.tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
 def test_the_vote_is_the_same_for_any_blocks_of_queries(cuts: list[int]) -> None:
     edges = [0, *np.minimum(np.cumsum(cuts), 5), 5]

@@ -67,8 +67,8 @@ class Findings:
         """The metric of the causal check: held-out where there are held-out queries."""
         return HELD_OUT_DROP if HELD_OUT_DROP in self.metrics else IN_SAMPLE_DROP
 
-    def dots(self, metric: Metric, *, by_unit: bool = False) -> list[Dots]:
-        """A plot's rows: each arm's estimate, with its trainings (or its units) as single values."""
+    def dots(self, metric: Metric, *, by_unit: bool = False, without: str = "") -> list[Dots]:
+        """A plot's rows: each arm's estimate but for that of ``without``, with its trainings (or its units) as single values."""
         return [
             Dots(
                 name=arm_name(arm),
@@ -77,6 +77,7 @@ class Findings:
                 is_main=arm == "motive",
             )
             for arm in self.arms
+            if arm != without
         ]
 
 

@@ -89,18 +89,20 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
         style = STYLES[metric]
         _dots(panel, palette, rows, factor=style.factor)
         if style.factor == 100:
-            panel.set_xlim(-4, 104)
+            _percent_axis(panel)
         panel.set_title(metric.label, fontsize=9.5, color=palette.ink, pad=8)
         panel.set_xlabel(style.unit, color=palette.ink, fontsize=9)
     return figure
 
 
 def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figure:
-    """The causal check: each query as a small dot, the mean and its interval, and a line at zero."""
+    """The causal check: each query as a small dot, the mean and its interval; a line at zero (the base model) where it is in sight."""
     figure = _figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
     axes = figure.subplots()
-    axes.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     _dots(axes, palette, rows, factor=STYLES[metric].factor)
+    left, right = axes.get_xlim()
+    if left <= 0 <= right:
+        axes.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     axes.set_xlabel("drop of the motion-weighted loss below the base model's, %", color=palette.ink, fontsize=9)
     return figure
 
@@ -119,10 +121,10 @@ def precision_figure(
     if not np.isnan(lure).all():
         axes.scatter(100 * np.asarray(lure), height, s=34, marker="D", facecolor="none", edgecolor=palette.warn, linewidth=1.3, zorder=4)
     axes.set_yticks(height, [f"{arm_name(name)} (control)" if kind == "control" else arm_name(name) for name, kind in zip(names, kinds, strict=True)])
-    axes.set_xlim(-2, 102)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel("% of the chosen clips", color=palette.ink, fontsize=9)
     _quiet(axes, palette)
+    _percent_axis(axes)
     return figure
 
 
@@ -144,6 +146,11 @@ def _dots(axes: Axes, palette: Palette, rows: Sequence[Dots], *, factor: float) 
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.08)
     _quiet(axes, palette)
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_xlim(-4, 104)
+    axes.set_xticks([0, 25, 50, 75, 100])
 
 
 def _quiet(axes: Axes, palette: Palette) -> None:

@@ -123,7 +123,7 @@ def _figures(findings: Findings) -> dict[str, Markup]:
     drop = findings.drop_metric
     figures = {
         "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
-        "drop_plot": plots.svg(functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True)), name="drop"),
+        "drop_plot": plots.svg(functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"),
         "precision_plot": "",
     }
     if findings.precision:

@@ -37,7 +37,7 @@ def unit_values(arm: str, per_video: pd.DataFrame, causal: pd.DataFrame) -> pd.D
     videos = per_video.assign(unit=per_video["prompt_index"].map(lambda index: f"prompt {index:05d}"))
     losses = causal.assign(unit=causal["query_id"], value=causal["drop_percent"], backend="exact")
     columns = ["training", "unit", "metric", "backend", "value"]
-    both = pd.concat([videos[columns], losses[columns]], ignore_index=True)
+    both = pd.concat([videos[columns], losses[columns]], ignore_index=True).astype({"training": int})
     grouped = both.groupby(["training", "unit", "metric", "backend"], sort=True)["value"]
     table = grouped.agg(value="mean", num="size").reset_index()
     # A loss has one value for each query, averaged over draws: it counts as one.
