@@ -71,6 +71,26 @@ class TestTime:
         assert len(read(path, fps=16.0, num_frames=17, min_frames=1).frames_THWC) == 13, "the 17th target, 1 s, is 1/24 s after the last frame"
         assert len(read(write_video(tmp_path / "w.mp4", counting_frames(25), fps=24), fps=16.0, num_frames=17).frames_THWC) == 17
 
+    def test_a_last_frame_does_stand_for_a_target_within_half_a_step(self, tmp_path):
+        path = write_video(tmp_path / "v.mp4", counting_frames(48), fps=60)
+        assert len(read(path, fps=16.0, num_frames=13, min_frames=1).frames_THWC) == 13, "the 13th target, 0.75 s, is 1/60 s off: less than 1/32"
+        path = write_video(tmp_path / "w.mp4", counting_frames(45), fps=60)
+        assert len(read(path, fps=16.0, num_frames=13, min_frames=1).frames_THWC) == 13
+        path = write_video(tmp_path / "x.mp4", counting_frames(44), fps=60)
+        assert len(read(path, fps=16.0, num_frames=13, min_frames=1).frames_THWC) == 9, "0.75 s is 2/60 s after the last frame: more than 1/32"
+
+    def test_what_comes_after_the_window_is_not_looked_at(self, tmp_path):
+        later = [k / 8 for k in range(9)] + [1.2, 2.0, 2.1, 5.0]
+        assert read(write_video(tmp_path / "v.mp4", counting_frames(13), times_s=later)).flags == ()
+
+    def test_after_a_jump_back_the_frames_keep_the_times_between_them(self, tmp_path):
+        first = write_video(tmp_path / "a.ts", counting_frames(6), options={"bf": "0"}).read_bytes()
+        second = write_video(tmp_path / "b.ts", counting_frames(6), fps=4, options={"bf": "0"}).read_bytes()
+        (tmp_path / "both.ts").write_bytes(first + second)
+        clip = read(tmp_path / "both.ts", num_frames=13)
+        assert which_frames(clip.frames_THWC) == [0, 1, 2, 3, 4, 5, 0, 0, 1, 1, 2, 2, 3], "the second part is half as fast"
+        assert "time_repaired" in clip.flags
+
     def test_time_stamps_that_jump_back_are_repaired_and_flagged(self, tmp_path):
         first = write_video(tmp_path / "a.ts", counting_frames(6), options={"bf": "0"}).read_bytes()
         (tmp_path / "both.ts").write_bytes(first + first)
@@ -221,6 +241,21 @@ class TestBadFiles:
         path = write_video(tmp_path / "v.mp4", noise(40), options={"bf": "0", "g": "40"})
         damage(path, 0.5, path.stat().st_size // 10)
         assert reason(path, replace(RULE, num_frames=37, min_frames=5)) == "decode_error"
+        assert len(read(path).frames_THWC) == 9
+
+    def test_damage_that_the_decoder_conceals_is_noticed_even_in_a_frame_that_is_not_taken(self, tmp_path):
+        path = write_video(tmp_path / "v.mp4", noise(40), fps=16, options={"bf": "0", "g": "40"})
+        damage(path, 0.5, 60)
+        with av.open(str(path)) as container:
+            corrupt = [k for k, frame in enumerate(container.decode(video=0)) if frame.is_corrupt]
+        assert len(corrupt) == 1, "the decoder says it of one frame, though all later ones are made from it"
+        for num_frames, fps in ((37, 16.0), (17, 8.0), (13, 16 / 3)):
+            assert reason(path, replace(RULE, num_frames=num_frames, min_frames=5, fps=fps)) == "decode_error", fps
+        assert len(read(path, fps=16.0, num_frames=17).frames_THWC) == 17, "the window ends before the damage"
+
+    def test_damage_at_which_the_decoder_stops_is_no_cut(self, tmp_path):
+        path = damage(write_video(tmp_path / "v.mov", noise(24), codec="png", pix_fmt="rgb24"), 0.5, 3000)
+        assert reason(path, replace(RULE, num_frames=21, min_frames=5)) == "decode_error"
         assert len(read(path).frames_THWC) == 9
 
     def test_a_missing_file_a_broken_link_and_a_folder(self, tmp_path):

@@ -79,7 +79,10 @@ def test_predict_is_the_transformer_in_float32_and_differentiable(model):
 def test_per_token_timesteps_of_wan_2_2_give_the_same_prediction():
     plain, expanded = build_model(), build_model(expand_timesteps=True)
     latents, prompt, timestep = torch.randn(1, 16, 2, 4, 6), torch.randn(1, 8, 16), torch.tensor([500.0])
+    seen = []
+    expanded.transformer.register_forward_pre_hook(lambda _, __, given: seen.append(given["timestep"].shape), with_kwargs=True)
     assert torch.allclose(plain.predict(latents, timestep, prompt), expanded.predict(latents, timestep, prompt), atol=1e-5)
+    assert seen == [(1, 2 * 2 * 3)], "one timestep for each token of 2 frames of 2 x 3 patches"
     assert len(expanded.generate(["a"], seeds=[0], num_frames=5, height=32, width=32, num_steps=1, guidance=1.0)) == 1
 
 

@@ -118,12 +118,14 @@ class _Window:
     pictures: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list)
     times: list[Fraction] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
-    damaged_at: int | None = None
-    """Index of the first target whose frame the decoder calls corrupt."""
+    damaged_from: Fraction | None = None
+    """Time of the first frame that the decoder calls corrupt, taken or not: it conceals damage there, and later frames are made from it."""
     _before: tuple[Fraction, VideoFrame, VideoStream] | None = None
 
     def offer(self, time: Fraction, frame: VideoFrame, stream: VideoStream) -> bool:
         """Take in the next frame; true once every target is filled."""
+        if frame.is_corrupt and self.damaged_from is None:
+            self.damaged_from = time
         while not self.is_full and self._target <= time:
             if self._before is not None and self._target - self._before[0] <= time - self._target:
                 self._take(*self._before)
@@ -154,8 +156,6 @@ class _Window:
             self.pictures.append(self.pictures[-1])
         else:
             self.pictures.append(self._picture(frame, stream))
-        if frame.is_corrupt and self.damaged_at is None:
-            self.damaged_at = len(self.times)
         self.times.append(time)
 
     def _picture(self, frame: VideoFrame, stream: VideoStream) -> UInt8[np.ndarray, "H W 3"]:
@@ -287,8 +287,8 @@ def _require_enough(taken: _Window, reading: _Reading, rule: FrameRule, stated_s
     if reading.error and not reading.is_cut_off and not taken.is_full:
         raise RejectRow("decode_error", f"damaged after {reading.num_frames} frames: {reading.error}")
     if kept >= rule.min_frames:
-        if taken.damaged_at is not None and taken.damaged_at < kept:
-            raise RejectRow("decode_error", f"frame {taken.damaged_at} of the window is damaged")
+        if taken.damaged_from is not None and taken.damaged_from <= taken.times[kept - 1]:
+            raise RejectRow("decode_error", f"the data are damaged {float(taken.damaged_from):.2f} s after the first frame")
         return kept
     if not available:
         raise RejectRow("zero_frames", f"no frame could be decoded{': ' + reading.error if reading.error else ''}")
