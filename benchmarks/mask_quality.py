@@ -82,7 +82,9 @@ def report_still_pictures(specs: list[ClipSpec], tracker: DisTracker) -> None:
     for noise, crf, frames_THWC in still_clips(specs):
         displacement_THW2 = tracker.displacement(frames_THWC)
         mask_Fhw, _ = motion_mask(displacement_THW2, GRID, floor_px=1.0)
-        found.setdefault((noise, crf), []).append((float(np.ptp(magnitude(displacement_THW2))), float(mask_Fhw.max()), float(mask_Fhw.mean())))
+        found.setdefault((noise, crf), []).append(
+            (float(np.ptp(magnitude(displacement_THW2))), float(mask_Fhw.max()), float(mask_Fhw.mean()))
+        )
     print("\nstill pictures (the largest of each figure)")
     for (noise, crf), figures in found.items():
         range_px, largest, mean = np.max(figures, axis=0)

@@ -61,7 +61,9 @@ def write_video(
     """Encode frames, at ``fps`` or at their own times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container_options or {}) as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=({"crf": "12"} if codec == "libx264" else {}) | (options or {}))
+        stream = container.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(1001), options=({"crf": "12"} if codec == "libx264" else {}) | (options or {})
+        )
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = pix_fmt
         context = stream.codec_context

@@ -95,5 +95,3 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
         losses = pd.concat([causal.assign(training=training) for training in trainings])
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
         republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses)
-
-

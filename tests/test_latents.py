@@ -87,7 +87,9 @@ def test_a_reader_sees_what_was_published_even_when_the_settings_have_changed(ws
 def test_a_clip_that_cannot_be_read_is_a_reject_with_its_path_and_the_others_go_on(tmp_path):
     write_project(tmp_path)
     short = write_video(tmp_path / "clips" / "short.mp4", moving_square(3, seed=9))
-    path = write_video(tmp_path / "clips" / "half.mp4", noise(24), container_options={"movflags": "+faststart"}, options={"bf": "0", "g": "4"})
+    path = write_video(
+        tmp_path / "clips" / "half.mp4", noise(24), container_options={"movflags": "+faststart"}, options={"bf": "0", "g": "4"}
+    )
     cut(path, 0.2)
     ws = catalogued(project(tmp_path, clips={"max_reject_share": 0.5}))
     publication = publish_latents(ws, role="clip")

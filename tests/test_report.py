@@ -55,7 +55,11 @@ def three(evaluated, tmp_path_factory, tiny_model):
     ws = copied(evaluated, tmp_path_factory.mktemp("three"), tiny_model)
     several_trainings(ws, {"full": 4.0, "random": 1.0, "motion_magnitude": 1.0, "no_mask": 3.0, "motive": 3.0})
     publication = publish_report(ws)
-    return publication, (publication.path / "report.html").read_text(encoding="utf-8"), (publication.path / "report.md").read_text(encoding="utf-8")
+    return (
+        publication,
+        (publication.path / "report.html").read_text(encoding="utf-8"),
+        (publication.path / "report.md").read_text(encoding="utf-8"),
+    )
 
 
 def test_the_page_fetches_nothing(report):
@@ -65,14 +69,26 @@ def test_the_page_fetches_nothing(report):
         for name in ("src", "href", "poster", "data", "srcset", "action"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:image/webp;base64,", "#")), value
-    assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]*", "", html)), "no address anywhere on the page"
+    assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]*", "", html)), (
+        "no address anywhere on the page"
+    )
     assert "@import" not in html
     assert len(html.encode()) < 6e6
 
 
 def test_all_arms_and_controls_are_there(report):
     publication, html, markdown = report
-    for name in ("base model", "full pool", "random", "most motion", "gradient, no mask", "MOTIVE", "flow similarity", "untrained network", "chance"):
+    for name in (
+        "base model",
+        "full pool",
+        "random",
+        "most motion",
+        "gradient, no mask",
+        "MOTIVE",
+        "flow similarity",
+        "untrained network",
+        "chance",
+    ):
         assert name in html
         assert name in markdown
     assert {"arms", "differences", "precision", "lengths"} <= set(publication.table("numbers")["table"])

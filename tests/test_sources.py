@@ -41,13 +41,19 @@ def reasons(entries) -> dict[str, str]:
 
 def test_every_video_is_found_by_its_suffix_in_any_case_and_in_the_order_of_names(tmp_path):
     wanted = ["B.MP4", "a/deep/z.webm", "a/x.mkv", "a/y.Mov", "c.avi", "d.m4v"]
-    touch(*(tmp_path / name for name in wanted), tmp_path / "notes.txt", tmp_path / "image.png", tmp_path / ".hidden.mp4", tmp_path / ".git" / "v.mp4")
+    touch(
+        *(tmp_path / name for name in wanted),
+        tmp_path / "notes.txt",
+        tmp_path / "image.png",
+        tmp_path / ".hidden.mp4",
+        tmp_path / ".git" / "v.mp4",
+    )
     assert names(listed(tmp_path)) == sorted(wanted)
     assert names(listed(tmp_path)) == names(listed(tmp_path))
 
 
 def test_names_with_spaces_quotes_percent_signs_dots_newlines_and_emoji_are_ordinary(tmp_path):
-    odd = ["-dash.mp4", "a b.mp4", "100%d #1.mp4", "it's \"so\" (2).mp4", "two.dots.mp4", "línea🎬.mp4", "new\nline.mp4"]
+    odd = ["-dash.mp4", "a b.mp4", "100%d #1.mp4", 'it\'s "so" (2).mp4', "two.dots.mp4", "línea🎬.mp4", "new\nline.mp4"]
     touch(*(tmp_path / name for name in odd))
     (tmp_path / "two.dots.txt").write_text("dotted")
     entries = listed(tmp_path)
@@ -57,7 +63,11 @@ def test_names_with_spaces_quotes_percent_signs_dots_newlines_and_emoji_are_ordi
 
 def test_the_category_is_the_outermost_sub_folder(tmp_path):
     touch(tmp_path / "top.mp4", tmp_path / "slide" / "a.mp4", tmp_path / "slide" / "more" / "b.mp4")
-    assert {e.relative: e.extra["category"] for e in listed(tmp_path)} == {"top.mp4": "", "slide/a.mp4": "slide", "slide/more/b.mp4": "slide"}
+    assert {e.relative: e.extra["category"] for e in listed(tmp_path)} == {
+        "top.mp4": "",
+        "slide/a.mp4": "slide",
+        "slide/more/b.mp4": "slide",
+    }
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_tracking_on_enlarged_frames_gives_pixels_of_the_frames_given(sliding):
     wide = np.repeat(frames[:3], 2, axis=2)
     found = DisTracker().displacement(wide)
     assert found.shape == (3, 64, 128, 2)
-    assert found[1, truth.object_FHW[1].repeat(2, axis=1), 0].mean() == pytest.approx(-2 * speed_px, abs=0.4), "dx is in the wide frame's pixels"
+    assert found[1, truth.object_FHW[1].repeat(2, axis=1), 0].mean() == pytest.approx(-2 * speed_px, abs=0.4), (
+        "dx is in the wide frame's pixels"
+    )
 
 
 def test_a_still_clip_and_a_clip_of_one_frame_do_not_move():
@@ -77,4 +79,6 @@ def test_the_same_frames_give_the_same_bits_however_many_threads_opencv_may_use(
 
 def test_the_settings_choose_the_tracker_and_auto_is_previous():
     assert build_tracker(Motion()) == DisTracker(preset="medium", reference="previous", min_side_px=128)
-    assert build_tracker(Motion(reference="first", preset="fast", min_side_px=0)) == DisTracker(preset="fast", reference="first", min_side_px=0)
+    assert build_tracker(Motion(reference="first", preset="fast", min_side_px=0)) == DisTracker(
+        preset="fast", reference="first", min_side_px=0
+    )

@@ -95,7 +95,9 @@ def publish_query_catalog(ws: Workspace) -> Publication:
         started=started,
         facts={"queries": len(parts["query"].frame), "held out": len(frame) - len(parts["query"].frame)}
         | _facts(frame, sum(listing.num_entries for listing in parts.values())),
-        counts=RowCounts(computed=sum(c.computed for c in counts), reused=sum(c.reused for c in counts), rejected=sum(c.rejected for c in counts)),
+        counts=RowCounts(
+            computed=sum(c.computed for c in counts), reused=sum(c.reused for c in counts), rejected=sum(c.rejected for c in counts)
+        ),
         rejects=rejects,
         scores={("queries", "queries"): frame},
         preview=_preview(frame),
@@ -139,9 +141,7 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
 
 
 def _vector(facts: VideoFacts) -> np.ndarray:
-    return np.array(
-        [facts.num_frames, facts.fps, facts.width, facts.height, facts.duration_s, flag_bits(facts.flags)], dtype=np.float64
-    )
+    return np.array([facts.num_frames, facts.fps, facts.width, facts.height, facts.duration_s, flag_bits(facts.flags)], dtype=np.float64)
 
 
 def _row(clip_id: str, files: Sequence[SourceFile], vector: np.ndarray, source: str) -> dict[str, Any]:
@@ -172,7 +172,9 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """``rows`` as a table whose columns are there, with their types, even when there is no row."""
     columns = ["clip_id", "path", "caption", *PROBED[:-1], "source", "sources", "caption_source", "other_captions", "category", "flags"]
     frame = pd.DataFrame(rows, columns=columns)
-    types = {name: "object" if name in TEXT_COLUMNS else "int64" if name in ("num_frames", "width", "height") else "float64" for name in columns}
+    types = {
+        name: "object" if name in TEXT_COLUMNS else "int64" if name in ("num_frames", "width", "height") else "float64" for name in columns
+    }
     return frame.astype(types)
 
 
@@ -182,7 +184,8 @@ def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], o
     for clip_id, files in by_content.items():
         if (refused := outcome.rejects.get(digest(clip_id))) is not None:
             rejects += [
-                Reject(path=str(file.entry.path), clip_id=clip_id, stage=asset, reason=refused.reason, detail=refused.detail) for file in files
+                Reject(path=str(file.entry.path), clip_id=clip_id, stage=asset, reason=refused.reason, detail=refused.detail)
+                for file in files
             ]
     return sorted(rejects, key=lambda reject: reject.path)
 

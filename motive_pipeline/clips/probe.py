@@ -87,9 +87,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """
     _require_plain_file(path)
     try:
-        container = av.open(
-            str(path), metadata_errors="replace", options={"format_whitelist": _whitelist(), "protocol_whitelist": "file"}
-        )
+        container = av.open(str(path), metadata_errors="replace", options={"format_whitelist": _whitelist(), "protocol_whitelist": "file"})
     except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
         raise _no_video(path, error) from error
     except av.error.OSError as error:

@@ -63,7 +63,9 @@ def require_unchanged(clip: CatalogClip, memory: HashMemory) -> None:
     """
     if memory.clip_id(clip.path) != clip.clip_id:
         raise RejectRow(
-            "changed_since_catalog", "the file's content has changed since it was catalogued; it is a new clip in the next run", transient=True
+            "changed_since_catalog",
+            "the file's content has changed since it was catalogued; it is a new clip in the next run",
+            transient=True,
         )
 
 
@@ -198,5 +200,7 @@ class RowSet:
         store = self._stores[self._store_of[clip_id]]
         ref = store.find(self._key[clip_id])
         if not isinstance(ref, RowRef):
-            raise MotiveError(f"{self._asset}: the row of clip {clip_id} is missing from {store.folder}. Run `motive run` to make it again.")
+            raise MotiveError(
+                f"{self._asset}: the row of clip {clip_id} is missing from {store.folder}. Run `motive run` to make it again."
+            )
         return store.read(ref, name)

@@ -124,7 +124,9 @@ class HashMemory:
                 if len(self._unsaved) >= _COMMIT_EVERY:
                     self.save()
                 return sha.hexdigest(), before.st_size
-        raise RejectRow("changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True)
+        raise RejectRow(
+            "changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True
+        )
 
 
 def scan(source: ClipSource, memory: HashMemory) -> Scan:
@@ -215,4 +217,11 @@ class _HashProgress:
         now = time.monotonic()
         if now - self._last >= _REPORT_EVERY_S:
             self._last = now
-            log.info("%s: %d files looked at, %d hashed, %.1f GB, %.0f s", self._key, self._files, num_hashed, self._bytes / 1e9, now - self._start)
+            log.info(
+                "%s: %d files looked at, %d hashed, %.1f GB, %.0f s",
+                self._key,
+                self._files,
+                num_hashed,
+                self._bytes / 1e9,
+                now - self._start,
+            )

@@ -118,7 +118,9 @@ class FolderSource:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 with os.scandir(folder) as listing:
-                    below = sorted((entry for entry in listing if not entry.name.startswith(".") and _is_folder(entry)), key=lambda e: e.name)
+                    below = sorted(
+                        (entry for entry in listing if not entry.name.startswith(".") and _is_folder(entry)), key=lambda e: e.name
+                    )
             except OSError as error:
                 bad.append(self._bad(folder, "unreadable", f"the folder cannot be listed: {error.strerror}"))
                 continue
@@ -151,7 +153,9 @@ class FolderSource:
         return SourceEntry(path=path, relative="/".join((*below, path.name)), caption=caption, extra={"category": category})
 
     def _bad(self, path: Path, reason: str, detail: str) -> BadEntry:
-        return BadEntry(path=_printable(str(path)), relative=_printable(path.relative_to(self.root).as_posix()), reason=reason, detail=detail)
+        return BadEntry(
+            path=_printable(str(path)), relative=_printable(path.relative_to(self.root).as_posix()), reason=reason, detail=detail
+        )
 
 
 class CaptionError(ValueError):
@@ -173,7 +177,9 @@ def read_caption(sidecar: Path) -> str:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise CaptionError(f"the caption file {sidecar.name} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+        raise CaptionError(
+            f"the caption file {sidecar.name} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
     return " ".join(text.replace("\0", " ").split())
 
 

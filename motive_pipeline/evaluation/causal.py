@@ -177,9 +177,7 @@ def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], l
     return pd.DataFrame(rows)
 
 
-def drop_percent(
-    base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"], names: Sequence[str]
-) -> Float[np.ndarray, "Q B"]:
+def drop_percent(base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"], names: Sequence[str]) -> Float[np.ndarray, "Q B"]:
     """How far the loss has fallen, in % of each query's mean base loss: 100 (base - loss) / mean over draws of base.
 
     Raises:

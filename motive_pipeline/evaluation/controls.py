@@ -70,7 +70,9 @@ def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
     """
     pool = [str(clip_id) for clip_id in load_pool(ws).astype(str)]
     arms = [arm for arm in ws.config.arms if arm not in ("base", "full")]
-    rows = [precision(arm, "arm", ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist(), truth) for arm in arms]
+    rows = [
+        precision(arm, "arm", ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist(), truth) for arm in arms
+    ]
     for name, features in ((FLOW_SIMILARITY, flow_features), (UNTRAINED, untrained_features)):
         rows.append(precision(name, "control", voted_choice(ws, pool, features(ws, "query"), features(ws, "clip")), truth))
     return [*rows, precision(CHANCE, "chance", pool, truth)]
@@ -118,7 +120,9 @@ def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> F
     _, _, rows, columns = grid.shape(num_frames, height, width)
     ends = frames_THWC[:: grid.temporal_stride]
     flows = [_TRACKER.displacement(ends[at : at + 2])[1] for at in range(len(ends) - 1)] or [np.zeros((height, width, 2), np.float32)]
-    field_P = np.stack([cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA) for flow in flows]).astype(np.float64).reshape(1, -1)
+    field_P = (
+        np.stack([cv2.resize(flow, (columns, rows), interpolation=cv2.INTER_AREA) for flow in flows]).astype(np.float64).reshape(1, -1)
+    )
     return prefix(field_P, field_P.shape[1])[0]
 
 
@@ -179,5 +183,3 @@ def _features(store: RowStore, work: Sequence[Work[CatalogClip]], outcome: Outco
         if isinstance(ref, RowRef):
             found[piece.item.clip_id] = store.read(ref, "feature")
     return found
-
-

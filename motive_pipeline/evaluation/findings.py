@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
 from motive_pipeline.evaluation.plots import Dots
+from motive_pipeline.evaluation.provenance import rejects_table, settings_table, versions_table
 from motive_pipeline.evaluation.tables import (
     Number,
     Table,
@@ -38,10 +37,7 @@ from motive_pipeline.evaluation.values import (
     value_matrix,
 )
 from motive_pipeline.evaluation.verdict import Verdict, verdict
-from motive_pipeline.models.load import model_hash
 from motive_pipeline.storage.workspace import Workspace
-
-REJECTING = ("clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +106,7 @@ def load_findings(ws: Workspace) -> Findings:
     for table, its_numbers in parts:
         tables[table.key] = table
         numbers += its_numbers
-    for table in (_rejects_table(ws), _settings_table(ws), _versions_table(ws)):
+    for table in (rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
@@ -265,58 +261,6 @@ def _lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
 
 def _subset(ws: Workspace, arm: str) -> list[str]:
     return ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist()
-
-
-def _rejects_table(ws: Workspace) -> Table:
-    gradients = [f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "query_gradients")]
-    rejects = pd.concat([ws.published(asset).rejects() for asset in (*REJECTING, *gradients)], ignore_index=True)
-    counts = rejects.groupby(["stage", "reason"], sort=True).size()
-    return Table(
-        key="rejects",
-        title="Left out",
-        columns=["stage", "reason", "files"],
-        rows=[[str(stage), str(reason), str(number)] for (stage, reason), number in counts.items()],  # type: ignore[misc]
-        caption="Files that a stage could not use. The table `rejects` (`motive sql`) names each with a sentence.",
-        words=frozenset({1}),
-    )
-
-
-def _settings_table(ws: Workspace) -> Table:
-    """Every setting that a stage depends on, but for where things lie on this machine."""
-    settings = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference"})
-    rows = [[f"{section}.{key}", _plain(value)] for section, values in settings.items() if isinstance(values, dict) for key, value in values.items()]
-    rows = [row for row in rows if not row[0].endswith(("path", "prompts")) or row[0] == "model.path"]
-    return Table(
-        key="settings", title="Settings", columns=["setting", "value"], rows=[*rows, ["arms", ", ".join(ws.config.arms)]], caption="",
-        words=frozenset({1}),
-    )  # fmt: skip
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-
-
-def _versions_table(ws: Workspace) -> Table:
-    arms = [arm for arm in ws.config.arms if arm != "base"]
-    assets = ["clip_catalog", "query_catalog", "latents", "motion_masks", "eligible_pool"]
-    assets += [f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "influence_matrix", "voted_ranking")]
-    assets += [f"{asset}/{arm}" for arm in arms for asset in ("curated_subset", "finetuned_checkpoint")]
-    assets += [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
-    rows = [["base model (weights)", model_hash(ws)[:16], ""]]
-    for asset in assets:
-        publication = ws.published(asset)
-        saved = json.loads((publication.path / "publication.json").read_text(encoding="utf-8"))["provenance"]
-        rows.append([asset, publication.data_version[:16], str(saved["code_version"])])
-    libraries = ws.provenance("eval_report", [])["libraries"]
-    rows += [[name, str(version), ""] for name, version in libraries.items()]
-    return Table(
-        key="versions",
-        title="Data, code and libraries",
-        columns=["asset or library", "version", "code version of the stage"],
-        rows=rows,
-        caption="An asset's version is a hash of its content: equal content, equal version.",
-        words=frozenset({1}),
-    )
 
 
 def _overlap(ws: Workspace) -> list[str]:

@@ -94,12 +94,16 @@ class Gallery:
         for position, query_id in enumerate(matrix.query_ids[:MAX_QUERIES]):
             order = columns[np.argsort(-matrix.influence_QN[position, columns], kind="stable")]
             side = min(CLIPS_A_SIDE, len(order) // 2)
-            ranked = list(enumerate((str(matrix.clip_ids[column]), float(matrix.influence_QN[position, column])) for column in order.tolist()))
+            ranked = list(
+                enumerate((str(matrix.clip_ids[column]), float(matrix.influence_QN[position, column])) for column in order.tolist())
+            )
             cards.append(
                 QueryCards(
                     query=self._query(query_id),
                     best=[self._clip(clip_id, influence, place + 1) for place, (clip_id, influence) in ranked[:side]],
-                    worst=[self._clip(clip_id, influence, place + 1) for place, (clip_id, influence) in reversed(ranked[len(ranked) - side :])],
+                    worst=[
+                        self._clip(clip_id, influence, place + 1) for place, (clip_id, influence) in reversed(ranked[len(ranked) - side :])
+                    ],
                 )
             )
         return cards
@@ -135,7 +139,9 @@ class Gallery:
         row = self._queries.loc[query_id]
         mask_FHW = self._query_masks.get(query_id).numpy() if query_id in self._query_masks else None
         category = str(row["category"])
-        return Card(animation=self._animated(Path(str(row["path"])), mask_FHW), caption=str(row["caption"]), lines=[category] if category else [])
+        return Card(
+            animation=self._animated(Path(str(row["path"])), mask_FHW), caption=str(row["caption"]), lines=[category] if category else []
+        )
 
     def _clip(self, clip_id: str, influence: float, place: int) -> Card:
         row, ranked = self._clips.loc[clip_id], self._ranking.loc[clip_id]
@@ -150,7 +156,9 @@ class Gallery:
         try:
             frames_THWC = read_clip(file, self._rule).frames_THWC
         except RejectRow as rejection:
-            raise GateFailed(f"eval_report: {file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed.") from rejection
+            raise GateFailed(
+                f"eval_report: {file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed."
+            ) from rejection
         return animation(frames_THWC, float(self._rule.fps), mask_FHW=mask_FHW, temporal_stride=self._stride)
 
 

@@ -49,7 +49,15 @@ def animation(
     stream = io.BytesIO()
     duration_ms = round(1000 * step / fps)
     pictures[0].save(
-        stream, "WEBP", save_all=True, append_images=pictures[1:], duration=duration_ms, loop=0, quality=QUALITY, method=4, minimize_size=True
+        stream,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=duration_ms,
+        loop=0,
+        quality=QUALITY,
+        method=4,
+        minimize_size=True,
     )
     uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
     return Animation(uri=uri, width=pictures[0].width, height=pictures[0].height)

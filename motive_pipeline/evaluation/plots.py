@@ -120,7 +120,9 @@ def precision_figure(
     axes.scatter(100 * np.asarray(precision), height, s=46, color=colours, zorder=3)
     if not np.isnan(lure).all():
         axes.scatter(100 * np.asarray(lure), height, s=34, marker="D", facecolor="none", edgecolor=palette.warn, linewidth=1.3, zorder=4)
-    axes.set_yticks(height, [f"{arm_name(name)} (control)" if kind == "control" else arm_name(name) for name, kind in zip(names, kinds, strict=True)])
+    axes.set_yticks(
+        height, [f"{arm_name(name)} (control)" if kind == "control" else arm_name(name) for name, kind in zip(names, kinds, strict=True)]
+    )
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel("% of the chosen clips", color=palette.ink, fontsize=9)
     _quiet(axes, palette)

@@ -123,7 +123,9 @@ def _figures(findings: Findings) -> dict[str, Markup]:
     drop = findings.drop_metric
     figures = {
         "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
-        "drop_plot": plots.svg(functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"),
+        "drop_plot": plots.svg(
+            functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"
+        ),
         "precision_plot": "",
     }
     if findings.precision:
@@ -183,5 +185,3 @@ def _upstream(ws: Workspace) -> list[str]:
         *arms, *subsets, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
         "influence_matrix/motive", "voted_ranking/motive",
     ]  # fmt: skip
-
-

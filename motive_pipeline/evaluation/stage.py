@@ -126,9 +126,7 @@ def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str
         "n": int(video["n"]),
     }
     read = {"motion_label": label, "motion_coherence": float(store.read(ref, "motion_coherence"))}
-    return [
-        {**common, "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()
-    ]
+    return [{**common, "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()]
 
 
 def _require_once(arm: str, table: pd.DataFrame) -> None:
@@ -143,7 +141,9 @@ def _require_once(arm: str, table: pd.DataFrame) -> None:
 def _require_files(arm: str, files: list[VideoFile]) -> None:
     missing = [file.path for file in files if not file.path.is_file()]
     if missing:
-        raise GateFailed(f"generated_videos/{arm}: {len(missing)} of {len(files)} videos are missing, {missing[0]} first. Materialize it again.")
+        raise GateFailed(
+            f"generated_videos/{arm}: {len(missing)} of {len(files)} videos are missing, {missing[0]} first. Materialize it again."
+        )
 
 
 def _require_all(arm: str, files: list[VideoFile], keys: list[str], outcome: Outcome) -> None:
@@ -175,7 +175,8 @@ def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
             "interval": f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
             "videos or queries": int(row["num_videos"]),
         }
-        for row in scores.query("seed == @ALL_TRAININGS").to_dict("records")
+        for row in scores.to_dict("records")
+        if row["seed"] == ALL_TRAININGS
     ]
     videos = per_video.drop_duplicates(["training", "prompt_index", "n"])
     facts: dict[str, Any] = {"videos": len(videos), "trainings": len(set(videos["training"])), "scores": listed}

@@ -156,7 +156,9 @@ def arm_name(arm: str) -> str:
 def markdown(table: Table) -> str:
     """The table in Markdown, its cells escaped."""
     lines = ["| " + " | ".join(_cell(name) for name in table.columns) + " |"]
-    lines.append("|" + "|".join(" --- " if number in table.words or number == 0 else " ---: " for number in range(len(table.columns))) + "|")
+    lines.append(
+        "|" + "|".join(" --- " if number in table.words or number == 0 else " ---: " for number in range(len(table.columns))) + "|"
+    )
     lines += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in table.rows]
     return "\n".join(lines)
 
@@ -182,7 +184,9 @@ def aligned(table: Table) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
     left = table.words | {0}
     return "\n".join(
-        "  ".join(text.ljust(width) if column in left else text.rjust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            text.ljust(width) if column in left else text.rjust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     )
 

@@ -61,7 +61,9 @@ def value_matrix(units: pd.DataFrame, arm: str, metric: Metric) -> pd.DataFrame:
     chosen = units[(units["arm"] == arm) & (units["metric"] == metric.name) & (units["backend"] == metric.backend)]
     table = chosen.pivot(index="training", columns="unit", values="value").dropna(axis="columns").sort_index().sort_index(axis="columns")
     if table.empty:
-        raise GateFailed(f"eval_scores/{arm}: no value of {metric.label} that every training has. Materialize generated_videos/{arm} again.")
+        raise GateFailed(
+            f"eval_scores/{arm}: no value of {metric.label} that every training has. Materialize generated_videos/{arm} again."
+        )
     return table
 
 

@@ -30,7 +30,9 @@ def verdict(differences: Mapping[tuple[Metric, str], Estimate], metrics: Sequenc
     if num_trainings < MIN_TRAININGS:
         return _no_verdict(num_trainings)
     if not rivals:
-        return Verdict(headline="No verdict: there is no arm to compare MOTIVE with", sentences=[f"Switch on one of {', '.join(RIVALS)} under arms."])
+        return Verdict(
+            headline="No verdict: there is no arm to compare MOTIVE with", sentences=[f"Switch on one of {', '.join(RIVALS)} under arms."]
+        )
     main = {rival: differences[metrics[0], rival] for rival in rivals}
     sentences = [_sentence(metric, {rival: differences[metric, rival] for rival in rivals}) for metric in metrics]
     return Verdict(headline=_headline(metrics[0], main), sentences=sentences)

@@ -369,17 +369,19 @@ def average_over_workers(model: torch.nn.Module, progress: float) -> float:
     return float(flat[-1])
 
 
-def run_transformer_worker(rank: int, work: Path, out: Path, minutes: float, workers: int) -> None:
+def run_transformer_worker(rank: int, work: Path, out: Path, minutes: float, workers: int, learning_rate: float) -> None:
     """One of several processes of one thread each, which share a step's batch: faster on small layers than one process of many threads."""
     torch.set_num_threads(1)
     if workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{work.absolute()}/meeting_point", rank=rank, world_size=workers)
-    train_transformer(work, out, minutes, batch=32 // workers)
+    train_transformer(work, out, minutes, batch=32 // workers, learning_rate=learning_rate)
     if workers > 1:
         dist.destroy_process_group()
 
 
-def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32, learning_rate: float = 3e-3) -> None:
+def train_transformer(
+    work: Path, out: Path, minutes: float, *, batch: int = 32, learning_rate: float = 3e-3, first_frame_weight: float = 3.0
+) -> None:
     """Flow matching on cached latents: the velocity eps - h at z = (1 - sigma) h + sigma eps; 10 % of the prompts are left empty.
 
     The running mean of the weights is what is kept; it goes to `out` every few minutes.
@@ -398,11 +400,14 @@ def train_transformer(work: Path, out: Path, minutes: float, *, batch: int = 32,
     matrices, rest = split_parameters(model, plain=("patch_embedding", "condition_embedder", "proj_out", "scale_shift_table"))
     optimizers = [Muon(matrices, lr=learning_rate), torch.optim.AdamW(rest, lr=learning_rate / 2, weight_decay=0.0, betas=(0.9, 0.98))]
 
+    # The VAE codes the first frame alone, unlike the rest, and rotary positions do not say which one is first: it is the last to be learnt.
+    frame_weights = torch.tensor([first_frame_weight, 1, 1, 1, 1]).view(-1, 1, 1) * 5 / (first_frame_weight + 4)
+
     @torch.compile
     def loss_of(h, noise, sigma, prompt):
         z = torch.lerp(h, noise, sigma.view(-1, 1, 1, 1, 1))
         velocity = model(z, sigma * 1000, prompt, return_dict=False)[0]
-        return (velocity - (noise - h)).square().mean()
+        return ((velocity - (noise - h)).square() * frame_weights).mean()
 
     def training_batch():
         rows = torch.randint(num_train, (batch,))
@@ -577,6 +582,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only measure the quality gate on the weights in OUT; exit code 1 if missed")
     parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--transformer-minutes", type=float, default=75)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="Muon's, at the start of the transformer's training")
     parser.add_argument("--workers", type=int, default=2, help="processes that share a step of the transformer (divides 32)")
     parser.add_argument("--num-latents", type=int, default=12_800)
     parser.add_argument("--num-steps", type=int, default=25, help="of the sampler, in the check")
@@ -595,7 +601,7 @@ def main() -> None:
         cache_latents(work, arguments.num_latents)
     if "transformer" in stages:
         (work / "meeting_point").unlink(missing_ok=True)
-        worker_arguments = (work, arguments.out, arguments.transformer_minutes, arguments.workers)
+        worker_arguments = (work, arguments.out, arguments.transformer_minutes, arguments.workers, arguments.learning_rate)
         torch.multiprocessing.spawn(run_transformer_worker, args=worker_arguments, nprocs=arguments.workers)
     print(f"{', '.join(stages)}: {(time.monotonic() - started_s) / 60:.1f} minutes on {machine()}")
     if "check" in stages:

@@ -1,0 +1,76 @@
+"""Where a report comes from: what was left out, every setting, and the versions of data, code and libraries."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from motive_pipeline.evaluation.tables import Table
+from motive_pipeline.models.load import model_hash
+from motive_pipeline.storage.workspace import Workspace
+
+REJECTING = ("clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks")
+"""Assets with rejects, besides the gradients."""
+
+
+def rejects_table(ws: Workspace) -> Table:
+    """What each stage left out, by reason."""
+    gradients = [f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "query_gradients")]
+    rejects = pd.concat([ws.published(asset).rejects() for asset in (*REJECTING, *gradients)], ignore_index=True)
+    counts = rejects.groupby(["stage", "reason"], sort=True).size()
+    return Table(
+        key="rejects",
+        title="Left out",
+        columns=["stage", "reason", "files"],
+        rows=[[str(stage), str(reason), str(number)] for (stage, reason), number in counts.items()],  # type: ignore[misc]
+        caption="Files that a stage could not use. The table `rejects` (`motive sql`) names each with a sentence.",
+        words=frozenset({1}),
+    )
+
+
+def settings_table(ws: Workspace) -> Table:
+    """Every setting that a stage depends on, but for where things lie on this machine."""
+    settings = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference"})
+    rows = [
+        [f"{section}.{key}", _plain(value)]
+        for section, values in settings.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    ]
+    rows = [row for row in rows if not row[0].endswith(("path", "prompts")) or row[0] == "model.path"]
+    return Table(
+        key="settings", title="Settings", columns=["setting", "value"], rows=[*rows, ["arms", ", ".join(ws.config.arms)]], caption="",
+        words=frozenset({1}),
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def versions_table(ws: Workspace) -> Table:
+    """The content hash of the model and of every asset, code versions and libraries."""
+    arms = [arm for arm in ws.config.arms if arm != "base"]
+    assets = ["clip_catalog", "query_catalog", "latents", "motion_masks", "eligible_pool"]
+    assets += [
+        f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "influence_matrix", "voted_ranking")
+    ]
+    assets += [f"{asset}/{arm}" for arm in arms for asset in ("curated_subset", "finetuned_checkpoint")]
+    assets += [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
+    rows = [["base model (weights)", model_hash(ws)[:16], ""]]
+    for asset in assets:
+        publication = ws.published(asset)
+        saved = json.loads((publication.path / "publication.json").read_text(encoding="utf-8"))["provenance"]
+        rows.append([asset, publication.data_version[:16], str(saved["code_version"])])
+    libraries = ws.provenance("eval_report", [])["libraries"]
+    rows += [[name, str(version), ""] for name, version in libraries.items()]
+    return Table(
+        key="versions",
+        title="Data, code and libraries",
+        columns=["asset or library", "version", "code version of the stage"],
+        rows=rows,
+        caption="An asset's version is a hash of its content: equal content, equal version.",
+        words=frozenset({1}),
+    )
