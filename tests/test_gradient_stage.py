@@ -146,6 +146,14 @@ def test_a_new_clip_is_the_only_one_computed_and_changes_no_other_row(folder):
     assert all(np.array_equal(rows_after[clip_id], row) for clip_id, row in rows_before.items())
 
 
+def test_other_latents_give_other_rows(folder):
+    publish_gradients(workspace(folder), variant="no_mask", role="clip")
+    shorter = workspace(folder, clips={"num_frames": 5})
+    publish_latents(shorter, role="clip")
+    assert publish_gradients(shorter, variant="no_mask", role="clip").counts.computed == 3
+    assert load_gradients(shorter, "no_mask", "clip", 256).num_frames_N.tolist() == [5, 5, 5]
+
+
 def test_other_weights_give_other_rows(folder):
     publish_gradients(workspace(folder), variant="no_mask", role="clip")
     shutil.rmtree(folder / "wan")

@@ -81,11 +81,19 @@ def test_the_threshold_grows_with_the_picture():
     assert metrics.dynamic_degree(moving(2, 5, size=128), 8.0) == 0.0
 
 
-@pytest.mark.parametrize(("moving_pairs", "expected"), [(3, 0.0), (4, 1.0)])
-def test_a_quarter_of_the_sampled_frames_must_move(moving_pairs, expected):
-    """17 sampled frames ask for round(4 * 17 / 16) = 4 moving pairs."""
-    frames = np.concatenate([moving(3, moving_pairs + 1), np.repeat(moving(3, moving_pairs + 1)[-1:], 16 - moving_pairs, 0)])
-    assert len(frames) == 17
+def test_the_shorter_side_sets_the_threshold():
+    """2 px a pair: above 6 * 64 / 256 = 1.5 px, but below 6 * 128 / 256 = 3 px."""
+    wide = np.concatenate([moving(2, 5), moving(2, 5)], axis=2)
+    assert wide.shape[1:3] == (64, 128)
+    assert metrics.dynamic_degree(wide, 8.0) == 1.0
+
+
+@pytest.mark.parametrize(("sampled", "moving_pairs", "expected"), [(17, 3, 0.0), (17, 4, 1.0), (8, 1, 0.0), (8, 2, 1.0)])
+def test_a_quarter_of_the_sampled_frames_must_move(sampled, moving_pairs, expected):
+    """n sampled frames ask for round(4 n / 16) moving pairs: 4 of 17, 2 of 8."""
+    start = moving(3, moving_pairs + 1)
+    frames = np.concatenate([start, np.repeat(start[-1:], sampled - len(start), 0)])
+    assert len(frames) == sampled
     assert metrics.dynamic_degree(frames, 8.0) == expected
 
 
@@ -114,6 +122,14 @@ def test_smoothness_follows_the_motion_instead_of_blending():
     frames = moving(4, 5)
     blend = 1 - np.mean([np.abs(frames[t] - (frames[t - 1] / 2 + frames[t + 1] / 2)).mean() for t in (1, 3)]) / 255
     assert metrics.motion_smoothness(frames) > blend + 0.02
+
+
+def test_the_midpoint_lies_half_way_along_the_motion():
+    frames = moving(4, 3)
+    inner = np.s_[12:-12, 12:-12]
+    found = metrics.midpoint(frames[0], frames[2])[inner].astype(float)
+    errors = [np.abs(found - frame[inner]).mean() for frame in frames]
+    assert errors[1] < 0.15 * min(errors[0], errors[2])
 
 
 def test_smoothness_measures_the_odd_frames_and_drops_a_last_one_without_successor():

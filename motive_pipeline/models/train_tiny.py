@@ -110,11 +110,15 @@ def build_pipeline(seed: int = 0) -> WanPipeline:
 
 
 def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
-    """Write fp16 weights and `training.json`; a folder that is there is replaced in one move, its old content removed."""
+    """Write the weights (fp16, but for the text encoder, which transformers would load in fp16 then) and `training.json`.
+
+    A folder that is there is replaced in one move, its old content removed.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    halves = {name: copy.deepcopy(getattr(pipeline, name)).to(torch.float16) for name in ("vae", "transformer", "text_encoder")}
-    WanPipeline(tokenizer=pipeline.tokenizer, scheduler=pipeline.scheduler, **halves).save_pretrained(unfinished)
+    halves = {name: copy.deepcopy(getattr(pipeline, name)).to(torch.float16) for name in ("vae", "transformer")}
+    kept = {name: getattr(pipeline, name) for name in ("tokenizer", "scheduler", "text_encoder")}
+    WanPipeline(**kept, **halves).save_pretrained(unfinished)
     for path in unfinished.rglob("*.safetensors"):
         path.chmod(0o644)
     (unfinished / "training.json").write_text(json.dumps(training, indent=2) + "\n")

@@ -34,9 +34,9 @@ STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
 
 STILL_MAX_WEIGHT = 0.5
-STILL_MEAN_WEIGHT = 0.02
-"""A clip is still when no weight of its mask reaches the one, and their mean stays below the other. What H.264 makes of a still picture has
-weights up to 0.37 and means up to 0.016; the slowest motion of the demo clips has a mean of 0.05 (benchmarks/mask_quality.py)."""
+STILL_MEAN_WEIGHT = 0.03
+"""A clip is still when no weight of its mask reaches the one, and their mean stays below the other. What H.264 makes of still pictures without
+noise has weights up to 0.24 and means up to 0.023 (crf 30; benchmarks/mask_quality.py); the slowest moving demo clips have means of 0.05."""
 
 _PREVIEW_CLIPS = 6
 _PREVIEW_FRAMES = 4
