@@ -52,7 +52,8 @@ class Report:
 def run_stale(config: Config, selection: str | None = None) -> Report:
     """Bring the selected assets (all, by default) up to date.
 
-    Exactly those that are stale run; one with a stale ancestor outside the selection, or a failed one anywhere, is ``blocked``.
+    Exactly those that are stale run. One that is left with a stale ancestor (outside the selection, or because it failed) is ``blocked``,
+    also where Dagster still calls it fresh: it may be out of date.
 
     Raises:
         MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
@@ -74,10 +75,11 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
             if not ready:
                 break
             failed |= _run_once(job, instance, workspace, ready, report)
-        for key in waiting - failed:
+        for key in selected - failed:
             blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & set(stale))
-            report.assets[asset_name(key)].status = "blocked"
-            report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
+            if blockers:
+                report.assets[asset_name(key)].status = "blocked"
+                report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
     return report
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from motive_pipeline.evaluation import plots
 from motive_pipeline.evaluation.findings import Findings, load_findings
 from motive_pipeline.evaluation.gallery import Gallery, best_clips, load_influence
-from motive_pipeline.evaluation.tables import STYLES, Table, aligned, arm_name, escaped_markdown, markdown, numbers_frame, shown_number
+from motive_pipeline.evaluation.tables import STYLES, Table, aligned, escaped_markdown, markdown, numbers_frame, shown_number
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -87,7 +87,7 @@ def _arms_of(report: Publication) -> Table:
     arms, metrics = list(dict.fromkeys(numbers["row"])), list(dict.fromkeys(numbers["column"]))
     units = dict(zip(numbers["column"], numbers["unit"], strict=True))
     columns = ["arm", *(f"{metric} ({units[metric]})" for metric in metrics)]
-    rows = [[arm_name(arm), *(str(shown.at[arm, metric]) for metric in metrics)] for arm in arms]
+    rows = [[arm, *(str(shown.at[arm, metric]) for metric in metrics)] for arm in arms]
     return Table(key="arms", title="The arms side by side", columns=columns, rows=rows, caption="")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,8 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication) -> tuple[pd.Da
     fps = float(ws.config.clips.fps)
     files = [VideoFile(path=videos.path / str(name), fps=fps, is_read=motion is not None) for name in table["file"]]
     _require_files(arm, files)
-    keys = [digest("video", digest_file(file.path), file.fps, file.is_read) for file in files]
     rule = FrameRule.of(ws.config)
+    keys = [digest("video", digest_file(file.path), asdict(rule), file.is_read) for file in files]
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     with side_by_side(functools.partial(measured, rule=rule), [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
