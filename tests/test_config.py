@@ -41,6 +41,20 @@ def test_motive_yaml_names_every_key_with_a_comment_and_its_true_default():
                 assert "Default:" in line or "No default" in line, f"no default: {line}"
 
 
+def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
+    section = None
+    told = 0
+    for line in (REPOSITORY / "motive.yaml").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith((" ", "#")):
+            section = Config.model_fields[line.partition(":")[0]].annotation
+        if "Default: " in line and line.startswith("  ") and not line.startswith("   "):
+            key, default = line.strip().partition(":")[0], yaml.safe_load(line.partition("Default: ")[2].partition(" (")[0])
+            actual = section.model_fields[key].default
+            assert default in (actual, str(actual)) or tuple(default or ()) == actual or default == "<root>/state", f"{key}: {default} is {actual}"
+            told += 1
+    assert told > 50
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
