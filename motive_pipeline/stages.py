@@ -60,7 +60,7 @@ STAGES: dict[str, Stage] = {
     "curated_subset": Stage(settings=("subset",)),
     "finetuned_checkpoint": Stage(settings=("finetune", "model.expert", "engine.threads", *MODEL)),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL)),
-    "eval_scores": Stage(settings=("evaluate", "engine.threads", *MODEL)),
+    "eval_scores": Stage(settings=("evaluate.backend", "engine.threads", *MODEL), gates=("evaluate",)),
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

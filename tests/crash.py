@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from motive_pipeline.storage.atomic import TEMP_PREFIX
 from tests.graph_project import SETTINGS, Project
 
 SCORE_TABLES = ("catalog", "motion", "rejects", "queries", "influence", "ranking", "subsets", "eval_scores")
@@ -38,8 +39,9 @@ def end_state(project: Project) -> dict[str, str]:
 
 def half_written(root: Path) -> list[Path]:
     """Published folders, segments and score versions that are visible and not whole."""
-    broken = [p for p in root.glob("rows/*/*/segments/*") if not p.name.startswith(".tmp") and not (p / "index.json").exists()]
+    broken = [p for p in root.glob("rows/*/*/segments/*") if not (p / "index.json").exists()]
     broken += [p.parent for p in root.glob("published/**/preview.png") if not (p.parent / "publication.json").exists()]
+    broken = [p for p in broken if not p.name.startswith(TEMP_PREFIX)]
     return broken
 
 

@@ -50,7 +50,9 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         if "Default: " in line and line.startswith("  ") and not line.startswith("   "):
             key, default = line.strip().partition(":")[0], yaml.safe_load(line.partition("Default: ")[2].partition(" (")[0])
             actual = section.model_fields[key].default
-            assert default in (actual, str(actual)) or tuple(default or ()) == actual or default == "<root>/state", f"{key}: {default} is {actual}"
+            assert default in (actual, str(actual)) or tuple(default or ()) == actual or default == "<root>/state", (
+                f"{key}: {default} is {actual}"
+            )
             told += 1
     assert told > 50
 

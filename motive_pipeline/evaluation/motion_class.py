@@ -62,7 +62,7 @@ def motion_class(frames_FHWC: np.ndarray) -> MotionReading:
 def _flow(frames_FHWC: np.ndarray) -> np.ndarray:
     """Forward flow in px per frame, (P, H, W, 2)."""
     height, width = frames_FHWC.shape[1:3]
-    tracker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    tracker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # pyright: ignore[reportAttributeAccessIssue]
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames_FHWC]
     grey = [cv2.resize(frame, None, fx=_UPSCALE, fy=_UPSCALE, interpolation=cv2.INTER_CUBIC) for frame in grey]
     starts = _starts(len(grey))
