@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,20 @@ def kill_once(project: Project, level: int, delay_s: float) -> str | None:
     return None if ended else (lines[-1] if lines else "start")
 
 
+def _fresh(folder: Path, settings: dict) -> Project:
+    """An empty project, always at the same place: catalogs hold absolute paths, so another place is another state."""
+    place = folder / "project"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    return Project(place, settings)
+
+
+def _finished(folder: Path, settings: dict) -> Project:
+    project = _fresh(folder, settings)
+    project.run()
+    return project
+
+
 def torture(folder: Path, *, kills: int, seed: int, settings: dict | None = None) -> Counter[str]:
     """Kill ``kills`` runs of fresh projects below ``folder``; each project is then finished and must equal the undisturbed one.
 
@@ -82,17 +97,13 @@ def torture(folder: Path, *, kills: int, seed: int, settings: dict | None = None
         AssertionError: an end state differs, or something half-written was visible.
     """
     settings = settings or SETTINGS
-    (folder / "reference").mkdir()
-    reference = Project(folder / "reference", settings)
-    reference.run()
-    expected = end_state(reference)
+    expected = end_state(_finished(folder, settings))
     rng = random.Random(seed)
     hit: Counter[str] = Counter()
     number_of_kills = number = 0
     while number_of_kills < kills:
         number += 1
-        (folder / f"killed-{number}").mkdir()
-        project = Project(folder / f"killed-{number}", settings)
+        project = _fresh(folder, settings)
         while number_of_kills < kills and (what := kill_once(project, rng.randint(0, 2), rng.uniform(0.0, 1.5))) is not None:
             number_of_kills += 1
             hit.update(what.split(", "))

@@ -1,8 +1,8 @@
 """Names the one motion of a short film of one shape, from its optical flow alone.
 
-The rule. DIS flow is taken from frames 0, 2, 4, ... to the frame `STEP_FRAMES` later (an odd number, so that flicker between odd and even
-frames shows), on pictures scaled up four times, and divided by the step: px per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it
-by more than `MOVING_SHARE` of the film's speed moves; slower is flicker of a decoder.
+The rule. DIS flow is taken from frames 0, 2, 4, ... to the frame `STEP_FRAMES` later, on pictures scaled up four times, and divided by the step:
+px per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it by more than `MOVING_SHARE` of the
+film's speed moves; slower is flicker of a decoder. (A film that flickers between odd and even frames alone is not told apart.)
 
 * The film is **static** if the camera stands still and the fastest 5 % of the pixels move less than `STATIC_PX`.
 * The moving pixels' flow (camera taken off) is compared with four patterns over all pairs at once, each scaled by least squares: constant
