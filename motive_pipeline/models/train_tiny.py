@@ -384,7 +384,7 @@ def run_transformer_worker(rank: int, work: Path, out: Path, minutes: float, wor
 
 
 def train_transformer(
-    work: Path, out: Path, minutes: float, *, batch: int = 32, learning_rate: float = 3e-3, first_frame_weight: float = 3.0
+    work: Path, out: Path, minutes: float, *, batch: int = 32, learning_rate: float = 3e-3, first_frame_weight: float = 2.0
 ) -> None:
     """Flow matching on cached latents: the velocity eps - h at z = (1 - sigma) h + sigma eps; 10 % of the prompts are left empty.
 
