@@ -86,7 +86,7 @@ class Clips(Section):
 
 
 class DemoQueries(Section):
-    motion: Literal["right", "left", "up", "down", "grow", "shrink", "bounce"] = "grow"
+    motion: Literal["right", "left", "up", "down", "grow", "shrink", "bounce", "sway"] = "sway"
     num_queries: Annotated[int, Field(ge=1)] = 8
     num_held_out: Annotated[int, Field(ge=0)] = 8
 
@@ -167,6 +167,7 @@ class Finetune(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    schedule: Literal["constant", "cosine"] = "constant"
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shift: Annotated[float, Field(gt=0)] = 3.0
     checkpointing: bool = False

@@ -5,9 +5,9 @@ px per frame. The camera's motion of a pair is the median flow of the whole pict
 film's speed moves; slower is flicker of a decoder. (A film that flickers between odd and even frames alone is not told apart.)
 
 * The film is **static** if the camera stands still and the fastest 5 % of the pixels move less than `STATIC_PX`.
-* The moving pixels' flow (camera taken off) is compared with four patterns over all pairs at once, each scaled by least squares: constant
-  along x (right, left), constant along y (down, up), away from the moving region's centre (grow, shrink), along y as one period of a sine
-  over the film (bounce). The pattern that explains the largest share of the flow's energy gives the label, that share is the **coherence**.
+* The moving pixels' flow (camera taken off) is compared with five patterns over all pairs at once, each scaled by least squares: constant
+  along x (right, left), constant along y (down, up), away from the moving region's centre (grow, shrink), along x or y as one period of a
+  sine over the film (sway, bounce). The pattern that explains the largest share of the flow's energy gives the label, that share is the **coherence**.
 * If the camera moves, in the same direction in all pairs, it is a **pan**; its coherence is the share of the camera's energy that
   one constant velocity explains, times the share of the picture that goes along with it.
 * Below `MIN_COHERENCE` the film is **incoherent**: noise, flicker, a shape that dissolves, motions that change their mind.
@@ -27,8 +27,14 @@ MIN_CAMERA_PX = 0.25
 MIN_COHERENCE = 0.4
 _UPSCALE = 4
 
-LABELS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "incoherent")
-_SIGNED_LABELS = {"x": ("right", "left"), "y": ("down", "up"), "radial": ("grow", "shrink"), "sine": ("bounce", "bounce")}
+LABELS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "sway", "incoherent")
+_SIGNED_LABELS = {
+    "x": ("right", "left"),
+    "y": ("down", "up"),
+    "radial": ("grow", "shrink"),
+    "sine_x": ("sway", "sway"),
+    "sine_y": ("bounce", "bounce"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def _best_pattern(own_PHW2: np.ndarray, moving_PHW: np.ndarray, num_frames: int)
 
 
 def _patterns(moving_PHW: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
-    """The four shapes of motion, zero where nothing moves."""
+    """The five shapes of motion, zero where nothing moves."""
     height, width = moving_PHW.shape[1:]
     count_P = np.maximum(moving_PHW.sum((1, 2)), 1)
     y_HW, x_HW = np.mgrid[:height, :width]
@@ -106,5 +112,11 @@ def _patterns(moving_PHW: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
     middle_P = np.array(_starts(num_frames)) + STEP_FRAMES / 2
     sine = one * np.sin(2 * np.pi * middle_P / (num_frames - 1))[:, None, None]
     radial = np.stack(from_centre, -1) / np.maximum(radius_P, 1)[:, None, None, None]
-    patterns = {"x": np.stack([one, zero], -1), "y": np.stack([zero, one], -1), "radial": radial, "sine": np.stack([zero, sine], -1)}
+    patterns = {
+        "x": np.stack([one, zero], -1),
+        "y": np.stack([zero, one], -1),
+        "radial": radial,
+        "sine_x": np.stack([sine, zero], -1),
+        "sine_y": np.stack([zero, sine], -1),
+    }
     return {name: pattern * moving_PHW[..., None] for name, pattern in patterns.items()}

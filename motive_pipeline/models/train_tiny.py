@@ -39,7 +39,8 @@ NUM_TOKENS = 32  # of every prompt, padding included
 LATENT_CHANNELS = 16
 LATENT_NOISE = 0.15  # added to the latents while the VAE trains, and its posterior's standard deviation ever after
 # Motions that a text-to-video user would ask for come often, standing still and camera pans now and then.
-MOTION_SHARES = {motion: 0.125 for motion in demo.MOTIONS} | {"static": 0.0625, "pan": 0.0625}
+# `NEW_MOTION` never comes: fine-tuning in the demo teaches it.
+MOTION_SHARES = {motion: 0.125 for motion in demo.MOTIONS if motion != demo.NEW_MOTION} | {"static": 0.0625, "pan": 0.0625}
 
 
 # --- the parts, untrained ---------------------------------------------------------------------------------------------------------

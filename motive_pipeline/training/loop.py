@@ -58,9 +58,11 @@ def shuffled_forever(clip_ids: Sequence[str], training: int) -> Iterator[str]:
 
 
 def learning_rate(step: int, settings: Finetune) -> float:
-    """Constant after a linear warm-up over the first ``warmup_share`` of the steps; ``step`` counts from 0."""
+    """Linear warm-up over the first ``warmup_share`` of the steps, then constant, or along half a cosine towards zero; ``step`` counts from 0."""
     warmup_steps = math.floor(settings.warmup_share * settings.steps)
-    return settings.learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
+    if step < warmup_steps or settings.schedule == "constant":
+        return settings.learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
+    return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (settings.steps - warmup_steps)))
 
 
 class Batches:
