@@ -88,11 +88,11 @@ def metadata_of(publication: Publication) -> dict[str, Any]:
     }
     metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
     if publication.preview:
-        picture = (publication.path / publication.preview).read_bytes()
+        picture = publication.preview.read_bytes()
         if len(picture) <= MAX_PREVIEW_BYTES:
             metadata["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{base64.b64encode(picture).decode()})")
         else:
-            metadata["preview"] = dg.MetadataValue.path(str(publication.path / publication.preview))
+            metadata["preview"] = dg.MetadataValue.path(str(publication.preview))
     report = publication.path / "report.html"
     if report.exists():
         metadata["report"] = dg.MetadataValue.url(Path(report).as_uri())

@@ -256,7 +256,7 @@ def test_publishes_a_diffusers_pipeline_for_each_training(tmp_path: Path, tiny: 
     assert publication.facts["steps"] == 3
     assert publication.facts["trainings"] == 2
     assert publication.facts["first_loss"] == pytest.approx(np.mean([record["losses"] for record in records]))
-    assert (publication.path / "preview.png").stat().st_size > 1000
+    assert publication.preview.stat().st_size > 1000
 
 
 def test_arms_with_the_same_clips_share_a_training_and_a_new_one_adds_to_the_old(tmp_path: Path, tiny: Path) -> None:
