@@ -93,6 +93,10 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
+def rows_of(project: Project, query: str) -> list[dict]:
+    return project.workspace.scores.query(query).df().to_dict("records")
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """configs/tiny.yaml with its paths changed and less work in it, run by README's first command."""
@@ -115,7 +119,7 @@ def test_every_asset_is_there(project):
 
 
 def test_the_catalog_tells_each_clips_size_rate_and_length(project):
-    rows = project.sql("SELECT path, caption, width, height, fps, num_frames, duration_s FROM clips")
+    rows = rows_of(project, "SELECT path, caption, width, height, fps, num_frames, duration_s FROM clips")
     found = {Path(row.pop("path")).stem: row for row in rows}
     assert len(found) == GOOD + 2
     for film, cuts in FOLDERS["clips"].items():
@@ -131,7 +135,7 @@ def test_the_catalog_tells_each_clips_size_rate_and_length(project):
 
 
 def test_what_is_too_short_is_rejected_with_a_reason_by_each_stage_that_reads_frames(project):
-    rows = project.sql("SELECT path, stage, reason, detail FROM rejects")
+    rows = rows_of(project, "SELECT path, stage, reason, detail FROM rejects")
     assert {(Path(row["path"]).stem, row["stage"], row["reason"]) for row in rows} == {
         (name, stage, "too_short") for name in ("one-frame", "too-short") for stage in ("latents", "motion_masks")
     }
@@ -142,17 +146,17 @@ def test_what_is_too_short_is_rejected_with_a_reason_by_each_stage_that_reads_fr
 
 def test_masks_find_motion_in_what_moves_and_none_in_what_stands_still(project):
     masks = MaskSet(project.workspace, "clip")
-    paths = {row["clip_id"]: Path(row["path"]).stem for row in project.sql("SELECT clip_id, path FROM clips")}
+    paths = {row["clip_id"]: Path(row["path"]).stem for row in rows_of(project, "SELECT clip_id, path FROM clips")}
     still = {paths[clip_id] for clip_id in masks.clip_ids if is_still(masks.get(clip_id).numpy())}
     assert "still" in still
     assert not still & LIVELY
-    motion_px = {Path(row["path"]).stem: row["px"] for row in project.sql("SELECT path, motion_magnitude_px AS px FROM clips")}
+    motion_px = {Path(row["path"]).stem: row["px"] for row in rows_of(project, "SELECT path, motion_magnitude_px AS px FROM clips")}
     assert motion_px["still"] < 0.05
     assert min(motion_px[name] for name in LIVELY) > 0.2
 
 
 def test_every_usable_clip_is_ranked_in_both_variants(project):
-    rows = project.sql("SELECT variant, rank FROM ranking")
+    rows = rows_of(project, "SELECT variant, rank FROM ranking")
     for variant in ("motive", "no_mask"):
         assert sorted(row["rank"] for row in rows if row["variant"] == variant) == list(range(1, GOOD + 1))
 
