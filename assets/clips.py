@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.resources import stage_asset
+from assets.resources import clips_and_queries, stage_asset
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.workspace import Workspace
@@ -51,30 +51,21 @@ def clip_assets(config: Config) -> list[dg.AssetsDefinition]:
             publish=f"clips.catalog:publish_{name}",
         )
 
-    def latents(key: str, role: str, catalog: str, description: str) -> dg.AssetsDefinition:
-        return stage_asset(
-            config,
-            key,
-            stage="latents",
-            group=GROUP,
-            kinds={"zarr", "torch"},
-            deps=[catalog, "base_model"],
-            description=description,
-            publish="clips.latents:publish_latents",
-            role=role,
-        )
-
     gradients = [f"{name}/{variant}" for variant in config.variants for name in ("projected_gradients", "query_gradients")]
     return [
         catalog("clip", "One row for each distinct clip: identity by content, caption, frames, rate, size, sources."),
         catalog("query", "One row for each query clip and each held-out query clip."),
-        latents(
-            "latents",
-            "clip",
-            "clip_catalog",
-            "VAE latents and prompt embeddings of every clip: the cache that no change of mask, timestep or projection touches.",
+        *clips_and_queries(
+            config,
+            {
+                "latents": "VAE latents and prompt embeddings of every clip: the cache that no change of mask, timestep or projection touches.",
+                "query_latents": "VAE latents and prompt embeddings of queries and held-out queries.",
+            },
+            stage="latents",
+            group=GROUP,
+            kinds={"zarr", "torch"},
+            publish="clips.latents:publish_latents",
         ),
-        latents("query_latents", "query", "query_catalog", "VAE latents and prompt embeddings of queries and held-out queries."),
         stage_asset(
             config,
             "rejected_clips",

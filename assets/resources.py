@@ -77,6 +77,18 @@ def stage_asset(
     return asset
 
 
+def clips_and_queries(config: Config, assets: dict[str, str], **stage: Any) -> list[dg.AssetsDefinition]:
+    """The two assets of a stage that computes one row for each clip: ``assets`` gives the clips' and the queries' key and description.
+
+    ``stage`` is what :func:`stage_asset` takes.
+    """
+    roles = (("clip", "clip_catalog"), ("query", "query_catalog"))
+    return [
+        stage_asset(config, key, deps=[catalog, "base_model"], description=description, role=role, **stage)
+        for (role, catalog), (key, description) in zip(roles, assets.items(), strict=True)
+    ]
+
+
 def metadata_of(publication: Publication) -> dict[str, Any]:
     """Counts, facts, a preview picture and the folder of a publication, as Dagster metadata."""
     counts = publication.counts
@@ -88,11 +100,11 @@ def metadata_of(publication: Publication) -> dict[str, Any]:
     }
     metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
     if publication.preview:
-        picture = (publication.path / publication.preview).read_bytes()
+        picture = publication.preview.read_bytes()
         if len(picture) <= MAX_PREVIEW_BYTES:
             metadata["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{base64.b64encode(picture).decode()})")
         else:
-            metadata["preview"] = dg.MetadataValue.path(str(publication.path / publication.preview))
+            metadata["preview"] = dg.MetadataValue.path(str(publication.preview))
     report = publication.path / "report.html"
     if report.exists():
         metadata["report"] = dg.MetadataValue.url(Path(report).as_uri())

@@ -58,6 +58,7 @@ STAGES: dict[str, Stage] = {
     "influence_matrix": Stage(settings=("influence",)),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
     "curated_subset": Stage(settings=("subset",)),
+    # finetune.micro_batch_size and engine.threads change the last bits of a training, so they count.
     "finetuned_checkpoint": Stage(settings=("finetune", "model.expert", "engine.threads", *MODEL)),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL)),
     "eval_scores": Stage(settings=("evaluate.backend", "engine.threads", *MODEL), gates=("evaluate",)),

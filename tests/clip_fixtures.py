@@ -7,6 +7,7 @@ import av
 import numpy as np
 import yaml
 
+from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.config import parse_config
 from motive_pipeline.storage.workspace import Workspace
@@ -131,6 +132,13 @@ def project(folder: Path, **sections) -> Workspace:
     for name, values in sections.items():
         settings[name] = settings.get(name, {}) | values
     return Workspace(parse_config(yaml.safe_dump(settings), folder / "motive.yaml"))
+
+
+def catalogued(ws: Workspace) -> Workspace:
+    """The same workspace with both catalogs published."""
+    publish_clip_catalog(ws)
+    publish_query_catalog(ws)
+    return ws
 
 
 def write_project(folder: Path) -> None:

@@ -34,6 +34,15 @@ def workspace(make_config) -> Workspace:
     return Workspace(make_config())
 
 
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """The three clips and three queries of :func:`tests.clip_fixtures.write_project`, with both catalogs published."""
+    from tests.clip_fixtures import catalogued, project, write_project
+
+    write_project(tmp_path)
+    return catalogued(project(tmp_path))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in diffusers' layout, smaller than the embedded one."""

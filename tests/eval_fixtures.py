@@ -74,9 +74,7 @@ def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> 
     old = ws.published(asset)
 
     def write(folder: Path) -> None:
-        for path in sorted(old.path.iterdir()):
-            if path.name not in ("publication.json", "rejects.parquet", "preview.png"):
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / path.name)
+        shutil.copytree(old.path, folder, dirs_exist_ok=True)
         for name, table in tables.items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
 

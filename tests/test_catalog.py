@@ -155,7 +155,7 @@ def test_a_sheet_of_middle_frames_is_the_preview(tmp_path):
     write_project(tmp_path)
     publication = publish_clip_catalog(project(tmp_path))
     assert publication.preview is not None
-    assert (publication.path / publication.preview).read_bytes().startswith(b"\x89PNG")
+    assert publication.preview.read_bytes().startswith(b"\x89PNG")
 
 
 def test_only_what_was_published_is_gathered_and_names_cannot_inject_markup(tmp_path):

@@ -40,15 +40,15 @@ def test_a_query_whose_mask_is_zero_stops_the_check_and_is_named():
 def test_losses_are_those_of_the_slow_formula(evaluated):
     """Oracle: mean over places of mask times squared error of the velocity, for one query and one draw, written out."""
     from motive_pipeline.attribution.noise import latent_noise
-    from motive_pipeline.clips.latents import load_latents
+    from motive_pipeline.clips.latents import LatentSet
     from motive_pipeline.models.load import load_model
-    from motive_pipeline.motion.stage import load_masks
+    from motive_pipeline.motion.stage import MaskSet
     from motive_pipeline.training.finetune import checkpoint_folder
 
     causal = evaluated.published("eval_scores/motive").table("causal")
     row = causal.iloc[-1]
-    latents, prompt = load_latents(evaluated, "query").get(row["query_id"])
-    mask = load_masks(evaluated, "query").get(row["query_id"])
+    latents, prompt = LatentSet(evaluated, "query").get(row["query_id"])
+    mask = MaskSet(evaluated, "query").get(row["query_id"])
     noise = latent_noise(int(row["noise_seed"]), tuple(latents.shape))
     sigma = row["timestep"] / 1000
     folder = checkpoint_folder(evaluated.published("finetuned_checkpoint/motive").path, 0)

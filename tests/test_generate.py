@@ -79,7 +79,7 @@ def test_publishes_videos_that_the_reader_of_clips_reads(tmp_path: Path, tiny: P
     assert publication.facts["videos"] == 6
     assert publication.facts["prompts"] == 3
     assert publication.facts["seconds_per_video"] > 0
-    assert (publication.path / "preview.png").stat().st_size > 1000
+    assert publication.preview.stat().st_size > 1000
 
 
 def test_the_frames_are_those_of_the_model(tmp_path: Path, tiny: Path) -> None:
@@ -207,4 +207,4 @@ def test_finished_videos_survive_a_kill(tmp_path: Path, tiny: Path) -> None:
     assert publication.counts.computed == 9 - publication.counts.reused
     assert {file: file.stat().st_mtime_ns for file in done} == times
     assert publication.data_version == calm.data_version
-    assert json.loads((publication.path / "publication.json").read_text())["facts"]["videos"] == 9
+    assert json.loads((publication.folder / "publication.json").read_text())["facts"]["videos"] == 9

@@ -12,10 +12,10 @@ from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.latents import load_latents, publish_latents
+from motive_pipeline.clips.latents import LatentSet, publish_latents
 from motive_pipeline.errors import GateFailed, NotPublished, RejectRow
 from motive_pipeline.models.load import load_model
-from motive_pipeline.motion.stage import load_masks, publish_motion_masks
+from motive_pipeline.motion.stage import MaskSet, publish_motion_masks
 from tests.clip_fixtures import project, write_project
 from tests.tiny_wan import save_tiny_wan
 
@@ -53,7 +53,7 @@ def publish_upstream(ws):
 def test_every_clip_has_one_row_which_is_its_projected_gradient(folder):
     ws = workspace(folder)
     publication = publish_gradients(ws, variant="motive", role="clip")
-    latents, masks = load_latents(ws, "clip"), load_masks(ws, "clip")
+    latents, masks = LatentSet(ws, "clip"), MaskSet(ws, "clip")
     found = load_gradients(ws, "motive", "clip", 1024)
     assert found.clip_ids == sorted(latents.clip_ids)
     assert publication.counts.computed == len(found) == 3
@@ -164,7 +164,7 @@ def test_other_weights_give_other_rows(folder):
 
 def test_a_clip_without_motion_weight_is_a_zero_row(folder, monkeypatch):
     ws = workspace(folder)
-    still = load_masks(ws, "clip").clip_ids[0]
+    still = MaskSet(ws, "clip").clip_ids[0]
     get = stage.MaskSet.get
     monkeypatch.setattr(stage.MaskSet, "get", lambda self, clip_id: get(self, clip_id) * (clip_id != still))
     publication = publish_gradients(ws, variant="motive", role="clip")
@@ -177,7 +177,7 @@ def test_a_clip_without_motion_weight_is_a_zero_row(folder, monkeypatch):
 
 def test_a_bad_row_is_listed_and_too_many_stop_the_stage(folder, monkeypatch):
     ws = workspace(folder, gradient={"max_reject_share": 0.5})
-    bad = load_latents(ws, "clip").clip_ids[0]
+    bad = LatentSet(ws, "clip").clip_ids[0]
     get = stage.LatentSet.get
 
     def broken(self, clip_id):
@@ -195,7 +195,7 @@ def test_a_bad_row_is_listed_and_too_many_stop_the_stage(folder, monkeypatch):
 
 def test_a_clip_that_did_not_fit_is_tried_again_in_the_next_run(folder, monkeypatch):
     ws = workspace(folder, gradient={"max_reject_share": 0.9})
-    first = load_latents(ws, "clip").clip_ids[0]
+    first = LatentSet(ws, "clip").clip_ids[0]
     get = stage.LatentSet.get
 
     def full(self, clip_id):

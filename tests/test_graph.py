@@ -47,6 +47,18 @@ def test_a_second_run_does_no_work(project):
     assert "nothing is stale" in again.err
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("asset", ["projected_gradients/motive", "query_gradients/no_mask", "influence_matrix/motive"])
+def test_what_motive_path_prints_opens_as_zarr_and_in_xarray_without_a_warning(project, asset):
+    folder = project.motive("path", asset).out.strip()
+    arrays = {"influence", "query_id", "clip_id"} if asset.startswith("influence") else {"gradient", "clip_id", "grad_norm", "num_frames"}
+    listed = zarr.open(folder, mode="r", use_consolidated=False)
+    assert {name for name, _ in listed.members()} == arrays
+    assert {name for name, _ in zarr.open(folder, mode="r").members()} == arrays
+    for options in ({}, {"consolidated": False}):
+        assert set(xarray.open_zarr(folder, **options).load().variables) == arrays
+
+
 def test_the_gradients_are_a_plain_zarr_group_with_provenance(project):
     folder = project.motive("path", "projected_gradients/motive").out.strip()
     group = zarr.open(folder, mode="r")
@@ -55,7 +67,7 @@ def test_the_gradients_are_a_plain_zarr_group_with_provenance(project):
     assert rows.shape == (18, 512)
     lengths = np.linalg.norm(rows, axis=1)
     assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))
-    opened = xarray.open_zarr(folder, consolidated=False)
+    opened = xarray.open_zarr(folder)
     assert opened["gradient"].dims == ("clip", "proj")
     assert {"clip_id", "grad_norm", "num_frames"} <= set(opened.variables)
     ids = np.asarray(group["clip_id"]).tolist()
@@ -67,7 +79,7 @@ def test_the_gradients_are_a_plain_zarr_group_with_provenance(project):
 
 def test_the_influence_matrix_is_query_by_clip(project):
     folder = project.motive("path", "influence_matrix/motive").out.strip()
-    opened = xarray.open_zarr(folder, consolidated=False)
+    opened = xarray.open_zarr(folder)
     assert opened["influence"].dims == ("query", "clip")
     assert opened["influence"].shape == (2, 18)
 

@@ -6,26 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.latents import PROMPT_BLOCK, load_latents, publish_latents, trimmed
+from motive_pipeline.clips.latents import PROMPT_BLOCK, LatentSet, publish_latents, trimmed
 from motive_pipeline.clips.rejected import publish_rejected
 from motive_pipeline.errors import GateFailed, MotiveError, NotPublished
 from motive_pipeline.models.load import load_model
-from tests.clip_fixtures import cut, moving_square, noise, project, write_project, write_video
-
-
-@pytest.fixture
-def ws(tmp_path):
-    """A project with both catalogs published."""
-    write_project(tmp_path)
-    return catalogued(project(tmp_path))
-
-
-def catalogued(ws):
-    publish_clip_catalog(ws)
-    publish_query_catalog(ws)
-    return ws
+from tests.clip_fixtures import catalogued, cut, moving_square, noise, project, write_project, write_video
 
 
 def model_of(ws):
@@ -34,7 +20,7 @@ def model_of(ws):
 
 def test_latents_and_embeddings_are_read_back_as_the_model_gave_them(ws):
     publication = publish_latents(ws, role="clip")
-    found = load_latents(ws, "clip")
+    found = LatentSet(ws, "clip")
     catalog = ws.published("clip_catalog").table("catalog")
     assert found.clip_ids == catalog["clip_id"].tolist()
     row = catalog.to_dict("records")[1]
@@ -65,23 +51,23 @@ def test_a_clip_that_is_also_a_query_is_encoded_once(ws, tmp_path):
     ws = catalogued(project(tmp_path))
     queries = publish_latents(ws, role="query")
     assert (queries.counts.computed, queries.counts.reused) == (3, 1)
-    both = set(load_latents(ws, "clip").clip_ids) & set(load_latents(ws, "query").clip_ids)
+    both = set(LatentSet(ws, "clip").clip_ids) & set(LatentSet(ws, "query").clip_ids)
     (clip_id,) = both
-    assert load_latents(ws, "clip").content(clip_id) == load_latents(ws, "query").content(clip_id)
+    assert LatentSet(ws, "clip").content(clip_id) == LatentSet(ws, "query").content(clip_id)
 
 
 def test_held_out_queries_are_encoded_too(ws):
     publish_latents(ws, role="query")
-    assert len(load_latents(ws, "query")) == 3
+    assert len(LatentSet(ws, "query")) == 3
 
 
 def test_a_reader_sees_what_was_published_even_when_the_settings_have_changed(ws, tmp_path):
     publish_latents(ws, role="clip")
-    clip_id = load_latents(ws, "clip").clip_ids[0]
+    clip_id = LatentSet(ws, "clip").clip_ids[0]
     changed = project(tmp_path, clips={"num_frames": 5, "min_frames": 5})
-    assert load_latents(changed, "clip").get(clip_id)[0].shape[1] == 3
+    assert LatentSet(changed, "clip").get(clip_id)[0].shape[1] == 3
     assert publish_latents(changed, role="clip").counts.computed == 3
-    assert load_latents(changed, "clip").get(clip_id)[0].shape[1] == 2
+    assert LatentSet(changed, "clip").get(clip_id)[0].shape[1] == 2
 
 
 def test_a_clip_that_cannot_be_read_is_a_reject_with_its_path_and_the_others_go_on(tmp_path):
@@ -96,7 +82,7 @@ def test_a_clip_that_cannot_be_read_is_a_reject_with_its_path_and_the_others_go_
     rejects = publication.rejects()
     assert dict(zip(rejects["path"], rejects["reason"], strict=True)) == {str(short): "too_short", str(path): "truncated_tail"}
     assert set(rejects["stage"]) == {"latents"}
-    assert len(load_latents(ws, "clip")) == 3
+    assert len(LatentSet(ws, "clip")) == 3
     assert publish_latents(ws, role="clip").counts.computed == 0, "a rejected clip is not tried again"
     assert publish_rejected(ws).facts["rejected"] == 2
 
@@ -148,14 +134,14 @@ def test_a_file_that_changed_since_it_was_catalogued_does_not_pass_under_its_old
 
 def test_reading_before_anything_is_published_and_after_rows_were_lost_says_what_to_do(ws):
     with pytest.raises(NotPublished, match="motive run"):
-        load_latents(ws, "clip")
+        LatentSet(ws, "clip")
     publish_latents(ws, role="clip")
-    clip_id = load_latents(ws, "clip").clip_ids[0]
+    clip_id = LatentSet(ws, "clip").clip_ids[0]
     import shutil
 
     shutil.rmtree(ws.root / "rows" / "latents")
     with pytest.raises(MotiveError, match=f"{clip_id} is missing"):
-        load_latents(ws, "clip").get(clip_id)
+        LatentSet(ws, "clip").get(clip_id)
 
 
 def test_only_zero_rows_are_trimmed_and_only_in_whole_blocks():

@@ -6,27 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.mask import motion_mask
-from motive_pipeline.motion.stage import is_still, load_masks, publish_motion_masks
+from motive_pipeline.motion.stage import MaskSet, is_still, publish_motion_masks
 from motive_pipeline.motion.trackers import build_tracker
-from tests.clip_fixtures import moving_square, project, write_project, write_video
-
-
-@pytest.fixture
-def ws(tmp_path):
-    """A project with both catalogs published."""
-    write_project(tmp_path)
-    return catalogued(project(tmp_path))
-
-
-def catalogued(ws):
-    publish_clip_catalog(ws)
-    publish_query_catalog(ws)
-    return ws
+from tests.clip_fixtures import catalogued, moving_square, project, write_project, write_video
 
 
 def by_name(ws) -> dict[str, str]:
@@ -36,7 +22,7 @@ def by_name(ws) -> dict[str, str]:
 
 def test_masks_are_those_of_the_settings_on_the_grid_of_the_model(ws):
     publish_motion_masks(ws, role="clip")
-    found = load_masks(ws, "clip")
+    found = MaskSet(ws, "clip")
     for clip_id, path in ws.published("clip_catalog").table("catalog")[["clip_id", "path"]].itertuples(index=False):
         frames = read_clip(Path(path), FrameRule.of(ws.config)).frames_THWC
         mask, magnitude_px = motion_mask(
@@ -52,14 +38,14 @@ def test_a_still_training_clip_is_kept_with_next_to_no_mask_and_faster_clips_hav
     ids = by_name(ws)
     magnitude = publication.table("index").set_index("clip_id")["motion_magnitude_px"]
     assert magnitude[ids["clip_2"]] < 0.05 < magnitude[ids["clip_0"]] < magnitude[ids["clip_1"]]
-    assert is_still(load_masks(ws, "clip").get(ids["clip_2"]).numpy())
+    assert is_still(MaskSet(ws, "clip").get(ids["clip_2"]).numpy())
     assert publication.facts["clips without motion"] == 1
     assert publication.rejects().empty
 
 
 def test_the_mask_lies_on_what_moves(ws):
     publish_motion_masks(ws, role="clip")
-    mask = load_masks(ws, "clip").get(by_name(ws)["clip_1"]).numpy()
+    mask = MaskSet(ws, "clip").get(by_name(ws)["clip_1"]).numpy()
     rows = mask.mean(axis=(0, 2))
     assert rows[2:4].mean() > 3 * rows[[0, 5]].mean(), "the square crosses rows 16 to 32 of 48"
 
@@ -78,7 +64,7 @@ def test_a_query_without_motion_is_rejected_and_the_others_are_used(tmp_path):
     publication = publish_motion_masks(ws, role="query")
     rejects = publication.rejects()
     assert (rejects["path"].tolist(), rejects["reason"].tolist()) == ([str(still)], ["no_motion"])
-    assert len(load_masks(ws, "query")) == 3
+    assert len(MaskSet(ws, "query")) == 3
     assert publication.counts.rejected == 1
     again = publish_motion_masks(ws, role="query")
     assert (again.counts.computed, again.data_version) == (0, publication.data_version)
@@ -131,7 +117,7 @@ def test_the_captions_do_not_enter_the_masks(ws, tmp_path):
 def test_the_preview_is_a_picture(ws):
     publication = publish_motion_masks(ws, role="clip")
     assert publication.preview is not None
-    assert (publication.path / publication.preview).read_bytes().startswith(b"\x89PNG")
+    assert publication.preview.read_bytes().startswith(b"\x89PNG")
 
 
 def test_still_means_no_large_weight_and_next_to_no_weight_on_average():

@@ -172,7 +172,7 @@ def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_
 def test_the_same_inputs_give_the_same_report(evaluated, report):
     again = publish_report(evaluated)
     assert again.data_version == report[0].data_version
-    assert (again.path / "preview.png").stat().st_size > 5000
+    assert again.preview.stat().st_size > 5000
 
 
 def test_the_summary_has_the_report_the_best_clips_and_the_arms(evaluated, report):

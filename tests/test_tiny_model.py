@@ -9,11 +9,16 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
+from motive_pipeline import models
 from motive_pipeline.clips import demo
 from motive_pipeline.evaluation.motion_class import motion_class
-from motive_pipeline.models import train_tiny
+from motive_pipeline.models.train_tiny.check import random_captions, sample_videos
+from motive_pipeline.models.train_tiny.films import video_tensor
+from motive_pipeline.models.train_tiny.optimizers import orthogonalised
+from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, save_pipeline
+from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, psnr_db, whole_sequence
 
-FOLDER = Path(train_tiny.__file__).parent / "tiny"
+FOLDER = Path(models.__file__).parent / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def films():
 @pytest.fixture(scope="module")
 def reconstructions(pipeline, films):
     with torch.no_grad():
-        latents = pipeline.vae.encode(train_tiny.video_tensor(films[1])).latent_dist.mode()
+        latents = pipeline.vae.encode(video_tensor(films[1])).latent_dist.mode()
         return latents, pipeline.vae.decode(latents).sample
 
 
@@ -60,19 +65,19 @@ def test_every_word_of_a_caption_is_one_known_token(pipeline):
     for _ in range(50):
         text = demo.caption(demo.sample_spec(rng))
         ids = pipeline.tokenizer(text).input_ids
-        assert len(ids) == len(text.split()) + 1 <= train_tiny.NUM_TOKENS
+        assert len(ids) == len(text.split()) + 1 <= NUM_TOKENS
         assert pipeline.tokenizer.unk_token_id not in ids
         assert pipeline.tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
 def test_captions_that_differ_in_one_word_have_different_embeddings(pipeline):
     captions = ["a large pink checked disc on a teal wavy background", "a small pink checked disc on a teal wavy background"]
-    large, small = pipeline.encode_prompt(captions, do_classifier_free_guidance=False, max_sequence_length=train_tiny.NUM_TOKENS)[0]
+    large, small = pipeline.encode_prompt(captions, do_classifier_free_guidance=False, max_sequence_length=NUM_TOKENS)[0]
     assert (large - small).norm() > 0.1 * large.norm()
 
 
 def test_saved_and_loaded_it_is_the_same_model(pipeline, tmp_path):
-    train_tiny.save_pipeline(pipeline, tmp_path / "copy", {})
+    save_pipeline(pipeline, tmp_path / "copy", {})
     copy = WanPipeline.from_pretrained(tmp_path / "copy")
     for name in ("transformer", "vae", "text_encoder"):
         ours, theirs = getattr(pipeline, name).state_dict(), getattr(copy, name).state_dict()
@@ -84,7 +89,7 @@ def test_saved_and_loaded_it_is_the_same_model(pipeline, tmp_path):
 
 def test_the_vae_makes_one_latent_of_four_frames_and_eight_by_eight_pixels(reconstructions, pipeline):
     latents, video = reconstructions
-    assert tuple(latents.shape[1:]) == (train_tiny.LATENT_CHANNELS, 5, 8, 8)
+    assert tuple(latents.shape[1:]) == (LATENT_CHANNELS, 5, 8, 8)
     assert tuple(video.shape[1:]) == (3, 17, 64, 64)
     assert (pipeline.vae_scale_factor_temporal, pipeline.vae_scale_factor_spatial) == (4, 8)
 
@@ -100,7 +105,7 @@ def test_normalised_latents_have_mean_0_and_spread_1(reconstructions, pipeline):
 
 
 def test_the_vae_reconstructs_unseen_films(reconstructions, films):
-    assert train_tiny.psnr_db(reconstructions[1], train_tiny.video_tensor(films[1])) > 27
+    assert psnr_db(reconstructions[1], video_tensor(films[1])) > 27
 
 
 def test_motion_survives_the_vae(reconstructions, films):
@@ -110,12 +115,12 @@ def test_motion_survives_the_vae(reconstructions, films):
 
 
 def test_training_on_whole_sequences_computes_what_the_vae_computes(pipeline, films, reconstructions):
-    vae = train_tiny.build_vae()
+    vae = build_vae()
     vae.load_state_dict(pipeline.vae.state_dict())
-    vae = train_tiny.whole_sequence(vae)
+    vae = whole_sequence(vae)
     with torch.no_grad():
-        latents = train_tiny.encode_whole(vae, train_tiny.video_tensor(films[1][:4]))
-        video = train_tiny.decode_whole(vae, latents)
+        latents = encode_whole(vae, video_tensor(films[1][:4]))
+        video = decode_whole(vae, latents)
     assert torch.allclose(latents, reconstructions[0][:4], atol=1e-4)
     assert torch.allclose(video.clamp(-1, 1), reconstructions[1][:4], atol=1e-3)
 
@@ -124,15 +129,15 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
     """The iteration's fixed band: 0.7 to 1.2 for all but the smallest singular values."""
     torch.manual_seed(0)
     for shape in ((3, 16, 40), (3, 40, 16)):
-        values = torch.linalg.svdvals(train_tiny.orthogonalised(torch.randn(shape)))
+        values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
         assert values.min() > 0.5
         assert values.max() < 1.3
 
 
 def test_samples_are_pictures_and_depend_on_their_own_seed_alone(pipeline):
-    captions = train_tiny.random_captions(4, seed=5)
-    videos = train_tiny.sample_videos(pipeline, captions, [1, 2, 3, 4], num_steps=12, guidance=1.0)
-    alone = train_tiny.sample_videos(pipeline, captions[2:3], [3], num_steps=12, guidance=1.0)
+    captions = random_captions(4, seed=5)
+    videos = sample_videos(pipeline, captions, [1, 2, 3, 4], num_steps=12, guidance=1.0)
+    alone = sample_videos(pipeline, captions[2:3], [3], num_steps=12, guidance=1.0)
     assert videos.shape == (4, 17, 64, 64, 3)
     assert np.abs(videos[2].astype(int) - alone[0]).max() <= 2
     for video in videos:

@@ -1,5 +1,6 @@
 """Publications: immutable, found by name, equal content keeps its data version."""
 
+import shutil
 import time
 
 import pandas as pd
@@ -50,11 +51,24 @@ def test_an_asset_never_published_says_what_to_run(workspace):
         workspace.published("latents")
 
 
-def test_a_folder_that_has_gone_is_not_published(workspace):
-    import shutil
+@pytest.mark.parametrize("part", [".", "data", "publication.json", "rejects.parquet"])
+def test_a_publication_of_which_a_part_has_gone_is_none_and_is_made_anew(workspace, part):
+    first = publish(workspace, "a")
+    gone = first.folder / part
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    with pytest.raises(NotPublished, match=r"eligible_pool: its published folder .* is missing or not whole.*motive run"):
+        workspace.published("eligible_pool")
+    assert publish(workspace, "a") == first
+    assert first.table("pool")["clip_id"].tolist() == ["a"]
 
-    shutil.rmtree(publish(workspace, "a").path)
-    assert not workspace.has_published("eligible_pool")
+
+def test_the_data_folder_holds_what_was_written_and_nothing_else(workspace):
+    published = publish(workspace, "a", preview=lambda path: path.write_bytes(b"PNG"))
+    assert [path.name for path in published.path.iterdir()] == ["pool.parquet"]
+    assert sorted(path.name for path in published.folder.iterdir()) == ["data", "preview.png", "publication.json", "rejects.parquet"]
+    assert published.preview is not None
+    assert published.preview.read_bytes() == b"PNG"
+    assert publish(workspace, "b").preview is None
 
 
 def test_a_failed_write_leaves_what_was_there(workspace):
@@ -67,7 +81,7 @@ def test_a_failed_write_leaves_what_was_there(workspace):
     with pytest.raises(OSError, match="disk full"):
         workspace.publish("eligible_pool", stage="eligible_pool", content="b", write=broken, started=time.time())
     assert workspace.published("eligible_pool") == before
-    assert [p.name for p in before.path.parent.iterdir() if p.name.startswith(".tmp")] == []
+    assert sorted(p.name for p in before.folder.parent.iterdir()) == sorted([before.folder.name, "current.json"])
 
 
 def test_runs_grow_by_a_row_for_each_publication(workspace):
@@ -80,8 +94,6 @@ def test_runs_grow_by_a_row_for_each_publication(workspace):
 
 
 def test_provenance_names_settings_inputs_and_libraries(workspace):
-    import json
-
     publish(workspace, "a")
     published = workspace.publish(
         "voted_ranking/motive",
@@ -91,7 +103,7 @@ def test_provenance_names_settings_inputs_and_libraries(workspace):
         started=time.time(),
         upstream=["eligible_pool"],
     )
-    saved = json.loads((published.path / "publication.json").read_text())["provenance"]
+    saved = published.provenance
     assert saved["settings"]["vote"] == {"percentile": 90.0}
     assert saved["upstream"] == {"eligible_pool": workspace.published("eligible_pool").data_version}
     assert saved["libraries"]["torch"] != "not installed"

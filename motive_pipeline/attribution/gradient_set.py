@@ -19,6 +19,7 @@ import zarr
 from jaxtyping import Float, Float32, Int
 
 from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.zarr_groups import consolidate
 
 TILE_ROWS = 4096
 TILE_COLUMNS = 512
@@ -97,9 +98,7 @@ def write_gradients(
     _write_column(group, "clip_id", np.array(clip_ids, dtype=_ID_BYTES))
     _write_column(group, "grad_norm", scalars(store, refs, "grad_norm"))
     _write_column(group, "num_frames", scalars(store, refs, "num_frames"))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        zarr.consolidate_metadata(group.store)
+    consolidate(group)
 
 
 def scalars(store: RowStore, refs: Sequence[RowRef], name: str) -> np.ndarray:

@@ -25,6 +25,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import HEX_DIGITS
 from motive_pipeline.storage.scratch import move_children, scratch_folder
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.storage.zarr_groups import consolidate
 
 CHUNK_QUERIES = 8
 CHUNK_CLIPS = 65_536
@@ -59,6 +60,7 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
     with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
         matrix = InfluenceMatrix(scratch / "matrix", queries.id_R, clips.id_R, _attributes(ws, variant))
         matrix.fill(_tiles(ws, queries, clips))
+        consolidate(matrix.group)
         write_influence_table(scratch / "influence.parquet", variant, matrix.group)
         return ws.publish(
             f"influence_matrix/{variant}",

@@ -16,13 +16,13 @@ import numpy as np
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, scalars, write_gradients
-from motive_pipeline.clips.latents import LatentSet, latents_asset, load_latents
+from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, catalog_asset, catalog_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import load_model, model_hash
-from motive_pipeline.motion.stage import MaskSet, load_masks, masks_asset
+from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -123,8 +123,8 @@ class _RowFunction:
 
 
 def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
-    latents = load_latents(ws, role)
-    masks = load_masks(ws, role) if variant == "motive" else None
+    latents = LatentSet(ws, role)
+    masks = MaskSet(ws, role) if variant == "motive" else None
     wanted = [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
     clips = [clip for clip in wanted if clip.clip_id in latents and (masks is None or clip.clip_id in masks)]
     if not clips:
@@ -134,7 +134,7 @@ def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
 
 
 def _upstream(variant: Variant, role: Role) -> list[str]:
-    return [catalog_asset(role), latents_asset(role), *([masks_asset(role)] if variant == "motive" else [])]
+    return [catalog_asset(role), LatentSet.asset_of[role], *([MaskSet.asset_of[role]] if variant == "motive" else [])]
 
 
 def _write(

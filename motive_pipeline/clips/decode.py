@@ -293,7 +293,7 @@ def _require_enough(taken: _Window, reading: _Reading, rule: FrameRule, stated_s
     if not available:
         raise RejectRow("zero_frames", f"no frame could be decoded{': ' + reading.error if reading.error else ''}")
     assert reading.last is not None
-    found = f"{available} frames at {rule.fps:g} fps ({float(reading.last):.2f} s), {rule.min_frames} are needed"
+    found = f"{available} frame{'s' * (available > 1)} at {rule.fps:g} fps ({float(reading.last):.2f} s), {rule.min_frames} are needed"
     if reading.is_cut_off or (stated_s is not None and float(reading.last) + float(reading.usual_gap()) < TRUNCATED_SHARE * stated_s):
         raise RejectRow("truncated_tail", f"the file was cut off: {found}")
     raise RejectRow("too_short", f"{found} (clips.num_frames, clips.min_frames, clips.fps)")

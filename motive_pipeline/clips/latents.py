@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,8 @@ PROMPT_BLOCK = 32
 class LatentSet(RowSet):
     """The published latents of one role."""
 
+    asset_of: ClassVar[dict[Role, str]] = {"clip": "latents", "query": "query_latents"}
+
     def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
         """(latents, prompt embedding), exactly as the model gave them."""
         latents_CFHW = self.read(clip_id, "latents")
@@ -44,20 +46,6 @@ class LatentSet(RowSet):
         prompt_LE = np.zeros((int(self.read(clip_id, "prompt_tokens")), stored_LE.shape[1]), dtype=np.float32)
         prompt_LE[: len(stored_LE)] = stored_LE
         return torch.from_numpy(latents_CFHW), torch.from_numpy(prompt_LE)
-
-
-def latents_asset(role: Role) -> str:
-    """The asset's name."""
-    return "latents" if role == "clip" else "query_latents"
-
-
-def load_latents(ws: Workspace, role: Role) -> LatentSet:
-    """The published latents.
-
-    Raises:
-        NotPublished: there are none yet.
-    """
-    return LatentSet(ws, latents_asset(role))
 
 
 def publish_latents(ws: Workspace, *, role: Role) -> Publication:
@@ -75,10 +63,10 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
         _RowFunction(ws),
-        what=latents_asset(role),
+        what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
     )
-    run = RowRun(asset=latents_asset(role), stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
     columns = _columns(store, run)
     return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))

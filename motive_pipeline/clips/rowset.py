@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -166,12 +166,15 @@ class RowRun:
 
 
 class RowSet:
-    """The published rows of one asset, read by clip_id."""
+    """The published rows of one role, read by clip_id."""
 
-    def __init__(self, ws: Workspace, asset: str) -> None:
+    asset_of: ClassVar[dict[Role, str]]
+    """The asset that publishes the rows of each role."""
+
+    def __init__(self, ws: Workspace, role: Role) -> None:
         """Raises NotPublished when there is nothing yet."""
-        self._asset = asset
-        self.index = ws.published(asset).table("index")
+        self._asset = self.asset_of[role]
+        self.index = ws.published(self._asset).table("index")
         self.clip_ids: list[str] = self.index["clip_id"].tolist()
         """In order, each once."""
         self._content: dict[str, str] = dict(zip(self.clip_ids, self.index["content"], strict=True))

@@ -20,14 +20,14 @@ from jaxtyping import Float
 from motive_pipeline import config
 from motive_pipeline.attribution.loss import Draw, FrameNorm, motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
-from motive_pipeline.clips.latents import LatentSet, load_latents
+from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.motion.stage import MaskSet, load_masks
+from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import RowCounts, Workspace
@@ -102,8 +102,8 @@ class _Check:
     """The queries, masks and draws of the check, and the losses found so far."""
 
     def __init__(self, ws: Workspace) -> None:
-        self._latents: LatentSet = load_latents(ws, "query")
-        self._masks: MaskSet = load_masks(ws, "query")
+        self._latents: LatentSet = LatentSet(ws, "query")
+        self._masks: MaskSet = MaskSet(ws, "query")
         usable = [clip for clip in catalog_clips(ws, "query") if clip.clip_id in self._latents and clip.clip_id in self._masks]
         held_out = [clip for clip in usable if clip.part == "held_out"]
         self.metric = HELD_OUT_DROP if held_out else IN_SAMPLE_DROP

@@ -21,7 +21,7 @@ from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradie
 from motive_pipeline.attribution.gradient_set import prefix
 from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.latents import load_latents
+from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
@@ -31,7 +31,7 @@ from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
-from motive_pipeline.motion.stage import load_masks
+from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -128,7 +128,7 @@ def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> F
 
 def untrained_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
     """The projected gradient of each clip under the same architecture with random weights: same mask, loss, noise and projection."""
-    latents, masks = load_latents(ws, role), load_masks(ws, role)
+    latents, masks = LatentSet(ws, role), MaskSet(ws, role)
     gradient = functools.cache(lambda: untrained_gradient(ws))
     store = _store(ws, "untrained_network")
     clips = [clip for clip in _clips(ws, role) if clip.clip_id in latents and clip.clip_id in masks]

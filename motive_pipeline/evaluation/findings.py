@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.latents import load_latents
+from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
@@ -231,7 +231,7 @@ def _precision_table(precision: Sequence[Precision], truth: Truth) -> tuple[Tabl
 
 
 def _lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
-    index = load_latents(ws, "clip").index
+    index = LatentSet(ws, "clip").index
     length = pd.Series(index["num_frames"].to_numpy(np.float64), index=index["clip_id"].astype(str))
     magnitude = ws.published("motion_masks").table("index")
     motion_px = pd.Series(magnitude["motion_magnitude_px"].to_numpy(np.float64), index=magnitude["clip_id"].astype(str))

@@ -17,7 +17,7 @@ from motive_pipeline.evaluation.pictures import Animation, animation
 from motive_pipeline.evaluation.tables import arm_name, shown_number
 from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid
-from motive_pipeline.motion.stage import load_masks
+from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_QUERIES = 6
@@ -83,7 +83,7 @@ class Gallery:
         self._clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
         self._queries = ws.published("query_catalog").table("queries").set_index("query_id")
         self._ranking = ws.published("voted_ranking/motive").table("ranking").set_index("clip_id")
-        self._clip_masks, self._query_masks = load_masks(ws, "clip"), load_masks(ws, "query")
+        self._clip_masks, self._query_masks = MaskSet(ws, "clip"), MaskSet(ws, "query")
         self._animations: dict[str, Animation] = {}
 
     def queries(self, matrix: InfluenceMatrix) -> list[QueryCards]:

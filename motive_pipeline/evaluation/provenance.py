@@ -62,8 +62,7 @@ def versions_table(ws: Workspace) -> Table:
     rows = [["base model (weights)", model_hash(ws)[:16], ""]]
     for asset in assets:
         publication = ws.published(asset)
-        saved = json.loads((publication.path / "publication.json").read_text(encoding="utf-8"))["provenance"]
-        rows.append([asset, publication.data_version[:16], str(saved["code_version"])])
+        rows.append([asset, publication.data_version[:16], str(publication.provenance["code_version"])])
     libraries = ws.provenance("eval_report", [])["libraries"]
     rows += [[name, str(version), ""] for name, version in libraries.items()]
     return Table(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -45,23 +45,11 @@ _PREVIEW_FRAMES = 4
 class MaskSet(RowSet):
     """The published motion masks of one role."""
 
+    asset_of: ClassVar[dict[Role, str]] = {"clip": "motion_masks", "query": "query_masks"}
+
     def get(self, clip_id: str) -> Float[torch.Tensor, "F h w"]:
         """The mask, weights in [0, 1], on the grid of the clip's latents."""
         return torch.from_numpy(self.read(clip_id, "mask"))
-
-
-def masks_asset(role: Role) -> str:
-    """The asset's name."""
-    return "motion_masks" if role == "clip" else "query_masks"
-
-
-def load_masks(ws: Workspace, role: Role) -> MaskSet:
-    """The published motion masks.
-
-    Raises:
-        NotPublished: there are none yet.
-    """
-    return MaskSet(ws, masks_asset(role))
 
 
 def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
@@ -81,17 +69,17 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
         _RowFunction(ws, grid),
-        what=masks_asset(role),
+        what=MaskSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
     )
-    run = RowRun(asset=masks_asset(role), stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
     run.require_enough(max_share=ws.config.motion.max_reject_share, key="motion.max_reject_share")
     still = _still(store, run)
     if len(still) == len(run.accepted()):
         raise GateFailed(
-            f"{masks_asset(role)}: the motion mask of every one of {len(still)} clips is (next to) zero, so no clip could teach any motion. "
+            f"{MaskSet.asset_of[role]}: the motion mask of every one of {len(still)} clips is (next to) zero, so no clip could teach any motion. "
             "Look whether the clips move at all, and whether motion.floor_px is too large for them."
         )
     magnitude_px = _magnitudes(store, run)

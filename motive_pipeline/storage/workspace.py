@@ -2,6 +2,8 @@
 
 A publication is an immutable folder ``published/<asset>/<data version>-<fingerprint>/``; ``current.json`` beside it names the one that
 counts. Whoever reads an asset reads that one. Two publications with equal content have the same data version, whatever made them.
+Inside, ``data/`` is what the asset is (a Zarr group, tables, a model) and nothing else; what the pipeline notes about it lies beside:
+``publication.json``, ``rejects.parquet`` and, for some, ``preview.png``.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +30,7 @@ from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.scores import TABLES, ScoreTables
 
 REJECT_COLUMNS = tuple(TABLES["rejects"].names)
+_DATA, _RECORD, _REJECTS, _PREVIEW = "data", "publication.json", "rejects.parquet", "preview.png"
 _LIBRARIES = ("torch", "diffusers", "transformers", "zarr", "av", "numpy", "opencv-python-headless", "motive-pipeline")
 
 
@@ -52,27 +56,33 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What an asset has published: its folder, its data version, and what a person reads about it.
+    """What an asset has published: where it lies, its data version, and what a person reads about it.
 
-    ``facts`` are named numbers, texts or tables (lists of dicts); ``preview`` is the name of a PNG in the folder, or None.
+    ``facts`` are named numbers, texts or tables (lists of dicts); ``preview`` is a PNG, or None.
     """
 
     asset: str
-    path: Path
+    folder: Path
+    """Everything of this publication; appeared in one step."""
     data_version: str
     fingerprint: str
     facts: dict[str, Any] = field(default_factory=dict)
     counts: RowCounts = RowCounts()
-    preview: str | None = None
+    preview: Path | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def path(self) -> Path:
+        """The data: what ``motive path`` prints and, for arrays, ``zarr.open`` takes."""
+        return self.folder / _DATA
+
     def table(self, name: str) -> pd.DataFrame:
-        """``<name>.parquet`` of the publication."""
+        """``<name>.parquet`` of the data."""
         return pd.read_parquet(self.path / f"{name}.parquet")
 
     def rejects(self) -> pd.DataFrame:
         """The rows this stage rejected: path, clip_id, stage, reason, detail."""
-        return self.table("rejects")
+        return pd.read_parquet(self.folder / _REJECTS)
 
 
 class Workspace:
@@ -103,18 +113,18 @@ class Workspace:
         pointer = self._folder(asset) / "current.json"
         if not pointer.exists():
             raise NotPublished(f"{asset} has not been materialized yet below {self.root}. Run `motive run`, or materialize it in the UI.")
-        path = pointer.parent / json.loads(pointer.read_text(encoding="utf-8"))["version"]
-        if not (path / "publication.json").exists():
-            raise NotPublished(f"{asset}: its published folder {path} is missing. Run `motive run` to make it again.")
-        saved = json.loads((path / "publication.json").read_text(encoding="utf-8"))
+        folder = pointer.parent / json.loads(pointer.read_text(encoding="utf-8"))["version"]
+        if not _is_whole(folder):
+            raise NotPublished(f"{asset}: its published folder {folder} is missing or not whole. Run `motive run` to make it again.")
+        saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return Publication(
             asset=asset,
-            path=path,
+            folder=folder,
             data_version=saved["data_version"],
             fingerprint=saved["fingerprint"],
             facts=saved["facts"],
             counts=RowCounts(**saved["counts"]),
-            preview=saved["preview"],
+            preview=folder / saved["preview"] if saved["preview"] else None,
             provenance=saved["provenance"],
         )
 
@@ -141,7 +151,7 @@ class Workspace:
         scores: dict[tuple[str, str], pd.DataFrame | Path] | None = None,
         preview: Callable[[Path], None] | None = None,
     ) -> Publication:
-        """Publish ``asset``: a folder that ``write`` fills, its rejects, and its pieces of the score tables.
+        """Publish ``asset``: the data that ``write`` puts into a folder, its rejects, and its pieces of the score tables.
 
         ``content`` is a hash of what is published (no time stamps, no settings): equal content keeps the data version. ``started``
         is ``time.time()`` at the stage's start. ``upstream`` names the assets that were read, for the provenance.
@@ -158,18 +168,20 @@ class Workspace:
             "fingerprint": fingerprint,
             "facts": facts or {},
             "counts": vars(counts),
-            "preview": "preview.png" if preview else None,
+            "preview": _PREVIEW if preview else None,
             "provenance": self.provenance(stage, upstream),
         }
-        if not (target / "publication.json").exists():
-            with atomic.new_folder(target) as folder:
-                write(folder)
-                if preview:
-                    preview(folder / "preview.png")
-                reject_frame.to_parquet(folder / "rejects.parquet", index=False)
-                atomic.write_json(folder / "publication.json", saved)
+        if _is_whole(target):
+            atomic.write_json(target / _RECORD, saved)
         else:
-            atomic.write_json(target / "publication.json", saved)
+            shutil.rmtree(target, ignore_errors=True)  # what a hand left of it
+            with atomic.new_folder(target) as folder:
+                (folder / _DATA).mkdir()
+                write(folder / _DATA)
+                if preview:
+                    preview(folder / _PREVIEW)
+                reject_frame.to_parquet(folder / _REJECTS, index=False)
+                atomic.write_json(folder / _RECORD, saved)
         pieces = dict(scores or {})
         pieces["rejects", asset] = reject_frame
         pieces["runs", asset] = self._runs(asset, fingerprint, started, counts)
@@ -208,6 +220,10 @@ class Workspace:
         if file is None or not file.exists():
             return pd.DataFrame([row])
         return pd.concat([pd.read_parquet(file), pd.DataFrame([row])], ignore_index=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / _DATA).is_dir() and all((folder / name).is_file() for name in (_RECORD, _REJECTS))
 
 
 def _version(library: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from motive_pipeline.clips.latents import LatentSet, load_latents
+from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.config import Arm
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import load_model, model_folder, model_hash
@@ -54,7 +54,7 @@ def publish_checkpoint(ws: Workspace, arm: Arm) -> Publication:
     """
     started = time.time()
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
-    latents = load_latents(ws, "clip")
+    latents = LatentSet(ws, "clip")
     clips = _by_shape(arm, clip_ids, latents)
     trainings = [_training(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]

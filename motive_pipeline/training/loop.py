@@ -88,10 +88,11 @@ class MasterWeights:
         self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self._parameters]
 
     def take_gradients(self) -> None:
-        """Move the parameters' gradients to their masters, in float32."""
+        """Add the parameters' gradients to those of their masters, in float32."""
         for parameter, master in zip(self._parameters, self.masters, strict=True):
-            if master is not parameter:
-                master.grad = None if parameter.grad is None else parameter.grad.float()
+            if master is not parameter and parameter.grad is not None:
+                gradient = parameter.grad.float()
+                master.grad = gradient if master.grad is None else master.grad + gradient
                 parameter.grad = None
 
     @torch.no_grad()
@@ -113,7 +114,8 @@ def finetune(
 ) -> list[float]:
     """Train ``model.transformer`` in place for ``settings.steps`` steps, and give the loss of each.
 
-    ``clips`` lists the clip ids by latent shape; ``training`` numbers the trainings of an arm. The same arguments give the same bits.
+    ``clips`` lists the clip ids by latent shape; ``training`` numbers the trainings of an arm. The same arguments give the same bits;
+    another ``micro_batch_size`` the same numbers but for rounding.
 
     Raises:
         GateFailed: a loss or a gradient is not finite; names the step, from 1.
@@ -129,11 +131,13 @@ def finetune(
     for step in range(settings.steps):
         draw = step_draw(training, step, settings)
         batch = [read(clip_id) for clip_id in batches.take(draw.group, settings.batch_size)]
-        loss = _loss(model, batch, draw, no_caption_LE)
-        loss.backward()
-        weights.take_gradients()
+        loss = 0.0
+        for share, mean in _losses(model, batch, draw, no_caption_LE, settings.micro_batch_size or settings.batch_size):
+            (share * mean).backward()
+            weights.take_gradients()
+            loss += share * mean.item()
+        losses.append(loss)
         norm = torch.nn.utils.clip_grad_norm_(weights.masters, settings.clip_norm)
-        losses.append(loss.item())
         _require_finite(step, losses[-1], norm.item())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
@@ -144,21 +148,31 @@ def finetune(
     return losses
 
 
-def _loss(
-    model: VideoModel, batch: Sequence[tuple[torch.Tensor, torch.Tensor]], draw: Draw, no_caption_LE: Float[torch.Tensor, "L E"]
-) -> Float[torch.Tensor, ""]:
-    """The mean loss of a batch at its draw."""
+def _losses(
+    model: VideoModel,
+    batch: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    draw: Draw,
+    no_caption_LE: Float[torch.Tensor, "L E"],
+    micro_batch_size: int,
+) -> Iterator[tuple[float, Float[torch.Tensor, ""]]]:
+    """The batch at its draw, at most ``micro_batch_size`` clips at a time: (their share of the batch, their mean loss).
+
+    The draw is one for the batch, so the losses weighted by their shares add up to the batch's mean loss, but for rounding.
+    """
     latents_BCFHW = torch.stack([latents for latents, _ in batch])
     prompt_BLE = torch.stack([no_caption_LE if drop else prompt for (_, prompt), drop in zip(batch, draw.drop_caption_B, strict=True)])
     noise_BCFHW = torch.randn(latents_BCFHW.shape, generator=draw.noise)
     device = model.device
-    return location_error(
-        model,
-        latents_BCFHW.to(device),
-        prompt_BLE.to(device),
-        timestep_B=draw.timestep_B.to(device),
-        noise_BCFHW=noise_BCFHW.to(device),
-    ).mean()
+    for start in range(0, len(batch), micro_batch_size):
+        part = slice(start, start + micro_batch_size)
+        error = location_error(
+            model,
+            latents_BCFHW[part].to(device),
+            prompt_BLE[part].to(device),
+            timestep_B=draw.timestep_B[part].to(device),
+            noise_BCFHW=noise_BCFHW[part].to(device),
+        )
+        yield len(error) / len(batch), error.mean()
 
 
 def _require_finite(step: int, loss: float, gradient_norm: float) -> None:

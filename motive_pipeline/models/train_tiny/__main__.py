@@ -1,0 +1,55 @@
+"""The command; see the package."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from motive_pipeline.models.train_tiny.check import check
+from motive_pipeline.models.train_tiny.pipeline import machine
+from motive_pipeline.models.train_tiny.transformer import run_transformer_worker
+from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
+
+STAGES = ("vae", "latents", "transformer", "check")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the embedded tiny video model.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the finished pipeline, in diffusers' layout")
+    parser.add_argument("--work", type=Path, help="folder for what the stages hand over (default: OUT with .work appended)")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, help="repeat these, and nothing else (default: all that are not done)")
+    parser.add_argument("--check", action="store_true", help="only measure the quality gate on the weights in OUT; exit code 1 if missed")
+    parser.add_argument("--vae-minutes", type=float, default=20)
+    parser.add_argument("--transformer-minutes", type=float, default=75)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="Muon's, at the start of the transformer's training")
+    parser.add_argument("--workers", type=int, default=2, help="processes that share a step of the transformer (divides 32)")
+    parser.add_argument("--num-latents", type=int, default=12_800)
+    parser.add_argument("--num-steps", type=int, default=20, help="of the sampler, in the check")
+    parser.add_argument("--guidance", type=float, default=2.0, help="of the sampler, in the check; 1 is none")
+    parser.add_argument("--sheet", type=Path, help="PNG for the check's samples")
+    arguments = parser.parse_args()
+    work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
+    done = {"vae": (work / "vae.pt").exists(), "latents": (work / "latents.pt").exists()}
+    stages = ("check",) if arguments.check else arguments.stages or [stage for stage in STAGES if not done.get(stage)]
+    if set(stages) != {"check"}:
+        work.mkdir(parents=True, exist_ok=True)
+    started_s = time.monotonic()
+    if "vae" in stages:
+        train_vae(work, arguments.vae_minutes)
+    if "latents" in stages:
+        cache_latents(work, arguments.num_latents)
+    if "transformer" in stages:
+        (work / "meeting_point").unlink(missing_ok=True)
+        worker_arguments = (work, arguments.out, arguments.transformer_minutes, arguments.workers, arguments.learning_rate)
+        torch.multiprocessing.spawn(run_transformer_worker, args=worker_arguments, nprocs=arguments.workers)
+    print(f"{', '.join(stages)}: {(time.monotonic() - started_s) / 60:.1f} minutes on {machine()}")
+    if "check" in stages:
+        figures = check(arguments.out, num_steps=arguments.num_steps, guidance=arguments.guidance, sheet=arguments.sheet)
+        print(json.dumps(figures, indent=2))
+        raise SystemExit(not figures["passed"])
+
+
+if __name__ == "__main__":
+    main()

