@@ -108,9 +108,9 @@ def _streamed_into(take: Callable[[str, torch.Tensor], None], chosen: Mapping[st
     """While this lasts, every gradient that backward finishes is given to ``take`` with its parameter's name, and freed."""
 
     def hook(name: str, parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        take(name, parameter.grad)
-        parameter.grad = None
+        if parameter.grad is not None:  # a weight whose layer sketches its gradient (factored.py) has none
+            take(name, parameter.grad)
+            parameter.grad = None
 
     for parameter in chosen.values():
         parameter.grad = None
