@@ -30,6 +30,7 @@ def test_adams_gradients_are_those_over_the_published_second_moments(folder):
     moments = publish_second_moments(ws)
     assert moments.counts.computed == 2
     assert moments.facts["source"] == "warm-up"
+    assert (moments.facts["clips"], moments.facts["clips left out"]) == (2, 0)
     publication = publish_gradients(ws, variant="motive", role="clip")
     found = load_gradients(ws, "motive", "clip", 1024)
     model = load_model(ws.config.model, threads=1)

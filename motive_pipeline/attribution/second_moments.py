@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 log = logging.getLogger(__name__)
 
 STAGE = ASSET = "second_moments"
+GetLatents = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
 MOMENTS, RECORD = "second_moments.safetensors", "second_moments.json"
 
 
@@ -96,24 +97,26 @@ def second_moments_content(ws: Workspace) -> str:
 
 
 def warm_up(
-    model: VideoModel, latents: LatentSet, clip_ids: Sequence[str], *, parameters: str, seed: int, checkpointing: bool
+    model: VideoModel, latents: GetLatents, clip_ids: Sequence[str], *, parameters: str, seed: int, checkpointing: bool
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The mean squared gradient of the training loss over ``clip_ids``, and the clips it rests on: those that give no finite gradient, or
-    do not fit in memory, are left out.
+    do not fit in memory, are left out. ``latents`` gives a clip's latents and prompt embedding.
     """
     chosen = selected_parameters(model.transformer, parameters)
     left = sorted(clip_ids)
+    sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in chosen.items()}
     while True:
-        sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in chosen.items()}
         bad = _add_squares(model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing)
         if bad is None:
             return {name: total.div_(max(1, len(left))) for name, total in sums.items()}, left
-        left.remove(bad)  # the sums hold a part of its gradient: begin again without it
+        left.remove(bad)
+        for total in sums.values():
+            total.zero_()  # the sums hold a part of its gradient: begin again without it
 
 
 def _add_squares(
     model: VideoModel,
-    latents: LatentSet,
+    latents: GetLatents,
     clip_ids: Sequence[str],
     chosen: dict[str, torch.nn.Parameter],
     sums: dict[str, torch.Tensor],
@@ -130,7 +133,7 @@ def _add_squares(
         lengths.append(torch.linalg.vector_norm(gradient))
 
     for clip_id in clip_ids:
-        latents_CFHW, prompt_LE = latents.get(clip_id)
+        latents_CFHW, prompt_LE = latents(clip_id)
         lengths.clear()
         try:
             with (
@@ -170,7 +173,7 @@ def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Moment
     model = load_model(ws.config.model, threads=ws.config.engine.threads)
     sums, used = warm_up(
         model,
-        latents,
+        latents.get,
         clip_ids,
         parameters=ws.config.gradient.parameters,
         seed=settings.adam_seed,
@@ -178,7 +181,7 @@ def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Moment
     )
     if not used:
         raise GateFailed(f"{ASSET}: none of the {len(clip_ids)} clips of the warm-up has a finite gradient; see the log")
-    return _keep(folder, sums, source="warm-up", clip_ids=used), len(used)
+    return _keep(folder, sums, source="warm-up", clip_ids=used, left_out=sorted(set(clip_ids) - set(used))), len(used)
 
 
 def _from_file(ws: Workspace, base: Path) -> tuple[Moments, int]:
@@ -188,16 +191,18 @@ def _from_file(ws: Workspace, base: Path) -> tuple[Moments, int]:
         return kept, 0
     transformer = load_model(ws.config.model, threads=ws.config.engine.threads).transformer
     chosen = selected_parameters(transformer, ws.config.gradient.parameters)
-    return _keep(base / "whole", load_adam_state(file, dict(transformer.named_parameters()), chosen), source=str(file), clip_ids=[]), 0
+    return _keep(base / "whole", load_adam_state(file, dict(transformer.named_parameters()), chosen), source=str(file)), 0
 
 
-def _keep(folder: Path, moments: dict[str, torch.Tensor], *, source: str, clip_ids: list[str]) -> Moments:
+def _keep(
+    folder: Path, moments: dict[str, torch.Tensor], *, source: str, clip_ids: Sequence[str] = (), left_out: Sequence[str] = ()
+) -> Moments:
     atomic.remove_leftovers(folder.parent)
     with atomic.new_folder(folder) as temp:
         save_file({name: moment.cpu().contiguous() for name, moment in moments.items()}, temp / MOMENTS)
-        record = {"content": digest_file(temp / MOMENTS), "source": source, "clip_ids": clip_ids, **_spread(moments)}
-        atomic.write_json(temp / RECORD, record)
-    return Moments(folder=folder, content=record["content"], clip_ids=clip_ids)
+        record = {"content": digest_file(temp / MOMENTS), "source": source, "clip_ids": list(clip_ids), "left_out": list(left_out)}
+        atomic.write_json(temp / RECORD, record | _spread(moments))
+    return Moments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
 
 
 def _kept(folder: Path) -> Moments | None:
@@ -224,6 +229,7 @@ def _facts(moments: Moments) -> dict[str, Any]:
     return {
         "source": record["source"],
         "clips": len(moments.clip_ids),
+        "clips left out": len(record["left_out"]),
         "root mean square gradient of a parameter": f"{lowest:.3g} to {highest:.3g}, median {median:.3g}",
         "share of entries that are zero": record["zero share"],
     }
