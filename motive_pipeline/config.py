@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.stages import STAGES
@@ -41,6 +51,10 @@ def _timesteps(value: object) -> float | tuple[float, ...]:
     if not numbers or len(numbers) < len(listed) or len(set(numbers)) < len(numbers):
         raise ValueError("must be a number above 0 and below 1000, or a list of different ones, for instance [250, 500, 750]")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+Timesteps = Annotated[float | tuple[float, ...], PlainValidator(_timesteps), PlainSerializer(lambda value: value)]
+"""One timestep or several; validated and written as a whole, since a union would tell two errors for one mistake."""
 
 
 class Section(BaseModel):
@@ -132,7 +146,7 @@ class Motion(Section):
 
 
 class Gradient(Section):
-    timestep: Annotated[float | tuple[float, ...], PlainValidator(_timesteps)] = 500
+    timestep: Timesteps = 500
     noise_seed: Annotated[int, Field(ge=0)] = 0
     num_noises: Annotated[int, Field(ge=1, le=1000)] = 1
     projection: Literal["fastfood", "countsketch", "factored", "exact"] = "fastfood"

@@ -60,7 +60,7 @@ def test_the_mean_of_draws_is_taken_before_the_unit_length_and_after_the_project
     settings = {"timestep": [250, 750], "num_noises": 2, "noise_seed": 3, "store_dim": 256}
     feature = build_clip_gradient(model, Gradient.model_validate(settings))(*clip(0))
     rows = []
-    for timestep in (250, 750):
+    for timestep in (250.0, 750.0):
         for seed in (3, 4):
             single = build_clip_gradient(model, Gradient(timestep=timestep, noise_seed=seed, store_dim=256))(*clip(0))
             rows.append(single.gradient_P.astype(np.float64) * np.linalg.norm(project_plain(model, timestep, seed)))
