@@ -13,6 +13,7 @@ from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradie
 from motive_pipeline.attribution.loss import Draw
 from motive_pipeline.attribution.projection import Exact
 from motive_pipeline.config import Gradient
+from motive_pipeline.errors import RejectRow
 from tests.test_gradient import clip
 from tests.tiny_wan import build_model
 
@@ -231,6 +232,20 @@ def test_checkpointing_and_earlier_clips_change_no_sketch(model):
     recomputed = build_clip_gradient(model, Gradient(projection="factored", store_dim=256, checkpointing=True))(*clip(1))
     np.testing.assert_allclose(recomputed.gradient_P, alone.gradient_P, atol=1e-5)
     assert recomputed.norm == pytest.approx(alone.norm, rel=1e-5)
+
+
+def test_a_pass_that_failed_half_way_leaves_nothing_behind(model):
+    gradient = build_clip_gradient(model, Gradient(projection="factored", store_dim=256))
+    alone = gradient(*clip(0))
+
+    def refuse(_):
+        raise MemoryError
+
+    handle = model.transformer.patch_embedding.weight.register_hook(refuse)
+    with pytest.raises(RejectRow, match="does not fit"):
+        gradient(*clip(1))
+    handle.remove()
+    assert np.array_equal(gradient(*clip(0)).gradient_P, alone.gradient_P)
 
 
 def test_bfloat16_compute_is_summed_in_float32(model):
