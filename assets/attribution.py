@@ -9,8 +9,28 @@ GROUP = "attribution"
 
 
 def attribution_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """The chains of all variants that the arms need."""
-    return [asset for variant in config.variants for asset in _chain(config, variant)]
+    """The chains of all variants that the arms need, and what they share."""
+    return [*_second_moments(config), *(asset for variant in config.variants for asset in _chain(config, variant))]
+
+
+def _second_moments(config: Config) -> list[dg.AssetsDefinition]:
+    """What Adam's preconditioner divides by, when it is chosen; all variants share it."""
+    if config.influence.preconditioner != "adam":
+        return []
+    from_file = config.influence.adam_state is not None
+    return [
+        stage_asset(
+            config,
+            "second_moments",
+            stage="second_moments",
+            group=GROUP,
+            kinds={"safetensors", "torch"},
+            deps=["base_model", *([] if from_file else ["latents"])],
+            description="The mean square of each parameter's gradient, which influence.preconditioner: adam divides by.",
+            publish="attribution.second_moments:publish_second_moments",
+            auto=config.schedule.auto_heavy,
+        )
+    ]
 
 
 def _chain(config: Config, variant: Variant) -> list[dg.AssetsDefinition]:
@@ -24,7 +44,7 @@ def _chain(config: Config, variant: Variant) -> list[dg.AssetsDefinition]:
             stage="gradient",
             group=GROUP,
             kinds={"zarr", "torch"},
-            deps=[*deps, "base_model"],
+            deps=[*deps, "base_model", *(["second_moments"] if config.influence.preconditioner == "adam" else [])],
             description=description,
             publish="attribution.stage:publish_gradients",
             auto=config.schedule.auto_heavy,

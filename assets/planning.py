@@ -87,7 +87,7 @@ def changed_settings(config: Config, publication: Publication) -> list[str]:
     stage: str = saved["stage"]
     now = config.stage_settings(stage) | config.stage_gates(stage)
     before = saved["settings"] | saved.get("gates", {})
-    words = [text for key in now for text in _differences(key, before.get(key), now[key])]
+    words = [text for key in now | before for text in _differences(key, before.get(key), now.get(key))]
     if saved["code_version"] != STAGES[stage].version:
         words.append(f"the code of {stage}, version {saved['code_version']} -> {STAGES[stage].version}")
     return words

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.stages import STAGES
@@ -25,6 +35,7 @@ FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
 Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+TRAK_MAX_DIM = 8192
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
 
 
@@ -32,6 +43,18 @@ def _require_power_of_two(value: int) -> int:
     if value & (value - 1):
         raise ValueError(f"must be a power of two, for instance {2 ** (value.bit_length() - 1)}")
     return value
+
+
+def _timesteps(value: object) -> float | tuple[float, ...]:
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    numbers = [float(each) for each in listed if isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < 1000]
+    if not numbers or len(numbers) < len(listed) or len(set(numbers)) < len(numbers):
+        raise ValueError("must be a number above 0 and below 1000, or a list of different ones, for instance [250, 500, 750]")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+Timesteps = Annotated[float | tuple[float, ...], PlainValidator(_timesteps), PlainSerializer(lambda value: value)]
+"""One timestep or several; validated and written as a whole, since a union would tell two errors for one mistake."""
 
 
 class Section(BaseModel):
@@ -123,9 +146,10 @@ class Motion(Section):
 
 
 class Gradient(Section):
-    timestep: Annotated[float, Field(gt=0, lt=1000)] = 500
+    timestep: Timesteps = 500
     noise_seed: Annotated[int, Field(ge=0)] = 0
-    projection: Literal["fastfood", "countsketch", "exact"] = "fastfood"
+    num_noises: Annotated[int, Field(ge=1, le=1000)] = 1
+    projection: Literal["fastfood", "countsketch", "factored", "exact"] = "fastfood"
     proj_seed: Annotated[int, Field(ge=0)] = 0
     store_dim: Annotated[int, Field(ge=2, le=2**20)] = 2048
     frame_norm: Literal["per_frame", "paper_literal"] = "per_frame"
@@ -138,10 +162,21 @@ class Gradient(Section):
     def _power_of_two(cls, value: int) -> int:
         return _require_power_of_two(value)
 
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """``timestep``, as a list also when it is one."""
+        return self.timestep if isinstance(self.timestep, tuple) else (self.timestep,)
+
 
 class Influence(Section):
     proj_dim: Annotated[int, Field(ge=2)] = 512
     similarity: Literal["cosine", "dot"] = "cosine"
+    preconditioner: Literal["none", "adam", "trak"] = "none"
+    adam_state: Path | None = None
+    adam_clips: Annotated[int, Field(ge=1)] = 64
+    adam_seed: Annotated[int, Field(ge=0)] = 0
+    adam_eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    trak_lambda: Annotated[float, Field(gt=0)] = 1.0
 
     @field_validator("proj_dim")
     @classmethod
@@ -250,8 +285,21 @@ class Config(Section):
                 f"influence.proj_dim ({self.influence.proj_dim}) must not be above gradient.store_dim "
                 f"({self.gradient.store_dim}): it reads a prefix of what is stored"
             )
-        if self.gradient.projection == "exact" and self.influence.similarity != "cosine":
-            raise ValueError("influence.similarity: dot is not offered with gradient.projection: exact")
+        if self.influence.preconditioner == "adam" and self.gradient.projection == "factored":
+            raise ValueError(
+                "influence.preconditioner: adam divides every entry of a weight's gradient, which gradient.projection: factored never "
+                "forms; use fastfood, countsketch or exact"
+            )
+        if self.influence.preconditioner == "trak" and self.gradient.projection == "exact":
+            raise ValueError(
+                "influence.preconditioner: trak needs a kernel of proj_dim x proj_dim, and gradient.projection: exact keeps every entry; "
+                "use fastfood, countsketch or factored"
+            )
+        if self.influence.preconditioner == "trak" and self.influence.proj_dim > TRAK_MAX_DIM:
+            raise ValueError(
+                f"influence.proj_dim ({self.influence.proj_dim}) must not be above {TRAK_MAX_DIM} with influence.preconditioner: trak, "
+                "whose kernel has proj_dim x proj_dim entries"
+            )
         return self
 
     @property
@@ -277,8 +325,14 @@ class Config(Section):
         return value
 
     def stage_settings(self, stage: str) -> dict[str, Any]:
-        """The settings that decide what a row of ``stage`` holds, by dotted key; of the file of prompts, its content."""
-        settings = {key: self.setting(key) for key in STAGES[stage].settings}
+        """The settings that decide what a row of ``stage`` holds, by dotted key.
+
+        Of the file of prompts its content counts; of the file of Adam's state, which may be as large as the model, its size and time.
+        """
+        further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
+        settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
+        if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():
+            settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
         if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
@@ -357,6 +411,7 @@ def _resolve_paths(config: Config, base: Path) -> Config:
             "queries": config.queries.model_copy(
                 update={"path": absolute(config.queries.path), "held_out_path": absolute(config.queries.held_out_path)}
             ),
+            "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),
         }
     )

@@ -6,7 +6,8 @@ Raise ``version`` when a change to the code changes what the stage computes; lea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +15,12 @@ class Stage:
     """One stage of the pipeline.
 
     ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds; ``gates`` are those
-    that only decide whether the stage may publish. ``version`` is the version of its code.
+    that only decide whether the stage may publish. ``when`` holds settings that count only while another has a value:
+    ``{(key, value): settings}``. ``version`` is the version of its code.
     """
 
     settings: tuple[str, ...] = ()
+    when: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
     version: int = 1
 
@@ -39,10 +42,15 @@ STAGES: dict[str, Stage] = {
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
         gates=("motion.max_reject_share",),
     ),
+    "second_moments": Stage(
+        settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
+        when={("influence.preconditioner", "adam"): ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
+    ),
     "gradient": Stage(
         settings=(
             "gradient.timestep",
             "gradient.noise_seed",
+            "gradient.num_noises",
             "gradient.projection",
             "gradient.proj_seed",
             "gradient.store_dim",
@@ -52,10 +60,14 @@ STAGES: dict[str, Stage] = {
             "engine.threads",
             *MODEL,
         ),
+        when={("influence.preconditioner", "adam"): ("influence.preconditioner", "influence.adam_eps")},
         gates=("gradient.max_reject_share",),
     ),
     "eligible_pool": Stage(),
-    "influence_matrix": Stage(settings=("influence",)),
+    "influence_matrix": Stage(
+        settings=("influence.proj_dim", "influence.similarity"),
+        when={("influence.preconditioner", "trak"): ("influence.preconditioner", "influence.trak_lambda")},
+    ),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
     "curated_subset": Stage(settings=("subset",)),
     "finetuned_checkpoint": Stage(settings=("finetune", "model.expert", "engine.threads", *MODEL)),

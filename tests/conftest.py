@@ -1,6 +1,7 @@
 """Fixtures that several rooms share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_wan import save_tiny_wan
 
     return save_tiny_wan(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def prepared_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project on disk, run by the real stages up to latents and masks. Not to be changed."""
+    from tests.gradient_fixtures import write_prepared_project
+
+    return write_prepared_project(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def folder(prepared_project: Path, tmp_path: Path) -> Path:
+    """A copy of ``prepared_project`` of the test's own."""
+    return shutil.copytree(prepared_project, tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

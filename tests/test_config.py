@@ -66,6 +66,13 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "subset: {share: 1.5}", ["subset.share = 1.5", "less than or equal to 1"]),
         (BASE + "gradient: {store_dim: 1000}", ["gradient.store_dim = 1000", "power of two", "512"]),
         (BASE + "influence: {proj_dim: 4096}", ["influence.proj_dim (4096)", "gradient.store_dim", "2048"]),
+        (BASE + "gradient: {timestep: 1000}", ["gradient.timestep = 1000", "below 1000"]),
+        (BASE + "gradient: {timestep: [500, 500]}", ["gradient.timestep = [500, 500]", "different"]),
+        (BASE + "gradient: {projection: fastfod}", ["gradient.projection = 'fastfod'", "'fastfood'", "'factored'"]),
+        (BASE + "influence: {preconditioner: adamw}", ["influence.preconditioner = 'adamw'", "'adam'", "'trak'"]),
+        (BASE + "influence: {similarity: euclid}", ["influence.similarity = 'euclid'", "'cosine'", "'dot'"]),
+        (BASE + "influence: {trak_lambda: 0}", ["influence.trak_lambda = 0", "greater than 0"]),
+        (BASE + "influence: {preconditioner: adam}\ngradient: {projection: factored}", ["preconditioner: adam", "projection: factored"]),
         (BASE + "arms: [base, full]", ["arms", "must contain motive"]),
         (BASE + "arms: [motive, motive]", ["arms", "twice"]),
         ("clips: {source: demo, num_frames: 16}\nqueries: {source: demo}", ["clips.num_frames = 16", "4n+1", "13"]),
@@ -104,7 +111,8 @@ def test_paths_are_taken_from_the_files_folder(tmp_path):
 
 def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     config = parse(BASE)
-    used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)}
+    switched = [key for stage in STAGES.values() for (switch, _), keys in stage.when.items() for key in (switch, *keys)]
+    used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)} | set(switched)
     elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
         "storage.root", "storage.state", "model.device", "gradient.checkpointing", "engine.commit_rows",
         "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
@@ -120,7 +128,13 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     [
         ("vote: {percentile: 80}", {"voted_ranking"}),
         ("gradient: {timestep: 751}", {"gradient"}),
+        ("gradient: {timestep: [250, 500]}", {"gradient"}),
+        ("gradient: {timestep: [500]}", set()),
+        ("gradient: {num_noises: 2}", {"gradient"}),
         ("influence: {proj_dim: 256}", {"influence_matrix"}),
+        ("influence: {preconditioner: trak}", {"influence_matrix"}),
+        ("influence: {preconditioner: adam}", {"second_moments", "gradient"}),
+        ("influence: {trak_lambda: 3, adam_clips: 8, adam_eps: 0.1}", set()),
         ("motion: {floor_px: 2.0}", {"motion_masks"}),
         ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
         ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
@@ -131,6 +145,32 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
 def test_a_setting_changes_the_fingerprint_of_its_own_stages_only(change, stale):
     before, after = parse(BASE), parse(BASE + change)
     assert {name for name in STAGES if before.fingerprint(name) != after.fingerprint(name)} == stale
+
+
+@pytest.mark.parametrize(
+    ("switch", "change", "stale"),
+    [
+        ("adam", "adam_eps: 0.1", {"gradient"}),
+        ("adam", "adam_clips: 8", {"second_moments"}),
+        ("adam", "adam_seed: 1", {"second_moments"}),
+        ("adam", "trak_lambda: 3", set()),
+        ("trak", "trak_lambda: 3", {"influence_matrix"}),
+        ("trak", "adam_clips: 8", set()),
+    ],
+)
+def test_a_preconditioners_settings_count_only_while_it_is_chosen(switch, change, stale):
+    before, after = (parse(f"{BASE}influence: {{preconditioner: {switch}{more}}}") for more in ("", f", {change}"))
+    assert {name for name in STAGES if before.fingerprint(name) != after.fingerprint(name)} == stale
+
+
+def test_a_changed_file_of_adams_state_is_another_setting(tmp_path):
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(b"one")
+    config = parse(BASE + "influence: {preconditioner: adam, adam_state: state.safetensors}", tmp_path)
+    first = config.fingerprint("second_moments")
+    assert config.fingerprint("second_moments") == first
+    file.write_bytes(b"another")
+    assert config.fingerprint("second_moments") != first
 
 
 def test_a_gate_changes_the_asset_but_not_its_rows():

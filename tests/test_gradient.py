@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
-from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient, selected_parameters
+from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
+from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.attribution.projection import Exact, Fastfood
+from motive_pipeline.attribution.streaming import selected_parameters
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import MotiveError, RejectRow
 from tests.tiny_wan import build_model
@@ -49,6 +52,61 @@ def test_several_draws_give_the_gradient_of_their_mean(model):
     draws = [*DRAWS, Draw(timestep=750.0, noise_seed=1)]
     feature = ClipGradient(model, projector=Exact(), draws=draws)(*clip(0))
     plain = plain_gradient(model, clip(0), draws=draws)
+    assert np.allclose(feature.gradient_P * feature.norm, plain, atol=1e-6)
+    assert feature.norm == pytest.approx(np.linalg.norm(plain), rel=1e-5)
+
+
+def test_the_mean_of_draws_is_taken_before_the_unit_length_and_after_the_projection(model):
+    settings = {"timestep": [250, 750], "num_noises": 2, "noise_seed": 3, "store_dim": 256}
+    feature = build_clip_gradient(model, Gradient.model_validate(settings))(*clip(0))
+    rows = []
+    for timestep in (250.0, 750.0):
+        for seed in (3, 4):
+            single = build_clip_gradient(model, Gradient(timestep=timestep, noise_seed=seed, store_dim=256))(*clip(0))
+            rows.append(single.gradient_P.astype(np.float64) * np.linalg.norm(project_plain(model, timestep, seed)))
+    mean = np.mean(rows, axis=0)
+    assert np.allclose(feature.gradient_P, mean / np.linalg.norm(mean), atol=1e-5)
+    assert feature.norm == pytest.approx(np.linalg.norm(mean), rel=1e-4)
+
+
+def project_plain(model, timestep: float, seed: int) -> np.ndarray:
+    """Fastfood's projection of autograd's gradient, not normalised."""
+    inputs = clip(0)
+    plain = torch.from_numpy(plain_gradient(model, inputs, draws=[Draw(timestep=timestep, noise_seed=seed)]))
+    projector = Fastfood(store_dim=256, seed=0, device=torch.device("cpu"))
+    sizes = {name: value.numel() for name, value in sorted(model.transformer.named_parameters())}
+    projector.start(sizes)
+    for name, part in zip(sizes, plain.split(list(sizes.values())), strict=True):
+        projector.add(name, part)
+    return projector.finish().entries_P.numpy()
+
+
+def test_several_draws_hold_no_more_gradients_than_one(model):
+    alive = []
+
+    class Watching(Exact):
+        def add(self, name, gradient):
+            super().add(name, gradient)
+            alive.append(sum(parameter.grad is not None for parameter in model.transformer.parameters()))
+
+    ClipGradient(model, projector=Watching(), draws=[*DRAWS, Draw(timestep=750.0, noise_seed=1)])(*clip(0))
+    assert len(alive) == 2 * len(list(model.transformer.parameters()))
+    assert max(alive) == 1
+
+
+def test_a_model_that_predicts_noise_has_the_gradient_of_that_loss():
+    """Against the epsilon loss written out: z = sqrt(a) h + sqrt(1 - a) eps, target eps, at the schedule's own alpha."""
+    scheduler = DDIMScheduler(num_train_timesteps=1000, prediction_type="epsilon")
+    model = build_model(scheduler=scheduler)
+    assert model.prediction == "epsilon"
+    latents, prompt, mask = clip(0)
+    feature = ClipGradient(model, projector=Exact(), draws=DRAWS)(latents, prompt, mask)
+    eps, alpha = latent_noise(0, tuple(latents.shape)), scheduler.alphas_cumprod[500]
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * eps
+    output = model.predict(noisy[None], torch.tensor([500.0]), prompt[None])[0]
+    loss = (mask * (output - eps).square().mean(dim=0)).mean()
+    named = dict(sorted(model.transformer.named_parameters()))
+    plain = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(named.values()))]).numpy()
     assert np.allclose(feature.gradient_P * feature.norm, plain, atol=1e-6)
 
 
@@ -157,18 +215,29 @@ def test_a_gradient_that_is_not_finite_is_a_rejected_row(model):
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("you tried to allocate: not enough memory")]
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    ],
 )
-def test_a_clip_that_does_not_fit_in_memory_is_tried_again_another_time(error):
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_a_clip_that_does_not_fit_in_memory_is_tried_again_another_time(error, where):
     model = build_model()
 
     def refuse(*_):
         raise error
 
-    handle = model.transformer.register_forward_pre_hook(refuse)
+    first = next(model.transformer.parameters())
+    handle = model.transformer.register_forward_pre_hook(refuse) if where == "forward" else first.register_hook(refuse)
     gradient = ClipGradient(model, projector=Exact(), draws=DRAWS)
     with pytest.raises(RejectRow, match="does not fit") as rejected:
         gradient(*clip(0))
+    assert rejected.value.reason == "out_of_memory"
     assert rejected.value.transient
     handle.remove()
     assert gradient(*clip(0)).norm > 0, "the next clip must work"

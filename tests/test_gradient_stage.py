@@ -11,43 +11,12 @@ from motive_pipeline.attribution import stage
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.clips.latents import load_latents, publish_latents
 from motive_pipeline.errors import GateFailed, NotPublished, RejectRow
 from motive_pipeline.models.load import load_model
-from motive_pipeline.motion.stage import load_masks, publish_motion_masks
-from tests.clip_fixtures import project, write_project
+from motive_pipeline.motion.stage import load_masks
+from tests.gradient_fixtures import add_clip, workspace
 from tests.tiny_wan import save_tiny_wan
-
-SETTINGS = {"gradient": {"store_dim": 1024}, "motion": {"min_side_px": 0}, "influence": {"proj_dim": 256}}
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A project whose clips and queries have latents and masks, over a small random model."""
-    folder = tmp_path_factory.mktemp("project")
-    write_project(folder)
-    save_tiny_wan(folder / "wan")
-    publish_upstream(workspace(folder))
-    return folder
-
-
-@pytest.fixture
-def folder(prepared, tmp_path):
-    return shutil.copytree(prepared, tmp_path / "project")
-
-
-def workspace(folder, **sections):
-    settings = {name: SETTINGS.get(name, {}) | sections.get(name, {}) for name in {*SETTINGS, *sections}}
-    return project(folder, **settings, model={"path": str(folder / "wan"), "max_prompt_tokens": 8})
-
-
-def publish_upstream(ws):
-    publish_clip_catalog(ws)
-    publish_query_catalog(ws)
-    for role in ("clip", "query"):
-        publish_latents(ws, role=role)
-        publish_motion_masks(ws, role=role)
 
 
 def test_every_clip_has_one_row_which_is_its_projected_gradient(folder):
@@ -136,9 +105,7 @@ def test_a_new_clip_is_the_only_one_computed_and_changes_no_other_row(folder):
     publish_gradients(ws, variant="motive", role="clip")
     before = load_gradients(ws, "motive", "clip", 1024)
     rows_before = dict(zip(before.clip_ids, before.rows(), strict=True))
-    shutil.copyfile(folder / "queries/slide/query_0.mp4", folder / "clips/new.mp4")
-    (folder / "clips/new.txt").write_text("a new one")
-    publish_upstream(ws)
+    add_clip(folder, ws)
     assert publish_gradients(ws, variant="motive", role="clip").counts.computed == 1
     after = load_gradients(ws, "motive", "clip", 1024)
     rows_after = dict(zip(after.clip_ids, after.rows(), strict=True))
@@ -216,3 +183,38 @@ def test_the_exact_gradient_is_stored_and_read_whole(folder):
     found = load_gradients(ws, "motive", "clip", 256)
     size = sum(p.numel() for n, p in load_model(ws.config.model, threads=1).transformer.named_parameters() if "attn1.to_q" in n)
     assert found.rows().shape == (3, size)
+
+
+def test_several_draws_are_settings_of_the_row_and_stand_in_its_provenance(folder):
+    publish_gradients(workspace(folder), variant="no_mask", role="clip")
+    ws = workspace(folder, gradient={"timestep": [250, 750], "num_noises": 2})
+    publication = publish_gradients(ws, variant="no_mask", role="clip")
+    assert publication.counts.computed == 3
+    attributes = dict(zarr.open(publication.path, mode="r").attrs)
+    assert attributes["timestep"] == [250, 750]
+    assert attributes["num_noises"] == 2
+
+
+def test_a_clip_that_does_not_fit_in_memory_is_listed_and_the_run_goes_on(folder, monkeypatch):
+    """The error comes out of the model itself, for one clip of three."""
+    ws = workspace(folder, gradient={"max_reject_share": 0.5})
+    large = load_latents(ws, "clip").clip_ids[1]
+    get = stage.LatentSet.get
+    monkeypatch.setattr(
+        stage.LatentSet, "get", lambda self, clip_id: (get(self, clip_id)[0] + 1000.0 * (clip_id == large), get(self, clip_id)[1])
+    )
+    transformer = load_model(ws.config.model, threads=1).transformer
+
+    def refuse(_, arguments):
+        if float(arguments["hidden_states"].max()) > 100:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    handle = transformer.register_forward_pre_hook(lambda module, args, kwargs: refuse(module, kwargs), with_kwargs=True)
+    try:
+        publication = publish_gradients(ws, variant="motive", role="clip")
+    finally:
+        handle.remove()
+    assert publication.counts.computed == 2
+    rejects = publication.rejects()
+    assert rejects[["clip_id", "reason"]].to_numpy().tolist() == [[large, "out_of_memory"]]
+    assert "checkpointing" in rejects["detail"][0]

@@ -201,6 +201,16 @@ def test_unprojected_gradients_are_read_whole(make_config) -> None:
     assert bits(matrix) == bits(influence_tiles(QUERIES, CLIPS))
 
 
+def test_dot_of_unprojected_gradients_is_their_inner_product(make_config) -> None:
+    ws = small(make_config, similarity="dot")
+    query_norms, clip_norms = np.array([2.0, 3.0, 0.5]), np.linspace(1, 2, 40)
+    publish_gradients(ws, "query_gradients/motive", clip_names(3), QUERIES, norms=query_norms, projection="exact")
+    publish_gradients(ws, "projected_gradients/motive", clip_names(40), CLIPS, norms=clip_norms, projection="exact")
+    matrix = zarr.open_group(publish_influence(ws, "motive").path, mode="r")["influence"][:]
+    expected = (QUERIES * query_norms[:, None]).astype(np.float64) @ (CLIPS * clip_norms[:, None]).T
+    np.testing.assert_allclose(matrix, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_made_in_different_ways_are_not_compared(make_config) -> None:
     ws = small(make_config)
     publish_both(ws, timestep=250, model_hash="x")

@@ -181,6 +181,40 @@ def test_what_a_parameter_adds_does_not_depend_on_which_others_there_are(subset)
         assert torch.allclose(alone, project(Fastfood(store_dim=32, seed=2, device=CPU), others_zero), atol=1e-4)
 
 
+@settings(max_examples=25, deadline=None)
+@given(group_of=st.lists(st.integers(0, 3), min_size=len(SIZES), max_size=len(SIZES)), kind=st.sampled_from([Fastfood, CountSketch, Exact]))
+def test_parameters_may_be_split_over_devices_in_any_way(group_of, kind):
+    """Each group is projected by a projector of its own, as on another device, and the projections are added."""
+    x = gradient_of(9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "BLOCK", 64)
+        whole, square = None, 0.0
+        for group in set(group_of):
+            projector = Exact() if kind is Exact else kind(store_dim=32, seed=2, device=CPU)
+            projector.start(SIZES)
+            for name, number in zip(SIZES, group_of, strict=True):
+                if number == group:
+                    projector.add(name, x[name])
+            part = projector.finish()
+            whole = part.entries_P if whole is None else whole + part.entries_P
+            square += part.norm**2
+        together = project(Exact() if kind is Exact else kind(store_dim=32, seed=2, device=CPU), x)
+    assert torch.allclose(whole, together, atol=1e-4)
+    assert math.sqrt(square) == pytest.approx(float(torch.cat(list(x.values())).norm()), rel=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(clips=st.lists(st.integers(0, 5), min_size=1, max_size=8), kind=st.sampled_from([Fastfood, CountSketch, Exact]))
+def test_what_a_projector_did_before_changes_no_bit(clips, kind):
+    """Clips come in batches of any size and order, some twice; each row is that of a fresh projector."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "BLOCK", 64)
+        used = Exact() if kind is Exact else kind(store_dim=32, seed=2, device=CPU)
+        for seed in clips:
+            fresh = Exact() if kind is Exact else kind(store_dim=32, seed=2, device=CPU)
+            assert torch.equal(project(used, gradient_of(seed)), project(fresh, gradient_of(seed)))
+
+
 @given(order=st.permutations(range(13)))
 @settings(max_examples=30, deadline=None)
 def test_an_ordered_sum_has_the_same_bits_for_every_order(order):
@@ -233,6 +267,6 @@ def test_parameters_of_blocks_are_ordered_by_number():
 
 
 def test_the_config_names_the_projector():
-    kinds = {"fastfood": Fastfood, "countsketch": CountSketch, "exact": Exact}
+    kinds = {"fastfood": Fastfood, "countsketch": CountSketch, "factored": Fastfood, "exact": Exact}
     for name, kind in kinds.items():
         assert type(projection.build_projector(Gradient.model_validate({"projection": name, "store_dim": 32}), CPU)) is kind

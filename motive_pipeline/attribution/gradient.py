@@ -1,15 +1,13 @@
 """The gradient of one clip, projected while backward runs (METHOD, section 3; equations 7 to 11 and 17).
 
-One clip is one pass. As soon as backward has finished the gradient of a parameter, a hook projects it and frees it, so the full gradient
-never exists, and the pass is about as cheap as a bare forward and backward.
+As soon as backward has finished the gradient of a parameter, a hook projects it and frees it, so the full gradient never exists, and the
+pass is about as cheap as a bare forward and backward. Several draws (timesteps, noises) are as many passes, whose projections are averaged.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,18 +15,22 @@ import torch
 from jaxtyping import Float
 
 from motive_pipeline import config
+from motive_pipeline.attribution.factored import FactoredLinears
 from motive_pipeline.attribution.loss import Draw, FrameNorm, mean_motion_weighted_loss
-from motive_pipeline.attribution.projection import Projector, build_projector
-from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.attribution.preconditioner import Preconditioned
+from motive_pipeline.attribution.projection import Projected, Projector, build_projector
+from motive_pipeline.attribution.streaming import rejecting_what_does_not_fit, selected_parameters, streamed_gradients
+from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.protocol import VideoModel
-
-_CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
-"""What torch's CPU allocator says; it has no exception class of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A clip's projected gradient in float32: of unit length, or all zero for a zero gradient; and the gradient's own length."""
+    """A clip's projected gradient in float32: of unit length, or all zero for a zero gradient; and the gradient's own length.
+
+    ``norm`` is exact for one draw, and the length of the projection (an estimate, of which the square is unbiased) for the mean of several;
+    with factored Linears it is that of the sketches, likewise unbiased.
+    """
 
     gradient_P: Float[np.ndarray, " P"]
     norm: float
@@ -37,8 +39,10 @@ class Feature:
 class ClipGradient:
     """Gives the projected gradient of the motion-weighted loss, clip by clip.
 
-    Several ``draws`` are averaged in one graph: exact, at the memory of as many forward passes. ``checkpointing`` trades a second forward
-    pass for activations that are not kept. The model computes in its own dtype; sums over the gradient are in float32.
+    The gradients of several ``draws`` are averaged before the unit length is taken, as in D-TRAK (Zheng et al., 2024): a projection is linear,
+    so the mean of the projections is the projection of the mean, at the memory of one pass. ``factored`` sketches its Linears' weight gradients
+    instead of forming them. ``checkpointing`` trades a second forward pass for activations that are not kept. The model computes in its own
+    dtype; sums over the gradient are in float32.
 
     Raises:
         MotiveError: ``parameters`` selects nothing.
@@ -53,6 +57,8 @@ class ClipGradient:
         parameters: str = "all",
         frame_norm: FrameNorm = "per_frame",
         checkpointing: bool = False,
+        factored: bool = False,
+        proj_seed: int = 0,
     ) -> None:
         self.model = model
         self.projector = projector
@@ -60,8 +66,9 @@ class ClipGradient:
         self.frame_norm: FrameNorm = frame_norm
         self.checkpointing = checkpointing
         self._chosen = selected_parameters(model.transformer, parameters)
-        self._others = [parameter for name, parameter in model.transformer.named_parameters() if name not in self._chosen]
+        self._factored = FactoredLinears(model.transformer, self._chosen if factored else {}, seed=proj_seed, device=model.device)
         self._sizes = {name: parameter.numel() for name, parameter in self._chosen.items()}
+        self._sizes |= {name: weight.size for name, weight in self._factored.weights.items()}
 
     def __call__(
         self,
@@ -69,129 +76,63 @@ class ClipGradient:
         prompt_LE: Float[torch.Tensor, "L E"],
         mask_FHW: Float[torch.Tensor, "F h w"] | None,
     ) -> Feature:
-        """One forward and one backward pass.
+        """One forward and one backward pass for each draw.
 
         Raises:
             RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (which is tried again another time).
         """
-        self.projector.start(self._sizes)
-        try:
-            with self._prepared(), torch.enable_grad():
-                loss = mean_motion_weighted_loss(
-                    self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=self.draws, frame_norm=self.frame_norm
-                )
-                loss.backward()
-            projected = self.projector.finish()
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(latents_CFHW) from error
-        except RuntimeError as error:
-            if any(text in str(error) for text in _CPU_OUT_OF_MEMORY):
-                raise _out_of_memory(latents_CFHW) from error
-            raise
-        if not math.isfinite(projected.norm):
-            raise RejectRow("non_finite_gradient", f"the gradient's length is {projected.norm} (the loss is {float(loss.detach()):g})")
+        with rejecting_what_does_not_fit(latents_CFHW):
+            projected = _mean([self._project(latents_CFHW, prompt_LE, mask_FHW, draw) for draw in self.draws])
+        if not (math.isfinite(projected.norm) and bool(projected.entries_P.isfinite().all())):
+            raise RejectRow(
+                "non_finite_gradient", f"the gradient's length is {projected.norm}: the latents, the mask or the model overflow"
+            )
         return Feature(gradient_P=_unit_length(projected.entries_P), norm=projected.norm)
 
-    @contextmanager
-    def _prepared(self) -> Iterator[None]:
-        """While this lasts only the chosen parameters have gradients, and these are streamed; afterwards the model is as before."""
-        with (
-            _requires_grad(self._chosen.values(), True),
-            _requires_grad(self._others, False),
-            _checkpointing(self.model.transformer, self.checkpointing),
-            _streamed_into(self.projector, self._chosen),
-        ):
-            yield
+    def _project(self, latents_CFHW: torch.Tensor, prompt_LE: torch.Tensor, mask_FHW: torch.Tensor | None, draw: Draw) -> Projected:
+        self.projector.start(self._sizes)
+        streamed = streamed_gradients(self.model.transformer, self._chosen, self._take, checkpointing=self.checkpointing)
+        with streamed, self._factored.sketching():
+            loss = mean_motion_weighted_loss(
+                self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=[draw], frame_norm=self.frame_norm
+            )
+            loss.backward()
+        self._factored.give_to(self.projector.add)
+        return self.projector.finish()
+
+    def _take(self, name: str, gradient: torch.Tensor) -> None:
+        """A gradient that autograd has formed."""
+        if name in self._factored.weights:
+            self._factored.weights[name].add_formed(gradient)
+        else:
+            self.projector.add(name, gradient)
 
 
-def build_clip_gradient(model: VideoModel, gradient: config.Gradient) -> ClipGradient:
-    """The gradient pass that the ``gradient`` section describes."""
+def build_clip_gradient(model: VideoModel, gradient: config.Gradient, *, scales: Mapping[str, torch.Tensor] | None = None) -> ClipGradient:
+    """The gradient pass that the ``gradient`` section describes; ``scales`` are those of a preconditioner (preconditioner.py)."""
+    projector = build_projector(gradient, model.device)
+    seeds = range(gradient.noise_seed, gradient.noise_seed + gradient.num_noises)
     return ClipGradient(
         model,
-        projector=build_projector(gradient, model.device),
-        draws=[Draw(timestep=gradient.timestep, noise_seed=gradient.noise_seed)],
+        projector=projector if scales is None else Preconditioned(projector, scales),
+        draws=[Draw(timestep=timestep, noise_seed=seed) for timestep in gradient.timesteps for seed in seeds],
         parameters=gradient.parameters,
         frame_norm=gradient.frame_norm,
         checkpointing=gradient.checkpointing,
+        factored=gradient.projection == "factored",
+        proj_seed=gradient.proj_seed,
     )
 
 
-def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Parameter]:
-    """The parameters whose names ``pattern`` (a regular expression, or ``all``) matches anywhere.
-
-    Raises:
-        MotiveError: the pattern is no regular expression, or matches no name.
-    """
-    named = dict(module.named_parameters())
-    if pattern == "all":
-        return named
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise MotiveError(f"gradient.parameters = {pattern!r} is no regular expression: {error}.") from error
-    chosen = {name: parameter for name, parameter in named.items() if expression.search(name)}
-    if not chosen:
-        examples = ", ".join(list(named)[:: max(1, len(named) // 8)][:8])
-        raise MotiveError(f"gradient.parameters = {pattern!r} matches none of the model's {len(named)} parameters, such as {examples}.")
-    return chosen
-
-
-@contextmanager
-def _requires_grad(parameters: Iterable[torch.nn.Parameter], required: bool) -> Iterator[None]:
-    changed = [parameter for parameter in parameters if parameter.requires_grad != required]
-    try:
-        for parameter in changed:
-            parameter.requires_grad_(required)
-        yield
-    finally:
-        for parameter in changed:
-            parameter.requires_grad_(not required)
-
-
-@contextmanager
-def _checkpointing(module: torch.nn.Module, enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
-    module.enable_gradient_checkpointing()  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        module.disable_gradient_checkpointing()  # type: ignore[operator]
-
-
-@contextmanager
-def _streamed_into(projector: Projector, chosen: dict[str, torch.nn.Parameter]) -> Iterator[None]:
-    """While this lasts, every gradient that backward finishes goes to ``projector`` and is freed."""
-
-    def take(name: str, parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None
-        projector.add(name, parameter.grad)
-        parameter.grad = None
-
-    for parameter in chosen.values():
-        parameter.grad = None
-    handles = [
-        parameter.register_post_accumulate_grad_hook(lambda tensor, name=name: take(name, tensor)) for name, parameter in chosen.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter in chosen.values():
-            parameter.grad = None
+def _mean(projected: Sequence[Projected]) -> Projected:
+    """The mean of the projections; of several, the length of the mean itself, since the lengths do not tell that of the mean gradient."""
+    if len(projected) == 1:
+        return projected[0]
+    mean_P = torch.stack([each.entries_P for each in projected]).double().mean(dim=0)
+    return Projected(entries_P=mean_P.float(), norm=float(torch.linalg.vector_norm(mean_P)))
 
 
 def _unit_length(entries_P: Float[torch.Tensor, " P"]) -> Float[np.ndarray, " P"]:
     length = torch.linalg.vector_norm(entries_P.double())
     unit = entries_P.double() / length if length > 0 else torch.zeros_like(entries_P)
     return unit.float().numpy()
-
-
-def _out_of_memory(latents_CFHW: torch.Tensor) -> RejectRow:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    shape = " x ".join(str(size) for size in latents_CFHW.shape)
-    detail = f"the gradient of latents {shape} does not fit in memory; gradient.checkpointing: true needs less"
-    return RejectRow("out_of_memory", detail, transient=True)

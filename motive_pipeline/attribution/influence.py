@@ -19,6 +19,7 @@ import zarr
 from jaxtyping import Float32, Float64, Shaped
 
 from motive_pipeline.attribution.influence_table import write_influence_table
+from motive_pipeline.attribution.kernel import gram_matrix, kernel_directions
 from motive_pipeline.attribution.tiles import stream_influence, tile_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.errors import GateFailed
@@ -47,7 +48,8 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
     """Publish ``influence_matrix/<variant>``: a Zarr v3 group, and the ``influence`` score table with each clip's rank for each query.
 
     Every clip and every query with a gradient is in it. The prefix of ``influence.proj_dim`` entries is brought to unit length again
-    (``influence.similarity: cosine``); with ``dot`` it is also multiplied by the norm of the whole gradient, for clip and query alike.
+    (``influence.similarity: cosine``); with ``dot`` it is also multiplied by the norm of the whole gradient, for clip and query alike. With
+    ``influence.preconditioner: trak`` the inner product is that of the kernel (kernel.py).
 
     Raises:
         GateFailed: no query or no clip has a gradient, or the two sets of gradients were made in different ways.
@@ -122,15 +124,21 @@ class InfluenceMatrix:
 
 def _tiles(ws: Workspace, queries: Features, clips: Features) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
     """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others to ``influence.proj_dim``."""
-    proj_dim = clips.gradient_RP.shape[1] if clips.attributes["projection"] == "exact" else ws.config.influence.proj_dim
-    dot = ws.config.influence.similarity == "dot"
+    settings, threads = ws.config.influence, ws.config.engine.threads
+    proj_dim = clips.gradient_RP.shape[1] if clips.attributes["projection"] == "exact" else settings.proj_dim
+    query_norm_Q, clip_norm_N = (queries.norm_R, clips.norm_R) if settings.similarity == "dot" else (None, None)
+    queries_QP = np.asarray(queries.gradient_RP[:, :proj_dim])
+    if settings.preconditioner == "trak":
+        gram_PP = gram_matrix(clips.gradient_RP, proj_dim, clip_norm_N=clip_norm_N, threads=threads)
+        directions = kernel_directions(queries_QP, gram_PP, relative_lambda=settings.trak_lambda, query_norm_Q=query_norm_Q)
+        queries_QP, query_norm_Q = directions.unit_Qp, directions.length_Q
     return stream_influence(
-        np.asarray(queries.gradient_RP[:, :proj_dim]),
+        queries_QP,
         clips.gradient_RP,
         clips_per_tile=tile_clips(clips.gradient_RP, proj_dim),
-        threads=ws.config.engine.threads,
-        query_norm_Q=queries.norm_R if dot else None,
-        clip_norm_N=clips.norm_R if dot else None,
+        threads=threads,
+        query_norm_Q=query_norm_Q,
+        clip_norm_N=clip_norm_N,
     )
 
 
@@ -158,9 +166,10 @@ def _require_equal_settings(queries: Features, clips: Features) -> None:
 
 
 def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
+    trak = ws.config.influence.preconditioner == "trak"
     return {
         "variant": variant,
-        "equation": "I[q, n] = g(q) . g(n) (eq. 10)",
+        "equation": "I[q, n] = g(q)^T K^-1 g(n)" if trak else "I[q, n] = g(q) . g(n) (eq. 10)",
         **ws.config.stage_settings("influence_matrix"),
         "provenance": ws.provenance("influence_matrix", [f"query_gradients/{variant}", f"projected_gradients/{variant}"]),
     }
@@ -172,6 +181,7 @@ def _facts(ws: Workspace, matrix: InfluenceMatrix, clips: Features) -> dict[str,
         "queries": num_queries,
         "clips": num_clips,
         "similarity": ws.config.influence.similarity,
+        "preconditioner": ws.config.influence.preconditioner,
         "lowest": matrix.lowest,
         "highest": matrix.highest,
         "mean": matrix.total / (num_queries * num_clips),

@@ -63,10 +63,10 @@ class Projector(Protocol):
 
 
 def build_projector(gradient: config.Gradient, device: torch.device) -> Projector:
-    """The projector that ``gradient.projection`` names."""
+    """The projector that ``gradient.projection`` names; ``factored`` is Fastfood over gradients that factored.py has made smaller."""
     if gradient.projection == "exact":
         return Exact()
-    kind = {"fastfood": Fastfood, "countsketch": CountSketch}[gradient.projection]
+    kind = {"fastfood": Fastfood, "factored": Fastfood, "countsketch": CountSketch}[gradient.projection]
     return kind(store_dim=gradient.store_dim, seed=gradient.proj_seed, device=device)
 
 

@@ -1,7 +1,7 @@
 """``projected_gradients/<variant>`` and ``query_gradients/<variant>``: one projected gradient for each clip and each query.
 
-A row's key is what the gradient depends on, by content: the clip, its caption, its latents, its mask, the model's weights. So a row is
-computed once for all runs, and a clip that is also a query once for both assets.
+A row's key is what the gradient depends on, by content: the clip, its caption, its latents, its mask, the model's weights, and what Adam's
+preconditioner divides by. So a row is computed once for all runs, and a clip that is also a query once for both assets.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import numpy as np
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, scalars, write_gradients
+from motive_pipeline.attribution.preconditioner import adam_scales
+from motive_pipeline.attribution.second_moments import ASSET as MOMENTS_ASSET
+from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.clips.latents import LatentSet, latents_asset, load_latents
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, catalog_asset, catalog_clips
 from motive_pipeline.config import Variant
@@ -33,17 +36,22 @@ DIMS = {"gradient": ("proj",)}
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """What the gradients of one variant and role are computed from; ``masks`` is None without a mask."""
+    """What the gradients of one variant and role are computed from.
+
+    ``masks`` is None without a mask, ``second_moments`` (a hash of them) without Adam's preconditioner.
+    """
 
     clips: list[CatalogClip]
     latents: LatentSet
     masks: MaskSet | None
     model_hash: str
+    second_moments: str | None
 
     def key(self, clip: CatalogClip) -> str:
         """The row's key in the store."""
         mask = self.masks.content(clip.clip_id) if self.masks is not None else ""
-        return digest(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash)
+        moments = [] if self.second_moments is None else [self.second_moments]
+        return digest(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash, *moments)
 
 
 def gradients_asset(variant: Variant, role: Role) -> str:
@@ -64,7 +72,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     """Compute the gradient of every clip (or query; held-out ones have none) that has latents and, for ``motive``, a mask; publish them.
 
     Raises:
-        NotPublished: the catalog, the latents or the masks.
+        NotPublished: the catalog, the latents, the masks or the second moments.
         GateFailed: more than ``gradient.max_reject_share`` of the clips were rejected, or none is left.
         MotiveError: the model cannot be loaded, or ``gradient.parameters`` selects nothing.
     """
@@ -88,11 +96,9 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         asset,
         stage=STAGE,
         content=digest([[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
-        write=lambda folder: _write(
-            ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, weights=inputs.model_hash
-        ),
+        write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
         started=started,
-        upstream=_upstream(variant, role),
+        upstream=_upstream(ws, variant, role),
         facts=_facts(store, refs, started, outcome.counts.computed),
         counts=outcome.counts,
         rejects=run.rejects(),
@@ -110,8 +116,7 @@ class _RowFunction:
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._gradient is None:
-            config = self._ws.config
-            self._gradient = build_clip_gradient(load_model(config.model, threads=config.engine.threads), config.gradient)
+            self._gradient = self._build()
         latents_CFHW, prompt_LE = self._inputs.latents.get(clip.clip_id)
         mask_FHW = self._inputs.masks.get(clip.clip_id) if self._inputs.masks is not None else None
         feature = self._gradient(latents_CFHW, prompt_LE, mask_FHW)
@@ -120,6 +125,14 @@ class _RowFunction:
             "grad_norm": np.array(feature.norm, np.float64),
             "num_frames": np.array(int(self._inputs.latents.read(clip.clip_id, "num_frames")), np.int64),
         }
+
+    def _build(self) -> ClipGradient:
+        config = self._ws.config
+        model = load_model(config.model, threads=config.engine.threads)
+        if self._inputs.second_moments is None:
+            return build_clip_gradient(model, config.gradient)
+        scales = adam_scales(load_second_moments(self._ws, model.device), eps=config.influence.adam_eps)
+        return build_clip_gradient(model, config.gradient, scales=scales)
 
 
 def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
@@ -130,15 +143,18 @@ def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
     if not clips:
         needed = "latents and a mask" if masks is not None else "latents"
         raise GateFailed(f"{gradients_asset(variant, role)}: none of {len(wanted)} clips has {needed}. See `rejects` for the reasons.")
-    return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws))
+    moments = second_moments_content(ws) if ws.config.influence.preconditioner == "adam" else None
+    return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws), second_moments=moments)
 
 
-def _upstream(variant: Variant, role: Role) -> list[str]:
-    return [catalog_asset(role), latents_asset(role), *([masks_asset(role)] if variant == "motive" else [])]
+def _upstream(ws: Workspace, variant: Variant, role: Role) -> list[str]:
+    masks = [masks_asset(role)] if variant == "motive" else []
+    moments = [MOMENTS_ASSET] if ws.config.influence.preconditioner == "adam" else []
+    return [catalog_asset(role), latents_asset(role), *masks, *moments]
 
 
 def _write(
-    ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], weights: str
+    ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], inputs: _Inputs
 ) -> None:
     """The Zarr group, with everything that the gradients depend on in its attributes."""
     section = ws.config.gradient
@@ -146,15 +162,17 @@ def _write(
         "variant": variant,
         "role": role,
         "model_path": ws.config.model.path,
-        "model_hash": weights,
+        "model_hash": inputs.model_hash,
         "timestep": section.timestep,
         "noise_seed": section.noise_seed,
+        "num_noises": section.num_noises,
+        "second_moments": inputs.second_moments,
         "projection": section.projection,
         "proj_seed": section.proj_seed,
         "store_dim": section.store_dim,
         "frame_norm": section.frame_norm,
         "parameters": section.parameters,
-        "provenance": ws.provenance(STAGE, _upstream(variant, role)),
+        "provenance": ws.provenance(STAGE, _upstream(ws, variant, role)),
     }
     num_entries = store.shape(refs[0], "gradient")[0]
     write_gradients(folder, store=store, refs=refs, clip_ids=clip_ids, num_entries=num_entries, attributes=attributes)

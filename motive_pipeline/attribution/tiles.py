@@ -12,15 +12,18 @@ Rounding moves an entry of a feature by at most 2^-27, and an influence by about
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 import zarr
 from jaxtyping import Float, Float32, Float64
+
+Result = TypeVar("Result")
 
 GRID_BITS = 26
 MAX_LENGTH = 2.0**GRID_BITS * 1.0001
@@ -63,7 +66,7 @@ def influence_tiles(
     """Influence of each clip on each query (eq. 10).
 
     Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
-    With norms: the cosine times both norms ("dot"). A zero row has influence 0.
+    A norm takes the place of that unit length: with both it is the cosine times both norms ("dot"). A zero row has influence 0.
     """
     tile_QN = _product(on_grid(queries_QP), on_grid(clips_NP), query_norm_Q, clip_norm_N)
     return tile_QN.numpy()
@@ -77,11 +80,11 @@ def _product(
 ) -> Float32[torch.Tensor, "Q N"]:
     """The exact product of the integers, scaled once for each query and once for each clip, in this order."""
     tile_QN = queries.integers_RP @ clips.integers_RP.T
-    tile_QN.mul_(_factor(queries, query_norm_Q)[:, None]).mul_(_factor(clips, clip_norm_N)[None, :])
+    tile_QN.mul_(row_factor(queries, query_norm_Q)[:, None]).mul_(row_factor(clips, clip_norm_N)[None, :])
     return tile_QN.float().add_(0.0)  # adding 0 turns -0 into 0, so that equal scores have equal bits
 
 
-def _factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Float64[torch.Tensor, " R"]:
+def row_factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Float64[torch.Tensor, " R"]:
     """What each row of integers is multiplied by to have unit length, or its norm; 0 for a zero row."""
     wanted_R = 1.0 if norm_R is None else torch.from_numpy(norm_R)
     return torch.where(rows.length_R > 0, wanted_R / rows.length_R, 0.0)
@@ -115,10 +118,15 @@ def stream_influence(
         norm = None if clip_norm_N is None else clip_norm_N[start:stop]
         return _product(queries, clips, query_norm_Q, norm).numpy()
 
+    yield from in_order(tile, range(0, num_clips, clips_per_tile), threads=threads)
+
+
+def in_order(function: Callable[[int], Result], starts: Iterable[int], *, threads: int) -> Iterator[tuple[int, Result]]:
+    """``(start, function(start))`` for each of ``starts``, computed ``threads`` at a time on one thread each, given in their order."""
     with _one_thread_each(), ThreadPoolExecutor(threads) as workers:
-        pending: deque[tuple[int, Future[np.ndarray]]] = deque()
-        for start in range(0, num_clips, clips_per_tile):
-            pending.append((start, workers.submit(tile, start)))
+        pending: deque[tuple[int, Future[Result]]] = deque()
+        for start in starts:
+            pending.append((start, workers.submit(function, start)))
             if len(pending) > threads:
                 first, future = pending.popleft()
                 yield first, future.result()

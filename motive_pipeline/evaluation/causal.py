@@ -49,14 +49,17 @@ class Weights:
 def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
     """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with noise of its own.
 
-    One that would fall on attribution's own timestep is moved a quarter of a step up.
+    One that would fall on a timestep of attribution's own is moved a quarter of a step up.
     """
     step = 1000.0 / count
     timesteps = [step * (index + 0.5) for index in range(count)]
-    timesteps = [timestep + step / 4 if abs(timestep - gradient.timestep) < 1e-6 else timestep for timestep in timesteps]
+    timesteps = [
+        timestep + step / 4 if any(abs(timestep - own) < 1e-6 for own in gradient.timesteps) else timestep for timestep in timesteps
+    ]
     first = FIRST_NOISE_SEED + gradient.noise_seed
     draws = [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(timesteps)]
-    assert all(draw.timestep != gradient.timestep and draw.noise_seed != gradient.noise_seed for draw in draws), "draws of attribution"
+    seeds = range(gradient.noise_seed, gradient.noise_seed + gradient.num_noises)
+    assert all(draw.noise_seed not in seeds for draw in draws), "draws of attribution"
     return draws
 
 

@@ -1,0 +1,235 @@
+"""``second_moments``: what ``influence.preconditioner: adam`` divides gradients by, for clips and queries of all variants alike.
+
+They come from an optimizer's saved state, or from a warm-up: with the weights held fixed at the checkpoint, the mean over
+``influence.adam_clips`` clips of the squared gradient of the training loss (no mask), each clip at a timestep and with noise of its own. That
+is Adam's second moment after so many steps of one clip and no learning rate. The clips, their timesteps and noises are functions of
+``influence.adam_seed`` and the clips' ids.
+
+The moments belong to the checkpoint, not to the pool: once they rest on as many clips as asked for, clips that come or go later leave them
+(and so all gradients that were computed with them) as they are. They are kept below ``work/second_moments`` under what decides them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from motive_pipeline.attribution import noise
+from motive_pipeline.attribution.adam_state import load_adam_state
+from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
+from motive_pipeline.attribution.streaming import rejecting_what_does_not_fit, selected_parameters, streamed_gradients
+from motive_pipeline.clips.latents import LatentSet, load_latents
+from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.stages import STAGES
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.scratch import link_tree
+from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+
+log = logging.getLogger(__name__)
+
+STAGE = ASSET = "second_moments"
+GetLatents = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
+MOMENTS, RECORD = "second_moments.safetensors", "second_moments.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Second moments on disk: a folder, a hash of the numbers, and the clips (or none) that they rest on."""
+
+    folder: Path
+    content: str
+    clip_ids: list[str]
+
+
+def publish_second_moments(ws: Workspace) -> Publication:
+    """Publish ``second_moments``: ``second_moments.safetensors``, float32, one tensor for each parameter, and a record of where they come from.
+
+    Raises:
+        NotPublished: the latents, when a warm-up is needed.
+        GateFailed: no clip of the warm-up gave a gradient.
+        MotiveError: ``influence.adam_state`` cannot be used, or the model cannot be loaded.
+    """
+    started = time.time()
+    from_file = ws.config.influence.adam_state is not None
+    frames = "" if from_file else ws.config.row_fingerprint("latents")
+    base = ws.root / "work" / ASSET / digest(STAGES[STAGE].version, ws.config.stage_settings(STAGE), model_hash(ws), frames)
+    moments, computed = _from_file(ws, base) if from_file else _from_warm_up(ws, base, load_latents(ws, "clip"))
+    return ws.publish(
+        ASSET,
+        stage=STAGE,
+        content=moments.content,
+        write=lambda folder: link_tree(moments.folder, folder),
+        started=started,
+        upstream=[] if from_file else ["latents"],
+        facts=_facts(moments),
+        counts=RowCounts(computed=computed, reused=len(moments.clip_ids) - computed),
+    )
+
+
+def load_second_moments(ws: Workspace, device: torch.device) -> dict[str, torch.Tensor]:
+    """The published second moments, by the parameter's name.
+
+    Raises:
+        NotPublished: there are none yet.
+    """
+    return load_file(ws.published(ASSET).path / MOMENTS, device=str(device))
+
+
+def second_moments_content(ws: Workspace) -> str:
+    """A hash of the published second moments.
+
+    Raises:
+        NotPublished: there are none yet.
+    """
+    return json.loads((ws.published(ASSET).path / RECORD).read_text(encoding="utf-8"))["content"]
+
+
+def warm_up(
+    model: VideoModel, latents: GetLatents, clip_ids: Sequence[str], *, parameters: str, seed: int, checkpointing: bool
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The mean squared gradient of the training loss over ``clip_ids``, and the clips it rests on: those that give no finite gradient, or
+    do not fit in memory, are left out. ``latents`` gives a clip's latents and prompt embedding.
+    """
+    chosen = selected_parameters(model.transformer, parameters)
+    left = sorted(clip_ids)
+    sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in chosen.items()}
+    while True:
+        bad = _add_squares(model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing)
+        if bad is None:
+            return {name: total.div_(max(1, len(left))) for name, total in sums.items()}, left
+        left.remove(bad)
+        for total in sums.values():
+            total.zero_()  # the sums hold a part of its gradient: begin again without it
+
+
+def _add_squares(
+    model: VideoModel,
+    latents: GetLatents,
+    clip_ids: Sequence[str],
+    chosen: dict[str, torch.nn.Parameter],
+    sums: dict[str, torch.Tensor],
+    *,
+    seed: int,
+    checkpointing: bool,
+) -> str | None:
+    """Add every clip's squared gradient to ``sums``; the id of the first clip that cannot be used, else None."""
+    lengths: list[torch.Tensor] = []
+
+    def take(name: str, gradient: torch.Tensor) -> None:
+        gradient = gradient.float()
+        sums[name].addcmul_(gradient, gradient)
+        lengths.append(torch.linalg.vector_norm(gradient))
+
+    for clip_id in clip_ids:
+        latents_CFHW, prompt_LE = latents(clip_id)
+        lengths.clear()
+        try:
+            with (
+                rejecting_what_does_not_fit(latents_CFHW),
+                streamed_gradients(model.transformer, chosen, take, checkpointing=checkpointing),
+            ):
+                draw = warm_up_draw(seed, clip_id)
+                mean_motion_weighted_loss(model, latents_CFHW, prompt_LE, mask_FHW=None, draws=[draw]).backward()
+            if not bool(torch.stack(lengths).isfinite().all()):
+                raise RejectRow("non_finite_gradient", "its gradient is not finite")
+        except RejectRow as rejection:
+            log.warning("%s: clip %s is left out of the warm-up: %s", ASSET, clip_id, rejection.detail)
+            return clip_id
+    return None
+
+
+def warm_up_draw(seed: int, clip_id: str) -> Draw:
+    """The timestep, uniform in (0, 1000), and the noise that a clip has in the warm-up."""
+    name = f"warm-up of {clip_id}"
+    return Draw(timestep=1000.0 * float(noise.uniforms(seed, name, 1)), noise_seed=int(noise.words(seed, f"noise in the {name}", 1)))
+
+
+def warm_up_clips(clip_ids: Sequence[str], *, count: int, seed: int) -> list[str]:
+    """``count`` of the clips, in order of their ids; which ones is a function of ``seed`` and the ids."""
+    return sorted(sorted(clip_ids, key=lambda clip_id: digest(seed, clip_id))[:count])
+
+
+def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Moments, int]:
+    """The moments of a warm-up, from where they are kept, else now; and how many clips were passed through the model for them."""
+    settings = ws.config.influence
+    if (kept := _kept(base / "whole")) is not None:
+        return kept, 0
+    clip_ids = warm_up_clips(latents.clip_ids, count=settings.adam_clips, seed=settings.adam_seed)
+    folder = base / ("whole" if len(clip_ids) == settings.adam_clips else digest([[each, latents.content(each)] for each in clip_ids]))
+    if (kept := _kept(folder)) is not None:
+        return kept, 0
+    model = load_model(ws.config.model, threads=ws.config.engine.threads)
+    sums, used = warm_up(
+        model,
+        latents.get,
+        clip_ids,
+        parameters=ws.config.gradient.parameters,
+        seed=settings.adam_seed,
+        checkpointing=ws.config.gradient.checkpointing,
+    )
+    if not used:
+        raise GateFailed(f"{ASSET}: none of the {len(clip_ids)} clips of the warm-up has a finite gradient; see the log")
+    return _keep(folder, sums, source="warm-up", clip_ids=used, left_out=sorted(set(clip_ids) - set(used))), len(used)
+
+
+def _from_file(ws: Workspace, base: Path) -> tuple[Moments, int]:
+    file = ws.config.influence.adam_state
+    assert file is not None
+    if (kept := _kept(base / "whole")) is not None:
+        return kept, 0
+    transformer = load_model(ws.config.model, threads=ws.config.engine.threads).transformer
+    chosen = selected_parameters(transformer, ws.config.gradient.parameters)
+    return _keep(base / "whole", load_adam_state(file, dict(transformer.named_parameters()), chosen), source=str(file)), 0
+
+
+def _keep(
+    folder: Path, moments: dict[str, torch.Tensor], *, source: str, clip_ids: Sequence[str] = (), left_out: Sequence[str] = ()
+) -> Moments:
+    atomic.remove_leftovers(folder.parent)
+    with atomic.new_folder(folder) as temp:
+        save_file({name: moment.cpu().contiguous() for name, moment in moments.items()}, temp / MOMENTS)
+        record = {"content": digest_file(temp / MOMENTS), "source": source, "clip_ids": list(clip_ids), "left_out": list(left_out)}
+        atomic.write_json(temp / RECORD, record | _spread(moments))
+    return Moments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
+
+
+def _kept(folder: Path) -> Moments | None:
+    if not (folder / RECORD).exists():
+        return None
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return Moments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
+
+
+def _spread(moments: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """How far the moments are from being equal, tensor by tensor: what the preconditioner evens out."""
+    roots = np.array([float(moment.double().mean().sqrt()) for moment in moments.values()])
+    total = sum(moment.numel() for moment in moments.values())
+    zero = sum(int((moment == 0).sum()) for moment in moments.values())
+    return {
+        "root mean square of a parameter": [float(roots.min()), float(np.median(roots)), float(roots.max())],
+        "zero share": zero / total,
+    }
+
+
+def _facts(moments: Moments) -> dict[str, Any]:
+    record = json.loads((moments.folder / RECORD).read_text(encoding="utf-8"))
+    lowest, median, highest = record["root mean square of a parameter"]
+    return {
+        "source": record["source"],
+        "clips": len(moments.clip_ids),
+        "clips left out": len(record["left_out"]),
+        "root mean square gradient of a parameter": f"{lowest:.3g} to {highest:.3g}, median {median:.3g}",
+        "share of entries that are zero": record["zero share"],
+    }

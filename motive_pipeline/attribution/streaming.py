@@ -1,0 +1,126 @@
+"""A backward pass whose gradients are taken one by one as they come, so that they never exist all at once; and a clip that does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from motive_pipeline.errors import MotiveError, RejectRow
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+"""What torch's CPU allocator and the GPU's libraries say when they raise no exception class of their own; compared in lower case."""
+
+
+def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Parameter]:
+    """The parameters whose names ``pattern`` (a regular expression, or ``all``) matches anywhere.
+
+    Raises:
+        MotiveError: the pattern is no regular expression, or matches no name.
+    """
+    named = dict(module.named_parameters())
+    if pattern == "all":
+        return named
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise MotiveError(f"gradient.parameters = {pattern!r} is no regular expression: {error}.") from error
+    chosen = {name: parameter for name, parameter in named.items() if expression.search(name)}
+    if not chosen:
+        examples = ", ".join(list(named)[:: max(1, len(named) // 8)][:8])
+        raise MotiveError(f"gradient.parameters = {pattern!r} matches none of the model's {len(named)} parameters, such as {examples}.")
+    return chosen
+
+
+@contextmanager
+def streamed_gradients(
+    module: torch.nn.Module,
+    chosen: Mapping[str, torch.nn.Parameter],
+    take: Callable[[str, torch.Tensor], None],
+    *,
+    checkpointing: bool = False,
+) -> Iterator[None]:
+    """While this lasts only the ``chosen`` parameters of ``module`` have gradients, and backward gives each to ``take`` with its name and
+    frees it. Afterwards the module is as it was before.
+    """
+    others = [parameter for name, parameter in module.named_parameters() if name not in chosen]
+    with (
+        _requires_grad(chosen.values(), True),
+        _requires_grad(others, False),
+        _checkpointing(module, checkpointing),
+        _streamed_into(take, chosen),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+@contextmanager
+def rejecting_what_does_not_fit(latents_CFHW: torch.Tensor) -> Iterator[None]:
+    """Turns running out of memory, on any device, into the rejection of the clip with these latents; other errors pass.
+
+    Raises:
+        RejectRow: ``out_of_memory``, to be tried again another time.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        shape = " x ".join(str(size) for size in latents_CFHW.shape)
+        detail = f"the gradient of latents {shape} does not fit in memory; gradient.checkpointing: true needs less"
+        raise RejectRow("out_of_memory", detail, transient=True) from error
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def _requires_grad(parameters: Iterable[torch.nn.Parameter], required: bool) -> Iterator[None]:
+    changed = [parameter for parameter in parameters if parameter.requires_grad != required]
+    try:
+        for parameter in changed:
+            parameter.requires_grad_(required)
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(not required)
+
+
+@contextmanager
+def _checkpointing(module: torch.nn.Module, enabled: bool) -> Iterator[None]:
+    if not enabled:
+        yield
+        return
+    module.enable_gradient_checkpointing()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        module.disable_gradient_checkpointing()  # type: ignore[operator]
+
+
+@contextmanager
+def _streamed_into(take: Callable[[str, torch.Tensor], None], chosen: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
+    """While this lasts, every gradient that backward finishes is given to ``take`` with its parameter's name, and freed."""
+
+    def hook(name: str, parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:  # a weight whose layer sketches its gradient (factored.py) has none
+            take(name, parameter.grad)
+            parameter.grad = None
+
+    for parameter in chosen.values():
+        parameter.grad = None
+    handles = [
+        parameter.register_post_accumulate_grad_hook(lambda tensor, name=name: hook(name, tensor)) for name, parameter in chosen.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in chosen.values():
+            parameter.grad = None
