@@ -86,7 +86,9 @@ def main() -> None:
 
 def write_clips(folder: Path, count: int) -> list[Path]:
     """The demo's clips below ``folder/drawn``, its queries below ``folder/queries``, and a config for both; the order of the clips."""
-    drawn = write_demo(folder / "drawn", seed=0, split="plain", num_clips=count, num_queries=NUM_QUERIES, num_held_out=1, query_motion="right")
+    drawn = write_demo(
+        folder / "drawn", seed=0, split="plain", num_clips=count, num_queries=NUM_QUERIES, num_held_out=1, query_motion="right"
+    )
     (folder / "clips").mkdir()
     settings = {
         "storage": {"root": "data"},

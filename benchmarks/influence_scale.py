@@ -79,7 +79,8 @@ def one_round(number: int, folder: Path, options: argparse.Namespace) -> dict[st
 
 def measured(part: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Seconds, processor time and peak memory of a part, run in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.influence_scale", "--part", part, "--folder", str(folder), "--threads", str(options.threads)]
+    command = [sys.executable, "-m", "benchmarks.influence_scale", "--part", part, "--folder", str(folder)]
+    command += ["--threads", str(options.threads)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=common.REPOSITORY)
     result = json.loads(done.stdout.splitlines()[-1])
     print(f"  {part}: {result['seconds']:.2f} s, {result['cpu_s']:.2f} s of processor time, {result['peak_mb']:.0f} MB", file=sys.stderr)

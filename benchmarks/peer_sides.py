@@ -157,7 +157,7 @@ def bergson(target: str) -> Callable[[WanModel, list[common.Clip]], Features]:
     """
 
     def prepare(model: WanModel, clips: list[common.Clip]) -> Features:
-        from bergson import GradientProcessor, InMemoryCollector, IndexConfig
+        from bergson import GradientProcessor, IndexConfig, InMemoryCollector
         from datasets import Dataset
 
         module = LossModule(model)
@@ -199,8 +199,10 @@ SIDES: dict[str, Callable[[WanModel, list[common.Clip]], Features]] = {
 
 
 def _batches(clips: list[common.Clip], size: int) -> list[tuple[torch.Tensor, ...]]:
+    """Latents, prompts and masks, ``size`` clips at a time."""
     fields = ("latents_CFHW", "prompt_LE", "mask_FHW")
-    return [tuple(torch.stack([getattr(clip, name) for clip in clips[at : at + size]]) for name in fields) for at in range(0, len(clips), size)]
+    parts = [clips[at : at + size] for at in range(0, len(clips), size)]
+    return [tuple(torch.stack([getattr(clip, name) for clip in part]) for name in fields) for part in parts]
 
 
 def main() -> None:

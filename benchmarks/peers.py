@@ -50,7 +50,8 @@ def main() -> None:
         rounds = [one_round(number, folder, arguments) for number in range(arguments.rounds)]
         found = {side: common.quality(cosines_of(folder, side), exact_QN) for side, run in rounds[0].items() if "failed" not in run}
     lines = [line for peer in arguments.sides for line in lines_of(peer, rounds, found, arguments.clips)]
-    title = f"{arguments.clips} clips and {NUM_QUERIES} queries, {common.NUM_TOKENS} tokens, spread of the exact cosines {exact_QN.std():.3f}"
+    given = f"{arguments.clips} clips and {NUM_QUERIES} queries, {common.NUM_TOKENS} tokens"
+    title = f"{given}, spread of the exact cosines {exact_QN.std():.3f}"
     common.report(title, lines, as_json=arguments.json)
 
 
