@@ -44,7 +44,10 @@ def main() -> None:
         print(peak_mb(ways[arguments.peak], model.device))
         return
     costs = timed(ways, arguments.rounds, model.device)
+    for name in arguments.projection:
+        print(f"  {name}, {arguments.rounds} rounds: {common.ratios(costs[name], costs['bare'])}", file=sys.stderr, flush=True)
     peaks = {name: peak_of(name, arguments) for name in ways}
+    print(f"  peak memory (MB): {peaks}", file=sys.stderr, flush=True)
     found = {} if arguments.no_quality else qualities(model, arguments.projection)
     size = sum(parameter.numel() for parameter in model.transformer.parameters())
     title = f"{size / 1e6:.1f} M parameters, {common.NUM_TOKENS} tokens, {arguments.device}, {arguments.threads} thread(s)"

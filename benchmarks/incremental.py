@@ -96,6 +96,7 @@ def write_clips(folder: Path, count: int) -> list[Path]:
         "queries": {"source": "folder", "path": str(drawn / "queries")},
         "model": {"path": "tiny", "dtype": "float32", "device": "cpu", "max_prompt_tokens": 32},
         "engine": {"threads": 1},
+        "arms": ["motive"],
     }
     (folder / "motive.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return sorted((drawn / "clips").glob("*.mp4"))

@@ -75,6 +75,9 @@ def trak(model: WanModel, clips: list[common.Clip]) -> Features:
     from trak.modelout_functions import AbstractModelOutput
 
     class MotionLoss(AbstractModelOutput):
+        def __init__(self) -> None:
+            pass
+
         @staticmethod
         def get_output(module, weights, buffers, latents, prompt, mask):
             return functional_call(module, (weights, buffers), (latents[None], prompt[None], mask[None]))[0]
