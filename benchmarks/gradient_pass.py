@@ -1,76 +1,88 @@
-"""The cost of a clip's projected gradient, as a ratio to a bare forward and backward pass of the same model, side by side in one run.
+"""The cost of a clip's projected gradient beside a bare forward and backward pass of the same model, and how good the projection is.
 
-    python benchmarks/gradient_pass.py [--projection fastfood countsketch] [--threads 1] [--rounds 15] [--device cpu] [--json]
+    python -m benchmarks.gradient_pass [--projection fastfood factored] [--threads 1] [--rounds 15] [--device cpu] [--no-quality] [--json]
 
 The model is a WanTransformer3DModel with random weights, 8 layers and 288 wide (11.4 M parameters), 720 tokens. "bare" is forward, mean
-squared error and backward, all gradients kept until the end. Every round times each way once, in turn; ``ratio`` is the median over the
-rounds of (ours / bare), ``ratio_min`` the ratio of the fastest rounds. Peak memory is taken in a process of its own, above the weights.
+squared error and backward, all gradients kept until the end. Every round times each way once, in turn. Peak memory is taken in a process of
+its own, above the weights. Quality: cosines of 64 clips with 8 queries at 512 entries, against those of the whole gradients.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
-from typing import Any
+from dataclasses import asdict
+from typing import get_args
 
+import numpy as np
 import torch
 
+from benchmarks import common
+from benchmarks.common import LATENTS_CFHW, PROMPT_LE, Cost, Line
 from motive_pipeline import config
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.models.wan import WanModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from tiny_wan import build_pipeline
-
-LATENTS_CFHW = (16, 5, 24, 24)
-PROMPT_LE = (64, 16)
+AIMS = {"fastfood": 1.05, "factored": 0.85}
+PEAK_AIM = 1.0
+FACTORED_LOSS = 0.02
+"""How far factored's Spearman may be below Fastfood's."""
+PROJECTIONS = [name for name in get_args(config.Gradient.model_fields["projection"].annotation) if name != "exact"]
+PROJ_DIM = 512
+NUM_CLIPS, NUM_QUERIES = 64, 8
 
 
 def main() -> None:
-    """Print the table, or with ``--json`` one JSON object; with ``--peak WAY`` only that way's peak memory in MB."""
+    """Measure and print; with ``--peak WAY`` only that way's peak memory in MB."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    model = build_model(torch.device(arguments.device))
+    model = common.build_model(torch.device(arguments.device))
     ways = {"bare": bare_pass(model), **{name: projected_pass(model, name) for name in arguments.projection}}
     if arguments.peak:
         print(peak_mb(ways[arguments.peak], model.device))
         return
-    seconds = timed(ways, arguments.rounds, model.device)
-    result = {
-        "parameters": sum(parameter.numel() for parameter in model.transformer.parameters()),
-        "tokens": LATENTS_CFHW[1] * LATENTS_CFHW[2] * LATENTS_CFHW[3] // 4,
-        "device": str(model.device),
-        "threads": arguments.threads,
-        "ways": {name: summary(seconds[name], seconds["bare"], peak_of(name, arguments)) for name in ways},
-    }
-    bare_peak = result["ways"]["bare"]["peak_mb"]
-    for way in result["ways"].values():
-        way["peak_ratio"] = round(way["peak_mb"] / bare_peak, 3)
-    print(json.dumps(result) if arguments.json else table(result))
+    costs = timed(ways, arguments.rounds, model.device)
+    for name in arguments.projection:
+        print(f"  {name}, {arguments.rounds} rounds: {common.ratios(costs[name], costs['bare'])}", file=sys.stderr, flush=True)
+    peaks = {name: peak_of(name, arguments) for name in ways}
+    print(f"  peak memory (MB): {peaks}", file=sys.stderr, flush=True)
+    found = {} if arguments.no_quality else qualities(model, arguments.projection)
+    size = sum(parameter.numel() for parameter in model.transformer.parameters())
+    title = f"{size / 1e6:.1f} M parameters, {common.NUM_TOKENS} tokens, {arguments.device}, {arguments.threads} thread(s)"
+    lines = [line for name in arguments.projection for line in lines_of(name, costs, peaks, found)]
+    common.report(title, lines, as_json=arguments.json)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--projection", nargs="+", default=["fastfood"], help="projections to time")
+    parser.add_argument("--projection", nargs="+", default=PROJECTIONS, choices=PROJECTIONS, help="projections to time (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-quality", action="store_true", help="costs only")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def build_model(device: torch.device) -> WanModel:
-    """The 11.4 M-parameter Wan of facts and tables."""
-    pipeline = build_pipeline(num_layers=8, heads=6, head_dim=48, ffn_dim=1152)
-    return WanModel(pipeline, device=device, compute_dtype=torch.float32, max_prompt_tokens=PROMPT_LE[0])
+def lines_of(name: str, costs: dict[str, list[Cost]], peaks: dict[str, float], found: dict[str, common.Quality]) -> list[Line]:
+    """The lines of one projection: its time, its peak memory, and for ``factored`` what it costs in quality."""
+    against = "bare forward + backward"
+    seconds = common.median_s(costs[name]), common.median_s(costs["bare"])
+    peak = peaks[name], peaks["bare"]
+    own = found.get(name)
+    shown = asdict(own) if own else {}
+    cost = common.ratios(costs[name], costs["bare"])
+    lines = [
+        Line(what=f"gradient + {name}", against=against, **cost, at_most=AIMS.get(name), seconds=seconds, peak_mb=peak, details=shown),
+        Line(what=f"peak memory, {name}", against=against, ratio=round(peak[0] / peak[1], 3), at_most=PEAK_AIM, peak_mb=peak),
+    ]
+    if name == "factored" and own and "fastfood" in found:
+        lost = found["fastfood"].spearman - own.spearman
+        lines.append(Line(what="Spearman lost by factored", against="fastfood", ratio=round(lost, 4), at_most=FACTORED_LOSS))
+    return lines
 
 
 def bare_pass(model: WanModel) -> Callable[[], None]:
@@ -95,36 +107,54 @@ def projected_pass(model: WanModel, projection: str) -> Callable[[], None]:
     return lambda: gradient(latents_CFHW, prompt_LE, mask_FHW) and None
 
 
-def timed(ways: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after two rounds that do not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def timed(ways: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[Cost]]:
+    """What each way costs in each round, after two rounds that do not count."""
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+
+    def settled(run: Callable[[], None]) -> None:
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     for number in range(rounds + 2):
-        order = list(ways) if number % 2 else list(reversed(ways))
-        for name in order:
-            start = time.perf_counter()
-            ways[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+        for name in ways if number % 2 else reversed(ways):
+            cost = common.measured(lambda name=name: settled(ways[name]))
             if number >= 2:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                costs[name].append(cost)
+    return costs
 
 
-def summary(own: list[float], bare: list[float], peak: float) -> dict[str, float]:
-    return {
-        "seconds": round(median(own), 4),
-        "ratio": round(median(a / b for a, b in zip(own, bare, strict=True)), 4),
-        "ratio_min": round(min(own) / min(bare), 4),
-        "peak_mb": peak,
-    }
+def qualities(model: WanModel, projections: list[str]) -> dict[str, common.Quality]:
+    """How well each projection keeps the exact cosines."""
+    clips = common.drawn_clips(NUM_CLIPS + NUM_QUERIES)
+    exact_QN = exact_cosines(model, clips)
+    return {name: common.quality(projected_cosines(model, clips, name), exact_QN) for name in projections}
+
+
+def exact_cosines(model: WanModel, clips: list[common.Clip]) -> np.ndarray:
+    """Cosines [query, clip] of whole gradients; the queries come first among ``clips``. Memory: the queries' gradients."""
+    gradient = build_clip_gradient(model, config.Gradient(projection="exact"))
+    queries_QD = np.stack([row_of(gradient, clip) for clip in clips[:NUM_QUERIES]])
+    return np.stack([queries_QD @ row_of(gradient, clip) for clip in clips[NUM_QUERIES:]], axis=1)
+
+
+def projected_cosines(model: WanModel, clips: list[common.Clip], projection: str) -> np.ndarray:
+    """The same of rows projected to ``PROJ_DIM`` entries."""
+    gradient = build_clip_gradient(model, config.Gradient.model_validate({"projection": projection}))
+    rows = np.stack([row_of(gradient, clip)[:PROJ_DIM] for clip in clips])
+    return common.cosines(rows[:NUM_QUERIES], rows[NUM_QUERIES:])
+
+
+def row_of(gradient, clip: common.Clip) -> np.ndarray:
+    return gradient(clip.latents_CFHW, clip.prompt_LE, clip.mask_FHW).gradient_P
 
 
 def peak_of(way: str, arguments: argparse.Namespace) -> float:
-    """Peak memory of ``way`` above the weights, from a fresh process whose freed blocks go straight back to the system."""
-    command = [sys.executable, __file__, "--peak", way, "--threads", str(arguments.threads), "--device", arguments.device]
-    projections = ["--projection", *arguments.projection]
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "16384"}
-    return float(subprocess.run([*command, *projections], env=environment, check=True, capture_output=True, text=True).stdout)
+    """Peak memory of ``way`` above the weights, from a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.gradient_pass", "--peak", way, "--threads", str(arguments.threads)]
+    command += ["--device", arguments.device, "--projection", *arguments.projection]
+    done = subprocess.run(command, env=common.tight_memory(), cwd=common.REPOSITORY, check=True, capture_output=True, text=True)
+    return float(done.stdout)
 
 
 def peak_mb(run: Callable[[], None], device: torch.device) -> float:
@@ -135,29 +165,11 @@ def peak_mb(run: Callable[[], None], device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return round((torch.cuda.max_memory_allocated(device) - held) / 1e6, 1)
-    held = status_kb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
-    run()
-    return round((status_kb("VmHWM") - held) / 1e3, 1)
-
-
-def status_kb(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    return round(common.peak_growth_mb(run), 1)
 
 
 def random(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-
-
-def table(result: dict[str, Any]) -> str:
-    head = f"{result['parameters'] / 1e6:.1f} M parameters, {result['tokens']} tokens, {result['device']}, {result['threads']} thread(s)"
-    lines = [head, f"{'way':<14}{'seconds':>9}{'ratio':>8}{'ratio of mins':>15}{'peak MB':>9}{'peak ratio':>12}"]
-    for name, way in result["ways"].items():
-        lines.append(
-            f"{name:<14}{way['seconds']:>9.4f}{way['ratio']:>8.3f}{way['ratio_min']:>15.3f}{way['peak_mb']:>9.1f}{way['peak_ratio']:>12.3f}"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The row store: committed rows survive anything, torn ones are never seen, keys are found again."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -91,6 +92,27 @@ def test_arrays_are_plain_zarr_v3_with_named_dimensions(tmp_path):
     group = zarr.open_group(tmp_path / "s" / "segments" / "00000000" / "rows.zarr", mode="r")
     assert group.metadata.zarr_format == 3
     assert group["g"].metadata.dimension_names == ("row", "proj")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 3, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint8", "bool"])
+def test_what_is_read_is_what_zarr_reads(tmp_path, monkeypatch, shape, dtype):
+    monkeypatch.setattr("motive_pipeline.storage.rows.CHUNK_BYTES", 2 * max(1, math.prod(shape)) * np.dtype(dtype).itemsize)
+    random = np.random.default_rng(0)
+    values = [random.integers(0, 2 if dtype == "bool" else 200, shape).astype(dtype) for _ in range(7)]
+    values[2:4] = [np.zeros(shape, dtype)] * 2  # a chunk of zeros, which has no file
+    store = RowStore(tmp_path / "s")
+    refs = store.append([Row(key=str(number), arrays={"a": value}) for number, value in enumerate(values)])
+    array = zarr.open_group(tmp_path / "s" / "segments" / "00000000" / "rows.zarr", mode="r")["a"]
+    assert math.prod(shape) == 0 or array.chunks[0] == 2
+    many, few = dict(store.read_many(refs, "a")), dict(store.read_many(refs[:3], "a"))
+    for number, (ref, value) in enumerate(zip(refs, values, strict=True)):
+        expected = np.asarray(array[number])
+        for found in (store.read(ref, "a"), many[number], few.get(number, value)):
+            assert np.asarray(found).dtype == expected.dtype == np.dtype(dtype)
+            assert np.array_equal(found, expected)
+            assert np.array_equal(found, value)
+        assert store.shape(ref, "a") == shape
 
 
 def test_a_second_writer_is_refused_by_name(tmp_path):

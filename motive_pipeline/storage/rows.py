@@ -20,6 +20,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.segment_array import SegmentArray
 
 FORMAT = 1
 CHUNK_BYTES = 2**20
@@ -65,7 +66,7 @@ class RowStore:
     def __post_init__(self) -> None:
         self._index: dict[str, RowRef | RowReject] = {}
         self._seen: set[str] = set()
-        self._groups: dict[str, zarr.Group] = {}
+        self._arrays: dict[tuple[str, str], SegmentArray] = {}
         self._lock = FileLock(self.folder / ".lock", f"the row store {self.folder}")
         _require_format(self.folder)
 
@@ -80,7 +81,7 @@ class RowStore:
         if self._seen - names:
             self._index.clear()
             self._seen.clear()
-            self._groups.clear()
+            self._arrays.clear()
         for name in sorted(names - self._seen):
             self._take_in(name, json.loads((segments / name / "index.json").read_text(encoding="utf-8")))
 
@@ -108,28 +109,28 @@ class RowStore:
 
     def read(self, ref: RowRef, name: str) -> np.ndarray:
         """Array ``name`` of one row."""
-        return np.asarray(self._group(ref.segment)[name][ref.row])  # type: ignore[index]
+        return self._array(ref.segment, name).row(ref.row)
 
     def shape(self, ref: RowRef, name: str) -> tuple[int, ...]:
         """Shape of array ``name`` of one row, without reading it."""
-        return tuple(self._group(ref.segment)[name].shape[1:])  # type: ignore[union-attr]
+        return self._array(ref.segment, name).shape[1:]
 
     def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """``(position in refs, array)`` for each row, each segment read once; not in the order of ``refs``."""
+        """``(position in refs, array)`` for each row, segment by segment; not in the order of ``refs``."""
         by_segment: dict[str, list[int]] = {}
         for position, ref in enumerate(refs):
             by_segment.setdefault(ref.segment, []).append(position)
         for segment, positions in by_segment.items():
-            array = self._group(segment)[name]
-            block = np.asarray(array[:]) if len(positions) > 1 else None  # type: ignore[index]
+            array = self._array(segment, name)
+            block = array.rows() if 2 * len(positions) > array.shape[0] else None
             for position in positions:
                 row = refs[position].row
-                yield position, block[row] if block is not None else np.asarray(array[row])  # type: ignore[index]
+                yield position, array.row(row) if block is None else block[row]
 
-    def _group(self, segment: str) -> zarr.Group:
-        if segment not in self._groups:
-            self._groups[segment] = zarr.open_group(self.folder / "segments" / segment / "rows.zarr", mode="r")
-        return self._groups[segment]
+    def _array(self, segment: str, name: str) -> SegmentArray:
+        if (segment, name) not in self._arrays:
+            self._arrays[segment, name] = SegmentArray(self.folder / "segments" / segment / "rows.zarr" / name)
+        return self._arrays[segment, name]
 
     def _prepare(self) -> None:
         """Under the lock: the folder exists, leftovers of a killed writer are gone, others' commits are known."""

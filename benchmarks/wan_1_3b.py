@@ -1,0 +1,258 @@
+"""The gradient pass on a model of the true Wan 2.1 T2V 1.3B shape with random weights: memory, time, and on a GPU the share of its peak.
+
+    python -m benchmarks.wan_1_3b [--dtype bfloat16] [--projection fastfood] [--rounds 2] [--json]            few tokens, on a CPU
+    python -m benchmarks.wan_1_3b --device cuda [--rounds 5] [--peak-tflops T] [--json]           81 frames of 480 x 832, a clip as it comes
+
+Memory: the peak of the whole pass, model included, against weights plus activations. Weights: the bytes of the parameters. Activations: the
+bytes that the forward pass of a bare pass leaves for backward (each storage once, parameters not counted). The peak is resident memory above what
+the process held before there was a model (on a GPU: allocated memory); with interpreter and libraries it is shown beside it.
+
+Time: against the same pass whose gradients are dropped as soon as they are formed, so ``ratio`` - 1 is what projecting costs. On a GPU also
+seconds a clip and the share of the chip's dense bf16 peak: the operations of forward and backward as torch counts them, recomputed
+activations not counted, over time and peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import WanTransformer3DModel
+
+from benchmarks import common
+from benchmarks.common import Cost, Line
+from benchmarks.gradient_pass import PROJECTIONS
+from motive_pipeline import config
+from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
+from motive_pipeline.attribution.projection import Projected
+from motive_pipeline.models.wan import WanModel
+from tests.tiny_wan import build_pipeline
+
+SHAPE = {
+    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
+    "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6,
+    "rope_max_seq_len": 1024,
+}  # fmt: skip
+"""transformer/config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
+CLIPS = {"cpu": ((16, 1, 16, 16), 64), "cuda": ((16, 21, 60, 104), 512)}
+"""Latents [C, F, h, w] and tokens of the prompt."""
+MEMORY_AIM = 1.25
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
+"""Dense bf16 by the makers' data sheets, the SXM version where there are several."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--projection", default="fastfood", choices=PROJECTIONS)
+    parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="default: on a GPU only")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--peak-tflops", type=float, help="the chip's dense bf16 peak, if this file does not know it")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.checkpointing is None:
+        arguments.checkpointing = arguments.device == "cuda"
+    if arguments.part:
+        torch.set_num_threads(arguments.threads)
+        print(json.dumps(PARTS[arguments.part](arguments)))
+        return
+    memory, timing = (in_process(part, arguments) for part in PARTS)
+    latents_CFHW, prompt_tokens = CLIPS[arguments.device]
+    title = (
+        f"Wan 2.1 1.3B shape, {memory['parameters']:,} parameters, {arguments.dtype}, {arguments.projection}, {arguments.device}: "
+        f"{num_tokens(latents_CFHW)} tokens, {prompt_tokens} of the prompt"
+    )
+    common.report(title, lines_of(memory, timing, arguments), as_json=arguments.json)
+
+
+def lines_of(memory: dict[str, Any], timing: dict[str, Any], arguments: argparse.Namespace) -> list[Line]:
+    bare = memory["weights_mb"] + memory["activations_mb"]
+    held = {name: memory[name] for name in ("weights_mb", "activations_mb", "with_libraries_mb")}
+    ours, dropped = ([Cost(**cost) for cost in timing[way]] for way in ("ours", "dropped"))
+    seconds = common.median_s(ours), common.median_s(dropped)
+    details: dict[str, Any] = {"teraoperations": timing["operations"] / 1e12}
+    if arguments.device == "cuda":
+        peak = arguments.peak_tflops or next((value for name, value in PEAK_TFLOPS.items() if name in timing["chip"]), math.nan)
+        details |= {"chip": timing["chip"], "share of its peak": timing["operations"] / seconds[0] / (peak * 1e12)}
+    return [
+        Line(
+            what="peak memory", against="weights + activations", ratio=round(memory["peak_mb"] / bare, 3), at_most=MEMORY_AIM,
+            peak_mb=(memory["peak_mb"], bare), details=held,
+        ),
+        Line(what="gradient + projection", against="the same, gradients dropped", **common.ratios(ours, dropped), seconds=seconds, details=details),
+    ]  # fmt: skip
+
+
+def in_process(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A part in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.wan_1_3b", "--part", part, "--device", arguments.device, "--dtype", arguments.dtype]
+    command += ["--projection", arguments.projection, "--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
+    command += ["--checkpointing" if arguments.checkpointing else "--no-checkpointing"]
+    environment = common.tight_memory() if part == "memory" else None
+    done = subprocess.run(command, env=environment, cwd=common.REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_part(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Weights, activations and the peak of the pass, in MB."""
+    device = torch.device(arguments.device)
+    libraries_mb = held_mb(device)
+    model = build_model(device, getattr(torch, arguments.dtype))
+    weights_mb = sum(parameter.nbytes for parameter in model.transformer.parameters()) / 1e6
+    activations_mb = kept_by_autograd_mb(model, arguments)
+    run = projected_pass(model, arguments)
+    run()
+    before_mb = held_mb(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        peak_mb = torch.cuda.max_memory_allocated(device) / 1e6
+    else:
+        peak_mb = before_mb + common.peak_growth_mb(run)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.transformer.parameters()),
+        "weights_mb": weights_mb,
+        "activations_mb": activations_mb,
+        "peak_mb": peak_mb - libraries_mb,
+        "with_libraries_mb": peak_mb,
+    }
+
+
+def held_mb(device: torch.device) -> float:
+    return torch.cuda.memory_allocated(device) / 1e6 if device.type == "cuda" else common.resident_mb()
+
+
+def kept_by_autograd_mb(model: WanModel, arguments: argparse.Namespace) -> float:
+    """Bytes that a forward pass leaves for backward: each storage once, parameters not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.transformer.parameters()}
+    kept: dict[int, int] = {}
+    backward_has_begun = False
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and not backward_has_begun:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def use(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal backward_has_begun
+        backward_has_begun = True
+        return tensor
+
+    run = projected_pass(model, arguments, dropped=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, use):
+        run()
+    return sum(kept.values()) / 1e6
+
+
+def timing_part(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ours and the pass whose gradients are dropped, in turn."""
+    device = torch.device(arguments.device)
+    model = build_model(device, getattr(torch, arguments.dtype))
+    ways = {"ours": projected_pass(model, arguments), "dropped": projected_pass(model, arguments, dropped=True)}
+    costs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for number in range(arguments.rounds + 1):
+        for name in ways if number % 2 else reversed(ways):
+            cost = common.measured(lambda name=name: settled(ways[name], device))
+            if number:
+                costs[name].append({"seconds": cost.seconds, "cpu_s": cost.cpu_s})
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {**costs, "operations": operations(arguments), "chip": chip}
+
+
+def settled(run: Callable[[], object], device: torch.device) -> None:
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Dropped:
+    """A projector that looks at nothing."""
+
+    def start(self, sizes: Any) -> None:
+        pass
+
+    def add(self, name: str, gradient: torch.Tensor) -> None:
+        pass
+
+    def finish(self) -> Projected:
+        return Projected(entries_P=torch.ones(1), norm=1.0)
+
+
+def clip_gradient(model: WanModel, arguments: argparse.Namespace) -> ClipGradient:
+    section = {"projection": arguments.projection, "checkpointing": arguments.checkpointing}
+    return build_clip_gradient(model, config.Gradient.model_validate(section))
+
+
+def projected_pass(model: WanModel, arguments: argparse.Namespace, *, dropped: bool = False) -> Callable[[], object]:
+    """The pipeline's pass over one clip; ``dropped``: Fastfood's, with gradients that nobody reads."""
+    gradient = clip_gradient(model, argparse.Namespace(**vars(arguments) | ({"projection": "fastfood"} if dropped else {})))
+    if dropped:
+        gradient.projector = Dropped()
+    given = clip(arguments.device)
+    return lambda: gradient(*given)
+
+
+def clip(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random latents, prompt embedding and mask."""
+    latents_CFHW, prompt_tokens = CLIPS[device]
+    random = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(latents_CFHW, generator=random),
+        torch.randn(prompt_tokens, SHAPE["text_dim"], generator=random),
+        torch.rand(latents_CFHW[1:], generator=random),
+    )
+
+
+def num_tokens(latents_CFHW: tuple[int, ...]) -> int:
+    return math.prod(latents_CFHW[1:]) // math.prod(SHAPE["patch_size"])
+
+
+def build_model(device: torch.device, dtype: torch.dtype) -> WanModel:
+    """The denoiser with random weights, each drawn where it stays, beside a VAE and a text encoder of no size."""
+    with init_empty_weights(include_buffers=False):
+        transformer = WanTransformer3DModel(**SHAPE)
+    random = torch.Generator(device).manual_seed(0)
+    for module_name, module in transformer.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            exact = any(part in f"{module_name}.{name}" for part in transformer._keep_in_fp32_modules)
+            values = torch.empty(parameter.shape, dtype=torch.float32 if exact else dtype, device=device)
+            if "norm" in module_name and name == "weight":
+                values.fill_(1.0)
+            else:
+                values.normal_(std=0.02, generator=random)
+            module.register_parameter(name, torch.nn.Parameter(values))
+    pipeline = build_pipeline()
+    pipeline.register_modules(transformer=transformer.eval())
+    return WanModel(pipeline, device=device, compute_dtype=dtype, max_prompt_tokens=CLIPS[device.type][1])
+
+
+def operations(arguments: argparse.Namespace) -> int:
+    """Floating-point operations of one forward and backward pass, counted by torch without computing them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(**SHAPE)
+        latents_CFHW, prompt_tokens = CLIPS[arguments.device]
+        given = {"hidden_states": torch.empty(1, *latents_CFHW), "encoder_hidden_states": torch.empty(1, prompt_tokens, SHAPE["text_dim"])}
+        counter = FlopCounterMode(display=False)
+        with counter:
+            transformer(**given, timestep=torch.empty(1), return_dict=False)[0].sum().backward()
+    return counter.get_total_flops()
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"memory": memory_part, "timing": timing_part}
+
+
+if __name__ == "__main__":
+    main()
