@@ -18,7 +18,7 @@ def motion_assets(config: Config) -> list[dg.AssetsDefinition]:
             stage="motion_masks",
             group=GROUP,
             kinds={"zarr", "opencv"},
-            deps=[catalog, "base_model"],
+            deps=[catalog, "base_encoders"],
             description=description,
             publish="motion.stage:publish_motion_masks",
             role=role,

@@ -31,6 +31,7 @@ MODEL = ("model.dtype", "model.max_prompt_tokens")
 STAGES: dict[str, Stage] = {
     "clip_files": Stage(settings=("clips.source", "clips.path", "clips.demo")),
     "query_files": Stage(settings=("queries.source", "queries.path", "queries.held_out_path", "queries.demo", "clips.demo")),
+    "base_encoders": Stage(settings=("model.path", "model.revision")),
     "base_model": Stage(settings=("model.path", "model.revision")),
     "clip_catalog": Stage(gates=("clips.max_reject_share",)),
     "query_catalog": Stage(),

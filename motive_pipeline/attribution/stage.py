@@ -21,6 +21,7 @@ from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, catalog_asse
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.keys import gradient_key
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.motion.stage import MaskSet, load_masks, masks_asset
 from motive_pipeline.storage.digest import digest
@@ -43,7 +44,7 @@ class _Inputs:
     def key(self, clip: CatalogClip) -> str:
         """The row's key in the store."""
         mask = self.masks.content(clip.clip_id) if self.masks is not None else ""
-        return digest(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash)
+        return gradient_key(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash)
 
 
 def gradients_asset(variant: Variant, role: Role) -> str:
