@@ -13,8 +13,9 @@ from dataclasses import dataclass
 class Stage:
     """One stage of the pipeline.
 
-    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds; ``gates`` are those
-    that only decide whether the stage may publish. ``version`` is the version of its code.
+    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds. ``gates`` are those that decide what
+    is published, or whether anything may be, and leave the rows as they are; what a row's own key holds (``keys.py``) stands there, too.
+    ``version`` is the version of its code.
     """
 
     settings: tuple[str, ...] = ()
@@ -33,8 +34,8 @@ STAGES: dict[str, Stage] = {
     "query_files": Stage(settings=("queries.source", "queries.path", "queries.held_out_path", "queries.demo", "clips.demo")),
     "base_encoders": Stage(settings=("model.path", "model.revision")),
     "base_model": Stage(settings=("model.path", "model.revision")),
-    "clip_catalog": Stage(gates=("clips.max_reject_share",)),
-    "query_catalog": Stage(),
+    "clip_catalog": Stage(gates=("clips.source", "clips.path", "clips.demo", "clips.max_reject_share")),
+    "query_catalog": Stage(gates=("queries", "clips.demo")),
     "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share",)),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
@@ -59,9 +60,28 @@ STAGES: dict[str, Stage] = {
     "influence_matrix": Stage(settings=("influence",)),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
     "curated_subset": Stage(settings=("subset",)),
-    "finetuned_checkpoint": Stage(settings=("finetune", "model.expert", "engine.threads", *MODEL)),
+    "finetuned_checkpoint": Stage(
+        settings=(
+            "finetune.seeds",
+            "finetune.steps",
+            "finetune.batch_size",
+            "finetune.learning_rate",
+            "finetune.weight_decay",
+            "finetune.betas",
+            "finetune.clip_norm",
+            "finetune.warmup_share",
+            "finetune.caption_dropout",
+            "finetune.shift",
+            "model.expert",
+            "engine.threads",
+            *MODEL,
+        )
+    ),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL)),
-    "eval_scores": Stage(settings=("evaluate.backend", "engine.threads", *MODEL), gates=("evaluate",)),
+    "eval_scores": Stage(
+        settings=("evaluate.backend", "engine.threads", *MODEL),
+        gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+    ),
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

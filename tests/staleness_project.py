@@ -102,6 +102,11 @@ def _rename(project: StalenessProject) -> None:
         (project.folder / "clips" / f"3{suffix}").rename(project.folder / "clips" / f"renamed{suffix}")
 
 
+def _move_folder(project: StalenessProject) -> None:
+    (project.folder / "clips").rename(project.folder / "moved")
+    project.set("clips.path", "moved")
+
+
 def _edit_caption(project: StalenessProject) -> None:
     (project.folder / "clips" / "4.txt").write_text("a blue circle")
 
@@ -154,6 +159,7 @@ CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "one clip removed": _remove_clip,
     "one clip renamed": _rename,
     "a caption edited": _edit_caption,
+    "the folder of clips moved": _move_folder,
     "a query added": _add_query,
     "a query removed": _remove_query,
     "mask setting": _settings(motion__floor_px=3.0),
