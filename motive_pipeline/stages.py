@@ -77,7 +77,7 @@ STAGES: dict[str, Stage] = {
             *MODEL,
         )
     ),
-    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL)),
+    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
     "eval_scores": Stage(
         settings=("evaluate.backend", "engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss

@@ -178,7 +178,6 @@ CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "a comment in the YAML": _comment,
     "transformer weights replaced in place": replace_weights("transformer", "blocks"),
     "VAE weights replaced in place": replace_weights("vae", "encoder"),
-    "VAE decoder weights replaced in place": replace_weights("vae", "decoder"),
     "the code of one stage": _new_code,
 }
 """Every change of docs/staleness.md, in its order. "Changed back" follows "timestep", whose setting it takes back."""

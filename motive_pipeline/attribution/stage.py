@@ -88,7 +88,8 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     return ws.publish(
         asset,
         stage=STAGE,
-        content=digest([[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
+        # the model's hash is published, too, and gradients under different ones are not compared (influence.py)
+        content=digest(inputs.model_hash, [[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
         write=lambda folder: _write(
             ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, weights=inputs.model_hash
         ),
