@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from dagster._core.workspace.context import WorkspaceProcessContext
 
 import assets.running as running
 from assets.running import Report, run_stale
@@ -74,24 +75,31 @@ def _joined(said: dict[str, str], every: set[str], each: str = "") -> str:
     return ", ".join(listed) or "none"
 
 
+class Watch:
+    """Stands in for ``stale_assets`` during a run: gives its answer, and notes it beside that of a web server with the same settings."""
+
+    def __init__(self, servers: ExitStack) -> None:
+        self.motive: list[set[str]] = []
+        self.ui: list[set[str]] = []
+        self._servers = servers
+        self._server: WorkspaceProcessContext | None = None
+
+    def __call__(self, graph, instance, workspace):
+        if self._server is None:
+            self._server = self._servers.enter_context(web_server(workspace.config, instance))
+        stale = stale_assets(graph, instance, workspace)
+        self.motive.append({asset_name(key) for key in stale})
+        self.ui.append(unsynced(self._server))
+        return stale
+
+
 def run_and_watch(project: StalenessProject) -> Observed:
     """``motive run``, looked at before each of its rounds."""
-    motive: list[set[str]] = []
-    ui: list[set[str]] = []
-
-    with ExitStack() as stack:
-
-        def watched(graph, instance, workspace):
-            if not motive:
-                stack.server = stack.enter_context(web_server(workspace.config, instance))  # type: ignore[attr-defined]
-            stale = stale_assets(graph, instance, workspace)
-            motive.append({asset_name(key) for key in stale})
-            ui.append(unsynced(stack.server))  # type: ignore[attr-defined]
-            return stale
-
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(running, "stale_assets", watched)
-        return Observed(run_stale(project.config), motive, ui)
+    with ExitStack() as servers, pytest.MonkeyPatch.context() as patch:
+        watch = Watch(servers)
+        patch.setattr(running, "stale_assets", watch)
+        report = run_stale(project.config)
+    return Observed(report, watch.motive, watch.ui)
 
 
 def run_all(folder: Path) -> Iterator[tuple[str, Observed]]:
