@@ -1,5 +1,6 @@
 """``motive plan``: what would run, why, and what it would cost. Runs nothing."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,4 +132,12 @@ def changed_settings(config: Config, publication: Publication) -> list[str]:
 def _differences(key: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [text for name in now for text in _differences(f"{key}.{name}", before.get(name), now[name])]
-    return [] if before == now else [f"{key} {before} -> {now}"]
+    return [] if before == now else [f"{key} {_shown(before)} -> {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    """A setting as a person would write it: 751.0 is 751, and the hash that stands for a file of prompts is cut short."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    text = str(value)
+    return f"(content {text[:8]})" if re.fullmatch("[0-9a-f]{64}", text) else text

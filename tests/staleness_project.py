@@ -41,7 +41,7 @@ class StalenessProject(Project):
                 "model": SETTINGS["model"] | {"path": "./model"},
                 "arms": ["base", "random", "no_mask", "motive"],
                 "subset": {"share": 0.4},
-                "finetune": {"steps": 1, "batch_size": 2, "learning_rate": 1.0e-3},
+                "finetune": {"steps": 3, "batch_size": 2, "learning_rate": 1.0e-3},
                 "generate": {"num_steps": 1, "guidance": 1.0, "batch_size": 1},
             },
         )

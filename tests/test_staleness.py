@@ -70,8 +70,10 @@ def _joined(said: dict[str, str], every: set[str], each: str = "") -> str:
         arms = sorted(name.partition("/")[2] for name in names)
         if arms == [""] or names == {name for name in every if name.split("/")[0] == asset}:
             listed.append(f"{asset}{words}{each if arms != [''] else ''}")
+        elif len(arms) == 1:
+            listed.append(f"{asset}/{arms[0]}{words}")
         else:
-            listed += [f"{asset}/{arm}{words}" for arm in arms]
+            listed.append(f"{asset}/{{{', '.join(arms)}}}{words}{each}")
     return ", ".join(listed) or "none"
 
 
