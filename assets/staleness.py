@@ -12,6 +12,7 @@ from dagster._core.definitions.data_version import (
     extract_data_provenance_from_entry,
 )
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.event_log.base import AssetRecord
 
 from motive_pipeline.storage.workspace import Workspace
 
@@ -40,7 +41,9 @@ def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Wor
 
     An asset whose published folder has gone from disk counts as missing, whatever Dagster remembers.
     """
-    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    context = LoadingContextForTest(instance)
+    AssetRecord.prepare(context, graph.get_all_asset_keys())  # one query for all assets instead of one for each
+    resolver = CachingStaleStatusResolver(instance, graph, context)
     stale: dict[dg.AssetKey, list[Cause]] = {}
     for key in graph.materializable_asset_keys:
         status = resolver.get_status(key)

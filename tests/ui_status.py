@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.storage.event_log.base import AssetRecord
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
@@ -35,7 +36,9 @@ def web_server(config: Config, instance: dg.DagsterInstance) -> Iterator[Workspa
 
 def unsynced(server: WorkspaceProcessContext) -> set[str]:
     """The assets that "Materialize unsynced" would run: those with the status stale or missing."""
-    answer = _SCHEMA.execute(QUERY, context_value=server.create_request_context())
+    context = server.create_request_context()
+    AssetRecord.prepare(context, context.asset_graph.get_all_asset_keys())
+    answer = _SCHEMA.execute(QUERY, context_value=context)
     assert not answer.errors, answer.errors
     nodes = [node for node in answer.data["assetNodes"] if node["isMaterializable"]]
     return {"/".join(node["assetKey"]["path"]) for node in nodes if node["staleStatus"] in ("STALE", "MISSING")}
