@@ -12,7 +12,12 @@ from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.workspace import Workspace
 
-SOURCES = {"clip_files": "clip_catalog", "query_files": "query_catalog", "base_model": "latents"}
+SOURCES = {
+    "clip_files": "clip_catalog",
+    "query_files": "query_catalog",
+    "base_encoders": "latents",
+    "base_model": "projected_gradients/motive",
+}
 """Each observed source, and the asset whose record says which version of it was taken in last."""
 
 

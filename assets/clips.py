@@ -17,9 +17,14 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
         @dg.observable_source_asset(name=name, group_name="sources", description=description, tags={f"dagster/kind/{k}": "" for k in kinds})
         def source(context: dg.OpExecutionContext) -> dg.ObserveResult:
             from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
-            from motive_pipeline.models.load import observe_base_model
+            from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 
-            observe = {"clip_files": observe_clip_files, "query_files": observe_query_files, "base_model": observe_base_model}[name]
+            observe = {
+                "clip_files": observe_clip_files,
+                "query_files": observe_query_files,
+                "base_encoders": observe_base_encoders,
+                "base_model": observe_base_model,
+            }[name]
             try:
                 version, facts = observe(workspace)
             except MotiveError as error:
@@ -31,6 +36,9 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
     return [
         observed("clip_files", "The training clips and their captions, as they lie in `clips.path`.", {"video"}),
         observed("query_files", "The query clips that show the wanted motion, and the held-out ones.", {"video"}),
+        observed(
+            "base_encoders", "The part of the base model that encodes clips and captions: VAE, text encoder, tokenizer.", {"huggingface"}
+        ),
         observed("base_model", "Weights and configuration of the model that is attributed and fine-tuned.", {"huggingface"}),
     ]
 

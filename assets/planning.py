@@ -1,84 +1,120 @@
-"""``motive plan``: what would run, why, and what it would cost. Changes nothing."""
+"""``motive plan``: what would run, why, and what it would cost. Runs nothing."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from assets.automation import SOURCES
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import asset_name, stale_assets, version_consumed
+from assets.staleness import Cause, asset_name, last_run_failed, stale_assets, version_consumed
 from motive_pipeline.config import Config
 from motive_pipeline.stages import STAGES
 from motive_pipeline.storage.workspace import Publication, Workspace
 
-ROW_STAGES = {"latents": "clip", "query_latents": "query", "motion_masks": "clip", "query_masks": "query"}
-ROW_STAGES |= {"projected_gradients": "clip", "query_gradients": "query"}
-"""Assets with a row for each clip or query; the cost of the others does not follow the number of rows."""
 
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Planned:
-    """An asset that would run. ``rows`` and ``seconds`` are None where nothing was measured yet."""
+    """An asset that would run.
+
+    ``certain`` ones have a reason of their own; the others run only if what is above them comes out different. ``rows`` are those to
+    compute, None for an asset that is made as a whole; a cost is None where nothing was measured yet.
+    """
 
     asset: str
-    reasons: list[str] = field(default_factory=list)
-    certain: bool = True
-    rows: int | None = None
-    seconds: float | None = None
+    reasons: list[str]
+    certain: bool
+    rows: int | None
+    seconds: float | None
+    device_hours: float | None
+    disk_mb: float | None
 
 
 def plan(config: Config) -> list[Planned]:
-    """What ``motive run`` would do now, parents first.
-
-    ``certain`` assets have a reason of their own; the others follow only if what is above them comes out different.
+    """What ``motive run`` would do now, parents first; empty when nothing is stale.
 
     Raises:
         MotiveError: a source cannot be read.
     """
-    from motive_pipeline.clips.changes import source_changes
-    from motive_pipeline.clips.watch import source_versions
+    from motive_pipeline.clips.changes import source_now
+    from motive_pipeline.forecast import ON_DEVICE, Forecast
+    from motive_pipeline.models.load import encoders_hash, model_hash
 
     workspace = Workspace(config)
+    clips, queries = source_now(workspace, "clip"), source_now(workspace, "query")
+    news = {
+        "clip_files": _Source(clips.version, clips.changes),
+        "query_files": _Source(queries.version, queries.changes),
+        "base_encoders": _Source(encoders_hash(workspace), ["VAE, text encoder or tokenizer replaced"]),
+        "base_model": _Source(model_hash(workspace), ["weights replaced"]),
+    }
     with open_instance(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()
-        versions = source_versions(workspace)
-        stale = stale_assets(graph, instance, workspace)
-        changes = {role: source_changes(workspace, role) for role in ("clip", "query")}
-        sources = {"clip_files": changes["clip"].words("clip"), "query_files": changes["query"].words("query clip"), "base_model": []}
-        new = {name: words or ["its content changed"] for name, words in sources.items() if _is_new(instance, name, versions[name])}
-    measured = _Measured(workspace, {role: (found.now, found.added) for role, found in changes.items()})
+        reasons = _Reasons(config, workspace, instance, graph, news)
+        found = {asset_name(key): reasons.of(key) for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys}
+    forecast = Forecast(workspace, {"clip": clips.contents, "query": queries.contents})
     planned: dict[str, Planned] = {}
-    for key in graph.toposorted_asset_keys:
-        name = asset_name(key)
-        if key not in graph.materializable_asset_keys:
-            continue
-        reasons = _reasons(config, workspace, name, stale.get(key, []))
-        parents = [asset_name(parent) for parent in graph.get(key).parent_keys]
-        reasons += [f"{parent}: {', '.join(new[parent])}" for parent in parents if parent in new and key not in _missing(stale)]
+    for name, (own, parents) in found.items():
         above = [parent for parent in parents if parent in planned]
-        if reasons or above:
-            planned[name] = Planned(asset=name, reasons=reasons or [f"follows {', '.join(above)}"], certain=bool(reasons))
-            measured.estimate(planned[name], whole=_whole(workspace, config, name, parents, new))
+        if not own and not above:
+            continue
+        cost = forecast.estimate(name)
+        on_device = cost.seconds is not None and name.split("/")[0] in ON_DEVICE
+        planned[name] = Planned(
+            asset=name,
+            reasons=own or [f"follows {', '.join(above)}"],
+            certain=bool(own),
+            rows=cost.rows,
+            seconds=cost.seconds,
+            device_hours=(cost.seconds or 0.0) / 3600 if on_device else None if cost.seconds is None else 0.0,
+            disk_mb=cost.disk_mb,
+        )
     return list(planned.values())
 
 
-def _is_new(instance: dg.DagsterInstance, source: str, version: str) -> bool:
-    consumed = version_consumed(instance, SOURCES[source], source)
-    return consumed is not None and consumed != version
+@dataclass(frozen=True)
+class _Source:
+    """An observed source as it is now, and what is new in it, in words."""
+
+    version: str
+    changes: list[str]
 
 
-def _missing(stale: dict[dg.AssetKey, list[str]]) -> set[dg.AssetKey]:
-    return {key for key, reasons in stale.items() if reasons == ["never materialized"]}
+class _Reasons:
+    """Why each asset is stale: what Dagster says, with a change of settings, code, files or weights spelled out."""
 
+    def __init__(
+        self, config: Config, workspace: Workspace, instance: dg.DagsterInstance, graph: AssetGraph, sources: dict[str, _Source]
+    ) -> None:
+        self._config, self._workspace, self._instance, self._graph, self._sources = config, workspace, instance, graph, sources
+        self._stale = stale_assets(graph, instance, workspace)
 
-def _reasons(config: Config, workspace: Workspace, name: str, stale: list[str]) -> list[str]:
-    """Dagster's reasons, with a change of settings or code spelled out."""
-    if not workspace.has_published(name):
-        return stale
-    spelled = changed_settings(config, workspace.published(name))
-    return [reason for reason in stale if reason != "its settings or its code changed"] + spelled if stale else []
+    def of(self, key: dg.AssetKey) -> tuple[list[str], list[str]]:
+        """(the asset's own reasons, its parents)."""
+        name = asset_name(key)
+        parents = sorted(asset_name(parent) for parent in self._graph.get(key).parent_keys)
+        causes = self._stale.get(key, [])
+        words = [text for cause in causes for text in self._spelled(name, cause)]
+        if not any(cause.kind == "missing" for cause in causes):
+            words += [text for parent in parents if parent in SOURCES for text in self._news(name, parent)]
+        if words and last_run_failed(self._instance, name):
+            words.append("its last run failed")
+        return words, parents
+
+    def _spelled(self, name: str, cause: Cause) -> list[str]:
+        if cause.kind == "code" and self._workspace.has_published(name):
+            return changed_settings(self._config, self._workspace.published(name)) or [cause.words]
+        return [] if cause.kind == "input" and cause.asset in SOURCES else [cause.words]
+
+    def _news(self, name: str, source: str) -> list[str]:
+        """What is new in a source since the asset read it; files are looked at now, whatever was observed last."""
+        consumed = version_consumed(self._instance, name, source)
+        if consumed == self._sources[source].version:
+            return []
+        return self._sources[source].changes or [f"{source} has changed"]
 
 
 def changed_settings(config: Config, publication: Publication) -> list[str]:
@@ -96,39 +132,12 @@ def changed_settings(config: Config, publication: Publication) -> list[str]:
 def _differences(key: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [text for name in now for text in _differences(f"{key}.{name}", before.get(name), now[name])]
-    return [] if before == now else [f"{key} {before} -> {now}"]
+    return [] if before == now else [f"{key} {_shown(before)} -> {_shown(now)}"]
 
 
-def _whole(workspace: Workspace, config: Config, name: str, parents: list[str], new: dict[str, list[str]]) -> bool:
-    """Whether all rows of an asset would be computed again, and not only those of new clips."""
-    if not workspace.has_published(name) or ("base_model" in new and "base_model" in parents):
-        return True
-    saved = workspace.published(name).provenance
-    return saved["row_fingerprint"] != config.row_fingerprint(saved["stage"])
-
-
-class _Measured:
-    """Costs from what earlier runs took."""
-
-    def __init__(self, workspace: Workspace, rows: dict[str, tuple[int, int]]) -> None:
-        self._rows = rows
-        self._seconds: dict[str, float] = {}
-        self._per_row: dict[str, float] = {}
-        if workspace.scores.version() is None:
-            return
-        runs = workspace.scores.query("SELECT asset, seconds, rows_computed FROM runs ORDER BY started_at").fetchall()
-        for asset, seconds, computed in runs:
-            self._seconds[asset] = max(seconds, self._seconds.get(asset, 0.0))
-            if computed:
-                self._per_row[asset] = seconds / computed
-
-    def estimate(self, planned: Planned, *, whole: bool) -> None:
-        """Enter rows and seconds; an asset of no rows costs what its longest run did."""
-        role = ROW_STAGES.get(planned.asset.split("/")[0])
-        if role is None:
-            planned.seconds = self._seconds.get(planned.asset)
-            return
-        now, added = self._rows[role]
-        planned.rows = now if whole else added
-        if planned.asset in self._per_row:
-            planned.seconds = planned.rows * self._per_row[planned.asset]
+def _shown(value: Any) -> str:
+    """A setting as a person would write it: 751.0 is 751, and the hash that stands for a file of prompts is cut short."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    text = str(value)
+    return f"(content {text[:8]})" if re.fullmatch("[0-9a-f]{64}", text) else text

@@ -84,7 +84,7 @@ def clips_and_queries(config: Config, assets: dict[str, str], **stage: Any) -> l
     """
     roles = (("clip", "clip_catalog"), ("query", "query_catalog"))
     return [
-        stage_asset(config, key, deps=[catalog, "base_model"], description=description, role=role, **stage)
+        stage_asset(config, key, deps=[catalog, "base_encoders"], description=description, role=role, **stage)
         for (role, catalog), (key, description) in zip(roles, assets.items(), strict=True)
     ]
 

@@ -1,11 +1,29 @@
 """What is stale, asked of Dagster: the one place that touches its private resolver (dagster 1.13, pinned)."""
 
+from dataclasses import dataclass
+
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus, extract_data_provenance_from_entry
+from dagster._core.definitions.data_version import (
+    CachingStaleStatusResolver,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+    extract_data_provenance_from_entry,
+)
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.event_log.base import AssetRecord
 
 from motive_pipeline.storage.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Why an asset is stale: ``kind`` is ``missing``, ``code`` (settings or code), or ``input``, with the input's name."""
+
+    kind: str
+    words: str
+    asset: str | None = None
 
 
 def asset_name(key: dg.AssetKey) -> str:
@@ -13,28 +31,40 @@ def asset_name(key: dg.AssetKey) -> str:
     return "/".join(key.path)
 
 
-def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Workspace) -> dict[dg.AssetKey, list[str]]:
+def asset_key(name: str) -> dg.AssetKey:
+    """The key of ``projected_gradients/motive``."""
+    return dg.AssetKey(name.split("/"))
+
+
+def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Workspace) -> dict[dg.AssetKey, list[Cause]]:
     """Every materializable asset that is missing or stale, with Dagster's reasons.
 
     An asset whose published folder has gone from disk counts as missing, whatever Dagster remembers.
     """
-    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
-    stale: dict[dg.AssetKey, list[str]] = {}
+    context = LoadingContextForTest(instance)
+    AssetRecord.prepare(context, graph.get_all_asset_keys())  # one query for all assets instead of one for each
+    resolver = CachingStaleStatusResolver(instance, graph, context)
+    stale: dict[dg.AssetKey, list[Cause]] = {}
     for key in graph.materializable_asset_keys:
         status = resolver.get_status(key)
         if status == StaleStatus.MISSING:
-            stale[key] = ["never materialized"]
+            stale[key] = [Cause(kind="missing", words="never materialized")]
         elif not workspace.has_published(asset_name(key)):
-            stale[key] = ["its published folder is missing"]
+            stale[key] = [Cause(kind="missing", words="its published folder is missing")]
         elif status == StaleStatus.STALE:
-            stale[key] = [_reason(cause) for cause in resolver.get_stale_causes(key)]
+            stale[key] = [_cause(cause) for cause in resolver.get_stale_causes(key)]
     return stale
 
 
-def _reason(cause) -> str:
+def _cause(cause: StaleCause) -> Cause:
     if cause.dependency_asset_key is None:
-        return "its settings or its code changed"
-    return f"{cause.reason}: {asset_name(cause.dependency_asset_key)}"
+        return Cause(kind="code", words="its settings or its code changed")
+    name = asset_name(cause.dependency_asset_key)
+    if cause.category == StaleCauseCategory.DEPENDENCIES:
+        return Cause(
+            kind="input", words=f"no longer reads {name}" if cause.reason.startswith("removed") else f"now reads {name}", asset=name
+        )
+    return Cause(kind="input", words=f"{name} has changed", asset=name)
 
 
 def last_observed(instance: dg.DagsterInstance, source: str) -> str | None:
@@ -46,7 +76,21 @@ def last_observed(instance: dg.DagsterInstance, source: str) -> str | None:
 
 def version_consumed(instance: dg.DagsterInstance, asset: str, source: str) -> str | None:
     """The data version of ``source`` that the last materialization of ``asset`` read; None before the first."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(asset))
+    event = instance.get_latest_materialization_event(asset_key(asset))
     provenance = extract_data_provenance_from_entry(event) if event else None
     version = provenance.input_data_versions.get(dg.AssetKey(source)) if provenance else None
     return version.value if version else None
+
+
+def last_run_failed(instance: dg.DagsterInstance, asset: str) -> bool:
+    """Whether the last run that was to materialize ``asset`` ended without it."""
+    records = instance.get_asset_records([asset_key(asset)])
+    entry = records[0].asset_entry if records else None
+    if entry is None or entry.last_run_id is None or entry.last_run_id == _run_of(entry.last_materialization_record):
+        return False
+    run = instance.get_run_by_id(entry.last_run_id)
+    return run is not None and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+def _run_of(record: dg.EventLogRecord | None) -> str | None:
+    return record.run_id if record else None

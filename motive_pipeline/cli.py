@@ -110,14 +110,15 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
         return 0
     if not planned:
         print("nothing is stale")
-    width = max((len(asset.asset) for asset in planned), default=0)
+        return 0
+    width = max(len(asset.asset) for asset in planned)
     for asset in planned:
         rows = "" if asset.rows is None else f"{asset.rows} rows"
-        cost = "not measured yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
-        print(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>16}  {'; '.join(asset.reasons)}")
-    known = [asset.seconds for asset in planned if asset.seconds is not None]
-    if known:
-        print(f"in all at most about {sum(known):.0f} s ({sum(known) / 3600:.2f} device-hours), from what earlier runs took")
+        cost = "no estimate yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
+        print(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
+    if any(asset.seconds is not None for asset in planned):
+        seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in planned) for name in ("seconds", "device_hours", "disk_mb"))
+        print(f"in all at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, from what earlier runs took")
     return 0
 
 

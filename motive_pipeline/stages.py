@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 class Stage:
     """One stage of the pipeline.
 
-    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds; ``gates`` are those
-    that only decide whether the stage may publish. ``when`` holds settings that count only while another has a value:
-    ``{(key, value): settings}``. ``version`` is the version of its code.
+    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds. ``gates`` are those that decide what
+    is published, or whether anything may be, and leave the rows as they are; what a row's own key holds (``keys.py``) stands there, too.
+    ``when`` holds settings that count only while another has a value: ``{(key, value): settings}``. ``version`` is the version of its code.
     """
 
     settings: tuple[str, ...] = ()
@@ -34,9 +34,10 @@ MODEL = ("model.dtype", "model.max_prompt_tokens")
 STAGES: dict[str, Stage] = {
     "clip_files": Stage(settings=("clips.source", "clips.path", "clips.demo")),
     "query_files": Stage(settings=("queries.source", "queries.path", "queries.held_out_path", "queries.demo", "clips.demo")),
+    "base_encoders": Stage(settings=("model.path", "model.revision")),
     "base_model": Stage(settings=("model.path", "model.revision")),
-    "clip_catalog": Stage(gates=("clips.max_reject_share",)),
-    "query_catalog": Stage(),
+    "clip_catalog": Stage(gates=("clips.source", "clips.path", "clips.demo", "clips.max_reject_share")),
+    "query_catalog": Stage(gates=("queries", "clips.demo")),
     "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share",)),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
@@ -71,9 +72,30 @@ STAGES: dict[str, Stage] = {
     "voted_ranking": Stage(settings=("vote", "subset.share")),
     "curated_subset": Stage(settings=("subset",)),
     # finetune.micro_batch_size and engine.threads change the last bits of a training, so they count.
-    "finetuned_checkpoint": Stage(settings=("finetune", "model.expert", "engine.threads", *MODEL)),
-    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL)),
-    "eval_scores": Stage(settings=("evaluate.backend", "engine.threads", *MODEL), gates=("evaluate",)),
+    "finetuned_checkpoint": Stage(
+        settings=(
+            "finetune.seeds",
+            "finetune.steps",
+            "finetune.batch_size",
+            "finetune.micro_batch_size",
+            "finetune.learning_rate",
+            "finetune.weight_decay",
+            "finetune.betas",
+            "finetune.clip_norm",
+            "finetune.warmup_share",
+            "finetune.schedule",
+            "finetune.caption_dropout",
+            "finetune.shift",
+            "model.expert",
+            "engine.threads",
+            *MODEL,
+        )
+    ),
+    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
+    "eval_scores": Stage(
+        settings=("evaluate.backend", "engine.threads", *MODEL),
+        gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+    ),
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

@@ -114,7 +114,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     switched = [key for stage in STAGES.values() for (switch, _), keys in stage.when.items() for key in (switch, *keys)]
     used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)} | set(switched)
     elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
-        "storage.root", "storage.state", "model.device", "gradient.checkpointing", "engine.commit_rows",
+        "storage.root", "storage.state", "model.device", "gradient.checkpointing", "finetune.checkpointing", "engine.commit_rows",
         "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
     }  # fmt: skip
     for section, fields in config.model_dump(mode="json").items():
@@ -127,10 +127,10 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     ("change", "stale"),
     [
         ("vote: {percentile: 80}", {"voted_ranking"}),
-        ("gradient: {timestep: 751}", {"gradient"}),
-        ("gradient: {timestep: [250, 500]}", {"gradient"}),
+        ("gradient: {timestep: [250, 500]}", {"gradient", "eval_scores"}),
         ("gradient: {timestep: [500]}", set()),
         ("gradient: {num_noises: 2}", {"gradient"}),
+        ("gradient: {timestep: 751}", {"gradient", "eval_scores"}),
         ("influence: {proj_dim: 256}", {"influence_matrix"}),
         ("influence: {preconditioner: trak}", {"influence_matrix"}),
         ("influence: {preconditioner: adam}", {"second_moments", "gradient"}),

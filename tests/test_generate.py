@@ -117,10 +117,10 @@ def test_every_arm_and_training_has_the_same_prompts_and_seeds(tmp_path: Path, t
 
 
 def test_a_sampling_seed_depends_on_seed_prompt_and_number_alone() -> None:
-    seeds = {sampling_seed(seed, index, n) for seed in range(3) for index in range(3) for n in range(3)}
+    seeds = {sampling_seed(seed, prompt, n) for seed in range(3) for prompt in PROMPTS for n in range(3)}
     assert len(seeds) == 27
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert sampling_seed(0, 1, 0) == sampling_seed(0, 1, 0)
+    assert sampling_seed(0, "a cat", 0) == sampling_seed(0, "a cat", 0)
 
 
 def test_finished_videos_are_not_drawn_twice(tmp_path: Path, tiny: Path) -> None:

@@ -13,7 +13,7 @@ from motive_pipeline.attribution.gradient_set import prefix
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
 from motive_pipeline.clips.latents import LatentSet, publish_latents
 from motive_pipeline.errors import GateFailed, NotPublished, RejectRow
-from motive_pipeline.models.load import load_model
+from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.motion.stage import MaskSet
 from tests.gradient_fixtures import add_clip, workspace
 from tests.tiny_wan import save_tiny_wan
@@ -127,6 +127,16 @@ def test_other_weights_give_other_rows(folder):
     save_tiny_wan(folder / "wan", seed=1)
     publication = publish_gradients(workspace(folder), variant="no_mask", role="clip")
     assert publication.counts.computed == 3
+
+
+def test_the_published_hash_of_the_model_is_the_present_one_even_where_no_gradient_differs(folder):
+    """Influence refuses gradients under different hashes, so one left behind would block it for good."""
+    publish_gradients(workspace(folder), variant="no_mask", role="clip")
+    config = folder / "wan" / "vae" / "config.json"
+    config.write_text(config.read_text() + " ")
+    ws = workspace(folder)
+    publication = publish_gradients(ws, variant="no_mask", role="clip")
+    assert zarr.open_group(publication.path, mode="r").attrs["model_hash"] == model_hash(ws)
 
 
 def test_a_clip_without_motion_weight_is_a_zero_row(folder, monkeypatch):

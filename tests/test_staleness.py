@@ -1,251 +1,169 @@
-"""What recomputes after each kind of change, on a real Dagster instance, against the table printed in docs/staleness.md."""
+"""What recomputes after each kind of change, on a real Dagster instance, against the table in docs/staleness.md.
 
-import os
-import re
-import shutil
+``python -m tests.test_staleness`` prints the table as it comes out now, for a person to compare with the design.
+"""
+
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from dagster._core.workspace.context import WorkspaceProcessContext
 
+import assets.running as running
 from assets.running import Report, run_stale
+from assets.staleness import asset_name, stale_assets
 from motive_pipeline import stages
-from motive_pipeline.models.load import model_folder
-from tests.graph_project import SETTINGS, Project
-from tests.test_bad_input import moving
+from tests.staleness_project import CHANGES, StalenessProject
+from tests.ui_status import unsynced, web_server
 
 TABLE = Path(__file__).parents[1] / "docs" / "staleness.md"
-ROWS = ("latents", "motion_masks", "projected_gradients/motive", "projected_gradients/no_mask")
+WITHOUT_ROWS = ("eligible_pool", "influence_matrix", "voted_ranking", "curated_subset", "rejected_clips", "eval_report")
+"""Assets that are made as a whole, in little time: their rows say nothing about what was computed again."""
 
 
-class Change:
-    """Changes of a project, by the words of the table; each gives back a function that undoes it."""
+@dataclass(frozen=True)
+class Observed:
+    """One ``motive run``: its report, and before each of its rounds the stale assets as ``motive`` and as the UI see them."""
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
-        self.clips = project.folder / "clips"
+    report: Report
+    motive: list[set[str]]
+    ui: list[set[str]]
 
-    def apply(self, words: str):
-        """Make the change and return its undoing."""
-        return getattr(self, re.sub(r"[^a-z]+", "_", words.lower()).strip("_"))()
+    @property
+    def ran(self) -> set[str]:
+        return {name for names in self.motive for name in names}
 
-    def _setting(self, dotted: str, value):
-        before = dict(self.project.settings.get(dotted.split(".")[0], {})) if "." in dotted else list(self.project.settings[dotted])
-        if "." in dotted:
-            self.project.set(dotted, value)
+    def row(self) -> tuple[str, str, str]:
+        """The cells of the table: stale at once, stale afterwards, rows computed."""
+        at_once = self.motive[0]
+        return self._listed(at_once), self._listed(self.ran - at_once), self._rows()
+
+    def _listed(self, names: set[str]) -> str:
+        """Assets in the order of the graph, arms of one kind joined; ``=`` marks what came out as it was."""
+        marks = {name: "=" if self.report.assets[name].status == "unchanged" else "" for name in self.report.assets if name in names}
+        return _joined(marks, every={name for name in self.report.assets})
+
+    def _rows(self) -> str:
+        counts = {name: run.rows_computed for name, run in self.report.assets.items() if name.split("/")[0] not in WITHOUT_ROWS}
+        return _joined({name: f" {count}" for name, count in counts.items() if count}, every=set(counts), each=" each")
+
+
+ORDER = (
+    "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "projected_gradients", "query_gradients",
+    "influence_matrix", "eligible_pool", "voted_ranking", "curated_subset", "finetuned_checkpoint", "generated_videos", "eval_scores",
+    "rejected_clips", "eval_report",
+)  # fmt: skip
+
+
+def _joined(said: dict[str, str], every: set[str], each: str = "") -> str:
+    """``asset`` + what is said of it; one word for all arms (or variants) of an asset of which the same is said."""
+    groups: dict[tuple[int, str], set[str]] = {}
+    for name, words in said.items():
+        groups.setdefault((ORDER.index(name.split("/")[0]), words), set()).add(name)
+    listed = []
+    for (position, words), names in sorted(groups.items()):
+        asset = ORDER[position]
+        arms = sorted(name.partition("/")[2] for name in names)
+        if arms == [""] or names == {name for name in every if name.split("/")[0] == asset}:
+            listed.append(f"{asset}{words}{each if arms != [''] else ''}")
+        elif len(arms) == 1:
+            listed.append(f"{asset}/{arms[0]}{words}")
         else:
-            self.project.settings[dotted] = value
-            self.project.save()
-
-        def undo() -> None:
-            self.project.settings[dotted.split(".")[0]] = before
-            self.project.save()
-
-        return undo
-
-    def _write(self, path: Path, seed: int):
-        from motive_pipeline.clips.encode import write_mp4
-
-        write_mp4(path, moving(seed), 16)
-        path.with_suffix(".txt").write_text(f"a patch, number {seed}", encoding="utf-8")
-
-        def undo() -> None:
-            path.unlink()
-            path.with_suffix(".txt").unlink()
-
-        return undo
-
-    def nothing_changed(self):
-        return lambda: None
-
-    def one_clip_added(self):
-        return self._write(self.clips / "new.mp4", 50)
-
-    def one_clip_s_bytes_changed(self):
-        kept = (self.clips / "1.mp4").read_bytes()
-        self._write(self.clips / "1.mp4", 51)
-        (self.clips / "1.txt").write_text("a patch, number 1", encoding="utf-8")
-        return lambda: (self.clips / "1.mp4").write_bytes(kept)
-
-    def one_clip_removed(self):
-        kept = (self.clips / "2.mp4").read_bytes()
-        (self.clips / "2.mp4").unlink()
-        return lambda: (self.clips / "2.mp4").write_bytes(kept)
-
-    def one_clip_renamed(self):
-        for suffix in (".mp4", ".txt"):
-            (self.clips / f"3{suffix}").rename(self.clips / f"renamed{suffix}")
-        return lambda: [(self.clips / f"renamed{suffix}").rename(self.clips / f"3{suffix}") for suffix in (".mp4", ".txt")]
-
-    def a_caption_edited(self):
-        file = self.clips / "4.txt"
-        kept = file.read_text()
-        file.write_text("another caption")
-        return lambda: file.write_text(kept)
-
-    def a_query_added(self):
-        return self._write(self.project.folder / "queries" / "new.mp4", 150)
-
-    def a_query_removed(self):
-        file = self.project.folder / "queries" / "101.mp4"
-        kept = file.read_bytes()
-        file.unlink()
-        return lambda: file.write_bytes(kept)
-
-    def mask_setting(self):
-        return self._setting("motion.floor_px", 3.0)
-
-    def tracker_preset(self):
-        return self._setting("motion.preset", "fast")
-
-    def a_mask_setting_that_changes_no_mask(self):
-        return self._setting("motion.reference", "previous")
-
-    def timestep(self):
-        return self._setting("gradient.timestep", 751)
-
-    def projection_seed(self):
-        return self._setting("gradient.proj_seed", 1)
-
-    def smaller_proj_dim(self):
-        return self._setting("influence.proj_dim", 128)
-
-    def vote_percentile(self):
-        return self._setting("vote.percentile", 50)
-
-    def subset_share(self):
-        return self._setting("subset.share", 0.6)
-
-    def an_arm_added(self):
-        return self._setting("arms", [*self.project.settings["arms"], "motion_magnitude"])
-
-    def fine_tune_learning_rate(self):
-        return self._setting("finetune.learning_rate", 2e-4)
-
-    def prompts(self):
-        (self.project.folder / "prompts.txt").write_text("a patch, number 7\n")
-        return self._setting("generate.prompts", "prompts.txt")
-
-    def bootstrap_samples(self):
-        return self._setting("evaluate.bootstrap_samples", 200)
-
-    def a_comment_in_the_yaml(self):
-        self.project.file.write_text(self.project.file.read_text() + "# a comment\n")
-        return self.project.save
-
-    def model_weights_replaced_in_place(self):
-        file = next((self.project.folder / "model" / "transformer").glob("*.safetensors"))
-        kept = file.read_bytes()
-        weights = load_file(file)
-        name = sorted(weights)[0]
-        weights[name] = weights[name] + 0.01
-        save_file(weights, file, metadata={"format": "pt"})
-        return lambda: file.write_bytes(kept)
-
-    def the_code_of_one_stage(self):
-        before = stages.STAGES["voted_ranking"]
-        stages.STAGES["voted_ranking"] = stages.Stage(settings=before.settings, gates=before.gates, version=before.version + 1)
-
-        def undo() -> None:
-            stages.STAGES["voted_ranking"] = before
-
-        return undo
+            listed.append(f"{asset}/{{{', '.join(arms)}}}{words}{each}")
+    return ", ".join(listed) or "none"
 
 
-def table() -> list[tuple[str, str, str, str]]:
-    """(change, assets that run, those of them that come out different, clip rows computed) of docs/staleness.md."""
-    if not TABLE.exists():
-        return []
-    rows = [line.strip("| \n").split("|") for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    return [tuple(cell.strip() for cell in row) for row in rows[1:]]  # type: ignore[misc]
+class Watch:
+    """Stands in for ``stale_assets`` during a run: gives its answer, and notes it beside that of a web server with the same settings."""
+
+    def __init__(self, servers: ExitStack) -> None:
+        self.motive: list[set[str]] = []
+        self.ui: list[set[str]] = []
+        self._servers = servers
+        self._server: WorkspaceProcessContext | None = None
+
+    def __call__(self, graph, instance, workspace):
+        if self._server is None:
+            self._server = self._servers.enter_context(web_server(workspace.config, instance))
+        stale = stale_assets(graph, instance, workspace)
+        self.motive.append({asset_name(key) for key in stale})
+        self.ui.append(unsynced(self._server))
+        return stale
 
 
-def shown(report: Report) -> tuple[str, str, str]:
-    """A report in the words of the table: assets of one name are joined (``curated_subset/{motive, random}``)."""
-    ran = [name for name, run in report.assets.items() if run.seconds or run.status in ("failed", "blocked")]
-    changed = [name for name in ran if report.assets[name].status == "computed"]
-    rows = [f"{name} {report.assets[name].rows_computed}" for name in ROWS if report.assets[name].rows_computed]
-    return _joined(ran), _joined(changed), ", ".join(rows) or "none"
+def run_and_watch(project: StalenessProject) -> Observed:
+    """``motive run``, looked at before each of its rounds."""
+    with ExitStack() as servers, pytest.MonkeyPatch.context() as patch:
+        watch = Watch(servers)
+        patch.setattr(running, "stale_assets", watch)
+        report = run_stale(project.config)
+    return Observed(report, watch.motive, watch.ui)
 
 
-def _joined(names: list[str]) -> str:
-    arms: dict[str, list[str]] = {}
-    for name in names:
-        asset, _, arm = name.partition("/")
-        arms.setdefault(asset, []).append(arm)
-    words = [
-        asset if found == [""] else f"{asset}/{{{', '.join(found)}}}" if len(found) > 1 else f"{asset}/{found[0]}"
-        for asset, found in arms.items()
-    ]
-    return ", ".join(words) or "none"
+def run_all(folder: Path) -> Iterator[tuple[str, Observed]]:
+    """The first run, then every change of the table."""
+    project = StalenessProject(folder)
+    yield "first run", run_and_watch(project)
+    before = dict(stages.STAGES)
+    try:
+        for change, apply in CHANGES.items():
+            apply(project)
+            yield change, run_and_watch(project)
+    finally:
+        stages.STAGES.update(before)
+
+
+def table() -> dict[str, tuple[str, ...]]:
+    """change -> the other cells, as docs/staleness.md prints them."""
+    lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    rows = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines]
+    return {change: tuple(cells) for change, *cells in rows if len(cells) == 3}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
-    """Six clips and two queries in folders of the user's own, a model of the user's own, run once."""
-    from motive_pipeline.clips.encode import write_mp4
-
-    folder = tmp_path_factory.mktemp("staleness")
-    for name, seeds in (("clips", range(6)), ("queries", range(100, 102)), ("held_out", range(200, 201))):
-        (folder / name).mkdir()
-        for seed in seeds:
-            write_mp4(folder / name / f"{seed}.mp4", moving(seed, speed_px=1.0 + 0.2 * (seed % 5)), 16)
-            (folder / name / f"{seed}.txt").write_text(f"a patch, number {seed}", encoding="utf-8")
-    settings = SETTINGS | {
-        "clips": {"path": "clips", "num_frames": 17, "width": 64, "height": 64},
-        "queries": {"path": "queries", "held_out_path": "held_out"},
-        "arms": ["base", "random", "no_mask", "motive"],
-        "subset": {"share": 0.4},
-        "motion": {},
-        "vote": {},
-    }
-    project = Project(folder, settings)
-    shutil.copytree(model_folder(project.config.model), folder / "model")
-    project.settings["model"] = SETTINGS["model"] | {"path": "./model"}
-    project.save()
-    assert run_stale(project.config).ok
-    return project
+def observed(tmp_path_factory) -> dict[str, Observed]:
+    """What every change led to."""
+    return dict(run_all(tmp_path_factory.mktemp("staleness")))
 
 
-@pytest.mark.parametrize(("change", "runs", "different", "rows"), table(), ids=[row[0] for row in table()])
-def test_exactly_what_changed_recomputes(project, change, runs, different, rows):
-    undo = Change(project).apply(change)
-    try:
-        report = run_stale(project.config)
-        assert shown(report) == (runs, different, rows)
-        assert {run.status for run in run_stale(project.config).assets.values()} == {"unchanged"}
-    finally:
-        undo()
-    back = run_stale(project.config)
-    assert back.ok
-    assert all(back.assets[name].rows_computed == 0 for name in ROWS), "a setting gone back to computes no row"
+def test_the_table_has_a_row_for_every_change():
+    assert [change for change in table() if change in CHANGES] == list(CHANGES)
+
+
+def test_the_first_run_computes_everything(observed):
+    assert {run.status for run in observed["first run"].report.assets.values()} == {"computed"}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_exactly_what_changed_recomputes(observed, change):
+    assert observed[change].row() == table()[change]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_ui_names_the_same_assets(observed, change):
+    seen = observed[change]
+    assert seen.ui == seen.motive, "before each round, `Materialize unsynced` must offer what `motive run` runs"
+    assert seen.ui[-1] == set()
+    ran = {name for name, run in seen.report.assets.items() if run.seconds}
+    assert seen.ran == ran
+
+
+def test_a_setting_that_has_gone_back_computes_no_row(observed):
+    assert sum(run.rows_computed for run in observed["a setting changed and changed back"].report.assets.values()) == 0
 
 
 def _print_table() -> None:
-    """Write the table as it comes out now, for a person to compare with the design: python -m tests.test_staleness."""
-    import tempfile
-
-    class Factory:
-        def mktemp(self, _: str) -> Path:
-            return Path(tempfile.mkdtemp())
-
-    made = project.__wrapped__(Factory())  # type: ignore[attr-defined]
-    words = [
-        "nothing changed", "one clip added", "one clip's bytes changed", "one clip removed", "one clip renamed", "a caption edited",
-        "a query added", "a query removed", "mask setting", "tracker preset", "a mask setting that changes no mask", "timestep",
-        "projection seed", "smaller proj_dim", "vote percentile", "subset share", "an arm added", "fine-tune learning rate", "prompts",
-        "bootstrap samples", "a comment in the YAML", "model weights replaced in place", "the code of one stage",
-    ]  # fmt: skip
-    for text in words:
-        started = time.monotonic()
-        undo = Change(made).apply(text)
-        print("| " + " | ".join((text, *shown(run_stale(made.config)))) + " |", flush=True)
-        undo()
-        run_stale(made.config)
-        print(f"    {time.monotonic() - started:.1f} s", flush=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for change, seen in run_all(Path(folder)):
+            print(f"| {change} | " + " | ".join(seen.row()) + " |", flush=True)
+            notes = f"{time.monotonic() - started:.0f} s, cpu {time.process_time():.0f} s, rounds {len(seen.ui)}"
+            print(f"    {notes}{'' if seen.ui == seen.motive else ' UI DIFFERS: ' + str((seen.ui, seen.motive))}", flush=True)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     _print_table()

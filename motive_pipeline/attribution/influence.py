@@ -25,7 +25,7 @@ from motive_pipeline.config import Variant
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import HEX_DIGITS
 from motive_pipeline.storage.scratch import move_children, scratch_folder
-from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import consolidate
 
 CHUNK_QUERIES = 8
@@ -72,7 +72,7 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
             started=started,
             upstream=[queries.asset, clips.asset],
             facts=_facts(ws, matrix, clips),
-            counts=RowCounts(computed=len(queries.id_R) * len(clips.id_R)),
+            table_rows=len(queries.id_R) * len(clips.id_R),
             scores={("influence", variant): scratch / "influence.parquet"},
         )
 

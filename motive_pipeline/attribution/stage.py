@@ -24,6 +24,7 @@ from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, catalog_asse
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.keys import gradient_key
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
@@ -50,8 +51,7 @@ class _Inputs:
     def key(self, clip: CatalogClip) -> str:
         """The row's key in the store."""
         mask = self.masks.content(clip.clip_id) if self.masks is not None else ""
-        moments = [] if self.second_moments is None else [self.second_moments]
-        return digest(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash, *moments)
+        return gradient_key(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash, self.second_moments)
 
 
 def gradients_asset(variant: Variant, role: Role) -> str:
@@ -95,7 +95,8 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     return ws.publish(
         asset,
         stage=STAGE,
-        content=digest([[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
+        # the model's hash is published, too, and gradients under different ones are not compared (influence.py)
+        content=digest(inputs.model_hash, [[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
         write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
         started=started,
         upstream=_upstream(ws, variant, role),

@@ -21,9 +21,9 @@ from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, cata
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.keys import latent_key
+from motive_pipeline.models.load import encoders_hash, load_model
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -56,9 +56,9 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     """
     started = time.time()
     clips = catalog_clips(ws, role)
-    weights = model_hash(ws)
+    encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
-    keys = [digest(clip.clip_id, clip.caption, weights) for clip in clips]
+    keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],

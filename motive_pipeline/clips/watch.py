@@ -10,7 +10,7 @@ from motive_pipeline.clips.probe import probe
 from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
 from motive_pipeline.clips.sources import SourceEntry, clip_source, held_out_source, query_source
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.models.load import observe_base_model
+from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.storage.workspace import Workspace
 
 WHOLE_WITHIN_S = 60.0
@@ -18,7 +18,7 @@ WHOLE_WITHIN_S = 60.0
 
 
 def source_versions(ws: Workspace) -> dict[str, str]:
-    """The data version of each observed source as it is now: ``clip_files``, ``query_files``, ``base_model``.
+    """The data version of each observed source as it is now: ``clip_files``, ``query_files``, ``base_encoders``, ``base_model``.
 
     Raises:
         MotiveError: a folder is missing or holds no video, or the model cannot be found.
@@ -26,6 +26,7 @@ def source_versions(ws: Workspace) -> dict[str, str]:
     return {
         "clip_files": observe_clip_files(ws)[0],
         "query_files": observe_query_files(ws)[0],
+        "base_encoders": observe_base_encoders(ws)[0],
         "base_model": observe_base_model(ws)[0],
     }
 

@@ -15,7 +15,7 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_frame
-from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
 
@@ -40,7 +40,7 @@ def publish_subset(ws: Workspace, arm: Arm) -> Publication:
         started=started,
         upstream=["eligible_pool", *_basis(arm)],
         facts=_facts(ws, subset, len(pool)),
-        counts=RowCounts(computed=len(subset)),
+        table_rows=len(subset),
         scores={("subsets", arm): pd.DataFrame({"arm": arm, "clip_id": subset["clip_id"], "rank": subset["rank"]})},
     )
 

@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_frame
-from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.storage.workspace import Publication, Workspace
 
 
 def publish_eligible_pool(ws: Workspace) -> Publication:
@@ -36,7 +36,7 @@ def publish_eligible_pool(ws: Workspace) -> Publication:
         started=started,
         upstream=list(accepted),
         facts={"clips": len(pool)} | {f"accepted by {asset}": len(ids) for asset, ids in accepted.items()},
-        counts=RowCounts(computed=len(pool)),
+        table_rows=len(pool),
     )
 
 

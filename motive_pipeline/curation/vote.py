@@ -26,7 +26,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.scores import TABLES
 from motive_pipeline.storage.scratch import scratch_folder
-from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
 
@@ -102,7 +102,7 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
             started=started,
             upstream=[f"influence_matrix/{variant}", "eligible_pool"],
             facts=_facts(ws, columns, votes, num_chosen),
-            counts=RowCounts(computed=len(pool_N)),
+            table_rows=len(pool_N),
             scores={("ranking", variant): scratch / "ranking.parquet"},
         )
 

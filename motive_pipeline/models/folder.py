@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from motive_pipeline.storage.workspace import Workspace
 
 TINY = Path(__file__).parent / "tiny"
 WEIGHTS = ("transformer", "transformer_2", "text_encoder", "vae")
+ENCODERS = ("text_encoder", "tokenizer", "vae")
+"""What latents and prompt embeddings come from: the other components may change without touching either."""
+
 YOUNG_S = 2.0
 """A file changed less than this ago may change again within the clock's resolution: its hash is not remembered."""
 
@@ -85,15 +89,36 @@ def model_hash(ws: Workspace) -> str:
 
     The hash of each file is remembered in ``<state>/model_files.json`` by path, size, times, inode and links, so an unchanged model is read once.
     """
-    return folder_hash(model_folder(ws.config.model), ws.state / "model_files.json")
+    return folder_hash(model_folder(ws.config.model), _memory(ws))
+
+
+def encoders_hash(ws: Workspace) -> str:
+    """32 hex digits over the part of the model that latents and prompt embeddings come from (:data:`ENCODERS`)."""
+    return part_hash(model_folder(ws.config.model), _memory(ws), ENCODERS)
 
 
 def folder_hash(folder: Path, memory: Path) -> str:
     """:func:`model_hash` of the model at ``folder``, with the hashes of single files remembered in the JSON file ``memory``."""
+    return digest(_file_hashes(folder, model_files(folder), memory))
+
+
+def part_hash(folder: Path, memory: Path, parts: Collection[str]) -> str:
+    """The same over the files of the components ``parts`` and over what ``model_index.json`` says of these."""
+    files = [file for file in model_files(folder) if file.relative_to(folder).parts[0] in parts]
+    index = {name: value for name, value in _read_json(folder / "model_index.json").items() if name in parts}
+    return digest(index, _file_hashes(folder, files, memory))
+
+
+def _memory(ws: Workspace) -> Path:
+    return ws.state / "model_files.json"
+
+
+def _file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[str]]:
+    """(name within ``folder``, hash) of each file; those whose hash is remembered are not read."""
     known: dict[str, list[Any]] = _read_json(memory) if memory.exists() else {}
     found: dict[str, list[Any]] = {}
     hashes = []
-    for file in model_files(folder):
+    for file in files:
         name, stat = str(file.resolve()), file.stat()
         signature = [stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns, stat.st_nlink]
         entry = known.get(name)
@@ -103,20 +128,28 @@ def folder_hash(folder: Path, memory: Path) -> str:
             found[name] = [signature, sha]
     if any(known.get(name) != entry for name, entry in found.items()):
         atomic.write_json(memory, known | found)
-    return digest(hashes)
+    return hashes
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
     """The base model's data version (its content hash) and what a person reads about it."""
     folder = model_folder(ws.config.model)
-    files = model_files(folder)
-    facts = {
+    return model_hash(ws), _facts(ws, folder, model_files(folder))
+
+
+def observe_base_encoders(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """The same for the part of the base model that encodes clips and captions."""
+    folder = model_folder(ws.config.model)
+    return encoders_hash(ws), _facts(ws, folder, [file for file in model_files(folder) if file.relative_to(folder).parts[0] in ENCODERS])
+
+
+def _facts(ws: Workspace, folder: Path, files: Sequence[Path]) -> dict[str, Any]:
+    return {
         "model": ws.config.model.path,
         "folder": str(folder),
         "files": len(files),
         "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
     }
-    return model_hash(ws), facts
 
 
 def _hub_snapshot(model: config.Model) -> Path:

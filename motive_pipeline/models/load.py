@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING
 
 from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.models.folder import latent_grid, model_files, model_folder, model_hash, observe_base_model, require_pipeline
+from motive_pipeline.models.folder import (
+    encoders_hash,
+    latent_grid,
+    model_files,
+    model_folder,
+    model_hash,
+    observe_base_encoders,
+    observe_base_model,
+    require_pipeline,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from motive_pipeline.models.protocol import VideoModel
 
-__all__ = ["latent_grid", "load_model", "model_folder", "model_hash", "observe_base_model"]
+__all__ = ["encoders_hash", "latent_grid", "load_model", "model_folder", "model_hash", "observe_base_encoders", "observe_base_model"]
 
 _base_models: dict[tuple[object, ...], VideoModel] = {}
 

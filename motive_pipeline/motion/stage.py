@@ -22,11 +22,11 @@ from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, cata
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.mask import motion_mask
 from motive_pipeline.motion.trackers import Tracker, build_tracker
-from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -64,7 +64,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     clips = catalog_clips(ws, role)
     grid = latent_grid(ws)
     store = ws.store(STAGE, DIMS)
-    keys = [digest(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
+    keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],

@@ -147,6 +147,7 @@ class Workspace:
         upstream: Sequence[str] = (),
         facts: dict[str, Any] | None = None,
         counts: RowCounts | None = None,
+        table_rows: int = 0,
         rejects: Sequence[Reject] = (),
         scores: dict[tuple[str, str], pd.DataFrame | Path] | None = None,
         preview: Callable[[Path], None] | None = None,
@@ -154,14 +155,17 @@ class Workspace:
         """Publish ``asset``: the data that ``write`` puts into a folder, its rejects, and its pieces of the score tables.
 
         ``content`` is a hash of what is published (no time stamps, no settings): equal content keeps the data version. ``started``
-        is ``time.time()`` at the stage's start. ``upstream`` names the assets that were read, for the provenance.
+        is ``time.time()`` at the stage's start. ``counts`` are those of a stage that computes row by row; one that makes its table as a
+        whole gives its ``table_rows``, which count as reused where the same table was published before under the same settings.
+        ``upstream`` names the assets that were read, for the provenance.
         """
-        counts = counts or RowCounts()
         reject_frame = pd.DataFrame([vars(reject) for reject in rejects], columns=list(REJECT_COLUMNS), dtype="object")
         fingerprint = self.config.fingerprint(stage)
         data_version = digest(content, digest_frame(reject_frame))
         name = f"{data_version[:16]}-{fingerprint[:8]}"
         target = self._folder(asset) / name
+        is_known = _is_whole(target)
+        counts = counts or (RowCounts(reused=table_rows) if is_known else RowCounts(computed=table_rows))
         saved = {
             "asset": asset,
             "data_version": data_version,
@@ -171,7 +175,7 @@ class Workspace:
             "preview": _PREVIEW if preview else None,
             "provenance": self.provenance(stage, upstream),
         }
-        if _is_whole(target):
+        if is_known:
             atomic.write_json(target / _RECORD, saved)
         else:
             shutil.rmtree(target, ignore_errors=True)  # what a hand left of it

@@ -29,15 +29,15 @@ def planned_videos(ws: Workspace) -> list[Video]:
     """``generate.videos_per_prompt`` videos for each prompt, in order of the prompts."""
     settings = ws.config.generate
     return [
-        Video(prompt_index=index, n=n, prompt=prompt, sampling_seed=sampling_seed(settings.seed, index, n))
+        Video(prompt_index=index, n=n, prompt=prompt, sampling_seed=sampling_seed(settings.seed, prompt, n))
         for index, prompt in enumerate(load_prompts(ws))
         for n in range(settings.videos_per_prompt)
     ]
 
 
-def sampling_seed(seed: int, prompt_index: int, n: int) -> int:
-    """63 bits that depend on ``generate.seed``, the prompt's index and the video's number alone."""
-    return int.from_bytes(hashlib.sha256(f"video {seed} {prompt_index} {n}".encode()).digest()[:8], "big") >> 1
+def sampling_seed(seed: int, prompt: str, n: int) -> int:
+    """63 bits that depend on ``generate.seed``, the prompt and the video's number alone: prompts that come or go leave the others' videos."""
+    return int.from_bytes(hashlib.sha256(f"video {seed} {n} {prompt}".encode()).digest()[:8], "big") >> 1
 
 
 def load_prompts(ws: Workspace) -> list[str]:

@@ -1,0 +1,25 @@
+"""What each row is made from: its key in the row store.
+
+Together with the stage's own settings and code version (``stages.py``), which choose the store, a key says all that a row depends on. It
+is made of content, never of an upstream asset's version: what comes out the same upstream leaves the row where it is.
+"""
+
+from __future__ import annotations
+
+from motive_pipeline.storage.digest import digest
+
+
+def latent_key(clip_id: str, caption: str, encoders: str) -> str:
+    """Latents and prompt embedding: the clip, its caption, and the hash of VAE, text encoder and tokenizer."""
+    return digest(clip_id, caption, encoders)
+
+
+def mask_key(clip_id: str, temporal_stride: int, spatial_stride: int) -> str:
+    """A motion mask: the clip, and the strides of the latent grid that it lies on."""
+    return digest(clip_id, temporal_stride, spatial_stride)
+
+
+def gradient_key(clip_id: str, caption: str, latents: str, mask: str, weights: str, second_moments: str | None = None) -> str:
+    """A projected gradient: the clip, its caption, and the hashes of its latents, its mask (empty without), the whole model, and the second
+    moments that it was divided by (None without a preconditioner)."""
+    return digest(clip_id, caption, latents, mask, weights, *([] if second_moments is None else [second_moments]))
