@@ -4,16 +4,27 @@ The two never race: a change of files or weights is left to the sensor, which re
 """
 
 import json
+import threading
 
 import dagster as dg
+from dagster._utils.schedules import is_valid_cron_schedule
 
 from assets.staleness import last_observed, version_consumed
-from motive_pipeline.config import Config
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.config import Config, load_config
+from motive_pipeline.errors import ConfigError, MotiveError
+from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 
 SOURCES = {"clip_files": "clip_catalog", "query_files": "query_catalog", "base_model": "latents"}
 """Each observed source, and the asset whose record says which version of it was taken in last."""
+
+UNDER_WAY = [status for status in dg.DagsterRunStatus if status.name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
+
+_looking = threading.Lock()
+
+
+class NothingToDo(Exception):
+    """No run is to be requested; the message says why."""
 
 
 def recompute_what_changed() -> dg.AutomationCondition:
@@ -38,7 +49,7 @@ def automation_sensor(config: Config) -> dg.AutomationConditionSensorDefinition:
     return dg.AutomationConditionSensorDefinition("recompute_what_changed", target=dg.AssetSelection.all(), default_status=status)
 
 
-def watch_sensor(config: Config, workspace: Workspace) -> dg.SensorDefinition:
+def watch_sensor(config: Config) -> dg.SensorDefinition:
     """Watches clips, queries and weights; requests one run of ``curate`` when something new is there and at rest."""
 
     @dg.sensor(
@@ -49,57 +60,93 @@ def watch_sensor(config: Config, workspace: Workspace) -> dg.SensorDefinition:
         description="New or changed clips, queries and weights lead to one run of `curate`, once no file is being written any more.",
     )
     def watch_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        from motive_pipeline.clips.watch import still_being_written
-
         try:
-            writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
-            if writing:
-                return dg.SkipReason(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
-            requested = json.loads(context.cursor) if context.cursor else {}
-            news = _news(context.instance, workspace)
-        except MotiveError as error:
-            return dg.SkipReason(f"nothing done: {error}")
-        if not news:
-            return dg.SkipReason("nothing new")
-        if requested == news:
-            return dg.SkipReason(f"a run for this was requested before: {', '.join(sorted(news))}")
-        return dg.SensorResult(run_requests=[dg.RunRequest(tags={"motive/new": ", ".join(sorted(news))})], cursor=json.dumps(news))
+            news = _news(context.instance, config)
+        except (NothingToDo, MotiveError) as reason:
+            return dg.SkipReason(str(reason))
+        key = _request(context.instance, news)
+        if json.loads(context.cursor or "{}").get("request") == key:
+            return dg.SkipReason(
+                f"a run for {_words(news)} was requested before and did not take it in: see why it failed. "
+                "It is requested again when the files change, and by schedule.cron; or run it by hand."
+            )
+        request = dg.RunRequest(run_key=key, tags={"motive/new": _words(news)})
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"request": key, "new": news}))
 
     return watch_clips
 
 
-def cron_schedules(config: Config, workspace: Workspace) -> list[dg.ScheduleDefinition]:
-    """The schedule of ``schedule.cron``, if there is one: ``curate``, when something is new."""
-    if config.schedule.cron is None:
-        return []
+def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
+    """The schedule of ``schedule.cron``, if there is one: ``curate``, when something is new; also when a run for it failed before.
 
-    @dg.schedule(name="recurate", cron_schedule=config.schedule.cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
+    Raises:
+        ConfigError: it is no cron expression.
+    """
+    cron = config.schedule.cron
+    if cron is None:
+        return []
+    if not is_valid_cron_schedule(cron):
+        raise ConfigError(
+            f"{config.file}: schedule.cron = {cron!r}: no cron expression. Five fields are allowed: minute 0-59, hour 0-23, day of the month "
+            '1-31, month 1-12, day of the week 0-7; for instance "0 3 * * *".'
+        )
+
+    @dg.schedule(name="recurate", cron_schedule=cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
     def recurate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Re-curation at set times."""
         try:
-            news = _news(context.instance, workspace)
-        except MotiveError as error:
-            return dg.SkipReason(f"nothing done: {error}")
-        if not news:
-            return dg.SkipReason("nothing new")
-        return dg.RunRequest(tags={"motive/new": ", ".join(sorted(news))})
+            return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, config))})
+        except (NothingToDo, MotiveError) as reason:
+            return dg.SkipReason(str(reason))
 
     return [recurate]
 
 
-def _news(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, str]:
+def _news(instance: dg.DagsterInstance, loaded: Config) -> dict[str, str]:
     """The sources whose present version no run has taken in yet, with that version, which is recorded as observed.
 
-    Before the first run there are no news: that one is started by hand.
-    """
-    from motive_pipeline.clips.watch import source_versions
+    The settings are read again, as the run will read them: one that no longer parses must not start a run that fails. Before the first
+    run there are no news: that one is started by hand.
 
-    news = {}
-    for source, version in source_versions(workspace).items():
-        consumed = version_consumed(instance, SOURCES[source], source)
+    Raises:
+        NothingToDo: nothing is new, or it is not at rest.
+        MotiveError: the settings, the files or the model cannot be read.
+    """
+    from motive_pipeline.clips.watch import source_versions, still_being_written
+
+    config = load_config(loaded.file)
+    if config.storage != loaded.storage:
+        raise NothingToDo(f"storage changed in {config.file}: restart the daemon, since one instance serves one root")
+    if not _looking.acquire(blocking=False):
+        raise NothingToDo("the look before this one is not over yet: many new files are being read")
+    try:
+        workspace = Workspace(config)
+        if instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
+            raise NothingToDo("a run is under way; what is new is looked at when it has ended")
+        writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
+        if writing:
+            raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+        versions = source_versions(workspace)
+    finally:
+        _looking.release()
+    consumed = {source: version_consumed(instance, SOURCES[source], source) for source in versions}
+    for source, version in versions.items():
         if last_observed(instance, source) != version:
             tags = {"dagster/data_version": version}
             instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
-        if consumed is not None and consumed != version:
-            news[source] = version
+    if all(version is None for version in consumed.values()):
+        raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
+    news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}
+    if not news:
+        raise NothingToDo("nothing new")
     return news
+
+
+def _request(instance: dg.DagsterInstance, news: dict[str, str]) -> str:
+    """What a run for ``news`` is known by: it is requested once for as long as no run has taken anything in."""
+    events = {source: instance.get_latest_materialization_event(dg.AssetKey(SOURCES[source])) for source in news}
+    return digest(news, {source: event.run_id if event else None for source, event in events.items()})
+
+
+def _words(news: dict[str, str]) -> str:
+    return ", ".join(sorted(news))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.trouble import storage_trouble
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,10 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     _log_progress(quiet=getattr(arguments, "quiet", False))
+    config = None
     try:
         if arguments.config:
             os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
-        return arguments.command(load_config(), arguments)
+        config = load_config()
+        return arguments.command(config, arguments)
     except MotiveError as error:
         print(f"motive: {error}", file=sys.stderr)
         return 1
@@ -32,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("motive: stopped; what was committed is kept, and the next run goes on from there", file=sys.stderr)
         return 130
+    except Exception as error:
+        trouble = storage_trouble(error, config.storage.root, config.storage.state or config.storage.root) if config else None
+        if trouble is None:
+            raise
+        print(f"motive: {trouble}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
