@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
     path = command("path", _path, "Where the published data of an asset lies.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
+    gc = command("gc", _gc, "List what no current setting uses; with --delete, remove it.")
+    gc.add_argument("--delete", action="store_true", help="remove what is listed")
+    gc.add_argument("--dry-run", action="store_true", help="only list, as without --delete")
     return parser
 
 
@@ -147,6 +150,18 @@ def _path(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
     print(Workspace(config).published(arguments.asset).path)
+    return 0
+
+
+def _gc(config: Config, arguments: argparse.Namespace) -> int:
+    from assets.collecting import collect
+
+    delete = arguments.delete and not arguments.dry_run
+    found = collect(config, delete=delete)
+    for each in found:
+        print(f"{each.num_bytes / 1e6:10.1f} MB  {each.path}  ({each.why})")
+    total = sum(each.num_bytes for each in found) / 1e6
+    print(f"{total:10.1f} MB in all, {'removed' if delete else 'not removed: --delete removes it' if found else 'nothing is unused'}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 FULL = "no space left on device", "disk is full", "disk quota exceeded", "file too large", "not enough disk space"
 READ_ONLY = "read-only file system", "readonly database", "read-only database"
 _FULL_NUMBERS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-_FORBIDDEN_NUMBERS = errno.EACCES, errno.EPERM
+_FORBIDDEN_NUMBERS = errno.EACCES, errno.EPERM, errno.ENOTDIR
 
 
 def storage_trouble(error: BaseException, *folders: Path) -> str | None:
@@ -34,7 +34,7 @@ def storage_trouble(error: BaseException, *folders: Path) -> str | None:
 
 
 def _is_forbidden(error: BaseException, folders: tuple[Path, ...]) -> bool:
-    """Whether a right is missing on something at or above one of the folders, or in it; elsewhere it is no trouble of the storage."""
+    """Whether something at or above one of the folders, or in it, may not be written or is no folder; elsewhere it is not ours to explain."""
     if not isinstance(error, OSError) or error.errno not in _FORBIDDEN_NUMBERS or not isinstance(error.filename, str):
         return False
     path = Path(error.filename)
