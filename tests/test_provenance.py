@@ -132,7 +132,7 @@ def test_a_changed_model_is_noticed(made, tmp_path, tiny_model):
 
 def test_a_report_that_joins_what_was_not_made_from_one_another_is_noticed(changed):
     """A ranking made again after the arms were trained: the report shows it beside checkpoints of the old subset."""
-    ws, report = changed
+    _, report = changed
     record = json.loads((report / FILE).read_text(encoding="utf-8"))
     record["assets"]["curated_subset/motive"]["data_version"] = "0" * 32
     (report / FILE).write_text(json.dumps(record), encoding="utf-8")
