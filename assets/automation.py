@@ -138,7 +138,8 @@ def _news(instance: dg.DagsterInstance, loaded: Config) -> dict[str, str]:
         raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
     news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}
     if not news:
-        raise NothingToDo("nothing new")
+        changed = f"; {config.file.name} has changed: reload the definitions, and automation acts on it" if config != loaded else ""
+        raise NothingToDo(f"nothing new{changed}")
     return news
 
 

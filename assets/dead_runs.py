@@ -54,7 +54,7 @@ def fail_dead_runs(instance: dg.DagsterInstance, state: Path) -> list[str]:
     for record in instance.get_run_records(dg.RunsFilter(statuses=started)):
         run_id = record.dagster_run.run_id
         lock = run_lock(state, run_id)
-        came_late = time.time() - (record.start_time or 0.0) > STARTS_WITHIN_S
+        came_late = time.time() - (record.start_time or record.create_timestamp.timestamp()) > STARTS_WITHIN_S
         if lock.is_held() or (not lock.path.exists() and not came_late):
             continue
         run = instance.get_run_by_id(run_id)

@@ -164,11 +164,11 @@ def test_a_file_still_growing_is_left_alone_for_as_long_as_the_settings_say(proj
 def test_a_clock_that_jumped_back_holds_nothing_up(project):
     now_s = time.time()
     workspace = project.workspace
-    assert len(still_being_written(workspace, settle_s=5, now_s=now_s + 0.01)) == 8
-    assert still_being_written(workspace, settle_s=5, now_s=now_s - 3600) == []
+    assert len(still_being_written(workspace, settle_s=600.0, now_s=now_s + 0.01)) == 8
+    assert still_being_written(workspace, settle_s=600.0, now_s=now_s - 3600) == []
     new = clip_file(project.folder / "clips", 10)
     os.utime(new, (now_s + 3600, now_s + 3600))
-    assert new in still_being_written(workspace, settle_s=5), "a copy may keep a time stamp from the future"
+    assert new in still_being_written(workspace, settle_s=600.0), "a copy may keep a time stamp from the future"
     request = Watcher(project).tick().run_requests
     assert len(request) == 1
 
@@ -185,6 +185,12 @@ def test_settings_that_no_longer_parse_start_no_run_and_the_error_is_shown(proje
     assert len(Workspace(watcher.loaded).published("clip_catalog").table("catalog")) == 6
     project.file.write_text(good, encoding="utf-8")
     assert len(watcher.tick().run_requests) == 1
+
+
+def test_settings_that_changed_since_they_were_loaded_are_pointed_out(project):
+    watcher = Watcher(project)
+    project.set("vote.percentile", 50)
+    assert "reload the definitions" in watcher.tick().skip_message
 
 
 def test_a_clip_folder_that_is_gone_is_an_answer_not_a_crash(project):
@@ -230,6 +236,13 @@ def materialize(instance: dg.DagsterInstance, definitions: dg.Definitions, **ver
         node = definitions.resolve_asset_graph().get(key)
         tags = {"dagster/data_version": versions.get(asset_name(key), "1"), "dagster/code_version": node.code_version or ""}
         instance.report_runless_asset_event(dg.AssetMaterialization(key, tags=tags))
+    for source in SOURCES:
+        observe(instance, source, "1")
+
+
+def observe(instance: dg.DagsterInstance, source: str, version: str) -> None:
+    """A look at clips, queries or weights that found ``version``."""
+    instance.report_runless_asset_event(dg.AssetObservation(source, tags={"dagster/data_version": version}))
 
 
 def requested(project: Project, change, *, data: dict[str, str] | None = None) -> set[str]:
@@ -241,6 +254,9 @@ def requested(project: Project, change, *, data: dict[str, str] | None = None) -
         assert first.total_requested == 0
         change()
         for name, version in (data or {}).items():
+            if name in SOURCES:
+                observe(instance, name, version)
+                continue
             key = dg.AssetKey(name.split("/"))
             instance.report_runless_asset_event(dg.AssetMaterialization(key, tags={"dagster/data_version": version}))
         after = build_definitions(project.config)
@@ -268,16 +284,15 @@ def test_new_files_are_left_to_the_sensor(project):
 @pytest.mark.parametrize("is_heavy", [False, True])
 def test_heavy_stages_follow_by_themselves_only_where_allowed(project, is_heavy):
     project.set("schedule.auto_heavy", is_heavy)
-    asked = requested(project, lambda: project.set("gradient.timestep", 751)) | requested(
-        project, lambda: None, data={"latents": "2", "curated_subset/motive": "2", "finetuned_checkpoint/motive": "2"}
-    )
+    asked = requested(project, lambda: project.set("gradient.timestep", 751))
+    asked |= requested(project, lambda: None, data={"latents": "2", "finetuned_checkpoint/motive": "2"})
     expected = HEAVY if is_heavy else set()
     assert {name.split("/")[0] for name in asked} & HEAVY == expected
 
 
 def test_a_report_never_joins_new_subsets_with_the_old_trainings(project):
     """Without auto_heavy the checkpoints stay behind the subsets, so nothing that reads both may run by itself."""
-    asked = requested(project, lambda: None, data={"voted_ranking/motive": "2", "curated_subset/motive": "2", "query_latents": "2"})
+    asked = requested(project, lambda: None, data={"voted_ranking/motive": "2", "query_latents": "2"})
     assert asked == {"curated_subset/motive", "rejected_clips"}
 
 

@@ -57,10 +57,13 @@ class FileLock:
                 log.info("%s is in use by %s; waiting for it to end", self.what, self.holder())
                 told = True
             time.sleep(_LOOK_EVERY_S)
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "who": who}))
-        file.flush()
+        note = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "who": who}
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(note).encode())  # unbuffered: on a full disk nothing is left to be written at the end
+        except OSError:
+            file.close()
+            raise
         self._held[self.path] = (file, 1)
 
     def release(self) -> None:

@@ -38,23 +38,26 @@ class ViewsFile:
         if reason := self._hands_off(set(views)):
             self._tell(reason)
             return
-        with self._new_file(views) as new, self._opened() as old:
+        old = self._temp("old")
+        with self._new_file(views) as new:
             second_name.parent.mkdir(exist_ok=True)
             second_name.unlink(missing_ok=True)
             _link(new, second_name)
+            _link(self.path, old)
             os.replace(new, self.path)
-            if old is not None and (_is_locked(old, fcntl.LOCK_SH) or self._wal.exists()):
-                self._put_back(old)
+            if _is_locked(old, fcntl.LOCK_SH) or self._wal.exists():
+                os.replace(old, self.path)
+                self._tell("a shell has just opened it for writing")
+            old.unlink(missing_ok=True)
 
     def versions_in_use(self) -> set[str]:
         """Names of the versions that ``path`` or an open shell shows; the second names of all others are removed."""
         used = set()
         for file in self._names.glob("*.duckdb"):
-            with file.open("r+b") as opened:
-                if _same_file(self.path, file) or _is_locked(opened.fileno(), fcntl.LOCK_EX):
-                    used.add(file.name.split("-")[0])
-                else:
-                    file.unlink()
+            if _same_file(self.path, file) or _is_locked(file, fcntl.LOCK_EX):
+                used.add(file.name.split("-")[0])
+            else:
+                file.unlink()
         return used
 
     @property
@@ -67,9 +70,8 @@ class ViewsFile:
             return None
         if self._wal.exists():
             return "a shell has unsaved work in it (.wal)"
-        with self._opened() as file:
-            if file is not None and _is_locked(file, fcntl.LOCK_SH):
-                return "a shell has it open for writing"
+        if _is_locked(self.path, fcntl.LOCK_SH):
+            return "a shell has it open for writing"
         copy = self._temp("copy")
         try:
             shutil.copyfile(self.path, copy)
@@ -96,28 +98,6 @@ class ViewsFile:
             for leftover in (temp, temp.with_name(temp.name + ".wal")):
                 leftover.unlink(missing_ok=True)
 
-    @contextmanager
-    def _opened(self) -> Iterator[int | None]:
-        """The file as a descriptor: it stays the same file when its name is given to another."""
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def _put_back(self, old: int) -> None:
-        """A shell opened the old file for writing in the instant before it was replaced: give the name back to that file."""
-        for file in self._names.glob("*.duckdb"):
-            if os.path.samestat(os.stat(file), os.fstat(old)):
-                temp = self._temp("back")
-                os.link(file, temp)
-                os.replace(temp, self.path)
-                self._tell("a shell has just opened it for writing")
-
     def _tell(self, reason: str) -> None:
         """Once, not for every asset of a run."""
         if reason != self._told:
@@ -137,13 +117,15 @@ def create_views(connection: duckdb.DuckDBPyConnection, views: Mapping[str, str]
         connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
-def _is_locked(descriptor: int, how: int) -> bool:
-    """Whether another process holds a lock (DuckDB's own kind) that forbids ``how``; the lock is not kept."""
+def _is_locked(file: Path, how: int) -> bool:
+    """Whether another process holds a lock (DuckDB's own kind) that forbids ``how``; the lock is not kept. False for no file."""
     try:
-        fcntl.lockf(descriptor, how | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+        with file.open("r+b") as opened:
+            fcntl.lockf(opened, how | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
-    fcntl.lockf(descriptor, fcntl.LOCK_UN)
     return False
 
 
@@ -152,8 +134,10 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name, where the file system has such; without one, nobody knows which old version a shell still shows."""
+    """A second name, where there is a file and the file system has such; without one, nobody knows which old version a shell still shows."""
     try:
         os.link(source, target)
+    except FileNotFoundError:
+        return
     except OSError as error:
         log.debug("%s: no hard links (%s)", target, error.strerror)
