@@ -43,13 +43,14 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     fingerprints = {ws.config.row_fingerprint(stage) for stage in STAGES}
     fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
     found = {path: "a publication that no longer counts" for path in _publications(ws.root) if path not in kept}
-    found |= {path: "rows of other settings" for path in _children(ws.root / "rows", 2) if path.name not in fingerprints}
-    found |= {path: "a killed run left it" for path in _children(ws.root / "work" / "scratch", 1)}
+    found |= {path: "rows of other settings" for path in _children(ws.root / "rows") if path.name not in fingerprints}
+    scratch = ws.root / "work" / "scratch"
+    found |= {path: "a killed run left it" for depth in ("*", "*/*") for path in scratch.glob(f"{depth}/{atomic.TEMP_PREFIX}*")}
     in_use = {_inode(status) for path in kept for _, status in _files(path)}
     for name, asset in WORK.items():
         if any(each.split("/")[0] == asset for each in stale):
             continue
-        for path in _children(ws.root / "work" / name, 2):
+        for path in _children(ws.root / "work" / name):
             if any(_inode(status) not in in_use for file, status in _files(path) if file.suffix != ".json"):
                 found[path] = f"no published {asset} holds it"
     return _sized(found)
@@ -80,10 +81,9 @@ def _publications(root: Path) -> Iterator[Path]:
             yield from (path for path in pointer.parent.iterdir() if (path / "publication.json").exists() or _is_leftover(path))
 
 
-def _children(folder: Path, depth: int) -> list[Path]:
-    """What lies ``depth`` levels below ``folder``, leftovers of killed runs above that among them."""
-    found = [path for path in folder.glob("*") if depth == 1 or _is_leftover(path)]
-    return found if depth == 1 else found + [below for path in folder.glob("*") if not _is_leftover(path) for below in path.glob("*")]
+def _children(folder: Path) -> list[Path]:
+    """What lies two levels below ``folder``."""
+    return sorted(folder.glob("*/*"))
 
 
 def _is_leftover(path: Path) -> bool:
