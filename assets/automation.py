@@ -5,6 +5,8 @@ The two never race: a change of files or weights is left to the sensor, which re
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dagster as dg
 from dagster._utils.schedules import is_valid_cron_schedule
@@ -19,6 +21,12 @@ SOURCES = {"clip_files": "clip_catalog", "query_files": "query_catalog", "base_m
 """Each observed source, and the asset whose record says which version of it was taken in last."""
 
 UNDER_WAY = [status for status in dg.DagsterRunStatus if status.name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
+
+WATCHER = "watch_clips"
+NO_OTHER_RETRY = {"dagster/max_retries": "0"}
+
+ATTEMPT, ATTEMPTS = "motive/attempt", 3
+"""The tag that counts how often the sensor has asked for one thing, and how often it does when the run's process dies."""
 
 _looking = threading.Lock()
 
@@ -53,7 +61,7 @@ def watch_sensor(config: Config) -> dg.SensorDefinition:
     """Watches clips, queries and weights; requests one run of ``curate`` when something new is there and at rest."""
 
     @dg.sensor(
-        name="watch_clips",
+        name=WATCHER,
         job_name="curate",
         minimum_interval_seconds=config.schedule.watch_interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING if config.schedule.watch else dg.DefaultSensorStatus.STOPPED,
@@ -61,7 +69,10 @@ def watch_sensor(config: Config) -> dg.SensorDefinition:
     )
     def watch_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            news = _news(context.instance, config)
+            with _one_look(context.instance, config) as workspace:
+                if dead := _died(context.instance):
+                    return dg.SensorResult(run_requests=[_again(dead)], cursor=context.cursor)
+                news = _news(context.instance, workspace, config)
         except (NothingToDo, MotiveError) as reason:
             return dg.SkipReason(str(reason))
         key = _request(context.instance, news)
@@ -70,7 +81,7 @@ def watch_sensor(config: Config) -> dg.SensorDefinition:
                 f"a run for {_words(news)} was requested before and did not take it in: see why it failed. "
                 "It is requested again when the files change, and by schedule.cron; or run it by hand."
             )
-        request = dg.RunRequest(run_key=key, tags={"motive/new": _words(news)})
+        request = dg.RunRequest(run_key=key, tags={"motive/new": _words(news), ATTEMPT: "1", **NO_OTHER_RETRY})
         return dg.SensorResult(run_requests=[request], cursor=json.dumps({"request": key, "new": news}))
 
     return watch_clips
@@ -95,24 +106,25 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
     def recurate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Re-curation at set times."""
         try:
-            return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, config))})
+            with _one_look(context.instance, config) as workspace:
+                return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, workspace, config))})
         except (NothingToDo, MotiveError) as reason:
             return dg.SkipReason(str(reason))
 
     return [recurate]
 
 
-def _news(instance: dg.DagsterInstance, loaded: Config) -> dict[str, str]:
-    """The sources whose present version no run has taken in yet, with that version, which is recorded as observed.
+@contextmanager
+def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspace]:
+    """The workspace under the settings as they are now, with everything at rest; one look at a time.
 
-    The settings are read again, as the run will read them: one that no longer parses must not start a run that fails. Before the first
-    run there are no news: that one is started by hand.
+    The settings are read again, as the run will read them: one that no longer parses must not start a run that fails.
 
     Raises:
-        NothingToDo: nothing is new, or it is not at rest.
-        MotiveError: the settings, the files or the model cannot be read.
+        NothingToDo: something is not at rest.
+        MotiveError: the settings or the files cannot be read.
     """
-    from motive_pipeline.clips.watch import source_versions, still_being_written
+    from motive_pipeline.clips.watch import still_being_written
 
     config = load_config(loaded.file)
     if config.storage != loaded.storage:
@@ -126,9 +138,23 @@ def _news(instance: dg.DagsterInstance, loaded: Config) -> dict[str, str]:
         writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
         if writing:
             raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
-        versions = source_versions(workspace)
+        yield workspace
     finally:
         _looking.release()
+
+
+def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config) -> dict[str, str]:
+    """The sources whose present version no run has taken in yet, with that version, which is recorded as observed.
+
+    Before the first run there are no news: that one is started by hand.
+
+    Raises:
+        NothingToDo: nothing is new.
+        MotiveError: the files or the model cannot be read.
+    """
+    from motive_pipeline.clips.watch import source_versions
+
+    versions = source_versions(workspace)
     consumed = {source: version_consumed(instance, SOURCES[source], source) for source in versions}
     for source, version in versions.items():
         if last_observed(instance, source) != version:
@@ -138,9 +164,28 @@ def _news(instance: dg.DagsterInstance, loaded: Config) -> dict[str, str]:
         raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
     news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}
     if not news:
-        changed = f"; {config.file.name} has changed: reload the definitions, and automation acts on it" if config != loaded else ""
+        file = workspace.config.file.name
+        changed = f"; {file} has changed: reload the definitions, and automation acts on it" if workspace.config != loaded else ""
         raise NothingToDo(f"nothing new{changed}")
     return news
+
+
+def _died(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+    """The run that the sensor asked for last, if it ended without any asset having failed and may be tried again.
+
+    It is the sensor that asks again and not the daemon's run retries, which miss a run whose failure they see before its status.
+    """
+    runs = instance.get_runs(dg.RunsFilter(job_name="curate", tags={"dagster/sensor_name": WATCHER}), limit=1)
+    if not runs or runs[0].status != dg.DagsterRunStatus.FAILURE or int(runs[0].tags.get(ATTEMPT, ATTEMPTS)) >= ATTEMPTS:
+        return None
+    return None if instance.get_run_stats(runs[0].run_id).steps_failed else runs[0]
+
+
+def _again(dead: dg.DagsterRun) -> dg.RunRequest:
+    attempt = int(dead.tags[ATTEMPT]) + 1
+    return dg.RunRequest(
+        run_key=f"after-{dead.run_id}", tags={"motive/new": dead.tags["motive/new"], ATTEMPT: str(attempt), **NO_OTHER_RETRY}
+    )
 
 
 def _request(instance: dg.DagsterInstance, news: dict[str, str]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.events import DagsterEvent, DagsterEventType, StepFailureData
 
-from assets.automation import SOURCES, cron_schedules, watch_sensor
+from assets.automation import ATTEMPTS, SOURCES, WATCHER, cron_schedules, watch_sensor
 from assets.dead_runs import fail_dead_runs, run_lock
 from assets.definitions import build_definitions
 from assets.instance import TEMPLATE, open_instance
@@ -207,6 +208,37 @@ def test_no_second_run_is_asked_for_while_one_is_under_way(project):
         assert "under way" in watcher.tick().skip_message
         instance.report_run_failed(run)
         assert len(watcher.tick().run_requests) == 1
+
+
+@pytest.mark.parametrize("gate_failed", [False, True])
+def test_a_run_that_died_is_asked_for_again_a_few_times_and_a_gate_that_failed_is_not(project, gate_failed):
+    watcher = Watcher(project)
+    clip_file(project.folder / "clips", 10)
+    request = watcher.tick().run_requests[0]
+    job = build_definitions(project.config).resolve_job_def("curate")
+    asked = []
+    with open_instance(project.config) as instance:
+        for _ in range(ATTEMPTS):
+            tags = {**request.tags, "dagster/sensor_name": WATCHER}
+            run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            if gate_failed:
+                instance.report_dagster_event(step_failure(run), run.run_id)
+            instance.report_run_failed(run)
+            requests = watcher.tick().run_requests
+            asked += requests
+            request = requests[0] if requests else request
+    assert len(asked) == (0 if gate_failed else ATTEMPTS - 1)
+    assert len({each.run_key for each in asked}) == len(asked)
+
+
+def step_failure(run: dg.DagsterRun) -> DagsterEvent:
+    """The event that an asset of ``run`` failed."""
+    return DagsterEvent(
+        event_type_value=DagsterEventType.STEP_FAILURE.value,
+        job_name=run.job_name,
+        step_key="latents",
+        event_specific_data=StepFailureData(error=None, user_failure_data=None),
+    )
 
 
 def test_cron_comes_from_the_settings_and_asks_again_for_what_failed(project):

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.automation import ATTEMPT
 from assets.dead_runs import run_lock
 from assets.instance import instance_folder, open_instance
 from assets.running import run_stale
@@ -127,7 +128,7 @@ def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
         killed, again = (record.dagster_run for record in curate_runs(instance)[before:])
     assert killed.status == dg.DagsterRunStatus.FAILURE
     assert again.status == dg.DagsterRunStatus.SUCCESS
-    assert again.parent_run_id == killed.run_id
+    assert (killed.tags[ATTEMPT], again.tags[ATTEMPT]) == ("1", "2")
 
 
 def test_a_run_whose_gate_failed_is_not_started_again(project, daemon):
