@@ -14,6 +14,9 @@ from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.workspace import Workspace
 
 LOOK_EVERY_S = 30
+BY_SHELL = {"motive/by": "motive run", "dagster/max_retries": "0"}
+"""Tags of the runs of ``motive run``. One that died is not started again by a daemon: whoever typed the command types it again."""
+
 STARTS_WITHIN_S = 180.0
 """A run without a lock is given this long to come to life; ``run_monitoring.start_timeout_seconds`` in dagster.yaml is the same."""
 
@@ -47,15 +50,17 @@ def run_ended(state: Path, run_id: str) -> None:
         lock.path.unlink()
 
 
-def fail_dead_runs(instance: dg.DagsterInstance, state: Path) -> list[str]:
-    """Mark runs as failed whose process is gone, so that the queue goes on and the run is retried; their ids."""
+def fail_dead_runs(instance: dg.DagsterInstance, state: Path, *, holds_root: bool = False) -> list[str]:
+    """Mark runs as failed whose process is gone, so that the queue goes on and the run is retried; their ids.
+
+    Whoever ``holds_root``, the root's lock, knows that no run of ``motive run`` lives: each holds that lock from before its start.
+    """
     dead = []
-    started = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    started = [status for status in dg.DagsterRunStatus if status.name in ("NOT_STARTED", "STARTED", "CANCELING")]
     for record in instance.get_run_records(dg.RunsFilter(statuses=started)):
         run_id = record.dagster_run.run_id
-        lock = run_lock(state, run_id)
-        came_late = time.time() - (record.start_time or record.create_timestamp.timestamp()) > STARTS_WITHIN_S
-        if lock.is_held() or (not lock.path.exists() and not came_late):
+        lives = run_lock(state, run_id).is_held() or (not run_lock(state, run_id).path.exists() and not _came_late(record))
+        if lives and not (holds_root and BY_SHELL.items() <= record.dagster_run.tags.items()):
             continue
         run = instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:  # it may have ended since it was listed
@@ -63,6 +68,10 @@ def fail_dead_runs(instance: dg.DagsterInstance, state: Path) -> list[str]:
             dead.append(run_id)
     _remove_locks(instance, state)
     return dead
+
+
+def _came_late(record: dg.RunRecord) -> bool:
+    return time.time() - (record.start_time or record.create_timestamp.timestamp()) > STARTS_WITHIN_S
 
 
 def _remove_locks(instance: dg.DagsterInstance, state: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-from assets.dead_runs import fail_dead_runs, run_ended
+from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.staleness import asset_name, stale_assets
@@ -21,9 +21,6 @@ log = logging.getLogger("motive_pipeline.run")
 
 PATIENCE_S = 1.0
 """Long enough for a process that only asks whether the lock is free (:meth:`FileLock.is_held`)."""
-
-ONE_SHOT = {"dagster/max_retries": "0"}
-"""A run of ``motive run`` that died is not started again by a daemon: whoever typed the command types it again."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -70,7 +67,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
     with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
         mark_layout(workspace.root)
         workspace.scores.refresh_views()
-        for dead in fail_dead_runs(instance, workspace.state):
+        for dead in fail_dead_runs(instance, workspace.state, holds_root=True):
             log.warning("the run %s had died; it is marked as failed now, and what it had committed is kept", dead)
         definitions = build_definitions(config, workspace)
         graph = definitions.resolve_asset_graph()
@@ -110,7 +107,7 @@ def _selected(graph: AssetGraph, selection: str | None) -> set[dg.AssetKey]:
 def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
     log.info("looking at clips, queries and weights")
     observe = definitions.resolve_job_def("observe")
-    result = observe.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=ONE_SHOT)
+    result = observe.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
     run_ended(workspace.state, result.run_id)
     errors = sorted(_error_text(event) for event in result.all_events if event.is_step_failure)
     if errors:
@@ -125,7 +122,7 @@ def _run_once(
     log.info("running %s", ", ".join(sorted(names)))
     before = {name: workspace.published(name).data_version if workspace.has_published(name) else None for name in names}
     started = time.monotonic()
-    result = job.execute_in_process(instance=instance, asset_selection=sorted(ready), raise_on_error=False, run_config=QUIET, tags=ONE_SHOT)
+    result = job.execute_in_process(instance=instance, asset_selection=sorted(ready), raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
     run_ended(workspace.state, result.run_id)
     log.debug("run %s took %.1f s", result.run_id, time.monotonic() - started)
     seconds = {}
