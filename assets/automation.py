@@ -4,12 +4,17 @@ The two never race: a change of files or weights is left to the sensor, which re
 """
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dagster as dg
+from dagster._utils.schedules import is_valid_cron_schedule
 
 from assets.staleness import last_observed, version_consumed
-from motive_pipeline.config import Config
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.config import Config, load_config
+from motive_pipeline.errors import ConfigError, MotiveError
+from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 
 SOURCES = {
@@ -19,6 +24,20 @@ SOURCES = {
     "base_model": "projected_gradients/motive",
 }
 """Each observed source, and the asset whose record says which version of it was taken in last."""
+
+UNDER_WAY = [status for status in dg.DagsterRunStatus if status.name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
+
+WATCHER = "watch_clips"
+NO_OTHER_RETRY = {"dagster/max_retries": "0"}
+
+ATTEMPT, ATTEMPTS = "motive/attempt", 3
+"""The tag that counts how often the sensor has asked for one thing, and how often it does when the run's process dies."""
+
+_looking = threading.Lock()
+
+
+class NothingToDo(Exception):
+    """No run is to be requested; the message says why."""
 
 
 def recompute_what_changed() -> dg.AutomationCondition:
@@ -43,68 +62,142 @@ def automation_sensor(config: Config) -> dg.AutomationConditionSensorDefinition:
     return dg.AutomationConditionSensorDefinition("recompute_what_changed", target=dg.AssetSelection.all(), default_status=status)
 
 
-def watch_sensor(config: Config, workspace: Workspace) -> dg.SensorDefinition:
+def watch_sensor(config: Config) -> dg.SensorDefinition:
     """Watches clips, queries and weights; requests one run of ``curate`` when something new is there and at rest."""
 
     @dg.sensor(
-        name="watch_clips",
+        name=WATCHER,
         job_name="curate",
         minimum_interval_seconds=config.schedule.watch_interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING if config.schedule.watch else dg.DefaultSensorStatus.STOPPED,
         description="New or changed clips, queries and weights lead to one run of `curate`, once no file is being written any more.",
     )
     def watch_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        from motive_pipeline.clips.watch import still_being_written
-
         try:
-            writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
-            if writing:
-                return dg.SkipReason(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
-            requested = json.loads(context.cursor) if context.cursor else {}
-            news = _news(context.instance, workspace)
-        except MotiveError as error:
-            return dg.SkipReason(f"nothing done: {error}")
-        if not news:
-            return dg.SkipReason("nothing new")
-        if requested == news:
-            return dg.SkipReason(f"a run for this was requested before: {', '.join(sorted(news))}")
-        return dg.SensorResult(run_requests=[dg.RunRequest(tags={"motive/new": ", ".join(sorted(news))})], cursor=json.dumps(news))
+            with _one_look(context.instance, config) as workspace:
+                if dead := _died(context.instance):
+                    return dg.SensorResult(run_requests=[_again(dead)], cursor=context.cursor)
+                news = _news(context.instance, workspace, config)
+        except (NothingToDo, MotiveError) as reason:
+            return dg.SkipReason(str(reason))
+        key = _request(context.instance, news)
+        if json.loads(context.cursor or "{}").get("request") == key:
+            return dg.SkipReason(
+                f"a run for {_words(news)} was requested before and did not take it in: see why it failed. "
+                "It is requested again when the files change, and by schedule.cron; or run it by hand."
+            )
+        request = dg.RunRequest(run_key=key, tags={"motive/new": _words(news), ATTEMPT: "1", **NO_OTHER_RETRY})
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"request": key, "new": news}))
 
     return watch_clips
 
 
-def cron_schedules(config: Config, workspace: Workspace) -> list[dg.ScheduleDefinition]:
-    """The schedule of ``schedule.cron``, if there is one: ``curate``, when something is new."""
-    if config.schedule.cron is None:
-        return []
+def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
+    """The schedule of ``schedule.cron``, if there is one: ``curate``, when something is new; also when a run for it failed before.
 
-    @dg.schedule(name="recurate", cron_schedule=config.schedule.cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
+    Raises:
+        ConfigError: it is no cron expression.
+    """
+    cron = config.schedule.cron
+    if cron is None:
+        return []
+    if not is_valid_cron_schedule(cron):
+        raise ConfigError(
+            f"{config.file}: schedule.cron = {cron!r}: no cron expression. Five fields are allowed: minute 0-59, hour 0-23, day of the month "
+            '1-31, month 1-12, day of the week 0-7; for instance "0 3 * * *".'
+        )
+
+    @dg.schedule(name="recurate", cron_schedule=cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
     def recurate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Re-curation at set times."""
         try:
-            news = _news(context.instance, workspace)
-        except MotiveError as error:
-            return dg.SkipReason(f"nothing done: {error}")
-        if not news:
-            return dg.SkipReason("nothing new")
-        return dg.RunRequest(tags={"motive/new": ", ".join(sorted(news))})
+            with _one_look(context.instance, config) as workspace:
+                return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, workspace, config))})
+        except (NothingToDo, MotiveError) as reason:
+            return dg.SkipReason(str(reason))
 
     return [recurate]
 
 
-def _news(instance: dg.DagsterInstance, workspace: Workspace) -> dict[str, str]:
+@contextmanager
+def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspace]:
+    """The workspace under the settings as they are now, with everything at rest; one look at a time.
+
+    The settings are read again, as the run will read them: one that no longer parses must not start a run that fails.
+
+    Raises:
+        NothingToDo: something is not at rest.
+        MotiveError: the settings or the files cannot be read.
+    """
+    from motive_pipeline.clips.watch import still_being_written
+
+    config = load_config(loaded.file)
+    if config.storage != loaded.storage:
+        raise NothingToDo(f"storage changed in {config.file}: restart the daemon, since one instance serves one root")
+    if not _looking.acquire(blocking=False):
+        raise NothingToDo("the look before this one is not over yet: many new files are being read")
+    try:
+        workspace = Workspace(config)
+        if instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
+            raise NothingToDo("a run is under way; what is new is looked at when it has ended")
+        writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
+        if writing:
+            raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+        yield workspace
+    finally:
+        _looking.release()
+
+
+def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config) -> dict[str, str]:
     """The sources whose present version no run has taken in yet, with that version, which is recorded as observed.
 
     Before the first run there are no news: that one is started by hand.
+
+    Raises:
+        NothingToDo: nothing is new.
+        MotiveError: the files or the model cannot be read.
     """
     from motive_pipeline.clips.watch import source_versions
 
-    news = {}
-    for source, version in source_versions(workspace).items():
-        consumed = version_consumed(instance, SOURCES[source], source)
+    versions = source_versions(workspace)
+    consumed = {source: version_consumed(instance, SOURCES[source], source) for source in versions}
+    for source, version in versions.items():
         if last_observed(instance, source) != version:
             tags = {"dagster/data_version": version}
             instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
-        if consumed is not None and consumed != version:
-            news[source] = version
+    if all(version is None for version in consumed.values()):
+        raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
+    news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}
+    if not news:
+        file = workspace.config.file.name
+        changed = f"; {file} has changed: reload the definitions, and automation acts on it" if workspace.config != loaded else ""
+        raise NothingToDo(f"nothing new{changed}")
     return news
+
+
+def _died(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+    """The run that the sensor asked for last, if it ended without any asset having failed and may be tried again.
+
+    It is the sensor that asks again and not the daemon's run retries, which miss a run whose failure they see before its status.
+    """
+    runs = instance.get_runs(dg.RunsFilter(job_name="curate", tags={"dagster/sensor_name": WATCHER}), limit=1)
+    if not runs or runs[0].status != dg.DagsterRunStatus.FAILURE or int(runs[0].tags.get(ATTEMPT, ATTEMPTS)) >= ATTEMPTS:
+        return None
+    return None if instance.get_run_stats(runs[0].run_id).steps_failed else runs[0]
+
+
+def _again(dead: dg.DagsterRun) -> dg.RunRequest:
+    attempt = int(dead.tags[ATTEMPT]) + 1
+    return dg.RunRequest(
+        run_key=f"after-{dead.run_id}", tags={"motive/new": dead.tags["motive/new"], ATTEMPT: str(attempt), **NO_OTHER_RETRY}
+    )
+
+
+def _request(instance: dg.DagsterInstance, news: dict[str, str]) -> str:
+    """What a run for ``news`` is known by: it is requested once for as long as no run has taken anything in."""
+    events = {source: instance.get_latest_materialization_event(dg.AssetKey(SOURCES[source])) for source in news}
+    return digest(news, {source: event.run_id if event else None for source, event in events.items()})
+
+
+def _words(news: dict[str, str]) -> str:
+    return ", ".join(sorted(news))

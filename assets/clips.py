@@ -14,7 +14,13 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
     """Files and weights, which live outside Dagster: their data version is a hash of their content."""
 
     def observed(name: str, description: str, kinds: set[str]) -> dg.SourceAsset:
-        @dg.observable_source_asset(name=name, group_name="sources", description=description, tags={f"dagster/kind/{k}": "" for k in kinds})
+        @dg.observable_source_asset(
+            name=name,
+            group_name="sources",
+            description=description,
+            tags={f"dagster/kind/{kind}": "" for kind in kinds},
+            required_resource_keys={"alive"},
+        )
         def source(context: dg.OpExecutionContext) -> dg.ObserveResult:
             from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
             from motive_pipeline.models.load import observe_base_encoders, observe_base_model

@@ -9,6 +9,7 @@ from assets.automation import SOURCES, automation_sensor, cron_schedules, watch_
 from assets.checks import checks
 from assets.clips import clip_assets, source_assets
 from assets.curation import curation_assets
+from assets.dead_runs import alive_resource, dead_runs_sensor
 from assets.evaluation import evaluation_assets
 from assets.motion import motion_assets
 from assets.resources import workspace_resource
@@ -33,9 +34,9 @@ def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.
         ],
         asset_checks=checks(config),
         jobs=_jobs(),
-        sensors=[automation_sensor(config), watch_sensor(config, workspace)],
-        schedules=cron_schedules(config, workspace),
-        resources={"workspace": workspace_resource(workspace)},
+        sensors=[automation_sensor(config), watch_sensor(config), dead_runs_sensor(workspace)],
+        schedules=cron_schedules(config),
+        resources={"alive": alive_resource(workspace), "workspace": workspace_resource(workspace)},
         executor=dg.in_process_executor,
     )
 

@@ -9,7 +9,11 @@ GROUP = "evaluation"
 
 
 def evaluation_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """Scores of all arms and the report."""
+    """Scores of all arms and the report.
+
+    By themselves they recompute only where training and generation do: they would join new subsets with old trainings.
+    """
+    heavy = config.schedule.auto_heavy
     scores = [
         stage_asset(
             config,
@@ -24,6 +28,7 @@ def evaluation_assets(config: Config) -> list[dg.AssetsDefinition]:
             ],
             description="Metrics of the generated videos, and the loss on held-out queries.",
             publish="evaluation.stage:publish_eval_scores",
+            auto=heavy,
             arm=arm,
         )
         for arm in config.arms
@@ -43,5 +48,6 @@ def evaluation_assets(config: Config) -> list[dg.AssetsDefinition]:
         ],
         description="Which clips teach the motion, and whether training on them helped: one page, with its evidence.",
         publish="evaluation.report:publish_report",
+        auto=heavy,
     )
     return [*scores, report]

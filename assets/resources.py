@@ -12,6 +12,8 @@ from assets.automation import recompute_what_changed
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.stages import STAGES
+from motive_pipeline.storage.layout import mark_layout
+from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 OWNERS = ["team:curation"]
@@ -22,10 +24,14 @@ MAX_PREVIEW_BYTES = 400_000
 def workspace_resource(workspace: Workspace) -> dg.ResourceDefinition:
     """The workspace, with the root's lock held from the start of a run to its end."""
 
-    @dg.resource(description=f"The project below {workspace.root}; holding it means holding the root's lock.")
-    def locked_workspace(_: dg.InitResourceContext) -> Iterator[Workspace]:
-        workspace.lock.acquire(wait_s=WAIT_FOR_ROOT_S)
+    @dg.resource(
+        description=f"The project below {workspace.root}; holding it means holding the root's lock.", required_resource_keys={"alive"}
+    )
+    def locked_workspace(context: dg.InitResourceContext) -> Iterator[Workspace]:
+        assert context.run is not None
+        workspace.lock.acquire(wait_s=WAIT_FOR_ROOT_S, who=f"Dagster run {context.run.run_id[:8]}")
         try:
+            mark_layout(workspace.root)
             yield workspace
         finally:
             workspace.lock.release()
@@ -72,6 +78,11 @@ def stage_asset(
             publication: Publication = run(context.resources.workspace, **arguments)
         except MotiveError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
+        except Exception as error:
+            workspace: Workspace = context.resources.workspace
+            if (trouble := storage_trouble(error, workspace.root, workspace.state)) is None:
+                raise
+            raise dg.Failure(description=trouble, allow_retries=False) from error
         return dg.MaterializeResult(metadata=metadata_of(publication), data_version=dg.DataVersion(publication.data_version))
 
     return asset

@@ -8,14 +8,19 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
+from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.staleness import asset_name, stale_assets
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.layout import mark_layout
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger("motive_pipeline.run")
+
+PATIENCE_S = 1.0
+"""Long enough for a process that only asks whether the lock is free (:meth:`FileLock.is_held`)."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -59,12 +64,15 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
     """
     workspace = Workspace(config)
-    workspace.root.mkdir(parents=True, exist_ok=True)
-    with workspace.lock, open_instance(config) as instance:
+    with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
+        mark_layout(workspace.root)
+        workspace.scores.refresh_views()
+        for dead in fail_dead_runs(instance, workspace.state, holds_root=True):
+            log.warning("the run %s had died; it is marked as failed now, and what it had committed is kept", dead)
         definitions = build_definitions(config, workspace)
         graph = definitions.resolve_asset_graph()
         selected = _selected(graph, selection)
-        _observe(definitions, instance)
+        _observe(definitions, instance, workspace)
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
         failed: set[dg.AssetKey] = set()
@@ -96,9 +104,11 @@ def _selected(graph: AssetGraph, selection: str | None) -> set[dg.AssetKey]:
     return set(chosen) & everything
 
 
-def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
     log.info("looking at clips, queries and weights")
-    result = definitions.resolve_job_def("observe").execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET)
+    observe = definitions.resolve_job_def("observe")
+    result = observe.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
+    run_ended(workspace.state, result.run_id)
     errors = sorted(_error_text(event) for event in result.all_events if event.is_step_failure)
     if errors:
         raise MotiveError("\n".join(errors))
@@ -112,7 +122,8 @@ def _run_once(
     log.info("running %s", ", ".join(sorted(names)))
     before = {name: workspace.published(name).data_version if workspace.has_published(name) else None for name in names}
     started = time.monotonic()
-    result = job.execute_in_process(instance=instance, asset_selection=sorted(ready), raise_on_error=False, run_config=QUIET)
+    result = job.execute_in_process(instance=instance, asset_selection=sorted(ready), raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
+    run_ended(workspace.state, result.run_id)
     log.debug("run %s took %.1f s", result.run_id, time.monotonic() - started)
     seconds = {}
     errors = {}

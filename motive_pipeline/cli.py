@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.trouble import storage_trouble
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,10 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     _log_progress(quiet=getattr(arguments, "quiet", False))
+    config = None
     try:
         if arguments.config:
             os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
-        return arguments.command(load_config(), arguments)
+        config = load_config()
+        return arguments.command(config, arguments)
     except MotiveError as error:
         print(f"motive: {error}", file=sys.stderr)
         return 1
@@ -32,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("motive: stopped; what was committed is kept, and the next run goes on from there", file=sys.stderr)
         return 130
+    except Exception as error:
+        trouble = storage_trouble(error, config.storage.root, config.storage.state or config.storage.root) if config else None
+        if trouble is None:
+            raise
+        print(f"motive: {trouble}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
     path = command("path", _path, "Where the published data of an asset lies.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
+    gc = command("gc", _gc, "List what no current setting uses; with --delete, remove it.")
+    gc.add_argument("--delete", action="store_true", help="remove what is listed")
+    gc.add_argument("--dry-run", action="store_true", help="only list, as without --delete")
     return parser
 
 
@@ -139,6 +151,18 @@ def _path(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
     print(Workspace(config).published(arguments.asset).path)
+    return 0
+
+
+def _gc(config: Config, arguments: argparse.Namespace) -> int:
+    from assets.collecting import collect
+
+    delete = arguments.delete and not arguments.dry_run
+    found = collect(config, delete=delete)
+    for each in found:
+        print(f"{each.num_bytes / 1e6:10.1f} MB  {each.path}  ({each.why})")
+    total = sum(each.num_bytes for each in found) / 1e6
+    print(f"{total:10.1f} MB in all, {'removed' if delete else 'not removed: --delete removes it' if found else 'nothing is unused'}")
     return 0
 
 

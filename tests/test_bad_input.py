@@ -1,11 +1,17 @@
 """What a user can get wrong: a clear error, or a row in ``rejects``; never a trace of our own."""
 
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
+import zarr
 
+from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.clips.encode import write_mp4
+from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.motion.stage import publish_motion_masks
 from tests.graph_project import SETTINGS, Project
 
 CURATE = "+" + 'key:"voted_ranking/motive"'
@@ -114,3 +120,46 @@ def test_a_wrong_config_name_and_a_wrong_asset(project, tmp_path):
     assert "no such" in project.motive("path", "nonsense").err.lower() or "nonsense" in project.motive("path", "nonsense").err
     project.file.rename(tmp_path / "other.yaml")
     assert "cannot read the config" in project.motive("run").err
+
+
+def test_a_clip_deleted_between_catalog_and_gradient_is_a_row_in_rejects_and_comes_back(project):
+    project.run("--select", 'key:"clip_catalog" or key:"query_catalog"')
+    gone = project.folder / "clips" / "3.mp4"
+    kept = gone.read_bytes()
+    gone.unlink()
+    ws = project.workspace
+    publish_latents(ws, role="clip")
+    publish_motion_masks(ws, role="clip")
+    for asset in ("latents", "motion_masks"):
+        assert ws.published(asset).rejects()["reason"].tolist() == ["missing_file"], asset
+    publish_gradients(ws, variant="motive", role="clip")
+    assert len(zarr.open_group(ws.published("projected_gradients/motive").path, mode="r")["clip_id"]) == 5
+    gone.write_bytes(kept)
+    assert publish_latents(ws, role="clip").rejects().empty, "it is tried again"
+
+
+def test_a_store_written_by_a_newer_version_is_refused_by_every_command(project):
+    project.run("--select", 'key:"clip_catalog"')
+    mark = project.config.storage.root / "layout.json"
+    mark.write_text(mark.read_text().replace("1", "2"), encoding="utf-8")
+    before = sorted(path.name for path in project.config.storage.root.iterdir())
+    for command in (["run"], ["sql", "SELECT 1"], ["path", "clip_catalog"], ["plan"]):
+        outcome = project.motive(*command)
+        assert outcome.code == 1
+        assert "newer version" in outcome.err
+        assert "Upgrade this installation" in outcome.err
+        assert "Traceback" not in outcome.err
+    assert sorted(path.name for path in project.config.storage.root.iterdir()) == before
+
+
+def test_a_clock_that_jumps_back_recomputes_nothing_and_loses_nothing(project):
+    """Files, hashes and publications from the future: an hour ahead of the clock that the next run sees."""
+    project.run("--select", 'key:"clip_catalog"')
+    ahead = time.time() + 3600
+    for path in [*(project.folder / "clips").iterdir(), *project.config.storage.root.rglob("*.json")]:
+        os.utime(path, (ahead, ahead))
+    again = project.run("--select", 'key:"clip_catalog"')
+    assert again.assets["clip_catalog"]["status"] == "unchanged"
+    write_mp4(project.folder / "clips" / "1.mp4", moving(77), 16)
+    os.utime(project.folder / "clips" / "1.mp4", (1, 1))
+    assert project.run("--select", 'key:"clip_catalog"').assets["clip_catalog"]["rows_computed"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import IO
 
 from motive_pipeline.clips.probe import probe
 from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
@@ -14,7 +15,9 @@ from motive_pipeline.models.load import observe_base_encoders, observe_base_mode
 from motive_pipeline.storage.workspace import Workspace
 
 WHOLE_WITHIN_S = 60.0
-"""A file that cannot be opened as a video and was written less than this ago is taken for one that is still being copied."""
+"""A file that is no whole video and was written less than this ago is taken for one that is still being copied."""
+
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 
 
 def source_versions(ws: Workspace) -> dict[str, str]:
@@ -34,7 +37,7 @@ def source_versions(ws: Workspace) -> dict[str, str]:
 def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None = None) -> list[Path]:
     """Videos and captions that were written less than ``settle_s`` seconds ago, or look like half of a copy.
 
-    A time stamp in the future (a clock that jumped back) counts as old, so that it cannot hold a run back for ever.
+    A time stamp in the future (a clock that jumped back) says nothing, so that it cannot hold a run back for ever.
     """
     now_s = time.time() if now_s is None else now_s
     sources = [clip_source(ws), query_source(ws), held_out_source(ws)]
@@ -43,7 +46,7 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
 
 
 def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
-    ages_s = [now_s - _written_s(file) for file in (path, path.with_suffix(".txt")) if file.exists()]
+    ages_s = [now_s - stamp_s for file in (path, path.with_suffix(".txt")) for stamp_s in _stamps_s(file)]
     if any(0 <= age_s < settle_s for age_s in ages_s):
         return True
     if not any(0 <= age_s < WHOLE_WITHIN_S for age_s in ages_s):
@@ -52,9 +55,42 @@ def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
         probe(path)
     except RejectRow:
         return True
+    return ends_early(path)
+
+
+def ends_early(path: Path) -> bool:
+    """Whether the container announces more bytes than the file has: half of a copy that can already be opened as a video."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF":
+            return 8 + int.from_bytes(head[4:8], "little") > size
+        if head[4:8] in _MP4_BOXES:
+            return _end_of_boxes(file, size) > size
     return False
 
 
-def _written_s(path: Path) -> float:
-    status = os.stat(path)
-    return max(status.st_mtime, status.st_ctime)
+def _end_of_boxes(file: IO[bytes], size: int) -> int:
+    """Where the last top-level box of an MP4 or MOV file says it ends (ISO/IEC 14496-12, 4.2)."""
+    end = 0
+    while end < size:
+        file.seek(end)
+        header = file.read(16)
+        if len(header) < 8:
+            return end + 8
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:  # 0: up to the end of the file, whatever that is
+            return size
+        end += length
+    return end
+
+
+def _stamps_s(path: Path) -> tuple[float, ...]:
+    """When the file was written and when it was last touched in any way (a copy may keep the former); none when it is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return ()
+    return status.st_mtime, status.st_ctime

@@ -31,19 +31,17 @@ def rejects_table(ws: Workspace) -> Table:
 
 
 def settings_table(ws: Workspace) -> Table:
-    """Every setting that a stage depends on, but for where things lie on this machine."""
-    settings = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference"})
-    rows = [
-        [f"{section}.{key}", _plain(value)]
-        for section, values in settings.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    ]
-    rows = [row for row in rows if not row[0].endswith(("path", "prompts")) or row[0] == "model.path"]
-    return Table(
-        key="settings", title="Settings", columns=["setting", "value"], rows=[*rows, ["arms", ", ".join(ws.config.arms)]], caption="",
-        words=frozenset({1}),
-    )  # fmt: skip
+    """:func:`plain_settings` for a person."""
+    rows = [[name, _plain(value)] for name, value in plain_settings(ws).items()]
+    return Table(key="settings", title="Settings", columns=["setting", "value"], rows=rows, caption="", words=frozenset({1}))
+
+
+def plain_settings(ws: Workspace) -> dict[str, Any]:
+    """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
+    sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference", "arms"})
+    settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    kept = {name: value for name, value in settings.items() if not name.endswith(("path", "prompts")) or name == "model.path"}
+    return kept | {"arms": ", ".join(ws.config.arms)}
 
 
 def _plain(value: Any) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from motive_pipeline.evaluation import plots
 from motive_pipeline.evaluation.findings import Findings, load_findings
 from motive_pipeline.evaluation.gallery import Gallery, best_clips, load_influence
+from motive_pipeline.evaluation.record import provenance_record, write_record
 from motive_pipeline.evaluation.tables import STYLES, Table, aligned, escaped_markdown, markdown, numbers_frame, shown_number
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -23,7 +24,7 @@ _CAPTION_LETTERS = 52
 
 
 def publish_report(ws: Workspace) -> Publication:
-    """Publish ``eval_report``: ``report.html``, ``report.md`` and ``numbers.parquet``.
+    """Publish ``eval_report``: ``report.html``, ``report.md``, ``numbers.parquet`` and ``provenance.json`` (record.py).
 
     Raises:
         NotPublished: an arm has no scores yet.
@@ -36,16 +37,18 @@ def publish_report(ws: Workspace) -> Publication:
     page = render("report.html.j2", context | _figures(findings))
     text = render("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
+    record = provenance_record(ws, _upstream(ws))
 
     def write(folder: Path) -> None:
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
         numbers.to_parquet(folder / "numbers.parquet", index=False)
+        write_record(folder, record)
 
     return ws.publish(
         "eval_report",
         stage=STAGE,
-        content=digest(page, text, digest_frame(numbers)),
+        content=digest(page, text, digest_frame(numbers), record),
         write=write,
         started=started,
         upstream=_upstream(ws),

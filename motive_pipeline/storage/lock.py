@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, ClassVar
 
 from motive_pipeline.errors import MotiveError
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.2
 
 
 class Locked(MotiveError):
@@ -28,8 +35,8 @@ class FileLock:
         self.path = path.absolute()
         self.what = what
 
-    def acquire(self, *, wait_s: float = 0.0) -> None:
-        """Take the lock, waiting at most ``wait_s`` seconds.
+    def acquire(self, *, wait_s: float = 0.0, who: str = "") -> None:
+        """Take the lock, waiting at most ``wait_s`` seconds; a line in the log says for whom. ``who`` tells others what holds it.
 
         Raises:
             Locked: another process holds it; the message names that process.
@@ -41,21 +48,22 @@ class FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self.path.open("a+", encoding="utf-8")
         deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    holder = file.read().strip() or "an unknown process"
-                    file.close()
-                    raise Locked(f"{self.what} is in use by {holder} (lock: {self.path}). Wait for it to end, or stop it.") from None
-                time.sleep(0.2)
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps({"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
-        file.flush()
+        told = False
+        while not _taken(file):
+            if time.monotonic() >= deadline:
+                file.close()
+                raise Locked(f"{self.what} is in use by {self.holder()} (lock: {self.path}). Wait for it to end, or stop it.")
+            if not told:
+                log.info("%s is in use by %s; waiting for it to end", self.what, self.holder())
+                told = True
+            time.sleep(_LOOK_EVERY_S)
+        note = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "who": who}
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(note).encode())  # unbuffered: on a full disk nothing is left to be written at the end
+        except OSError:
+            file.close()
+            raise
         self._held[self.path] = (file, 1)
 
     def release(self) -> None:
@@ -67,9 +75,45 @@ class FileLock:
         del self._held[self.path]
         file.close()
 
+    def is_held(self) -> bool:
+        """Whether any process, this one included, holds the lock now.
+
+        Asking takes the lock for an instant where it is free, so :meth:`acquire` is best given a second of patience.
+        """
+        if not self.path.exists():
+            return False
+        with self.path.open("a+", encoding="utf-8") as file:
+            return not _taken(file)
+
+    def holder(self) -> str:
+        """Who wrote itself into the lock last, in words."""
+        try:
+            noted = json.loads(self.path.read_text(encoding="utf-8"))
+            who = f"{noted['who']}, " if noted.get("who") else ""
+            return f"{who}process {noted['pid']}, since {noted['since']}"
+        except (OSError, ValueError, KeyError):  # it has the lock and has not written itself in yet
+            return "another process"
+
+    @contextmanager
+    def holding(self, *, wait_s: float = 0.0, who: str = "") -> Iterator[None]:
+        """Hold the lock over a block; see :meth:`acquire`."""
+        self.acquire(wait_s=wait_s, who=who)
+        try:
+            yield
+        finally:
+            self.release()
+
     def __enter__(self) -> FileLock:
         self.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

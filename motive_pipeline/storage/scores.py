@@ -7,12 +7,13 @@ seeing, whole, the version that file pointed to.
 
 from __future__ import annotations
 
+import fcntl
 import filecmp
 import json
-import logging
 import os
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import duckdb
@@ -22,8 +23,7 @@ import pyarrow.parquet as pq
 
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
-
-log = logging.getLogger(__name__)
+from motive_pipeline.storage.views import ViewsFile, create_views
 
 KEEP_VERSIONS = 5
 
@@ -78,6 +78,7 @@ class ScoreTables:
     def __init__(self, root: Path, state: Path) -> None:
         self.folder = root / "scores"
         self.duckdb_file = state / "scores.duckdb"
+        self._views_file = ViewsFile(self.duckdb_file)
         self.manifest = self.folder / "manifest.json"
 
     def version(self) -> Path | None:
@@ -117,10 +118,9 @@ class ScoreTables:
         Raises:
             MotiveError: nothing was published yet, or the statement is not one that DuckDB accepts.
         """
-        if self.version() is None:
-            raise MotiveError(f"no scores below {self.folder} yet. Run `motive run` first.")
+        version = self._held_version()
         connection = duckdb.connect(":memory:")
-        self._create_views(connection)
+        create_views(connection, _views(version))
         connection.execute(f"SET allowed_directories=[{_quote(str(self.folder))}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
@@ -135,19 +135,10 @@ class ScoreTables:
         return relation
 
     def refresh_views(self) -> None:
-        """Make ``scores.duckdb`` show the current version, unless the user has things of their own in it."""
+        """Make ``scores.duckdb`` show the current version, where that is where the root lies now (see :meth:`ViewsFile.show`)."""
         version = self.version()
-        if version is None:
-            return
-        if reason := self._hands_off():
-            log.warning("%s: %s; left alone. `motive sql` shows the newest scores.", self.duckdb_file, reason)
-            return
-        self.duckdb_file.parent.mkdir(parents=True, exist_ok=True)
-        temp = self.duckdb_file.with_name(f"{atomic.TEMP_PREFIX}{os.getpid()}.duckdb")
-        temp.unlink(missing_ok=True)
-        with duckdb.connect(str(temp)) as connection:
-            self._create_views(connection)
-        os.replace(temp, self.duckdb_file)
+        if version is not None:
+            self._views_file.show(version, _views(version))
 
     def _fill(self, temp: Path, current: Path | None, pieces: dict[tuple[str, str], pd.DataFrame | Path]) -> bool:
         """Write the version's files into ``temp``; whether any differs from ``current``."""
@@ -155,7 +146,7 @@ class ScoreTables:
             for file in current.rglob("*.parquet"):
                 target = temp / file.relative_to(current)
                 target.parent.mkdir(exist_ok=True)
-                os.link(file, target)
+                _link(file, target)
         changed = current is None
         for table, schema in TABLES.items():
             (temp / table).mkdir(exist_ok=True)
@@ -174,33 +165,49 @@ class ScoreTables:
             changed = changed or old is None or not filecmp.cmp(old, file, shallow=False)
         return changed
 
-    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
-        version = self.version()
-        assert version is not None
-        for table in TABLES:
-            connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})")
-        connection.execute(f"CREATE VIEW clips AS {_CLIPS_VIEW}")
+    def _held_version(self) -> Path:
+        """The current version, kept from being pruned as long as this object lives.
 
-    def _hands_off(self) -> str | None:
-        """Why ``scores.duckdb`` must not be replaced, or None."""
-        if not self.duckdb_file.exists():
-            return None
-        if self.duckdb_file.with_name(self.duckdb_file.name + ".wal").exists():
-            return "a shell has unsaved work in it (.wal)"
-        try:
-            with duckdb.connect(str(self.duckdb_file), read_only=True) as connection:
-                tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
-                views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
-                macros = connection.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal").fetchall()
-        except duckdb.Error as error:
-            return f"it cannot be looked into ({str(error).splitlines()[0]})"
-        own = {name for (name,) in (*tables, *views, *macros)} - set(TABLES) - {"clips"}
-        return f"it holds objects of your own ({', '.join(sorted(own))})" if own else None
+        Raises:
+            MotiveError: nothing was published yet.
+        """
+        while (version := self.version()) is not None:
+            try:
+                descriptor = os.open(version, os.O_RDONLY)
+            except FileNotFoundError:  # pruned since the manifest was read: there is a newer one
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if version.exists():
+                weakref.finalize(self, os.close, descriptor)
+                return version
+            os.close(descriptor)
+        raise MotiveError(f"no scores below {self.folder} yet. Run `motive run` first.")
 
     def _prune(self) -> None:
+        """Remove old versions that nobody looks at."""
         versions = sorted((p for p in self.folder.glob("v*") if p.name[1:].isdecimal()), key=lambda p: int(p.name[1:]))
+        used = self._views_file.versions_in_use()
         for old in versions[:-KEEP_VERSIONS]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old.name not in used and not _is_read(old):
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _views(version: Path) -> dict[str, str]:
+    """The views over ``version``: name -> SELECT."""
+    views = {table: f"SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})" for table in TABLES}
+    return views | {"clips": _CLIPS_VIEW}
+
+
+def _is_read(version: Path) -> bool:
+    """Whether a `motive sql` reads it."""
+    descriptor = os.open(version, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _link(source: Path, target: Path) -> None:

@@ -25,6 +25,7 @@ from motive_pipeline.errors import NotPublished
 from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.layout import require_known_layout
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.scores import TABLES, ScoreTables
@@ -86,11 +87,16 @@ class Publication:
 
 
 class Workspace:
-    """Everything below one ``storage.root``, seen through one config."""
+    """Everything below one ``storage.root``, seen through one config.
+
+    Raises:
+        MotiveError: a newer version of the software wrote there.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.root = config.storage.root
+        require_known_layout(self.root)
         self.state = config.storage.state or self.root / "state"
         self.scores = ScoreTables(self.root, self.state)
         self.lock = FileLock(self.state / "run.lock", f"the store {self.root}")

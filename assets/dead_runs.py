@@ -1,0 +1,98 @@
+"""Runs whose process has died. Dagster notices that only while the server that started them lives, and never for ``motive run``.
+
+Such a run would count as running for ever: the queue would start nothing more, and automation would wait for its assets. So each run
+holds a lock of its own until its process ends; a run that counts as started and whose lock is free is marked as failed.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+
+from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.workspace import Workspace
+
+LOOK_EVERY_S = 30
+BY_SHELL = {"motive/by": "motive run", "dagster/max_retries": "0"}
+"""Tags of the runs of ``motive run``. One that died is not started again by a daemon: whoever typed the command types it again."""
+
+STARTS_WITHIN_S = 180.0
+"""A run without a lock is given this long to come to life; ``run_monitoring.start_timeout_seconds`` in dagster.yaml is the same."""
+
+
+def run_lock(state: Path, run_id: str) -> FileLock:
+    """The lock that a run's process holds as long as it lives."""
+    return FileLock(state / "runs" / f"{run_id}.lock", f"the run {run_id}")
+
+
+def alive_resource(workspace: Workspace) -> dg.ResourceDefinition:
+    """Holds the run's own lock.
+
+    It is not given back at the end: the run's last events are written after its resources are gone. The end of the process gives it back,
+    or, in ``motive run``, :func:`run_ended`.
+    """
+
+    @dg.resource(description="Shows that the run's process lives.")
+    def alive(context: dg.InitResourceContext) -> Iterator[None]:
+        assert context.run is not None
+        run_lock(workspace.state, context.run.run_id).acquire(wait_s=5.0)
+        yield
+
+    return alive
+
+
+def run_ended(state: Path, run_id: str) -> None:
+    """Give back the lock of a run that ended in this process."""
+    lock = run_lock(state, run_id)
+    if lock.path.exists():
+        lock.release()
+        lock.path.unlink()
+
+
+def fail_dead_runs(instance: dg.DagsterInstance, state: Path, *, holds_root: bool = False) -> list[str]:
+    """Mark runs as failed whose process is gone, so that the queue goes on and the run is retried; their ids.
+
+    Whoever ``holds_root``, the root's lock, knows that no run of ``motive run`` lives: each holds that lock from before its start.
+    """
+    dead = []
+    started = [status for status in dg.DagsterRunStatus if status.name in ("NOT_STARTED", "STARTED", "CANCELING")]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=started)):
+        run_id = record.dagster_run.run_id
+        lives = run_lock(state, run_id).is_held() or (not run_lock(state, run_id).path.exists() and not _came_late(record))
+        if lives and not (holds_root and BY_SHELL.items() <= record.dagster_run.tags.items()):
+            continue
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:  # it may have ended since it was listed
+            instance.report_run_failed(run, "The process of this run has died; what it had committed is kept.")
+            dead.append(run_id)
+    _remove_locks(instance, state)
+    return dead
+
+
+def _came_late(record: dg.RunRecord) -> bool:
+    return time.time() - (record.start_time or record.create_timestamp.timestamp()) > STARTS_WITHIN_S
+
+
+def _remove_locks(instance: dg.DagsterInstance, state: Path) -> None:
+    """Locks of runs that are over."""
+    for file in (state / "runs").glob("*.lock"):
+        run = instance.get_run_by_id(file.stem)
+        if (run is None or run.is_finished) and not run_lock(state, file.stem).is_held():
+            file.unlink(missing_ok=True)
+
+
+def dead_runs_sensor(workspace: Workspace) -> dg.SensorDefinition:
+    """Looks every half minute, whatever ``schedule`` says: without it a killed run could block the queue."""
+
+    @dg.sensor(
+        name="notice_dead_runs",
+        minimum_interval_seconds=LOOK_EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks runs as failed whose process has died, so that the queue goes on and they are retried.",
+    )
+    def notice_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        dead = fail_dead_runs(context.instance, workspace.state)
+        return dg.SkipReason(f"marked as failed: {', '.join(dead)}" if dead else "no run has died")
+
+    return notice_dead_runs

@@ -1,0 +1,122 @@
+"""What lies below the root that no current setting uses: old rows, publications, trainings and videos.
+
+Nothing is removed but by :func:`remove`. The files of a finished training and a finished video have two names, in ``work/`` and in the
+publication; so what ``work/`` holds is in use exactly when publications that count hold all of it, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from motive_pipeline.errors import NotPublished
+from motive_pipeline.stages import STAGES
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+WORK = {"finetune": "finetuned_checkpoint", "videos": "generated_videos"}
+"""Folders of ``work/`` and the asset whose parts they keep; such parts may be unfinished work while one of its arms is stale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unused:
+    """Something that can go: ``num_bytes`` is what the disk gains."""
+
+    path: Path
+    num_bytes: int
+    why: str
+
+
+def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], keep: Collection[Path] = ()) -> list[Unused]:
+    """Everything that neither the current settings nor what is published now needs, by path.
+
+    ``assets`` are those of the current graph, ``stale`` the stale ones among them, ``keep`` folders to be kept beside.
+    """
+    published = [publication for asset in sorted(assets) if (publication := _published(ws, asset))]
+    kept = {publication.path for publication in published} | set(keep)
+    fingerprints = {ws.config.row_fingerprint(stage) for stage in STAGES}
+    fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
+    found = {path: "a publication that no longer counts" for path in _publications(ws.root) if path not in kept}
+    found |= {path: "rows of other settings" for path in _children(ws.root / "rows") if path.name not in fingerprints}
+    scratch = ws.root / "work" / "scratch"
+    found |= {path: "a killed run left it" for depth in ("*", "*/*") for path in scratch.glob(f"{depth}/{atomic.TEMP_PREFIX}*")}
+    in_use = {_inode(status) for path in kept for _, status in _files(path)}
+    for name, asset in WORK.items():
+        if any(each.split("/")[0] == asset for each in stale):
+            continue
+        for path in _children(ws.root / "work" / name):
+            if any(_inode(status) not in in_use for file, status in _files(path) if file.suffix != ".json"):
+                found[path] = f"no published {asset} holds it"
+    return _sized(found)
+
+
+def remove(found: Sequence[Unused]) -> None:
+    """Remove what :func:`unused` gave. The caller holds the root's lock.
+
+    Each goes under a name that nothing reads first, so that a run killed meanwhile leaves no half of it behind that could be taken for whole.
+    """
+    for each in found:
+        gone = each.path.with_name(f"{atomic.TEMP_PREFIX}{uuid.uuid4().hex[:12]}")
+        os.rename(each.path, gone)
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+
+def _published(ws: Workspace, asset: str) -> Publication | None:
+    try:
+        return ws.published(asset)
+    except NotPublished:
+        return None
+
+
+def _publications(root: Path) -> Iterator[Path]:
+    """Every version that any asset has published, and what a killed run left beside them."""
+    for pattern in ("published/*/current.json", "published/*/*/current.json"):
+        for pointer in root.glob(pattern):
+            yield from (path for path in pointer.parent.iterdir() if (path / "publication.json").exists() or _is_leftover(path))
+
+
+def _children(folder: Path) -> list[Path]:
+    """What lies two levels below ``folder``."""
+    return sorted(folder.glob("*/*"))
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(atomic.TEMP_PREFIX)
+
+
+def _files(path: Path) -> list[tuple[Path, os.stat_result]]:
+    """Every file at or below ``path``."""
+    return [(file, file.stat()) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _sized(found: dict[Path, str]) -> list[Unused]:
+    """With sizes: a file counts where its last name would go, so one that keeps a name elsewhere counts nowhere."""
+    names_going: Counter[tuple[int, int]] = Counter()
+    listed = []
+    for path, why in sorted(found.items()):
+        num_bytes = 0
+        for _, status in _files(path):
+            names_going[_inode(status)] += 1
+            if names_going[_inode(status)] == status.st_nlink:
+                num_bytes += status.st_size
+        listed.append(Unused(path=path, num_bytes=num_bytes, why=why))
+    return listed
+
+
+def report_folders(ws: Workspace) -> list[Path]:
+    """The publications that the current report names in its ``provenance.json``: they stay, so that it can be checked."""
+    report = _published(ws, "eval_report")
+    record = report.path / "provenance.json" if report else None
+    if record is None or not record.exists():
+        return []
+    return [ws.root / entry["folder"] for entry in json.loads(record.read_text(encoding="utf-8"))["assets"].values()]

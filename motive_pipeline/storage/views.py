@@ -1,0 +1,143 @@
+"""``scores.duckdb``: a file of views over one version of the score tables, which people open as they like while runs publish.
+
+Each version gets a file of its own, so an open shell keeps the version it opened. DuckDB writes what a shell changes beside the *name* of
+the file (``.wal``), so a file that somebody writes to, or keeps things of their own in, is never replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest
+
+log = logging.getLogger(__name__)
+
+
+class ViewsFile:
+    """The file at ``path``. ``<state>/views/`` holds a second name of each version's file, which tells who still has it open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._names = path.parent / "views"
+        self._told: str | None = None
+
+    def show(self, version: Path, views: Mapping[str, str]) -> None:
+        """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user has it in use or has things in it."""
+        second_name = self._names / f"{version.name}-{digest(str(version))[:8]}.duckdb"
+        if _same_file(self.path, second_name):
+            return
+        if reason := self._hands_off(set(views)):
+            self._tell(reason)
+            return
+        old = self._temp("old")
+        with self._new_file(views) as new:
+            second_name.parent.mkdir(exist_ok=True)
+            second_name.unlink(missing_ok=True)
+            _link(new, second_name)
+            _link(self.path, old)
+            os.replace(new, self.path)
+            if _is_locked(old, fcntl.LOCK_SH) or self._wal.exists():
+                os.replace(old, self.path)
+                self._tell("a shell has just opened it for writing")
+            old.unlink(missing_ok=True)
+
+    def versions_in_use(self) -> set[str]:
+        """Names of the versions that ``path`` or an open shell shows; the second names of all others are removed."""
+        used = set()
+        for file in self._names.glob("*.duckdb"):
+            if _same_file(self.path, file) or _is_locked(file, fcntl.LOCK_EX):
+                used.add(file.name.split("-")[0])
+            else:
+                file.unlink()
+        return used
+
+    @property
+    def _wal(self) -> Path:
+        return self.path.with_name(self.path.name + ".wal")
+
+    def _hands_off(self, ours: set[str]) -> str | None:
+        """Why the file must not be replaced, or None. Looks at a copy, since to open the file would lock out a shell."""
+        if not self.path.exists():
+            return None
+        if self._wal.exists():
+            return "a shell has unsaved work in it (.wal)"
+        if _is_locked(self.path, fcntl.LOCK_SH):
+            return "a shell has it open for writing"
+        copy = self._temp("copy")
+        try:
+            shutil.copyfile(self.path, copy)
+            with duckdb.connect(str(copy), read_only=True) as connection:
+                tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE NOT internal").fetchall()
+                views = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+                macros = connection.execute("SELECT function_name FROM duckdb_functions() WHERE NOT internal").fetchall()
+        except duckdb.Error as error:
+            return f"it cannot be looked into ({str(error).splitlines()[0]})"
+        finally:
+            copy.unlink(missing_ok=True)
+        own = {name for (name,) in (*tables, *views, *macros)} - ours
+        return f"it holds objects of your own ({', '.join(sorted(own))})" if own else None
+
+    @contextmanager
+    def _new_file(self, views: Mapping[str, str]) -> Iterator[Path]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temp = self._temp("new")
+        try:
+            with duckdb.connect(str(temp)) as connection:
+                create_views(connection, views)
+            yield temp
+        finally:
+            for leftover in (temp, temp.with_name(temp.name + ".wal")):
+                leftover.unlink(missing_ok=True)
+
+    def _tell(self, reason: str) -> None:
+        """Once, not for every asset of a run."""
+        if reason != self._told:
+            log.warning("%s: %s; left alone. `motive sql` shows the newest scores.", self.path, reason)
+        self._told = reason
+
+    def _temp(self, what: str) -> Path:
+        """A file beside ``path``, the same each time: only the holder of the root's lock writes, so a killed run's is cleared away."""
+        temp = self.path.with_name(f"{atomic.TEMP_PREFIX}{what}.duckdb")
+        temp.unlink(missing_ok=True)
+        return temp
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, views: Mapping[str, str]) -> None:
+    """``CREATE VIEW`` for each of ``views``, in order."""
+    for name, select in views.items():
+        connection.execute(f"CREATE VIEW {name} AS {select}")
+
+
+def _is_locked(file: Path, how: int) -> bool:
+    """Whether another process holds a lock (DuckDB's own kind) that forbids ``how``; the lock is not kept. False for no file."""
+    try:
+        with file.open("r+b") as opened:
+            fcntl.lockf(opened, how | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and os.path.samefile(one, other)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name, where there is a file and the file system has such; without one, nobody knows which old version a shell still shows."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.debug("%s: no hard links (%s)", target, error.strerror)

@@ -1,0 +1,148 @@
+"""A live Dagster daemon: clips dropped into the folder end up ranked with no hand touching it; a killed run is started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.automation import ATTEMPT
+from assets.dead_runs import run_lock
+from assets.instance import instance_folder, open_instance
+from assets.running import run_stale
+from motive_pipeline.clips.encode import write_mp4
+from tests.graph_project import Project
+from tests.test_automation import clip_file, make_project
+from tests.test_bad_input import moving
+
+CURATION = 'group:"clips" or group:"motion" or group:"attribution" or group:"curation"'
+WORKSPACE = Path(__file__).parents[1] / "workspace.yaml"
+WAIT_S = 1500.0
+IDLE_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """Six clips that have been curated once, by hand."""
+    project = make_project(tmp_path_factory.mktemp("daemon"))
+    project.settings["schedule"] = {"watch_interval_s": 5, "settle_s": 1.0}
+    project.settings["clips"]["max_reject_share"] = 0.05
+    project.settings["arms"] = ["base", "motive"]
+    project.save()
+    assert run_stale(project.config, CURATION).ok
+    return project
+
+
+@pytest.fixture(scope="module")
+def daemon(project, tmp_path_factory):
+    """``dagster-daemon run`` on the project's own instance, in a group of processes that ends with the test."""
+    log = tmp_path_factory.mktemp("log") / "daemon.log"
+    environment = os.environ | {"DAGSTER_HOME": str(instance_folder(project.config)), "MOTIVE_CONFIG": str(project.file)}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dagster._daemon", "run", "-w", str(WORKSPACE)],
+            stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=WORKSPACE.parent, start_new_session=True,
+        )  # fmt: skip
+        yield log
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def until(condition, what: str, log: Path):
+    """Wait until ``condition()`` is true, and give it."""
+    deadline = time.monotonic() + WAIT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {WAIT_S:.0f} s\n{log.read_text()[-4000:]}"
+        time.sleep(0.2)
+    return found
+
+
+def ranked(project: Project) -> int:
+    """How many clips the ranking has now."""
+    return project.workspace.scores.query("SELECT count(*) FROM ranking WHERE variant = 'motive'").fetchall()[0][0]
+
+
+def curate_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """The runs that the sensor asked for, oldest first."""
+    return list(reversed(instance.get_run_records(dg.RunsFilter(job_name="curate"))))
+
+
+def test_clips_dropped_into_the_folder_end_up_ranked_by_one_run(project, daemon):
+    with open_instance(project.config) as instance:
+        heartbeat = dg.DagsterInstance.get_daemon_heartbeats
+        until(lambda: "SENSOR" in heartbeat(instance), "the daemon's first look", daemon)
+        whole = clip_file(project.folder, 20).read_bytes()
+        half = project.folder / "clips" / "20.mp4"
+        half.write_bytes(whole[: len(whole) // 2])
+        for seed in (21, 22):
+            clip_file(project.folder / "clips", seed)
+        time.sleep(7.0)
+        assert curate_runs(instance) == [], "a file is only half there"
+        half.write_bytes(whole)
+        dropped = time.time()
+        until(lambda: ranked(project) == 9, "the new ranking", daemon)
+        seen = time.time()
+        (record,) = curate_runs(instance)
+        until(lambda: curate_runs(instance)[0].dagster_run.is_finished, "the end of the run", daemon)
+        (record,) = curate_runs(instance)
+    assert record.dagster_run.status == dg.DagsterRunStatus.SUCCESS
+    requested, started = record.create_timestamp.timestamp(), record.start_time
+    print(
+        f"\nfile whole -> run requested {requested - dropped:.1f} s -> started {started - requested:.1f} s "
+        f"-> ranked {seen - started:.1f} s; in all {seen - dropped:.1f} s"
+    )
+
+
+def test_with_nothing_new_there_is_no_run(project, daemon):
+    with open_instance(project.config) as instance:
+        before = instance.get_runs_count()
+        time.sleep(IDLE_S)
+        assert instance.get_runs_count() == before
+        ticks = instance.get_ticks(*_sensor(instance), limit=1)
+    assert ticks[0].status.value == "SKIPPED"
+    assert ticks[0].skip_reason == "nothing new"
+
+
+def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
+    with open_instance(project.config) as instance:
+        before = len(curate_runs(instance))
+        clip_file(project.folder / "clips", 30)
+
+        def process_id() -> int | None:
+            runs = [record.dagster_run for record in curate_runs(instance)[before:]]
+            lock = run_lock(project.workspace.state, runs[0].run_id).path if runs else None
+            return json.loads(lock.read_text())["pid"] if lock and lock.exists() and lock.read_text() else None
+
+        os.kill(until(process_id, "the run's process", daemon), signal.SIGKILL)
+        until(lambda: ranked(project) == 10, "the ranking by the second run", daemon)
+        until(lambda: all(record.dagster_run.is_finished for record in curate_runs(instance)), "the end", daemon)
+        killed, again = (record.dagster_run for record in curate_runs(instance)[before:])
+    assert killed.status == dg.DagsterRunStatus.FAILURE
+    assert again.status == dg.DagsterRunStatus.SUCCESS
+    assert (killed.tags[ATTEMPT], again.tags[ATTEMPT]) == ("1", "2")
+
+
+def test_a_run_whose_gate_failed_is_not_started_again(project, daemon):
+    with open_instance(project.config) as instance:
+        before = len(curate_runs(instance))
+        write_mp4(project.folder / "clips" / "too_short.mp4", moving(40)[:5], 16)
+        until(lambda: len(curate_runs(instance)) > before and curate_runs(instance)[-1].dagster_run.is_finished, "a run", daemon)
+        assert curate_runs(instance)[-1].dagster_run.status == dg.DagsterRunStatus.FAILURE
+        time.sleep(IDLE_S)
+        assert len(curate_runs(instance)) == before + 1
+    assert ranked(project) == 10, "what was good stays"
+
+
+def _sensor(instance: dg.DagsterInstance) -> tuple[str, str]:
+    """(origin id, selector id) of the sensor that watches the clips."""
+    (state,) = [state for state in instance.all_instigator_state() if state.instigator_name == "watch_clips"]
+    return state.instigator_origin_id, state.selector_id
