@@ -54,11 +54,12 @@ def open_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def dagster_ui(config: Path, log: Path) -> Iterator[str]:
-    """Dagster's UI and daemon on the instance of ``config``, on a free port; gives the address. What they print goes to ``log``."""
-    environment = {**os.environ, "MOTIVE_CONFIG": str(config), "PYTHONWARNINGS": "ignore"}
-    home = subprocess.run([sys.executable, "-m", "assets.instance"], env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
-    environment["DAGSTER_HOME"] = home.stdout.strip()
+def dagster_ui(config: Path, home: Path, log: Path) -> Iterator[str]:
+    """Dagster's UI and daemon for ``config`` on the instance in ``home``, on a free port; gives the address.
+
+    What they print goes to ``log``.
+    """
+    environment = {**os.environ, "MOTIVE_CONFIG": str(config), "DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"}
     port = _free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
     with log.open("w") as stream:

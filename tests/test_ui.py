@@ -34,7 +34,8 @@ def ui(project: Project, browser: Browser, tmp_path_factory: pytest.TempPathFact
     """Address of the UI of a project that has run; nothing recomputes in it by itself."""
     project.set("schedule.automate", False)
     project.set("schedule.watch", False)
-    with dagster_ui(project.file, tmp_path_factory.mktemp("ui") / "dagster.log") as address:
+    log = tmp_path_factory.mktemp("ui") / "dagster.log"
+    with dagster_ui(project.file, instance_folder(project.config), log) as address:
         yield address
     del project.settings["schedule"]
     project.save()
