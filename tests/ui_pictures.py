@@ -109,7 +109,7 @@ def stale(page: Page, ui: str) -> bytes:
     """The neighbours of a ranking whose setting has changed: its badge, and none beside it."""
     page.goto(f"{ui}/asset-groups")
     page.get_by_role("button", name="Reload definitions").click()
-    expect(page.get_by_text("Definitions reloaded")).to_be_visible()
+    expect(page.get_by_text("Definitions reloaded").first).to_be_visible()
     page.goto(f"{ui}/assets/{STALE}?view=lineage&lineageScope=neighbors")
     expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
     return page.screenshot(animations="disabled")
