@@ -27,7 +27,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 STARTED_WITHIN_S = 180.0
-STOPPED_WITHIN_S = 20.0
+STOPPED_WITHIN_S = 10.0
 
 
 def chromium() -> str | None:

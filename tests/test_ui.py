@@ -117,7 +117,7 @@ def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project
     [
         ("clip_catalog", "clips", "18", ("every_clip_has_a_caption", "every_file_is_usable")),
         ("motion_masks", "clips", "18", ("most_clips_move",)),
-        ("projected_gradients/motive", "rows_computed", "18", ("rows_have_unit_length_motive",)),
+        ("projected_gradients/motive", "rows", "18", ("rows_have_unit_length_motive",)),
     ],
 )
 def test_an_asset_page_shows_picture_numbers_and_checks(page, ui, asset, number, expected, checks):

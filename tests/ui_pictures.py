@@ -23,6 +23,7 @@ from tests.browser import dagster_ui, open_browser
 DOCS = Path(__file__).parent.parent / "docs"
 TIMEOUT_MS = 120_000
 COLOURS = 128
+CHOSEN = "curated_subset/motive"
 STALE = "voted_ranking/motive"
 
 
@@ -86,11 +87,10 @@ def save(picture: bytes, file: Path) -> None:
 
 
 def graph(page: Page, ui: str) -> bytes:
-    """The global lineage, all lanes unfolded."""
-    page.goto(f"{ui}/asset-groups")
-    expect(page.locator("foreignObject").get_by_text("evaluation", exact=True)).to_be_visible()
-    page.keyboard.press("Alt+e")
-    expect(page.locator("foreignObject").get_by_text("eval_report", exact=True)).to_be_visible()
+    """What leads from the files to the clips that MOTIVE chooses, by lane, from left to right."""
+    page.goto(f"{ui}/assets/{CHOSEN}?view=lineage&lineageScope=upstream&lineageDepth=10")
+    for source in ("clip_files", "query_files", "base_model"):
+        expect(page.locator("foreignObject").get_by_text(source, exact=True)).to_be_visible()
     return page.screenshot()
 
 
