@@ -2,11 +2,13 @@
 
 import base64
 import importlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from PIL import Image
 
 from assets.automation import recompute_what_changed
 from motive_pipeline.config import Config
@@ -18,7 +20,7 @@ from motive_pipeline.storage.workspace import Publication, Workspace
 
 OWNERS = ["team:curation"]
 WAIT_FOR_ROOT_S = 12 * 3600.0
-MAX_PREVIEW_BYTES = 400_000
+MAX_PREVIEW_WIDTH_PX = 960  # the UI shows a picture in a dialog that is not wider than this on a laptop, and does not shrink it
 
 
 def workspace_resource(workspace: Workspace) -> dg.ResourceDefinition:
@@ -59,6 +61,9 @@ def stage_asset(
     whether automation may run the asset. What a user can mend fails the asset with the library's own message.
     """
     assert stage in STAGES
+    name, *lane = key.split("/")
+    if lane:
+        kinds = kinds | {name}  # a node of the lineage is titled with the last part of its key only; its kinds stand below the title
 
     @dg.asset(
         key=dg.AssetKey(key.split("/")),
@@ -111,15 +116,21 @@ def metadata_of(publication: Publication) -> dict[str, Any]:
     }
     metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
     if publication.preview:
-        picture = publication.preview.read_bytes()
-        if len(picture) <= MAX_PREVIEW_BYTES:
-            metadata["preview"] = dg.MetadataValue.md(f"![preview](data:image/png;base64,{base64.b64encode(picture).decode()})")
-        else:
-            metadata["preview"] = dg.MetadataValue.path(str(publication.preview))
-    report = publication.path / "report.html"
-    if report.exists():
-        metadata["report"] = dg.MetadataValue.url(Path(report).as_uri())
+        metadata["preview"] = dg.MetadataValue.md(f"![preview]({_data_url(publication.preview)})")
+    if (publication.path / "report.html").exists():
+        metadata["report"] = dg.MetadataValue.md((publication.path / "report.md").read_text(encoding="utf-8"))
+        # no link: browsers refuse to follow one from a page to a local file
+        metadata["report, with videos"] = dg.MetadataValue.path(str(publication.path / "report.html"))
     return metadata
+
+
+def _data_url(file: Path) -> str:
+    """A picture small enough for the event log, which keeps it for every materialization."""
+    picture = Image.open(file).convert("RGB")
+    picture.thumbnail((MAX_PREVIEW_WIDTH_PX, 4 * MAX_PREVIEW_WIDTH_PX), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    picture.save(encoded, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def _metadata_value(value: Any) -> Any:

@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores
 
 from motive_pipeline.config import Config, parse_config
 from motive_pipeline.storage.workspace import Workspace
+from tests.graph_project import Project
 
 SMALL_DEMO = """
 clips: {source: demo, num_frames: 17, width: 64, height: 64, demo: {num_clips: 18}}
@@ -77,3 +78,11 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Wor
     for arm in ws.config.arms:
         publish_eval_scores(ws, arm)
     return ws
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose graph has run once, whole. Tests that change its settings set them back."""
+    project = Project(tmp_path_factory.mktemp("graph"))
+    project.first = project.run("--summary")
+    return project

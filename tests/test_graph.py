@@ -9,17 +9,8 @@ import xarray
 import zarr
 
 from motive_pipeline.config import ARMS
-from tests.graph_project import Project
 
 TRAINED = [arm for arm in ARMS if arm != "base"]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
-    """A project whose graph has run once, whole."""
-    project = Project(tmp_path_factory.mktemp("graph"))
-    project.first = project.run("--summary")
-    return project
 
 
 def test_every_asset_was_computed(project):

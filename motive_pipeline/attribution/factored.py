@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float
@@ -98,7 +98,7 @@ class FactoredLinears:
         """While this lasts the layers sketch their weights' gradients in backward instead of forming them."""
         for name, layer in self._layers.items():
             self.weights[name].sketch = None
-            layer.forward = partial(_forward, layer, self.weights[name])
+            layer.forward = partial(_forward, layer, self.weights[name])  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -113,7 +113,7 @@ class FactoredLinears:
             factored.sketch = None
 
 
-def _is_plain_linear(module: torch.nn.Module) -> bool:
+def _is_plain_linear(module: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
     """Whether ``module`` computes as ``torch.nn.Linear`` does: a subclass or a wrapper may do something else with its weight."""
     return isinstance(module, torch.nn.Linear) and type(module).forward is torch.nn.Linear.forward and "forward" not in vars(module)
 

@@ -1,0 +1,107 @@
+"""A real browser and the real Dagster UI, as ``make dev`` starts it: for the tests of the UI and for the pictures in ``docs/``."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+MISSING = f"no browser on the PATH ({', '.join(NAMES)}); on Debian: apt-get install chromium fonts-dejavu-core"
+ARGUMENTS = [
+    "--no-sandbox",  # it does not start as root otherwise; the only pages it opens are ours
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+STARTED_WITHIN_S = 180.0
+STOPPED_WITHIN_S = 10.0
+
+
+def chromium() -> str | None:
+    """The path of an installed Chromium or Chrome; None where there is none."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """The installed Chromium, headless.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    executable = chromium()
+    if executable is None:
+        raise FileNotFoundError(MISSING)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def dagster_ui(config: Path, home: Path, log: Path) -> Iterator[str]:
+    """Dagster's UI and daemon for ``config`` on the instance in ``home``, on a free port; gives the address.
+
+    What they print goes to ``log``.
+    """
+    environment = {**os.environ, "MOTIVE_CONFIG": str(config), "DAGSTER_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    port = _free_port()
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)]
+    with log.open("w") as stream:
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_it_answers(address, process, log)
+        yield address
+    finally:
+        _stop_group(process)
+
+
+def _stop_group(process: subprocess.Popen) -> None:
+    """End a process that leads a group, and all that it started (webserver, daemon, code server, runs)."""
+    os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOPPED_WITHIN_S
+    try:
+        while time.monotonic() < deadline:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _wait_until_it_answers(address: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"dagster dev ended with code {process.returncode}:\n{log.read_text()[-4000:]}")
+        try:
+            urllib.request.urlopen(f"{address}/server_info", timeout=5).close()
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.2)
+        else:
+            return
+    raise RuntimeError(f"dagster dev did not answer within {STARTED_WITHIN_S:.0f} s:\n{log.read_text()[-4000:]}")

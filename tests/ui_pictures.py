@@ -1,0 +1,119 @@
+"""Take the pictures in ``docs/`` again from a project whose graph has run: ``python -m tests.ui_pictures [motive.yaml]``.
+
+Nothing of the project changes: the UI runs on its instance with a copy of its settings, and the stale badge comes from another
+``vote.percentile`` in that copy.
+"""
+
+import argparse
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from assets.instance import instance_folder
+from motive_pipeline.config import load_config
+from motive_pipeline.storage.workspace import Workspace
+from tests.browser import dagster_ui, open_browser
+
+DOCS = Path(__file__).parent.parent / "docs"
+TIMEOUT_MS = 120_000
+COLOURS = 128
+CHOSEN = "curated_subset/motive"
+STALE = "voted_ranking/motive"
+
+
+def main() -> None:
+    """Write ``graph.png``, ``asset.png``, ``stale.png`` and ``report.png``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path, nargs="?", default=Path("motive.yaml"))
+    parser.add_argument("--to", type=Path, default=DOCS, help="folder of the pictures")
+    arguments = parser.parse_args()
+    config = load_config(arguments.config.resolve())
+    report = Workspace(config).published("eval_report").path / "report.html"
+    expect.set_options(timeout=TIMEOUT_MS)
+    with tempfile.TemporaryDirectory() as folder, open_browser() as browser, copy_at_rest(config.file) as copy:
+        with new_page(browser, 1000, 1250) as page:
+            page.goto(report.as_uri())
+            save(page.screenshot(), arguments.to / "report.png")
+        with dagster_ui(copy, instance_folder(config), Path(folder) / "dagster.log") as ui:
+            with new_page(browser, 2600, 1400) as page:
+                save(graph(page, ui), arguments.to / "graph.png")
+            with new_page(browser, 1300, 900) as page:
+                save(asset(page, ui), arguments.to / "asset.png")
+            change(copy, "vote", "percentile", config.vote.percentile - 5)
+            with new_page(browser, 1500, 900) as page:
+                save(stale(page, ui), arguments.to / "stale.png")
+
+
+@contextmanager
+def copy_at_rest(file: Path) -> Iterator[Path]:
+    """A copy of a config beside it (so that relative paths mean the same), in which nothing recomputes by itself."""
+    copy = file.with_name(f".{file.stem}.pictures.yaml")
+    copy.write_bytes(file.read_bytes())
+    change(copy, "schedule", "automate", False)
+    change(copy, "schedule", "watch", False)
+    try:
+        yield copy
+    finally:
+        copy.unlink()
+
+
+def change(file: Path, section: str, key: str, value: float | bool) -> None:
+    """Set one value of a config file."""
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings.setdefault(section, {})[key] = value
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+@contextmanager
+def new_page(browser: Browser, width: int, height: int) -> Iterator[Page]:
+    """A fresh page of that many CSS pixels."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(TIMEOUT_MS)
+    yield context.new_page()
+    context.close()
+
+
+def save(picture: bytes, file: Path) -> None:
+    """Write a screenshot as a PNG of few colours."""
+    few = Image.open(io.BytesIO(picture)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(file, optimize=True)
+    print(f"{file}: {few.width} x {few.height}, {file.stat().st_size / 1000:.0f} kB")
+
+
+def graph(page: Page, ui: str) -> bytes:
+    """What leads from the files to the clips that MOTIVE chooses, by lane, from left to right."""
+    page.goto(f"{ui}/assets/{CHOSEN}?view=lineage&lineageScope=upstream&lineageDepth=10")
+    for source in ("clip_files", "query_files", "base_model"):
+        expect(page.locator("foreignObject").get_by_text(source, exact=True)).to_be_visible()
+    return page.screenshot()
+
+
+def asset(page: Page, ui: str) -> bytes:
+    """The page of ``motion_masks`` with its picture open."""
+    page.goto(f"{ui}/assets/motion_masks")
+    row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="preview", exact=True))
+    row.get_by_text("[Show Markdown]").click()
+    picture = page.get_by_role("dialog").get_by_role("img", name="preview")
+    expect(picture).to_be_visible()
+    page.wait_for_function("picture => picture.complete && picture.naturalWidth > 0", arg=picture.element_handle())
+    return page.screenshot(animations="disabled")
+
+
+def stale(page: Page, ui: str) -> bytes:
+    """The neighbours of a ranking whose setting has changed: its badge, and none beside it."""
+    page.goto(f"{ui}/asset-groups")
+    page.get_by_role("button", name="Reload definitions").click()
+    expect(page.get_by_text("Definitions reloaded").first).to_be_visible()
+    page.goto(f"{ui}/assets/{STALE}?view=lineage&lineageScope=neighbors")
+    expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
+    return page.screenshot(animations="disabled")
+
+
+if __name__ == "__main__":
+    main()
