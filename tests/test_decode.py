@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from motive_pipeline.clips.decode import DecodedClip, frame_near, read_clip
+from motive_pipeline.clips.decode import DecodedClip, _Reading, frame_near, read_clip
 from motive_pipeline.clips.probe import FLAGS, flag_bits, flag_names, open_video, probe
 from motive_pipeline.errors import RejectRow
 from tests.clip_fixtures import RULE, counting_frames, cut, damage, noise, which_frames, write_sound, write_video
@@ -104,6 +104,29 @@ class TestTime:
         assert which_frames(clip.frames_THWC)[:6] == list(range(6))
         assert "time_repaired" in clip.flags
         assert np.all(np.diff(clip.times_s) > 0)
+
+    @pytest.mark.parametrize(
+        ("stamps", "average_rate", "times"),
+        [
+            ([0, 1, 2, 3], 8, [0, 1, 2, 3]),
+            ([0, 1, None, 3, 4], 8, [0, 1, 2, 3, 4]),
+            ([0, 1, 2, 6, None, 8], 8, [0, 1, 2, 6, 7, 8]),
+            ([None, None, None], 4, [0, 2, 4]),
+            ([4, 5, 6, 0, 1, 3], 8, [0, 1, 2, 3, 4, 6]),
+            ([0, 1, 1, 2], 8, [0, 1, 2, 3]),
+        ],
+        ids=["whole", "one missing", "one missing after a pause", "none at all", "a jump back", "one twice"],
+    )
+    def test_a_missing_stamp_is_filled_in_and_moves_no_other(self, tmp_path, stamps, average_rate, times):
+        """In units of 1/8 s. A frame lasts as long as most do; stamps after a missing one stand as they are."""
+        frames = [av.VideoFrame(16, 16) for _ in stamps]
+        for frame, stamp in zip(frames, stamps, strict=True):
+            frame.pts, frame.time_base = stamp, Fraction(1, 8)
+        with open_video(write_video(tmp_path / "v.mp4", counting_frames(3), fps=average_rate)) as (container, stream):
+            reading = _Reading(stream)
+            reading._decoded = lambda _: iter(frames)
+            assert [8 * time for time, _ in reading.frames(container)] == times
+        assert ("time_repaired" in reading.flags()) == (stamps != [0, 1, 2, 3])
 
 
 class TestPicture:
@@ -317,3 +340,18 @@ def test_a_frame_to_look_at_comes_from_about_where_it_was_asked_for(tmp_path):
     path = write_video(tmp_path / "v.mp4", counting_frames(24), options={"g": "4"})
     assert which_frames(frame_near(path, 0.5, width=64, height=48)[None])[0] in range(11, 14)
     assert which_frames(frame_near(path, 0.0, width=64, height=48)[None]) == [0]
+
+
+def test_a_frame_to_look_at_is_sought_from_where_the_file_starts(tmp_path):
+    late = [5 + k / 8 for k in range(24)]
+    path = write_video(tmp_path / "v.mkv", counting_frames(24), times_s=late, options={"g": "4"})
+    share = 1.5 / 8  # mkv states 8 s, its end: the frame at 5 + 1.5 s
+    assert which_frames(frame_near(path, share, width=64, height=48)[None])[0] in range(11, 14)
+
+
+def test_a_file_of_which_no_frame_can_be_looked_at_is_refused(tmp_path):
+    path = write_video(tmp_path / "v.mov", noise(5), codec="png", pix_fmt="rgb24")
+    damage(path, 0.01, path.stat().st_size // 2)
+    with pytest.raises(RejectRow) as caught:
+        frame_near(path, 0.0, width=64, height=48)
+    assert caught.value.reason == "decode_error"

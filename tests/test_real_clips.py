@@ -164,9 +164,9 @@ def test_every_usable_clip_is_ranked_in_both_variants(project):
 def test_the_report_is_one_page_with_its_pictures_inside(project):
     page = (project.workspace.published("eval_report").path / "report.html").read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html")
-    assert "data:image/png;base64," in page
+    assert "data:image/webp;base64," in page
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
-    assert "bikes-7" in page, "the query is named"
+    assert BIKES.caption in page, "the clips are shown with their captions"
 
 
 def test_the_other_commands_of_readme_answer(project):

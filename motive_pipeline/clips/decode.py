@@ -195,7 +195,8 @@ class _Reading:
                 if time <= self.last:
                     self._repaired = True
                     repaired = self.last + self.usual_gap()
-                    start += time - repaired
+                    if stamp is not None:  # the stamps have jumped back: those that follow are counted from here
+                        start += time - repaired
                     time = repaired
                 self._gaps.append(time - self.last)
             self.last = time
