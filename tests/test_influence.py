@@ -217,3 +217,10 @@ def test_gradients_made_in_different_ways_are_not_compared(make_config) -> None:
     with pytest.raises(GateFailed, match=r"model_hash: x for the queries.*timestep: 250 for the queries, None for the clips"):
         publish_influence(ws, "motive")
     assert not ws.has_published("influence_matrix/motive")
+
+
+def test_where_the_model_lies_is_no_difference(make_config) -> None:
+    ws = small(make_config)
+    publish_both(ws, model_path="/moved/model")
+    publish_influence(ws, "motive")
+    assert ws.has_published("influence_matrix/motive")

@@ -157,7 +157,7 @@ def _load_features(ws: Workspace, asset: str) -> Features:
 def _require_equal_settings(queries: Features, clips: Features) -> None:
     """Gradients of clips and queries can be compared only when one way made both; names every setting that differs."""
     ways = [{**features.attributes, "entries in a feature": features.gradient_RP.shape[1]} for features in (queries, clips)]
-    names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance"}
+    names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance", "model_path"}  # the model is known by its hash, wherever it lies
     shown = [
         f"{name}: {ways[0].get(name)} for the queries, {ways[1].get(name)} for the clips"
         for name in sorted(names)
