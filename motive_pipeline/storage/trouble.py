@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FULL = "no space left on device", "disk is full", "disk quota exceeded", "file too large", "not enough disk space"
+FULL_OR_FAILING = ("disk i/o error",)
+"""What SQLite says when it cannot make its shared memory file, for instance because the disk is full."""
+
 READ_ONLY = "read-only file system", "readonly database", "read-only database"
 _FULL_NUMBERS = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _FORBIDDEN_NUMBERS = errno.EACCES, errno.EPERM, errno.ENOTDIR
@@ -23,9 +26,11 @@ def storage_trouble(error: BaseException, *folders: Path) -> str | None:
     for each in _chain(error):
         number = each.errno if isinstance(each, OSError) else None
         text = str(each).lower()
-        if number in _FULL_NUMBERS or any(words in text for words in FULL):
+        is_full = number in _FULL_NUMBERS or any(words in text for words in FULL)
+        if is_full or any(words in text for words in FULL_OR_FAILING):
+            what = "no room to write" if is_full else "cannot write, as on a full or failing disk"
             return (
-                f"no room to write: {_first_line(each)}. Written to are {places}. Free some space and run again; "
+                f"{what}: {_first_line(each)}. Written to are {places}. Free some space and run again; "
                 "what was committed is kept, and the run goes on from there."
             )
         if number == errno.EROFS or any(words in text for words in READ_ONLY) or _is_forbidden(each, folders):
