@@ -206,11 +206,17 @@ def model():
 DRAWS = [Draw(timestep=500.0, noise_seed=0)]
 
 
-def test_the_pass_gives_the_projection_of_sketches_and_formed_gradients(model):
-    """Against a plain backward pass: every weight of a block with two long sides is replaced by its sketch."""
+@pytest.mark.parametrize("used_outside", [False, True])
+def test_the_pass_gives_the_projection_of_sketches_and_formed_gradients(model, used_outside):
+    """Against a plain backward pass: every weight of a block with two long sides is replaced by its sketch. In the second case a weight
+    also counts outside its layer, where autograd forms its gradient.
+    """
     latents, prompt, mask = clip(0)
+    weight = model.transformer.blocks[1].attn1.to_q.weight
+    handle = model.transformer.register_forward_hook(lambda module, inputs, output: (output[0] + used_outside * weight.square().mean(),))
     exact = ClipGradient(model, projector=Exact(), draws=DRAWS)(latents, prompt, mask)
     found = ClipGradient(model, projector=Exact(), draws=DRAWS, factored=True, proj_seed=5)(latents, prompt, mask)
+    handle.remove()
     whole = torch.from_numpy(exact.gradient_P * exact.norm)
     parts = []
     for name, parameter in sorted(model.transformer.named_parameters()):
@@ -221,6 +227,14 @@ def test_the_pass_gives_the_projection_of_sketches_and_formed_gradients(model):
     assert len(expected) < exact.gradient_P.size
     np.testing.assert_allclose(found.gradient_P * found.norm, expected, atol=1e-5)
     assert found.norm == pytest.approx(np.linalg.norm(expected), rel=1e-5)
+
+
+def test_the_config_chooses_it_and_its_seed(model):
+    name = "blocks.0.ffn.net.0.proj.weight"
+    for seed in (0, 5):
+        gradient = build_clip_gradient(model, Gradient(projection="factored", proj_seed=seed, store_dim=64))
+        assert torch.allclose(gradient._factored.weights[name].narrowed(torch.eye(160)), factor(160, name, seed=seed, width=32))
+    assert not build_clip_gradient(model, Gradient(store_dim=64))._factored.weights
 
 
 def test_factored_cosines_are_near_the_exact_ones(model):
