@@ -117,13 +117,13 @@ def _linears_of_blocks(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.
     """The Linears below any ``ModuleList``, by name, that compute as ``torch.nn.Linear`` does: a subclass or a wrapper may not."""
     lists = tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, torch.nn.ModuleList))
     for name, child in module.named_modules():
-        plain = isinstance(child, torch.nn.Linear) and type(child).forward is torch.nn.Linear.forward and "forward" not in vars(child)
-        if plain and name.startswith(lists):
-            yield name, child
+        if isinstance(child, torch.nn.Linear) and name.startswith(lists):
+            if type(child).forward is torch.nn.Linear.forward and "forward" not in vars(child):
+                yield name, child
 
 
-def _forward(layer: torch.nn.Linear, factored: FactoredLinear, input_tensor: torch.Tensor) -> torch.Tensor:
-    return _SketchedLinear.apply(input_tensor, layer.weight, layer.bias, factored)  # type: ignore[no-any-return]
+def _forward(layer: torch.nn.Linear, factored: FactoredLinear, input: torch.Tensor) -> torch.Tensor:
+    return _SketchedLinear.apply(input, layer.weight, layer.bias, factored)  # type: ignore[no-any-return]
 
 
 class _SketchedLinear(torch.autograd.Function):
