@@ -117,9 +117,9 @@ def _linears_of_blocks(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.
     """The Linears below any ``ModuleList``, by name, that compute as ``torch.nn.Linear`` does: a subclass or a wrapper may not."""
     lists = tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, torch.nn.ModuleList))
     for name, child in module.named_modules():
-        if isinstance(child, torch.nn.Linear) and name.startswith(lists):
-            if type(child).forward is torch.nn.Linear.forward and "forward" not in vars(child):
-                yield name, child
+        own = "forward" in vars(child) or type(child).forward is not torch.nn.Linear.forward
+        if isinstance(child, torch.nn.Linear) and not own and name.startswith(lists):
+            yield name, child
 
 
 def _forward(layer: torch.nn.Linear, factored: FactoredLinear, input: torch.Tensor) -> torch.Tensor:
