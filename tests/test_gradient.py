@@ -162,9 +162,14 @@ def test_a_pattern_that_selects_nothing_names_examples(model, pattern, says):
         selected_parameters(model.transformer, pattern)
 
 
-def test_checkpointing_changes_no_result(model):
+def test_checkpointing_computes_each_block_twice_and_changes_no_result(model):
+    calls = []
+    handle = model.transformer.blocks[0].ffn.register_forward_hook(lambda *_: calls.append(1))
     kept = ClipGradient(model, projector=Exact(), draws=DRAWS)(*clip(0))
+    assert len(calls) == 1
     recomputed = ClipGradient(model, projector=Exact(), draws=DRAWS, checkpointing=True)(*clip(0))
+    assert len(calls) == 3
+    handle.remove()
     assert np.allclose(kept.gradient_P, recomputed.gradient_P, atol=1e-6)
     assert not model.transformer.gradient_checkpointing
 
