@@ -83,9 +83,9 @@ class ClipGradient:
         """
         with rejecting_what_does_not_fit(latents_CFHW):
             projected = _mean([self._project(latents_CFHW, prompt_LE, mask_FHW, draw) for draw in self.draws])
-        if not (math.isfinite(projected.norm) and bool(projected.entries_P.isfinite().all())):
+        if not math.isfinite(projected.norm):
             raise RejectRow(
-                "non_finite_gradient", f"the gradient's length is {projected.norm}: the latents, the mask or the model overflow"
+                "non_finite_gradient", f"the gradient's length is {projected.norm}; latents, mask or model hold too large a number"
             )
         return Feature(gradient_P=_unit_length(projected.entries_P), norm=projected.norm)
 
