@@ -30,7 +30,10 @@ MAX_LENGTH = 2.0**GRID_BITS * 1.0001
 """Longest row, in grid units, for which every sum stays below 2^53."""
 
 TILE_ENTRIES = 2**21
-"""Feature entries in one tile: 8 MiB as stored, 16 MiB while it is multiplied."""
+"""Feature entries in one tile, the unit that is read: 8 MiB."""
+
+BLOCK_ENTRIES = 2**17
+"""Feature entries that are rounded and multiplied at a time, so few that they stay in the processor's cache: 1 MiB in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +44,26 @@ class GridRows:
     length_R: Float64[torch.Tensor, " R"]
 
 
-def on_grid(features_RP: Float32[np.ndarray, "R P"]) -> GridRows:
-    """The features as integers: multiples of 2^-26, rounded half to even.
+class Scratch:
+    """Memory for rounding up to ``num_rows`` rows: fresh memory for each block would cost more than the arithmetic."""
+
+    def __init__(self, num_rows: int, num_entries: int) -> None:
+        self.rounded_RP = torch.empty(num_rows, num_entries)
+        self.integers_RP = torch.empty(num_rows, num_entries, dtype=torch.float64)
+
+
+def on_grid(features_RP: Float32[np.ndarray, "R P"], scratch: Scratch | None = None) -> GridRows:
+    """The features as integers: multiples of 2^-26, rounded half to even. With ``scratch`` they lie in it, until it is used again.
 
     Raises:
         ValueError: a row is not finite or longer than 1, for which the product would not be exact.
     """
+    if scratch is None:
+        scratch = Scratch(*features_RP.shape)
+    rounded_RP, integers_RP = scratch.rounded_RP[: len(features_RP)], scratch.integers_RP[: len(features_RP)]
     # Scaling by a power of two is exact in float32, and float32 numbers of 2^24 or more are integers already.
-    rounded_RP = torch.from_numpy(np.ascontiguousarray(features_RP)).mul(2.0**GRID_BITS).round_()
-    integers_RP = rounded_RP.double()
+    torch.mul(torch.from_numpy(np.ascontiguousarray(features_RP)), 2.0**GRID_BITS, out=rounded_RP).round_()
+    integers_RP.copy_(rounded_RP)
     length_R = torch.linalg.vector_norm(integers_RP, dim=1)
     if not bool((length_R <= MAX_LENGTH).all()):
         raise ValueError("a gradient feature is not finite or longer than 1; features are stored with unit length")
@@ -68,7 +82,24 @@ def influence_tiles(
     Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
     A norm takes the place of that unit length: with both it is the cosine times both norms ("dot"). A zero row has influence 0.
     """
-    tile_QN = _product(on_grid(queries_QP), on_grid(clips_NP), query_norm_Q, clip_norm_N)
+    return _tile(on_grid(queries_QP), clips_NP, query_norm_Q, clip_norm_N)
+
+
+def _tile(
+    queries: GridRows,
+    clips_NP: Float32[np.ndarray, "N P"],
+    query_norm_Q: Float64[np.ndarray, " Q"] | None,
+    clip_norm_N: Float64[np.ndarray, " N"] | None,
+) -> Float32[np.ndarray, "Q N"]:
+    """The product block by block of clips."""
+    num_clips, num_entries = clips_NP.shape
+    step = max(1, BLOCK_ENTRIES // num_entries)
+    scratch = Scratch(min(step, num_clips), num_entries)
+    tile_QN = torch.empty(len(queries.length_R), num_clips)
+    for start in range(0, num_clips, step):
+        block = slice(start, start + step)
+        norm_N = None if clip_norm_N is None else clip_norm_N[block]
+        tile_QN[:, block] = _product(queries, on_grid(clips_NP[block], scratch), query_norm_Q, norm_N)
     return tile_QN.numpy()
 
 
@@ -114,9 +145,9 @@ def stream_influence(
 
     def tile(start: int) -> Float[np.ndarray, "Q tile"]:
         stop = min(start + clips_per_tile, num_clips)
-        clips = on_grid(np.asarray(gradient_NP[start:stop, :proj_dim]))
-        norm = None if clip_norm_N is None else clip_norm_N[start:stop]
-        return _product(queries, clips, query_norm_Q, norm).numpy()
+        clips_NP = np.asarray(gradient_NP[start:stop, :proj_dim])
+        norm_N = None if clip_norm_N is None else clip_norm_N[start:stop]
+        return _tile(queries, clips_NP, query_norm_Q, norm_N)
 
     yield from in_order(tile, range(0, num_clips, clips_per_tile), threads=threads)
 
