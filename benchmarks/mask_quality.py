@@ -1,6 +1,6 @@
 """How good the motion masks are on clips whose motion is known exactly, and what is left of a mask on pictures that stand still.
 
-    python benchmarks/mask_quality.py [--clips 90] [--preset medium fast] [--min-side 0 128 256]
+    python -m benchmarks.mask_quality [--clips 90] [--preset medium fast] [--min-side 0 128 256]
 
 For each class of motion of the demo clips: end-point error (px) on the object and beside it, share of the mask's weight on the object, and
 IoU of the mask (weight > 0.5) with the mask of the exact displacement. Then, for still pictures through H.264 at several rates and with
