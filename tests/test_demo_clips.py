@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 
 import av
 import cv2
@@ -13,7 +14,7 @@ from motive_pipeline.clips import demo
 from motive_pipeline.clips.encode import write_mp4
 
 MOTION_WORDS = set(demo.MOTIONS) | {
-    *("moving", "moves", "motion", "rising", "falling", "fast", "slow", "still", "growing", "shrinking", "bouncing", "drifting"),
+    *("moving", "moves", "motion", "rising", "falling", "fast", "slow", "still", "growing", "shrinking", "bouncing", "swaying", "drifting"),
     *("camera", "rightward", "leftward", "upward", "downward", "bigger", "smaller", "panning"),
 }
 
@@ -156,10 +157,10 @@ def test_queries_and_held_out_queries_share_no_film_with_each_other_or_the_pool(
 
 @pytest.mark.parametrize("split", demo.SPLITS)
 def test_the_pool_has_every_motion_equally_often(split):
-    specs = list(demo.demo_specs(seed=0, split=split, num_clips=90, num_queries=6, num_held_out=5, query_motion="up"))
+    specs = list(demo.demo_specs(seed=0, split=split, num_clips=100, num_queries=6, num_held_out=5, query_motion="up"))
     pool = [spec.motion for role, spec in specs if role == "clip"]
     assert {motion: pool.count(motion) for motion in demo.MOTIONS} == dict.fromkeys(demo.MOTIONS, 10)
-    assert [(role, spec.motion) for role, spec in specs[90:]] == [("query", "up")] * 6 + [("held_out", "up")] * 5
+    assert [(role, spec.motion) for role, spec in specs[100:]] == [("query", "up")] * 6 + [("held_out", "up")] * 5
 
 
 @pytest.mark.parametrize("query_motion", demo.MOTIONS)
@@ -171,7 +172,10 @@ def test_confound_ties_the_background_in_the_pool_and_gives_queries_the_lure(que
     lure = demo.lure_motion(query_motion)
     assert lure != query_motion
     assert {spec.background_colour for role, spec in specs if role != "clip"} == {demo.tied_colour(lure)}
-    assert len({demo.tied_colour(motion) for motion in demo.MOTIONS}) == len(demo.MOTIONS)
+    moving = [motion for motion in demo.MOTIONS if motion not in ("static", "pan")]
+    assert len({demo.tied_colour(motion) for motion in moving} | {demo.tied_colour("pan")}) == len(moving) + 1
+    assert demo.tied_colour("static") == demo.tied_colour("pan")
+    assert all(spec.is_off_shade for _, spec in specs)
 
 
 def test_bad_settings_say_what_is_allowed():
@@ -182,7 +186,7 @@ def test_bad_settings_say_what_is_allowed():
 
 
 def test_mp4_keeps_the_colours_and_refuses_what_it_cannot_write(tmp_path):
-    frames = demo.render_clip(specs_of(1)[0])
+    frames = demo.render_clip(specs_of(1, background_colour="grey")[0])
     write_mp4(tmp_path / "a.mp4", frames, 16)
     with av.open(str(tmp_path / "a.mp4")) as container:
         decoded = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -203,3 +207,14 @@ def test_equal_frames_give_equal_bytes_every_time(tmp_path):
             write_mp4(tmp_path / "a.mp4", frames, 16)
             found.add((tmp_path / "a.mp4").read_bytes())
         assert len(found) == 1
+
+
+def test_an_off_shade_background_is_a_little_another_colour_and_the_caption_does_not_tell():
+    known = specs_of(1, motion="static", background_colour="teal")[0]
+    off = replace(known, is_off_shade=True)
+    assert demo.caption(off) == demo.caption(known)
+    np.testing.assert_allclose(off.background_rgb - known.background_rgb, [8.5, -8.5, 0], atol=1e-4)
+    truth = demo.render_truth(known)
+    outside = ~truth.object_FHW.any(0)
+    difference = (demo.render_clip(off).astype(float) - demo.render_clip(known))[:, outside].mean((0, 1))
+    np.testing.assert_allclose(difference, [8.5, -8.5, 0], atol=1.0)

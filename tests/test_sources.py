@@ -161,8 +161,8 @@ def test_the_demo_is_written_below_the_root_and_its_names_and_captions_do_not_te
     assert (len(clips), len(queries), len(list(held_out.entries()))) == (18, 2, 2)
     assert all(str(clip.path).startswith(str(workspace.root / "demo")) for clip in clips)
     assert {clip.extra["category"] for clip in clips} == {""}
-    assert {query.extra["category"] for query in queries} == {"grow"}
-    assert not any("grow" in (query.caption or "") for query in queries)
+    assert {query.extra["category"] for query in queries} == {"sway"}
+    assert not any("sway" in (query.caption or "") for query in queries)
 
 
 def test_a_demo_folder_that_lost_a_file_is_an_error_that_says_which(workspace):

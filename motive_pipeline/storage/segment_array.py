@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from zarr.dtype import parse_dtype
 
 
 class SegmentArray:
@@ -19,7 +20,7 @@ class SegmentArray:
     def __init__(self, folder: Path) -> None:
         metadata = json.loads((folder / "zarr.json").read_bytes())
         self.shape: tuple[int, ...] = tuple(metadata["shape"])
-        self._dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        self._dtype = parse_dtype(metadata["data_type"], zarr_format=3).to_native_dtype().newbyteorder("<")
         self._chunk_rows: int = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
         self._row_entries = math.prod(self.shape[1:])
         self._folder = folder
