@@ -162,7 +162,7 @@ CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "the folder of clips moved": _move_folder,
     "a query added": _add_query,
     "a query removed": _remove_query,
-    "mask setting": _settings(motion__floor_px=3.0),
+    "mask setting": _settings(motion__floor_px=0.25),
     "tracker": _settings(motion__preset="fast"),
     "a mask setting that changes no mask": _settings(motion__reference="previous"),
     "timestep": _settings(gradient__timestep=751),

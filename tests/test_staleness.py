@@ -101,6 +101,7 @@ def run_and_watch(project: StalenessProject) -> Observed:
         watch = Watch(servers)
         patch.setattr(running, "stale_assets", watch)
         report = run_stale(project.config)
+    assert report.ok, {name: run.error for name, run in report.assets.items() if run.error}
     return Observed(report, watch.motive, watch.ui)
 
 
