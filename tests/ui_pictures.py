@@ -6,6 +6,7 @@ Nothing of the project changes: the UI runs on its instance with a copy of its s
 
 import argparse
 import io
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import yaml
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
 
 from assets.instance import instance_folder
 from motive_pipeline.config import load_config
@@ -22,13 +23,14 @@ from tests.browser import dagster_ui, open_browser
 
 DOCS = Path(__file__).parent.parent / "docs"
 TIMEOUT_MS = 120_000
-COLOURS = 128
+COLOURS = 256
 CHOSEN = "curated_subset/motive"
 STALE = "voted_ranking/motive"
+COMPACT_NODES = 'localStorage.setItem(\'asset-node-facets\', \'["unsynced-tag", "status", "kind-tag"]\')'
 
 
 def main() -> None:
-    """Write ``graph.png``, ``asset.png``, ``stale.png`` and ``report.png``."""
+    """Write ``lanes.png``, ``graph.png``, ``asset.png``, ``stale.png`` and ``report.png``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, nargs="?", default=Path("motive.yaml"))
     parser.add_argument("--to", type=Path, default=DOCS, help="folder of the pictures")
@@ -37,16 +39,18 @@ def main() -> None:
     report = Workspace(config).published("eval_report").path / "report.html"
     expect.set_options(timeout=TIMEOUT_MS)
     with tempfile.TemporaryDirectory() as folder, open_browser() as browser, copy_at_rest(config.file) as copy:
-        with new_page(browser, 1000, 1250) as page:
+        with new_page(browser, 1100, 1400) as page:
             page.goto(report.as_uri())
             save(page.screenshot(), arguments.to / "report.png")
         with dagster_ui(copy, instance_folder(config), Path(folder) / "dagster.log") as ui:
             with new_page(browser, 2600, 1400) as page:
+                save(lanes(page, ui), arguments.to / "lanes.png")
+            with new_page(browser, 2500, 1500) as page:
                 save(graph(page, ui), arguments.to / "graph.png")
             with new_page(browser, 1300, 900) as page:
                 save(asset(page, ui), arguments.to / "asset.png")
             change(copy, "vote", "percentile", config.vote.percentile - 5)
-            with new_page(browser, 1500, 900) as page:
+            with new_page(browser, 1700, 900) as page:
                 save(stale(page, ui), arguments.to / "stale.png")
 
 
@@ -86,12 +90,35 @@ def save(picture: bytes, file: Path) -> None:
     print(f"{file}: {few.width} x {few.height}, {file.stat().st_size / 1000:.0f} kB")
 
 
+def lanes(page: Page, ui: str) -> bytes:
+    """The whole graph, folded into its lanes."""
+    page.goto(f"{ui}/asset-groups")
+    nodes = page.locator("foreignObject")
+    expect(nodes.filter(has_text="evaluation")).to_contain_text(re.compile(r"\d"))  # how many of its assets are materialized
+    return page.screenshot(clip=around(nodes))
+
+
 def graph(page: Page, ui: str) -> bytes:
-    """What leads from the files to the clips that MOTIVE chooses, by lane, from left to right."""
+    """What leads from the files to the clips that MOTIVE chooses, lane by lane."""
+    page.add_init_script(COMPACT_NODES)
     page.goto(f"{ui}/assets/{CHOSEN}?view=lineage&lineageScope=upstream&lineageDepth=10")
-    for source in ("clip_files", "query_files", "base_model"):
-        expect(page.locator("foreignObject").get_by_text(source, exact=True)).to_be_visible()
-    return page.screenshot()
+    wait_for_nodes(page)
+    return page.screenshot(clip=around(page.locator("foreignObject")))
+
+
+def wait_for_nodes(page: Page) -> None:
+    """Until the graph is drawn and every node knows its status."""
+    expect(page.locator("foreignObject").get_by_text("Materialized").first).to_be_visible()
+    expect(page.locator("foreignObject").get_by_text("Loading")).to_have_count(0)
+
+
+def around(shapes: Locator, margin: float = 8) -> FloatRect:
+    """The rectangle that holds all ``shapes``, and a little more."""
+    boxes = [box for shape in shapes.all() if (box := shape.bounding_box())]
+    left, top = min(box["x"] for box in boxes) - margin, min(box["y"] for box in boxes) - margin
+    right = max(box["x"] + box["width"] for box in boxes) + margin
+    bottom = max(box["y"] + box["height"] for box in boxes) + margin
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
 
 
 def asset(page: Page, ui: str) -> bytes:
@@ -110,9 +137,11 @@ def stale(page: Page, ui: str) -> bytes:
     page.goto(f"{ui}/asset-groups")
     page.get_by_role("button", name="Reload definitions").click()
     expect(page.get_by_text("Definitions reloaded").first).to_be_visible()
+    page.add_init_script(COMPACT_NODES)
     page.goto(f"{ui}/assets/{STALE}?view=lineage&lineageScope=neighbors")
-    expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
-    return page.screenshot(animations="disabled")
+    wait_for_nodes(page)
+    expect(page.locator("foreignObject").get_by_text("Unsynced (1)")).to_be_visible()
+    return page.screenshot(clip=around(page.locator("foreignObject")))
 
 
 if __name__ == "__main__":
