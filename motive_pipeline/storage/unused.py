@@ -39,7 +39,7 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     ``assets`` are those of the current graph, ``stale`` the stale ones among them, ``keep`` folders to be kept beside.
     """
     published = [publication for asset in sorted(assets) if (publication := _published(ws, asset))]
-    kept = {publication.path for publication in published} | set(keep)
+    kept = {publication.folder for publication in published} | set(keep)
     fingerprints = {ws.config.row_fingerprint(stage) for stage in STAGES}
     fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
     found = {path: "a publication that no longer counts" for path in _publications(ws.root) if path not in kept}
