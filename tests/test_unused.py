@@ -90,7 +90,7 @@ def test_unfinished_work_of_stale_arms_stays(ws):
 def test_after_removal_everything_current_is_there_and_nothing_is_computed_again(ws, tiny_model, tmp_path):
     leftover = ws.root / "published" / "eligible_pool" / ".tmp-abc"
     leftover.mkdir()
-    old = shutil.copytree(ws.published("eligible_pool").path, ws.root / "published" / "eligible_pool" / "0123-4567")
+    old = shutil.copytree(ws.published("eligible_pool").folder, ws.root / "published" / "eligible_pool" / "0123-4567")
     found = unused(ws, assets=assets(ws), stale=(), keep=report_folders(ws))
     assert {each.path for each in found} == {leftover, old}
     remove(found)
