@@ -176,7 +176,7 @@ def test_the_other_commands_of_readme_answer(project):
         outcome = project.motive(command, *rest)
         assert outcome.code == 0, outcome.err
         outputs[command] = outcome.out
-    assert set(outputs) == {"run", "sql", "path"}
+    assert set(outputs) == {"run", "sql", "path", "gc"}
     assert "votes" in outputs["sql"]
     assert ".mp4" in outputs["sql"]
     assert (Path(outputs["path"].strip()) / "zarr.json").exists()
