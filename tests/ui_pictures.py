@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("config", type=Path, nargs="?", default=Path("motive.yaml"))
     parser.add_argument("--to", type=Path, default=DOCS, help="folder of the pictures")
     arguments = parser.parse_args()
+    arguments.to.mkdir(parents=True, exist_ok=True)
     config = load_config(arguments.config.resolve())
     report = Workspace(config).published("eval_report").path / "report.html"
     expect.set_options(timeout=TIMEOUT_MS)
