@@ -46,9 +46,9 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
         copies = {_neutral(digest_file(trial.copy)): trial for trial in trials}
         plans = deal(pairs, num_catch=len(trials), pairs_per_rater=settings.pairs_per_rater, plans=settings.plans, seed=settings.seed)
         names = {shot: files.name(shot) for pair in pairs for shot in (pair.a, pair.b)}
-        key = Key.make(pairs, plans, names, [(trial.name, copy) for copy, trial in copies.items()])
+        key = Key.make(pairs, plans, names, [(trial.name, copy) for copy, trial in copies.items()], settings.question)
         shown |= {copy: trial.copy for copy, trial in copies.items()}
-        page = render_page(key, settings.question)
+        page = render_page(key)
         return ws.publish(
             ASSET,
             stage=STAGE,

@@ -44,7 +44,12 @@ class Key:
 
     @classmethod
     def make(
-        cls, pairs: Sequence[Pair], plans: Sequence[Sequence[Turn]], names: Mapping[Shot, str], copies: Sequence[tuple[str, str]]
+        cls,
+        pairs: Sequence[Pair],
+        plans: Sequence[Sequence[Turn]],
+        names: Mapping[Shot, str],
+        copies: Sequence[tuple[str, str]],
+        question: str,
     ) -> Key:
         """``names`` gives each video's neutral name; ``copies`` the names (video, spoilt copy) of each catch trial."""
         shots: dict[str, list[dict[str, Any]]] = {}
@@ -53,6 +58,7 @@ class Key:
         return cls(
             {
                 "format": FORMAT,
+                "question": question,
                 "videos": shots,
                 "pairs": [
                     {

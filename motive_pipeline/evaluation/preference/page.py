@@ -20,14 +20,14 @@ SCRIPTS = ("sha256.js", "player.js", "study.js")
 _HERE = Path(__file__).parent
 
 
-def render_page(key: Key, question: str) -> str:
+def render_page(key: Key) -> str:
     """The page of a study: the template with the plans, the captions, and the question in it."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     return environment.get_template("page.html.j2").render(
-        question=question,
+        question=key.body["question"],
         data=Markup(_json_in_html(_data(key))),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

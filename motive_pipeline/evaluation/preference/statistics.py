@@ -7,8 +7,8 @@ bootstrap over both, as ``evaluation/bootstrap.py`` does it over trainings and p
 
 - ``B*``: prompts are drawn again with replacement, with all votes on them; stretched for their small number as there.
 - ``A*``: raters are mostly too few for that, so theirs comes from Student's t, scaled by the standard error that they add. What single votes
-  vary by is in ``B*`` already and is taken off (Cameron, Gelbach, Miller 2011, "Robust inference with multiway clustering":
-  V = V_raters + V_prompts - V_votes).
+  vary by is in ``B*`` already and is taken off, as two-way clustered variances do (Cameron, Gelbach, Miller 2011, "Robust inference with
+  multiway clustering": V = V_raters + V_prompts - V_votes).
 
 The luck is added on the scale of log-odds, where a rate near 1 has more room below than above, and nothing leaves 0 to 1. Where all votes
 agree, nothing varies; the interval is then Wilson's for as many independent votes, the narrowest that can be meant.
@@ -29,6 +29,9 @@ from scipy import optimize, special, stats
 
 SEED = 20_260_701
 LEVEL = 0.95
+_SWEEPS = 20
+"""Of the least-squares fit; its error is far below that of the effects long before."""
+
 STRENGTH_SAMPLES = 300
 """Resamples behind the intervals of Bradley-Terry strengths, at most: each is a fit."""
 
@@ -181,15 +184,30 @@ def _rater_luck(
     size = int(rater_V.max()) + 1
     if size < 2:
         return 0.0
-    residual_V = (score_V - score_V.mean()) / len(score_V)
-    variance = _clustered_variance(residual_V, rater_V) * size / (size - 1)
-    if prompt_V.any():
-        variance -= _clustered_variance(residual_V, rater_V * (prompt_V.max() + 1) + prompt_V)
-    return math.sqrt(max(0.0, variance)) * rng.standard_t(size - 1, size=num_samples)
+    effect_V, vote_variance = _rater_effects(score_V, rater_V, prompt_V)
+    effect_V = effect_V - effect_V.mean()
+    between = float((np.bincount(rater_V, weights=effect_V) ** 2).sum()) / len(score_V) ** 2 * size / (size - 1)
+    counted_already = vote_variance / len(score_V) if prompt_V.any() else 0.0
+    return math.sqrt(max(0.0, between - counted_already)) * rng.standard_t(size - 1, size=num_samples)
 
 
-def _clustered_variance(residual_V: np.ndarray, cluster_V: np.ndarray) -> float:
-    return float((np.bincount(cluster_V, weights=residual_V) ** 2).sum())
+def _rater_effects(score_V: np.ndarray, rater_V: np.ndarray, prompt_V: np.ndarray) -> tuple[np.ndarray, float]:
+    """Each vote's rater effect in the least-squares fit rater + prompt, and the variance of what is left of single votes (0: no freedom left).
+
+    The fit keeps a rater who happened to get other prompts from looking like one of another taste.
+    """
+    rater_effect_V = np.zeros_like(score_V)
+    prompt_effect_V = np.zeros_like(score_V)
+    for _ in range(_SWEEPS):
+        prompt_effect_V = _cluster_mean(score_V - rater_effect_V, prompt_V)
+        rater_effect_V = _cluster_mean(score_V - prompt_effect_V, rater_V)
+    freedom = len(score_V) - int(rater_V.max()) - int(prompt_V.max()) - 1
+    left_V = score_V - rater_effect_V - prompt_effect_V
+    return rater_effect_V, float((left_V**2).sum() / freedom) if freedom > 0 else 0.0
+
+
+def _cluster_mean(value_V: np.ndarray, cluster_V: np.ndarray) -> np.ndarray:
+    return (np.bincount(cluster_V, weights=value_V) / np.bincount(cluster_V))[cluster_V]
 
 
 def _wilson(rate: float, num: int) -> tuple[float, float]:
