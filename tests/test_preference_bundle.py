@@ -269,3 +269,17 @@ def test_a_turn_is_what_the_page_shows(ws, bundle):
         assert [(data["videos"][left], data["videos"][right]) for left, right, _ in plan] == [(trial.left, trial.right) for trial in trials]
         for (_, _, caption), trial in zip(plan, trials, strict=True):
             assert data["captions"][caption] == key.prompt(trial)
+
+
+def test_videos_that_begin_alike_share_a_copy_and_each_has_its_catch_trial(tmp_path):
+    ws = study_workspace(tmp_path, settings="comparisons: [[motive, base]], catch_share: 0.5")
+    for file in (ws.published("generated_videos/motive").path / "seed-0").iterdir():
+        for arm, tail in (("motive", b"m"), ("base", b"b")):
+            ending = tail + file.name.encode()
+            target = ws.published(f"generated_videos/{arm}").path / "seed-0" / file.name
+            first = ws.published("generated_videos/random").path / "seed-0" / "0-0.mp4"
+            target.write_bytes(first.read_bytes() + (8 + len(ending)).to_bytes(4, "big") + b"free" + ending)
+    key = published_key(ws)
+    assert len(key.body["catch"]) == 2
+    assert len({catch["spoilt"] for catch in key.body["catch"]}) == 1
+    assert [len(key.plan(number)) for number in range(key.num_plans)] == [6] * 24

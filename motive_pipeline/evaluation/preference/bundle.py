@@ -43,11 +43,11 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
     with scratch_folder(ws, ASSET) as scratch:
         wanted = catch_trials_wanted(settings.catch_share, min(settings.pairs_per_rater, len(pairs)))
         trials = _catch_trials(ws, shown, wanted, scratch)
-        copies = {_neutral(digest_file(trial.copy)): trial for trial in trials}
+        copies = [_neutral(digest_file(trial.copy)) for trial in trials]  # two videos that begin alike may have the same copy
         plans = deal(pairs, num_catch=len(trials), pairs_per_rater=settings.pairs_per_rater, plans=settings.plans, seed=settings.seed)
         names = {shot: files.name(shot) for pair in pairs for shot in (pair.a, pair.b)}
-        key = Key.make(pairs, plans, names, [(trial.name, copy) for copy, trial in copies.items()], settings.question)
-        shown |= {copy: trial.copy for copy, trial in copies.items()}
+        key = Key.make(pairs, plans, names, [(trial.name, copy) for trial, copy in zip(trials, copies, strict=True)], settings.question)
+        shown |= {copy: trial.copy for trial, copy in zip(trials, copies, strict=True)}
         page = render_page(key)
         return ws.publish(
             ASSET,
@@ -56,7 +56,7 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
             write=functools.partial(_write, page, shown),
             started=started,
             upstream=[f"generated_videos/{arm}" for arm in files.tables],
-            facts=_facts(key, pairs, plans_of=len(plans), copies=copies, wanted=wanted, videos=shown),
+            facts=_facts(key, pairs, plans_of=len(plans), num_catch=len(trials), wanted=wanted, videos=shown),
             rejects=[*(_gap(gap) for gap in gaps), *(_same(pair) for pair in same)],
             beside=key.save,
         )
@@ -127,7 +127,7 @@ def _same(pair: Pair) -> Reject:
     )
 
 
-def _facts(key: Key, pairs: list[Pair], *, plans_of: int, copies: Mapping, wanted: int, videos: Mapping[str, Path]) -> dict:
+def _facts(key: Key, pairs: list[Pair], *, plans_of: int, num_catch: int, wanted: int, videos: Mapping[str, Path]) -> dict:
     comparisons = list(dict.fromkeys((pair.a.arm, pair.b.arm) for pair in pairs))
     return {
         "study": key.study,
@@ -136,8 +136,8 @@ def _facts(key: Key, pairs: list[Pair], *, plans_of: int, copies: Mapping, wante
         "comparisons": [
             {"arm a": a, "arm b": b, "pairs": sum((pair.a.arm, pair.b.arm) == (a, b) for pair in pairs)} for a, b in comparisons
         ],
-        "catch trials": len(copies),
-        "catch trials that no video was clear enough for": wanted - len(copies),
+        "catch trials": num_catch,
+        "catch trials that no video was clear enough for": wanted - num_catch,
         "plans": plans_of,
         "videos": len(videos),
         "megabytes": round(sum(file.stat().st_size for file in videos.values()) / 1e6, 2),
