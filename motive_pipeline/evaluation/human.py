@@ -136,7 +136,7 @@ def _number(row: dict, column: str, found: Estimate, shown: str, unit: str, vote
 
 def _verdicts(preference: pd.DataFrame) -> list[str]:
     """One sentence for each pair of arms, where there are raters enough."""
-    if int(preference["num_raters"].max()) < MIN_RATERS:
+    if max(preference["num_raters"].tolist()) < MIN_RATERS:
         return [f"Fewer than {MIN_RATERS} raters: what follows is what they said, and no statement about people."]
     sentences = []
     for row in preference.to_dict("records"):
@@ -154,10 +154,10 @@ def _verdicts(preference: pd.DataFrame) -> list[str]:
 def _who(raters: pd.DataFrame, votes: pd.DataFrame, left_out: int) -> str:
     failed = raters[raters["failed"]]
     words = [
-        f"{_counted(int(raters['counted'].sum()), 'rater')} gave {_counted(len(votes), 'vote')} on {_counted(votes['prompt'].nunique(), 'prompt')}."
+        f"{_counted(sum(raters['counted'].tolist()), 'rater')} gave {_counted(len(votes), 'vote')} on {_counted(len(set(votes['prompt'])), 'prompt')}."
     ]
     if len(failed):
-        fate = "left out" if not failed["counted"].any() else "counted all the same"
+        fate = "left out" if not any(failed["counted"].tolist()) else "counted all the same"
         words.append(f"{_counted(len(failed), 'rater')} failed the catch trials and {'is' if len(failed) == 1 else 'are'} {fate}.")
     if left_out:
         words.append(f"{_counted(left_out, 'result file')} left out in all; the table “rejects” says why.")

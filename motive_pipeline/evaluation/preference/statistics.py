@@ -79,7 +79,7 @@ def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate
         low, high = _wilson(rate, len(score_V))
         return Rate(value=rate, low=low, high=high)
     rng = np.random.default_rng(seed)
-    rater_V, prompt_V = _codes(votes["rater"]), _codes(votes["prompt"])
+    rater_V, prompt_V = _codes(votes, "rater"), _codes(votes, "prompt")
     if not rater_V.any() and not prompt_V.any():
         return Rate(value=rate, low=math.nan, high=math.nan)
     luck_B = _prompt_luck(rng, score_V, prompt_V, num_samples) + _rater_luck(rng, score_V, rater_V, prompt_V, num_samples)
@@ -90,7 +90,7 @@ def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate
 
 def sign_test(votes: pd.DataFrame) -> SignTest:
     """Whether more prompts lean one way than chance would have it: each prompt counts once, by the balance of its votes."""
-    balance = votes.groupby("prompt")["score"].mean().to_numpy(np.float64) - 0.5
+    balance = _cluster_means(votes["score"].to_numpy(np.float64), _codes(votes, "prompt")) - 0.5
     num_for, num_against = int((balance > 1e-12).sum()), int((balance < -1e-12).sum())
     decided = num_for + num_against
     p_value = float(stats.binomtest(num_for, decided, 0.5).pvalue) if decided else 1.0
@@ -106,13 +106,13 @@ def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> lis
     if len(arms) < 3 or not _connected(votes, len(arms)):
         return []
     position = {arm: number for number, arm in enumerate(arms)}
-    first_V, second_V = (votes[column].map(position).to_numpy(np.int64) for column in ("arm_a", "arm_b"))
+    first_V, second_V = (np.array([position[arm] for arm in votes[column]]) for column in ("arm_a", "arm_b"))
     score_V = votes["score"].to_numpy(np.float64)
     fitted_K = bradley_terry(_wins(first_V, second_V, score_V, np.ones(len(votes)), len(arms)))
     rng = np.random.default_rng(seed)
     weight_BV = np.ones((min(num_samples, STRENGTH_SAMPLES), len(votes)))
     for column in ("rater", "prompt"):
-        codes_V = _codes(votes[column])
+        codes_V = _codes(votes, column)
         size = int(codes_V.max()) + 1
         if size > 1:
             weight_BV *= rng.multinomial(size, np.full(size, 1 / size), size=len(weight_BV))[:, codes_V]
@@ -149,19 +149,22 @@ def krippendorff_alpha(votes: pd.DataFrame) -> float:
 
     ``votes`` holds rater, pair and score. NaN where no pair has two votes, or all votes are the same.
     """
-    sizes = votes.groupby("pair")["score"].transform("size")
-    paired = votes[sizes > 1]
-    if paired.empty or np.ptp(paired["score"].to_numpy(np.float64)) == 0:
+    code_V, score_V = _codes(votes, "pair"), votes["score"].to_numpy(np.float64)
+    is_paired_V = np.bincount(code_V)[code_V] > 1
+    score_V, code_V = score_V[is_paired_V], np.unique(code_V[is_paired_V], return_inverse=True)[1]
+    if not len(score_V) or np.ptp(score_V) == 0:
         return math.nan
-    groups = paired.groupby("pair")["score"]
+    size_U = np.bincount(code_V)
+    variance_U = np.bincount(code_V, weights=(score_V - _cluster_means(score_V, code_V)[code_V]) ** 2) / size_U
     # Within n values the squared differences over all ordered pairs add up to 2 n^2 times their variance.
-    observed = float((2 * groups.size() ** 2 * groups.var(ddof=0) / (groups.size() - 1)).sum()) / len(paired)
-    expected = 2 * len(paired) * float(paired["score"].var(ddof=0)) / (len(paired) - 1)
+    observed = float((2 * size_U**2 * variance_U / (size_U - 1)).sum()) / len(score_V)
+    expected = 2 * len(score_V) * float(score_V.var()) / (len(score_V) - 1)
     return 1 - observed / expected
 
 
-def _codes(column: pd.Series) -> Int[np.ndarray, " V"]:
-    return np.asarray(pd.factorize(column, sort=True)[0], np.int64)
+def _codes(votes: pd.DataFrame, column: str) -> Int[np.ndarray, " V"]:
+    """The column's values by number."""
+    return np.unique(votes[column].to_numpy(dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
 def _prompt_luck(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.ndarray, num_samples: int) -> np.ndarray | float:
@@ -199,15 +202,15 @@ def _rater_effects(score_V: np.ndarray, rater_V: np.ndarray, prompt_V: np.ndarra
     rater_effect_V = np.zeros_like(score_V)
     prompt_effect_V = np.zeros_like(score_V)
     for _ in range(_SWEEPS):
-        prompt_effect_V = _cluster_mean(score_V - rater_effect_V, prompt_V)
-        rater_effect_V = _cluster_mean(score_V - prompt_effect_V, rater_V)
+        prompt_effect_V = _cluster_means(score_V - rater_effect_V, prompt_V)[prompt_V]
+        rater_effect_V = _cluster_means(score_V - prompt_effect_V, rater_V)[rater_V]
     freedom = len(score_V) - int(rater_V.max()) - int(prompt_V.max()) - 1
     left_V = score_V - rater_effect_V - prompt_effect_V
     return rater_effect_V, float((left_V**2).sum() / freedom) if freedom > 0 else 0.0
 
 
-def _cluster_mean(value_V: np.ndarray, cluster_V: np.ndarray) -> np.ndarray:
-    return (np.bincount(cluster_V, weights=value_V) / np.bincount(cluster_V))[cluster_V]
+def _cluster_means(value_V: np.ndarray, cluster_V: np.ndarray) -> np.ndarray:
+    return np.bincount(cluster_V, weights=value_V) / np.bincount(cluster_V)
 
 
 def _wilson(rate: float, num: int) -> tuple[float, float]:

@@ -166,22 +166,23 @@ def _comparisons(votes: pd.DataFrame, key: Key, num_samples: int) -> pd.DataFram
     """The rows of the table ``preference``, in the order of the study's comparisons."""
     rows = []
     for arm_a, arm_b in dict.fromkeys((pair["arm_a"], pair["arm_b"]) for pair in key.pairs):
-        chosen = votes[(votes["arm_a"] == arm_a) & (votes["arm_b"] == arm_b)]
+        chosen = pd.DataFrame(votes[(votes["arm_a"] == arm_a) & (votes["arm_b"] == arm_b)])
         if chosen.empty:
             continue
+        scores = chosen["score"].tolist()
         rate, sign = win_rate(chosen, num_samples=num_samples), sign_test(chosen)
         rows.append(
             {
                 "arm_a": arm_a,
                 "arm_b": arm_b,
-                "wins": int((chosen["score"] == 1.0).sum()),
-                "ties": int((chosen["score"] == 0.5).sum()),
-                "losses": int((chosen["score"] == 0.0).sum()),
+                "wins": scores.count(1.0),
+                "ties": scores.count(0.5),
+                "losses": scores.count(0.0),
                 "win_rate": rate.value,
                 "ci_low": rate.low,
                 "ci_high": rate.high,
-                "num_raters": chosen["rater"].nunique(),
-                "num_prompts": chosen["prompt"].nunique(),
+                "num_raters": len(set(chosen["rater"])),
+                "num_prompts": len(set(chosen["prompt"])),
                 "prompts_for": sign.num_for,
                 "prompts_against": sign.num_against,
                 "sign_test_p": sign.p_value,
@@ -200,8 +201,8 @@ def _facts(ws: Workspace, study: Study) -> dict[str, Any]:
     raters = study.raters
     return {
         "raters": len(raters),
-        "raters who failed catch trials": int(raters["failed"].sum()),
-        "raters left out": int((~raters["counted"]).sum()),
+        "raters who failed catch trials": sum(raters["failed"].tolist()),
+        "raters left out": raters["counted"].tolist().count(False),
         "files left out": len(study.rejects),
         "votes": len(study.votes),
         "agreement (Krippendorff's alpha)": round(study.agreement, 3)
