@@ -11,7 +11,7 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import asset_name, stale_assets
+from assets.staleness import asset_name, left_undone, stale_assets
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.layout import mark_layout
@@ -57,8 +57,8 @@ class Report:
 def run_stale(config: Config, selection: str | None = None) -> Report:
     """Bring the selected assets (all, by default) up to date.
 
-    Exactly those that are stale run. One that is left with a stale ancestor (outside the selection, or because it failed) is ``blocked``,
-    also where Dagster still calls it fresh: it may be out of date.
+    Exactly those that are stale run, and those that the last run for them left undone. One that is left with a stale ancestor (outside the
+    selection, or because it failed) is ``blocked``, also where Dagster still calls it fresh: it may be out of date.
 
     Raises:
         MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
@@ -76,15 +76,16 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
         failed: set[dg.AssetKey] = set()
+        undone = selected & set(left_undone(graph, instance))
         while True:
-            stale = stale_assets(graph, instance, workspace)
-            waiting = selected & set(stale)
-            ready = {key for key in waiting - failed if not (_ancestors(graph, key) & set(stale))}
+            stale = set(stale_assets(graph, instance, workspace)) | undone | failed
+            ready = {key for key in selected & stale - failed if not (_ancestors(graph, key) & stale)}
             if not ready:
                 break
             failed |= _run_once(job, instance, workspace, ready, report)
+            undone -= ready
         for key in selected - failed:
-            blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & set(stale))
+            blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & stale)
             if blockers:
                 report.assets[asset_name(key)].status = "blocked"
                 report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
@@ -149,6 +150,8 @@ def _run_once(
             run.status = "failed"
             run.error = errors.get(step, "the run ended before this asset")
             log.error("%s failed: %s", name, run.error)
+    for step in errors.keys() - {key.to_python_identifier() for key in ready}:
+        log.error("the check %s could not be run: %s", step, errors[step])
     return failed
 
 

@@ -12,6 +12,7 @@ from dagster._core.definitions.data_version import (
     extract_data_provenance_from_entry,
 )
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
 
 from motive_pipeline.storage.workspace import Workspace
@@ -82,14 +83,25 @@ def version_consumed(instance: dg.DagsterInstance, asset: str, source: str) -> s
     return version.value if version else None
 
 
-def last_run_failed(instance: dg.DagsterInstance, asset: str) -> bool:
-    """Whether the last run that was to materialize ``asset`` ended without it."""
-    records = instance.get_asset_records([asset_key(asset)])
-    entry = records[0].asset_entry if records else None
-    if entry is None or entry.last_run_id is None or entry.last_run_id == _run_of(entry.last_materialization_record):
-        return False
-    run = instance.get_run_by_id(entry.last_run_id)
-    return run is not None and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+def left_undone(graph: AssetGraph, instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:
+    """Assets that the last run for them did not finish, each with what it left undone.
+
+    The UI shows them as failed, or their checks without an answer, also when they are fresh again: because a setting went back, say.
+    """
+    undone: dict[str, list[tuple[dg.AssetKey, str]]] = {}
+    for record in instance.get_asset_records(list(graph.materializable_asset_keys)):
+        entry = record.asset_entry
+        if entry.last_run_id and entry.last_run_id != _run_of(entry.last_materialization_record):
+            undone.setdefault(entry.last_run_id, []).append((entry.asset_key, "its last run failed"))
+    for key, check in instance.event_log_storage.get_latest_asset_check_execution_by_key(list(graph.asset_check_keys)).items():
+        if check.status == AssetCheckExecutionRecordStatus.PLANNED:
+            undone.setdefault(check.run_id, []).append((key.asset_key, "its checks were not run"))
+    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    runs = instance.get_runs(dg.RunsFilter(run_ids=list(undone), statuses=ended)) if undone else []
+    found: dict[dg.AssetKey, str] = {}
+    for key, words in (each for run in runs for each in undone[run.run_id]):
+        found.setdefault(key, words)
+    return found
 
 
 def _run_of(record: dg.EventLogRecord | None) -> str | None:
