@@ -83,26 +83,27 @@ def version_consumed(instance: dg.DagsterInstance, asset: str, source: str) -> s
     return version.value if version else None
 
 
-def left_undone(graph: AssetGraph, instance: dg.DagsterInstance) -> dict[dg.AssetKey, str]:
-    """Assets that the last run for them did not finish, each with what it left undone.
-
-    The UI shows them as failed, or their checks without an answer, also when they are fresh again: because a setting went back, say.
-    """
-    undone: dict[str, list[tuple[dg.AssetKey, str]]] = {}
+def failed_last(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetKey]:
+    """Assets that the last run for them ended without: the UI shows them as failed, also when they are fresh (a setting that went back)."""
+    runs = {}
     for record in instance.get_asset_records(list(graph.materializable_asset_keys)):
         entry = record.asset_entry
-        if entry.last_run_id and entry.last_run_id != _run_of(entry.last_materialization_record):
-            undone.setdefault(entry.last_run_id, []).append((entry.asset_key, "its last run failed"))
-    for key, check in instance.event_log_storage.get_latest_asset_check_execution_by_key(list(graph.asset_check_keys)).items():
-        if check.status == AssetCheckExecutionRecordStatus.PLANNED:
-            undone.setdefault(check.run_id, []).append((key.asset_key, "its checks were not run"))
-    ended = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-    runs = instance.get_runs(dg.RunsFilter(run_ids=list(undone), statuses=ended)) if undone else []
-    found: dict[dg.AssetKey, str] = {}
-    for key, words in (each for run in runs for each in undone[run.run_id]):
-        found.setdefault(key, words)
-    return found
+        made = entry.last_materialization_record
+        if entry.last_run_id and (made is None or entry.last_run_id != made.run_id):
+            runs[entry.asset_key] = entry.last_run_id
+    ended = _ended(instance, set(runs.values()))
+    return {key for key, run_id in runs.items() if run_id in ended}
 
 
-def _run_of(record: dg.EventLogRecord | None) -> str | None:
-    return record.run_id if record else None
+def unanswered_checks(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:
+    """Checks that the last run for them ended without: the UI shows no answer, although their asset may be there."""
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(graph.asset_check_keys))
+    runs = {key: check.run_id for key, check in latest.items() if check.status == AssetCheckExecutionRecordStatus.PLANNED}
+    ended = _ended(instance, set(runs.values()))
+    return {key for key, run_id in runs.items() if run_id in ended}
+
+
+def _ended(instance: dg.DagsterInstance, run_ids: set[str]) -> set[str]:
+    """Those of the runs that failed or were stopped."""
+    statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    return {run.run_id for run in instance.get_runs(dg.RunsFilter(run_ids=list(run_ids), statuses=statuses))} if run_ids else set()

@@ -70,7 +70,5 @@ def test_a_check_that_could_not_be_run_is_reported_and_run_again(project, monkey
     assert any(CAPTIONS in record.getMessage() and "no figures" in record.getMessage() for record in caplog.records)
     assert answered(project)[CAPTIONS] != "SUCCEEDED"
 
-    assert [asset.reasons for asset in plan(project.config) if asset.asset == "clip_catalog"] == [["its checks were not run"]]
-    assert run_stale(project.config, CATALOGS).assets["clip_catalog"].status == "unchanged"
-    assert answered(project)[CAPTIONS] == "SUCCEEDED"
-    assert run_stale(project.config, CATALOGS).assets["clip_catalog"].seconds == 0
+    assert run_stale(project.config, CATALOGS).assets["clip_catalog"].seconds == 0, "the check alone is run"
+    assert set(answered(project).values()) == {"SUCCEEDED"}
