@@ -1,6 +1,6 @@
 """How long it takes from a clip dropped into the demo's folder to the new ranking, with a Dagster daemon running: part by part.
 
-    python -m benchmarks.new_clip [--rounds 3] [--keep FOLDER]
+    python -m benchmarks.new_clip [--rounds 3] [--clips 320] [--keep FOLDER]
 
 The project is the demo of ``motive.yaml``, its 320 clips lying in a folder of the user's own, curated once by hand. Then the daemon is
 started and one more clip after the other is dropped into the folder. What happens is read from Dagster's records: the sensor's look (every
@@ -42,15 +42,15 @@ STAGES = {
 }
 
 
-def make_project(folder: Path, num_new: int) -> tuple[Config, list[Path]]:
-    """The demo in folders of the user's own; its config, and ``num_new`` clips that are kept back."""
+def make_project(folder: Path, num_clips: int | None, num_new: int) -> tuple[Config, list[Path]]:
+    """The demo, with another number of clips if one is given, in folders of the user's own; its config, and ``num_new`` clips kept back."""
     settings = yaml.safe_load((common.REPOSITORY / "motive.yaml").read_text(encoding="utf-8"))
     demo, queries = settings["clips"].pop("demo"), settings["queries"].pop("demo")
     drawn = write_demo(
         folder / "drawn",
         seed=demo["seed"],
         split=demo["split"],
-        num_clips=demo["num_clips"] + num_new,
+        num_clips=(num_clips or demo["num_clips"]) + num_new,
         num_queries=queries["num_queries"],
         num_held_out=queries["num_held_out"],
         query_motion=queries["motion"],
@@ -96,11 +96,12 @@ def main() -> None:
     """Print the parts of each round, and of the middle one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, help="clips to begin with, instead of the demo's")
     parser.add_argument("--keep", type=Path, help="make the project in this new folder and leave it")
     arguments = parser.parse_args()
     folder = arguments.keep or Path(tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    config, new = make_project(folder, arguments.rounds)
+    config, new = make_project(folder, arguments.clips, arguments.rounds)
     curate(config)
     rounds = []
     log = folder / "daemon.log"
