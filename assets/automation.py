@@ -129,8 +129,6 @@ def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspac
         NothingToDo: something is not at rest.
         MotiveError: the settings or the files cannot be read.
     """
-    from motive_pipeline.clips.watch import still_being_written
-
     config = load_config(loaded.file)
     if config.storage != loaded.storage:
         raise NothingToDo(f"storage changed in {config.file}: restart the daemon, since one instance serves one root")
@@ -140,12 +138,18 @@ def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspac
         workspace = Workspace(config)
         if instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
             raise NothingToDo("a run is under way; what is new is looked at when it has ended")
-        writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
-        if writing:
-            raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+        _require_rest(workspace)
         yield workspace
     finally:
         _looking.release()
+
+
+def _require_rest(workspace: Workspace) -> None:
+    from motive_pipeline.clips.watch import still_being_written
+
+    writing = still_being_written(workspace, settle_s=workspace.config.schedule.settle_s)
+    if writing:
+        raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
 
 
 def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config) -> dict[str, str]:
@@ -161,10 +165,12 @@ def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config) ->
 
     versions = source_versions(workspace)
     consumed = {source: version_consumed(instance, SOURCES[source], source) for source in versions}
-    for source, version in versions.items():
-        if last_observed(instance, source) != version:
-            tags = {"dagster/data_version": version}
-            instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
+    unseen = {source: version for source, version in versions.items() if last_observed(instance, source) != version}
+    if unseen:
+        _require_rest(workspace)  # half of a file may have come since the look before the files were read
+    for source, version in unseen.items():
+        tags = {"dagster/data_version": version}
+        instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
     if all(version is None for version in consumed.values()):
         raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
     news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}
