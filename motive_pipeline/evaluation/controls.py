@@ -27,10 +27,10 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest

@@ -19,9 +19,9 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
 from motive_pipeline.evaluation.metrics import VIDEO_METRICS, video_metrics
 from motive_pipeline.evaluation.motion_class import motion_class
-from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
