@@ -106,7 +106,8 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
     size = [rule.num_frames, rule.min_frames, rule.fps, rule.width, rule.height]
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
     row = functools.partial(_flow_row, rule=rule, grid=grid)
-    with side_by_side(row, [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+    missing = [piece.item for piece in work if store.find(piece.key) is None]
+    with side_by_side(row, missing, threads=ws.config.engine.threads) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
 
 

@@ -116,7 +116,9 @@ def _row_function(
     def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
         return mask_row(clip, tracker(), grid, rule, mask_rule)
 
-    ahead = side_by_side(computed, missing, ws) if ws.config.motion.tracker == "dis" else nullcontext(computed)
+    ahead = (
+        side_by_side(computed, missing, threads=ws.config.engine.threads) if ws.config.motion.tracker == "dis" else nullcontext(computed)
+    )
     with ahead as row:
 
         def checked(clip: CatalogClip) -> dict[str, np.ndarray]:
