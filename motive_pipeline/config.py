@@ -147,8 +147,7 @@ class AllTracker(Section):
         """What decides the network: its code and weights by content (by path while they are not there), variant and iterations."""
         from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
 
-        code = "".join(ALLTRACKER.code.sha256.values()) if self.repo is None else None
-        weights = ALLTRACKER.files["alltracker.pth"].sha256 if self.checkpoint is None else None
+        code, weights = ALLTRACKER.code.content, ALLTRACKER.files["alltracker.pth"].sha256
         if self.repo is not None:
             code = code_content(self.repo) if self.repo.is_dir() else str(self.repo)
         if self.checkpoint is not None:

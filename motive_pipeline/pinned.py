@@ -45,6 +45,11 @@ class PinnedCode:
     url: str
     sha256: Mapping[str, str]
 
+    @property
+    def content(self) -> str:
+        """64 hex digits over all of its files."""
+        return hashlib.sha256("".join(f"{name}\0{digest}\0" for name, digest in sorted(self.sha256.items())).encode()).hexdigest()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pinned:
@@ -104,8 +109,16 @@ def fetch(pinned: Pinned) -> list[Path]:
     """Download what is missing or differs from its pinned hash; gives every file. A second call downloads nothing.
 
     Raises:
-        MotiveError: no network, an answer other than the file, or bytes that differ from the pinned ones. What was there before stays.
+        MotiveError: no network, an answer other than the file, bytes that differ from the pinned ones, or a folder that cannot be written.
+            What was there before stays.
     """
+    try:
+        return _fetched(pinned)
+    except OSError as error:
+        raise MotiveError(f"cannot write to {pinned.folder}: {error.strerror}. MOTIVE_CACHE names another folder.") from error
+
+
+def _fetched(pinned: Pinned) -> list[Path]:
     if not _is_whole(pinned.code_folder, pinned.code.sha256):
         _fetch_code(pinned)
     for name, file in pinned.files.items():

@@ -209,3 +209,9 @@ def test_weights_are_multiplied_by_visibility_and_confidence_as_asked(weigh_by, 
     found = weigh(tracks, MaskRule(floor_px=1.0, weigh_by=weigh_by), np.zeros(5, dtype=bool))
     assert found.weight_THW == pytest.approx(factor * saliency(magnitude(field), floor_px=1.0))
     assert found.magnitude_px == pytest.approx(float(magnitude(field).mean())), "how much a clip moves does not depend on it"
+
+
+def test_a_small_change_in_a_clip_that_stands_still_is_no_cut():
+    frames = np.full((9, 64, 64, 3), 90, dtype=np.uint8)
+    frames[4:] += 8
+    assert not cut_frames(frames).any()

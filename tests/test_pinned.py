@@ -200,6 +200,13 @@ def test_without_a_network_the_message_says_what_to_do_and_what_is_there_stays(p
     assert (pins.code_folder / "nets" / "alltracker.py").is_file()
 
 
+def test_a_cache_that_cannot_be_written_is_named(pins, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MOTIVE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(MotiveError, match=r"cannot write to .*file/alltracker/c1ed462: Not a directory\. MOTIVE_CACHE"):
+        fetch(pins)
+
+
 def test_only_https_is_used(pins):
     with pytest.raises(MotiveError, match="only https"):
         fetch(dataclasses.replace(pins, code=dataclasses.replace(pins.code, url="file:///etc/passwd")))
