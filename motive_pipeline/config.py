@@ -136,13 +136,46 @@ class Model(Section):
     max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
 
 
+class AllTracker(Section):
+    variant: Literal["full", "tiny"] = "full"
+    repo: Path | None = None
+    checkpoint: Path | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    iters: Annotated[int, Field(ge=1, le=64)] = 4
+
+    def content(self) -> dict[str, Any]:
+        """What decides the network: its code and weights by content (by path while they are not there), variant and iterations."""
+        from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
+
+        code, weights = ALLTRACKER.code.content, ALLTRACKER.files["alltracker.pth"].sha256
+        if self.repo is not None:
+            code = code_content(self.repo) if self.repo.is_dir() else str(self.repo)
+        if self.checkpoint is not None:
+            weights = file_content(self.checkpoint) if self.checkpoint.is_file() else str(self.checkpoint)
+        return {"variant": self.variant, "iters": self.iters, "repo": code, "checkpoint": weights}
+
+
 class Motion(Section):
-    tracker: Literal["dis"] = "dis"
+    tracker: Literal["dis", "alltracker"] = "dis"
     preset: Literal["medium", "fast"] = "medium"
     reference: Literal["auto", "first", "previous"] = "auto"
     floor_px: Annotated[float, Field(ge=0)] = 1.0
     min_side_px: Annotated[int, Field(ge=0, le=4096)] = 128
+    camera: Literal["keep", "subtract", "downweight"] = "keep"
+    cuts: Literal["keep", "skip"] = "keep"
+    weigh_by: Literal["none", "visibility", "confidence", "both"] = "none"
+    alltracker: AllTracker = AllTracker()
     max_reject_share: RejectShare = 0.25
+
+    @model_validator(mode="after")
+    def _possible(self) -> Motion:
+        if self.weigh_by != "none" and self.tracker == "dis":
+            raise ValueError(
+                f"weigh_by ({self.weigh_by}) needs a tracker that tells visibility and confidence: tracker: alltracker; dis takes weigh_by: none"
+            )
+        if self.tracker == "alltracker" and self.alltracker.variant == "tiny" and self.alltracker.checkpoint is None:
+            raise ValueError("alltracker.variant: tiny needs alltracker.checkpoint, your alltracker_tiny.pth; only the full one is fetched")
+        return self
 
 
 class Gradient(Section):
@@ -329,12 +362,15 @@ class Config(Section):
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """The settings that decide what a row of ``stage`` holds, by dotted key.
 
-        Of the file of prompts its content counts; of the file of Adam's state, which may be as large as the model, its size and time.
+        Of the file of prompts and of AllTracker's code and weights their content counts; of the file of Adam's state, which may be as large
+        as the model, its size and time.
         """
         further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
         settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():
             settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        if "motion.alltracker" in settings:
+            settings["motion.alltracker"] = self.motion.alltracker.content()
         if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
@@ -412,6 +448,13 @@ def _resolve_paths(config: Config, base: Path) -> Config:
             "clips": config.clips.model_copy(update={"path": absolute(config.clips.path)}),
             "queries": config.queries.model_copy(
                 update={"path": absolute(config.queries.path), "held_out_path": absolute(config.queries.held_out_path)}
+            ),
+            "motion": config.motion.model_copy(
+                update={
+                    "alltracker": config.motion.alltracker.model_copy(
+                        update={name: absolute(getattr(config.motion.alltracker, name)) for name in ("repo", "checkpoint")}
+                    )
+                }
             ),
             "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),

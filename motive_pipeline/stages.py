@@ -41,6 +41,12 @@ STAGES: dict[str, Stage] = {
     "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share",)),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
+        when={
+            ("motion.camera", "subtract"): ("motion.camera",),
+            ("motion.camera", "downweight"): ("motion.camera",),
+            ("motion.cuts", "skip"): ("motion.cuts",),
+            ("motion.tracker", "alltracker"): ("motion.weigh_by", "motion.alltracker", "engine.threads"),
+        },
         gates=("motion.max_reject_share",),
     ),
     "second_moments": Stage(
