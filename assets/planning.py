@@ -40,6 +40,7 @@ def plan(config: Config) -> list[Planned]:
         MotiveError: a source cannot be read.
     """
     from motive_pipeline.clips.changes import source_now
+    from motive_pipeline.evaluation.preference.results import observe_preference_files
     from motive_pipeline.forecast import ON_DEVICE, Forecast
     from motive_pipeline.models.load import encoders_hash, model_hash
 
@@ -50,6 +51,7 @@ def plan(config: Config) -> list[Planned]:
         "query_files": _Source(queries.version, queries.changes),
         "base_encoders": _Source(encoders_hash(workspace), ["VAE, text encoder or tokenizer replaced"]),
         "base_model": _Source(model_hash(workspace), ["weights replaced"]),
+        "preference_files": _Source(observe_preference_files(workspace)[0], ["result files of raters came, went or changed"]),
     }
     with open_instance(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()

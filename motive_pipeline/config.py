@@ -37,6 +37,8 @@ Variant = Literal["motive", "no_mask"]
 Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
 TRAK_MAX_DIM = 8192
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
+"""The arms that people compare MOTIVE with unless the settings say otherwise: those of the method's own study."""
 
 
 def _require_power_of_two(value: int) -> int:
@@ -258,7 +260,32 @@ class Evaluate(Section):
 
 
 class Preference(Section):
-    """Settings of the preference study; none yet."""
+    """The preference study: people who see two arms' videos side by side and say which they like better."""
+
+    comparisons: tuple[tuple[Arm, Arm], ...] | None = None
+    prompt_limit: Annotated[int, Field(ge=1)] | None = None
+    pairs_per_rater: Annotated[int, Field(ge=1, le=1000)] = 50
+    plans: Annotated[int, Field(ge=1, le=1000)] = 24
+    catch_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+    question: Annotated[str, Field(min_length=1, max_length=300)] = "In which video do things move better?"
+    results_path: Path | None = None
+    min_catch_share: Share = 0.75
+    exclude_failed: bool = True
+
+    @field_validator("comparisons")
+    @classmethod
+    def _different(cls, value: tuple[tuple[Arm, Arm], ...] | None) -> tuple[tuple[Arm, Arm], ...] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("must name at least one pair of arms, for instance [[motive, base]], or be null")
+        for first, second in value:
+            if first == second:
+                raise ValueError(f"must pair different arms, not {first} with itself")
+        if len({frozenset(pair) for pair in value}) < len(value):
+            raise ValueError("must not name a pair of arms twice (the order does not matter)")
+        return value
 
 
 class Engine(Section):
@@ -335,7 +362,17 @@ class Config(Section):
                 f"influence.proj_dim ({self.influence.proj_dim}) must not be above {TRAK_MAX_DIM} with influence.preconditioner: trak, "
                 "whose kernel has proj_dim x proj_dim entries"
             )
+        for pair in self.preference.comparisons or ():
+            if missing := [arm for arm in pair if arm not in self.arms]:
+                raise ValueError(f"preference.comparisons names {missing[0]}, which is not among arms ({', '.join(self.arms)})")
         return self
+
+    @property
+    def comparisons(self) -> tuple[tuple[Arm, Arm], ...]:
+        """The pairs of arms that people compare: ``preference.comparisons``, else MOTIVE with those of the usual others that there are."""
+        if self.preference.comparisons is not None:
+            return self.preference.comparisons
+        return tuple(("motive", other) for other in COMPARED_BY_PEOPLE if other in self.arms)
 
     @property
     def file(self) -> Path:
@@ -367,6 +404,8 @@ class Config(Section):
         """
         further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
         settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
+        if "preference.comparisons" in settings:
+            settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():
             settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
         if "motion.alltracker" in settings:
@@ -458,6 +497,7 @@ def _resolve_paths(config: Config, base: Path) -> Config:
             ),
             "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),
+            "preference": config.preference.model_copy(update={"results_path": absolute(config.preference.results_path)}),
         }
     )
 

@@ -102,6 +102,19 @@ STAGES: dict[str, Stage] = {
         settings=("evaluate.backend", "engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
     ),
+    "preference_files": Stage(settings=("preference.results_path",)),
+    "preference_bundle": Stage(
+        settings=(
+            "preference.comparisons",
+            "preference.prompt_limit",
+            "preference.pairs_per_rater",
+            "preference.plans",
+            "preference.catch_share",
+            "preference.seed",
+            "preference.question",
+        )
+    ),
+    "preference_study": Stage(settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples")),
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

@@ -13,6 +13,7 @@ from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
+from motive_pipeline.evaluation.human import Human, load_human
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
 from motive_pipeline.evaluation.plots import Dots
 from motive_pipeline.evaluation.provenance import rejects_table, settings_table, versions_table
@@ -50,6 +51,7 @@ class Findings:
     estimates: dict[tuple[Metric, str], Estimate]
     num_trainings: int
     verdict: Verdict
+    human: Human
     precision: Sequence[Precision]
     truth: Truth | None
     tables: dict[str, Table]
@@ -106,7 +108,9 @@ def load_findings(ws: Workspace) -> Findings:
     for table, its_numbers in parts:
         tables[table.key] = table
         numbers += its_numbers
-    for table in (rejects_table(ws), settings_table(ws), versions_table(ws)):
+    human = load_human(ws)
+    numbers += human.numbers
+    for table in (*human.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
@@ -116,6 +120,7 @@ def load_findings(ws: Workspace) -> Findings:
         estimates=estimates,
         num_trainings=num_trainings(units, arms),
         verdict=verdict(differences, _main_metrics(metrics), num_trainings=num_trainings(units, arms)),
+        human=human,
         precision=precision,
         truth=truth,
         tables=tables,
