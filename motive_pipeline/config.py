@@ -35,6 +35,12 @@ FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
 Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+Source = Literal[
+    "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
+    "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
+    "nemo", "videotuna", "open_sora", "open_sora_plan", "ltx",
+]  # fmt: skip
+"""How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
 
@@ -68,6 +74,11 @@ class Storage(Section):
     state: Path | None = None
 
 
+def _require_table_used(source: str, table: Path | None, column: str | None) -> None:
+    if source in ("demo", "folder", "zip", "webdataset", "ai_toolkit", "video2dataset") and (table or column):
+        raise ValueError(f"source: {source} reads no table, so table, path_column and caption_column mean nothing; name another source")
+
+
 class DemoClips(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     split: Literal["plain", "confound"] = "confound"
@@ -75,8 +86,11 @@ class DemoClips(Section):
 
 
 class Clips(Section):
-    source: Literal["demo", "folder"] = "folder"
+    source: Source = "folder"
     path: Path | None = None
+    table: Path | None = None
+    path_column: str | None = None
+    caption_column: str | None = None
     num_frames: FrameCount = 81
     min_frames: FrameCount | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] = 16.0
@@ -101,8 +115,9 @@ class Clips(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Clips:
-        if self.source == "folder" and self.path is None:
-            raise ValueError("path is needed with source: folder (the folder that holds your videos)")
+        if self.source != "demo" and self.path is None and self.table is None:
+            raise ValueError(f"path is needed with source: {self.source} (the folder that holds your videos)")
+        _require_table_used(self.source, self.table, self.path_column or self.caption_column)
         if self.min_frames is not None and self.min_frames > self.num_frames:
             raise ValueError(f"min_frames ({self.min_frames}) must not be above num_frames ({self.num_frames})")
         return self
@@ -115,15 +130,20 @@ class DemoQueries(Section):
 
 
 class Queries(Section):
-    source: Literal["demo", "folder"] = "folder"
+    source: Source = "folder"
     path: Path | None = None
+    table: Path | None = None
+    path_column: str | None = None
+    caption_column: str | None = None
     held_out_path: Path | None = None
+    held_out_table: Path | None = None
     demo: DemoQueries = DemoQueries()
 
     @model_validator(mode="after")
     def _complete(self) -> Queries:
-        if self.source == "folder" and self.path is None:
-            raise ValueError("path is needed with source: folder (the folder that holds your query videos)")
+        if self.source != "demo" and self.path is None and self.table is None:
+            raise ValueError(f"path is needed with source: {self.source} (the folder that holds your query videos)")
+        _require_table_used(self.source, self.table or self.held_out_table, self.path_column or self.caption_column)
         return self
 
 
@@ -231,6 +251,13 @@ class Preference(Section):
 class Engine(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
+    decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+
+    @property
+    def num_decode_workers(self) -> int:
+        """``decode_workers``, or one for each core but one, at least one and at most eight."""
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.decode_workers is None else self.decode_workers
 
 
 class Schedule(Section):
@@ -409,9 +436,9 @@ def _resolve_paths(config: Config, base: Path) -> Config:
         update={
             "storage": storage,
             "model": model,
-            "clips": config.clips.model_copy(update={"path": absolute(config.clips.path)}),
+            "clips": config.clips.model_copy(update={name: absolute(getattr(config.clips, name)) for name in ("path", "table")}),
             "queries": config.queries.model_copy(
-                update={"path": absolute(config.queries.path), "held_out_path": absolute(config.queries.held_out_path)}
+                update={name: absolute(getattr(config.queries, name)) for name in ("path", "table", "held_out_path", "held_out_table")}
             ),
             "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),

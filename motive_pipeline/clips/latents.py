@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,10 +17,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import DecodedClip, FrameRule
 from motive_pipeline.clips.probe import FLAGS, flag_bits, flag_names
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.keys import latent_key
@@ -59,12 +62,14 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
     keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
+    row_function = _RowFunction(ws)
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        _RowFunction(ws),
+        row_function,
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        expect=row_function.expect,
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
@@ -78,24 +83,28 @@ class _RowFunction:
     def __init__(self, ws: Workspace) -> None:
         self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
         self._model: VideoModel | None = None
-        self._rule = FrameRule.of(ws.config)
+        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine)
         self._memory = HashMemory(ws.state)
+
+    def expect(self, clips: Sequence[CatalogClip]) -> None:
+        """These clips will be asked for, in this order."""
+        self._reader.expect([clip.path for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
             self._model = self._load()
-        row = latent_row(clip, self._model, self._rule)
+        row = latent_row(clip, self._model, self._reader)
         require_unchanged(clip, self._memory)
         return row
 
 
-def latent_row(clip: CatalogClip, model: VideoModel, rule: FrameRule) -> dict[str, np.ndarray]:
+def latent_row(clip: CatalogClip, model: VideoModel, read: Callable[[Path], DecodedClip]) -> dict[str, np.ndarray]:
     """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits).
 
     Raises:
         RejectRow: the clip cannot be read (:func:`read_clip`), ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
     """
-    decoded = read_clip(clip.path, rule)
+    decoded = read(clip.path)
     try:
         latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
         prompt_LE = model.encode_prompt(clip.caption).numpy()

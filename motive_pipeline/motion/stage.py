@@ -6,7 +6,7 @@ Axes: T decoded frames, F latent frames, h w latent cells.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import DecodedClip, FrameRule, read_clip
 from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.keys import mask_key
@@ -65,12 +66,14 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     grid = latent_grid(ws)
     store = ws.store(STAGE, DIMS)
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
+    row_function = _RowFunction(ws, grid)
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        _RowFunction(ws, grid),
+        row_function,
         what=MaskSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        expect=row_function.expect,
     )
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
@@ -112,22 +115,28 @@ class _RowFunction:
         self._grid = grid
         self._tracker = build_tracker(ws.config.motion)
         self._floor_px = ws.config.motion.floor_px
-        self._rule = FrameRule.of(ws.config)
+        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine)
         self._memory = HashMemory(ws.state)
 
+    def expect(self, clips: Sequence[CatalogClip]) -> None:
+        """These clips will be asked for, in this order."""
+        self._reader.expect([clip.path for clip in clips])
+
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
-        row = mask_row(clip, self._tracker, self._grid, self._rule, floor_px=self._floor_px)
+        row = mask_row(clip, self._tracker, self._grid, self._reader, floor_px=self._floor_px)
         require_unchanged(clip, self._memory)
         return row
 
 
-def mask_row(clip: CatalogClip, tracker: Tracker, grid: LatentGrid, rule: FrameRule, *, floor_px: float) -> dict[str, np.ndarray]:
+def mask_row(
+    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[Path], DecodedClip], *, floor_px: float
+) -> dict[str, np.ndarray]:
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
     Raises:
         RejectRow: the clip cannot be read (:func:`read_clip`), or ``non_finite_motion``.
     """
-    frames_THWC = read_clip(clip.path, rule).frames_THWC
+    frames_THWC = read(clip.path).frames_THWC
     mask_Fhw, magnitude_px = motion_mask(tracker.displacement(frames_THWC), grid, floor_px=floor_px)
     if not (np.isfinite(mask_Fhw).all() and np.isfinite(magnitude_px)):
         raise RejectRow("non_finite_motion", "the tracker's displacement holds NaN or infinity")

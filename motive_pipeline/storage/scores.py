@@ -41,6 +41,11 @@ TABLES: dict[str, pa.Schema] = {
             ("height", _I),
             ("duration_s", _F),
             ("source", _S),
+            ("flags", _S),
+            ("aesthetic_score", _F),
+            ("motion_score", _F),
+            ("published", _S),
+            ("disagrees", _S),
         ]
     ),
     "motion": pa.schema([("clip_id", _S), ("motion_magnitude_px", _F)]),
