@@ -85,6 +85,27 @@ class DemoClips(Section):
     num_clips: Annotated[int, Field(ge=9, le=100_000)] = 320
 
 
+Repair = Literal["repair", "reject"]
+Accept = Literal["accept", "reject"]
+
+
+class Policies(Section):
+    """What happens to a clip that can be used, but is not as clips should be; a flag says so wherever it is used."""
+
+    alpha: Accept = "accept"
+    frozen: Accept = "accept"
+    hdr: Accept = "accept"
+    hidden_cut: Accept = "accept"
+    interlaced: Repair = "repair"
+    no_caption: Accept = "accept"
+    non_square_pixels: Repair = "repair"
+    rotated: Repair = "repair"
+    time_repaired: Repair = "repair"
+    truncated: Accept = "accept"
+    upscaled: Accept = "accept"
+    variable_rate: Repair = "repair"
+
+
 class Clips(Section):
     source: Source = "folder"
     path: Path | None = None
@@ -97,6 +118,7 @@ class Clips(Section):
     width: Annotated[int, Field(ge=16, le=16384)] = 832
     height: Annotated[int, Field(ge=16, le=16384)] = 480
     max_reject_share: RejectShare = 0.25
+    policies: Policies = Policies()
     demo: DemoClips = DemoClips()
 
     @field_validator("num_frames", "min_frames")

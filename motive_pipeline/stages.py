@@ -39,9 +39,10 @@ STAGES: dict[str, Stage] = {
     "query_files": Stage(settings=("queries", "clips.demo")),
     "base_encoders": Stage(settings=("model.path", "model.revision")),
     "base_model": Stage(settings=("model.path", "model.revision")),
-    "clip_catalog": Stage(gates=(*CLIP_SOURCE, "clips.max_reject_share")),
-    "query_catalog": Stage(gates=("queries", "clips.demo")),
-    "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share",)),
+    "clip_catalog": Stage(gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption")),
+    "query_catalog": Stage(gates=("queries", "clips.demo", "clips.policies.no_caption")),
+    "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share", "clips.policies")),
+    "clip_looks": Stage(settings=FRAMES),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
         gates=("motion.max_reject_share",),

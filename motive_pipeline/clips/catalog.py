@@ -147,6 +147,10 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
     probed = {refs[position].key: vector for position, vector in store.read_many(refs, "probed")}
     rows = [_row(clip_id, files, probed[digest(clip_id)], source.name) for clip_id, files in contents if digest(clip_id) in probed]
     rejects = _rejects(asset, found, by_content, outcome)
+    if ws.config.clips.policies.no_caption == "reject":
+        rejects += [_without_caption(asset, row) for row in rows if not row["caption"]]
+        rejects.sort(key=lambda reject: reject.path)
+        rows = [row for row in rows if row["caption"]]
     uncounted = {(bad.path, bad.reason) for bad in found.bad if not bad.counts}
     counted = [reject for reject in rejects if (reject.path, reject.reason) not in uncounted]
     return _Listing(
@@ -210,6 +214,11 @@ def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], o
                 for file in files
             ]
     return sorted(rejects, key=lambda reject: reject.path)
+
+
+def _without_caption(asset: str, row: dict[str, Any]) -> Reject:
+    detail = "no caption, or an empty one; clips.policies.no_caption rejects that"
+    return Reject(path=row["path"], clip_id=row["clip_id"], stage=asset, reason="no_caption", detail=detail)
 
 
 def _require_disjoint(queries: pd.DataFrame, held_out: pd.DataFrame) -> None:

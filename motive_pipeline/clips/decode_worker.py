@@ -19,16 +19,18 @@ import numpy as np
 
 from motive_pipeline.clips import wire
 from motive_pipeline.clips.decode import FrameRule, frame_near, read_clip
+from motive_pipeline.clips.look import look_at
 from motive_pipeline.clips.probe import probe
 from motive_pipeline.errors import RejectRow
 
 Answer = tuple[dict[str, Any], np.ndarray | None]
 
 
-def read(path: Path, rule: dict[str, Any]) -> Answer:
-    """The frames that :func:`~.decode.read_clip` gives, with their times and flags."""
+def read(path: Path, rule: dict[str, Any], look: bool) -> Answer:
+    """The frames that :func:`~.decode.read_clip` gives, with their times and flags, and perhaps their look."""
     clip = read_clip(path, FrameRule(**rule))
-    return {"times_s": clip.times_s.tolist(), "flags": clip.flags}, clip.frames_THWC
+    seen = asdict(look_at(clip.frames_THWC)) if look else None
+    return {"times_s": clip.times_s.tolist(), "flags": clip.flags, "look": seen}, clip.frames_THWC
 
 
 def facts(path: Path) -> Answer:

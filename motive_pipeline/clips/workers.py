@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,7 @@ import numpy as np
 
 from motive_pipeline.clips import wire
 from motive_pipeline.clips.decode import DecodedClip, FrameRule, frame_near, read_clip
+from motive_pipeline.clips.look import Look, look_at
 from motive_pipeline.clips.probe import VideoFacts, probe
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
@@ -215,13 +216,17 @@ class Ahead(Generic[Result]):
 
 
 class ClipReader(Ahead[DecodedClip]):
-    """:func:`~.decode.read_clip` with a fixed rule, in the workers."""
+    """:func:`~.decode.read_clip` with a fixed rule, in the workers; with ``look``, what :func:`~.look.look_at` sees comes with it."""
 
-    def __init__(self, rule: FrameRule, engine: Engine) -> None:
+    def __init__(self, rule: FrameRule, engine: Engine, *, look: bool = False) -> None:
+        def here(path: Path) -> DecodedClip:
+            clip = read_clip(path, rule)
+            return replace(clip, look=look_at(clip.frames_THWC)) if look else clip
+
         super().__init__(
             engine,
-            here=lambda path: read_clip(path, rule),
-            task=lambda path: Task(task="read", path=path, arguments={"rule": asdict(rule)}),
+            here=here,
+            task=lambda path: Task(task="read", path=path, arguments={"rule": asdict(rule), "look": look}),
             result=_decoded,
         )
 
@@ -253,4 +258,9 @@ class Glimpser(Ahead[np.ndarray]):
 
 
 def _decoded(header: dict[str, Any], frames_THWC: np.ndarray) -> DecodedClip:
-    return DecodedClip(frames_THWC=frames_THWC, times_s=np.array(header["times_s"], dtype=np.float64), flags=tuple(header["flags"]))
+    return DecodedClip(
+        frames_THWC=frames_THWC,
+        times_s=np.array(header["times_s"], dtype=np.float64),
+        flags=tuple(header["flags"]),
+        look=Look(**header["look"]) if header["look"] else None,
+    )
