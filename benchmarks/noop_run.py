@@ -2,6 +2,7 @@
 
     python -m benchmarks.noop_run [--clips 10000] [--rounds 3]
     python -m benchmarks.noop_run --clips 20 --all       # every asset materialized: what the number of assets costs
+    python -m benchmarks.noop_run --clips 100000 --scan  # only looking at the files again, hashed once and unchanged
 
 The clips are copies of one tiny film, told apart by some bytes behind its end (a `free` box, which every reader skips). Without `--all` only
 the catalogs are materialized, since ten thousand gradients take hours on a CPU: a run that finds nothing stale looks at every file, and
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--all", action="store_true", help="materialize every asset")
+    parser.add_argument("--scan", action="store_true", help="no run: hash the files once, then look at them again")
     parser.add_argument("--keep", type=Path, help="make the project here and leave it")
     arguments = parser.parse_args()
     select = [] if arguments.all else ["--select", CATALOGS]
@@ -103,6 +105,12 @@ def main() -> None:
             make_project(folder, arguments.clips)
             print(f"{arguments.clips} clips made in {time.perf_counter() - started:.1f} s", flush=True)
             time.sleep(3)  # a file younger than two seconds is not trusted to be at rest
+            if arguments.scan:
+                print(f"first scan: {rescan(file)[0]:.1f} s", flush=True)
+                for _ in range(arguments.rounds):
+                    again, num_hashed = rescan(file)
+                    print(f"re-scan {again:.2f} s = {arguments.clips / again:.0f} files/s ({num_hashed} read again)", flush=True)
+                return
             first = timed("-m", "motive_pipeline.cli", "run", "--config", str(file), "--quiet", *select)
             print(f"first run: {first:.1f} s", flush=True)
         for _ in range(arguments.rounds):

@@ -23,7 +23,7 @@ def send(channel: socket.socket, header: dict[str, Any], array: np.ndarray | Non
     text = json.dumps(header).encode()
     channel.sendall(_LENGTH.pack(len(text)) + text)
     if array is not None:
-        channel.sendall(memoryview(np.ascontiguousarray(array)).cast("B"))
+        channel.sendall(np.ascontiguousarray(array).data.cast("B"))
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -37,7 +37,7 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], np.ndarray | None]:
     if "shape" not in header:
         return header, None
     array = np.empty(header["shape"], dtype=np.uint8)
-    _filled(channel, memoryview(array).cast("B"))
+    _filled(channel, array.data.cast("B"))
     return header, array
 
 
