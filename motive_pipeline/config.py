@@ -35,6 +35,12 @@ FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
 Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+Source = Literal[
+    "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
+    "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
+    "nemo", "videotuna", "open_sora", "open_sora_plan", "ltx",
+]  # fmt: skip
+"""How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
 COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
@@ -70,21 +76,51 @@ class Storage(Section):
     state: Path | None = None
 
 
+def _require_table_used(source: str, table: Path | None, column: str | None) -> None:
+    if source in ("demo", "folder", "zip", "webdataset", "ai_toolkit", "video2dataset") and (table or column):
+        raise ValueError(f"source: {source} reads no table, so table, path_column and caption_column mean nothing; name another source")
+
+
 class DemoClips(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     split: Literal["plain", "confound"] = "confound"
     num_clips: Annotated[int, Field(ge=9, le=100_000)] = 320
 
 
+Repair = Literal["repair", "reject"]
+Accept = Literal["accept", "reject"]
+
+
+class Policies(Section):
+    """What happens to a clip that can be used, but is not as clips should be; a flag says so wherever it is used."""
+
+    alpha: Accept = "accept"
+    frozen: Accept = "accept"
+    hdr: Accept = "accept"
+    hidden_cut: Accept = "accept"
+    interlaced: Repair = "repair"
+    no_caption: Accept = "accept"
+    non_square_pixels: Repair = "repair"
+    rotated: Repair = "repair"
+    time_repaired: Repair = "repair"
+    truncated: Accept = "accept"
+    upscaled: Accept = "accept"
+    variable_rate: Repair = "repair"
+
+
 class Clips(Section):
-    source: Literal["demo", "folder"] = "folder"
+    source: Source = "folder"
     path: Path | None = None
+    table: Path | None = None
+    path_column: str | None = None
+    caption_column: str | None = None
     num_frames: FrameCount = 81
     min_frames: FrameCount | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] = 16.0
     width: Annotated[int, Field(ge=16, le=16384)] = 832
     height: Annotated[int, Field(ge=16, le=16384)] = 480
     max_reject_share: RejectShare = 0.25
+    policies: Policies = Policies()
     demo: DemoClips = DemoClips()
 
     @field_validator("num_frames", "min_frames")
@@ -103,8 +139,9 @@ class Clips(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Clips:
-        if self.source == "folder" and self.path is None:
-            raise ValueError("path is needed with source: folder (the folder that holds your videos)")
+        if self.source != "demo" and self.path is None and self.table is None:
+            raise ValueError(f"path is needed with source: {self.source} (the folder that holds your videos)")
+        _require_table_used(self.source, self.table, self.path_column or self.caption_column)
         if self.min_frames is not None and self.min_frames > self.num_frames:
             raise ValueError(f"min_frames ({self.min_frames}) must not be above num_frames ({self.num_frames})")
         return self
@@ -117,15 +154,20 @@ class DemoQueries(Section):
 
 
 class Queries(Section):
-    source: Literal["demo", "folder"] = "folder"
+    source: Source = "folder"
     path: Path | None = None
+    table: Path | None = None
+    path_column: str | None = None
+    caption_column: str | None = None
     held_out_path: Path | None = None
+    held_out_table: Path | None = None
     demo: DemoQueries = DemoQueries()
 
     @model_validator(mode="after")
     def _complete(self) -> Queries:
-        if self.source == "folder" and self.path is None:
-            raise ValueError("path is needed with source: folder (the folder that holds your query videos)")
+        if self.source != "demo" and self.path is None and self.table is None:
+            raise ValueError(f"path is needed with source: {self.source} (the folder that holds your query videos)")
+        _require_table_used(self.source, self.table or self.held_out_table, self.path_column or self.caption_column)
         return self
 
 
@@ -291,6 +333,13 @@ class Preference(Section):
 class Engine(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
+    decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+
+    @property
+    def num_decode_workers(self) -> int:
+        """``decode_workers``, or one for each core but one, at least one and at most eight."""
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.decode_workers is None else self.decode_workers
 
 
 class Schedule(Section):
@@ -484,9 +533,9 @@ def _resolve_paths(config: Config, base: Path) -> Config:
         update={
             "storage": storage,
             "model": model,
-            "clips": config.clips.model_copy(update={"path": absolute(config.clips.path)}),
+            "clips": config.clips.model_copy(update={name: absolute(getattr(config.clips, name)) for name in ("path", "table")}),
             "queries": config.queries.model_copy(
-                update={"path": absolute(config.queries.path), "held_out_path": absolute(config.queries.held_out_path)}
+                update={name: absolute(getattr(config.queries, name)) for name in ("path", "table", "held_out_path", "held_out_table")}
             ),
             "motion": config.motion.model_copy(
                 update={

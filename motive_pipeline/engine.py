@@ -48,11 +48,13 @@ def compute_rows(
     *,
     what: str,
     commit_rows: int = 32,
+    expect: Callable[[Sequence[Item]], None] | None = None,
 ) -> Outcome:
     """Every row of ``work``, from the store where it is there, else computed by ``row_function`` and committed.
 
     ``row_function`` raises :class:`RejectRow` for a row that cannot be used; any other exception stops the run, after the rows that
-    were finished have been committed. ``what`` names the rows in the log ("latents").
+    were finished have been committed. ``what`` names the rows in the log ("latents"). ``expect`` is told, before the first of them, which items
+    ``row_function`` will be given, in order, so that what they need can be fetched ahead.
     """
     progress = Progress(what, total=len(work))
     refs: dict[str, RowRef] = {}
@@ -75,6 +77,8 @@ def compute_rows(
         batch.clear()
         refused.clear()
 
+    if expect is not None:
+        expect([piece.item for piece in missing])
     try:
         for piece in missing:
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,10 +16,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import DecodedClip, FrameRule
+from motive_pipeline.clips.look import Look
+from motive_pipeline.clips.looks import clip_looks
 from motive_pipeline.clips.probe import FLAGS, flag_bits, flag_names
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.keys import latent_key
@@ -32,6 +37,22 @@ DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("t
 
 PROMPT_BLOCK = 32
 """Prompt embeddings are stored without their trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
+
+
+REJECTABLE = {
+    "alpha": "it has an alpha channel, which is left out",
+    "frozen": "nothing changes in it",
+    "hdr": "it is HDR (PQ or HLG), read without tone mapping, so that it looks washed out",
+    "hidden_cut": "a cut hides in it",
+    "interlaced": "it is interlaced",
+    "non_square_pixels": "its pixels are not square",
+    "rotated": "it is stored turned",
+    "time_repaired": "time stamps were missing or jumped back",
+    "truncated": "the file was cut off",
+    "upscaled": "it is less than half as large as it is used",
+    "variable_rate": "its frame rate varies",
+}
+"""The flags that ``clips.policies`` can reject, and what they mean."""
 
 
 class LatentSet(RowSet):
@@ -59,16 +80,20 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
     keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
+    row_function = _RowFunction(ws)
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        _RowFunction(ws),
+        row_function,
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        expect=row_function.expect,
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    looks = clip_looks(ws, [clip for clip, _ in run.accepted()], row_function.looks)
+    run = _by_policies(run, store, looks, ws.config.clips.policies)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
-    columns = _columns(store, run)
+    columns = _columns(store, run, looks)
     return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
 
 
@@ -78,24 +103,32 @@ class _RowFunction:
     def __init__(self, ws: Workspace) -> None:
         self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
         self._model: VideoModel | None = None
-        self._rule = FrameRule.of(ws.config)
+        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)
+        self.looks: dict[str, Look] = {}
+        """How the clips look that were read, by clip_id."""
         self._memory = HashMemory(ws.state)
+
+    def expect(self, clips: Sequence[CatalogClip]) -> None:
+        """These clips will be asked for, in this order."""
+        self._reader.expect([clip.path for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
             self._model = self._load()
-        row = latent_row(clip, self._model, self._rule)
+        decoded = self._reader(clip.path)
+        row = latent_row(clip, self._model, decoded)
         require_unchanged(clip, self._memory)
+        if decoded.look is not None:
+            self.looks[clip.clip_id] = decoded.look
         return row
 
 
-def latent_row(clip: CatalogClip, model: VideoModel, rule: FrameRule) -> dict[str, np.ndarray]:
+def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> dict[str, np.ndarray]:
     """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits).
 
     Raises:
-        RejectRow: the clip cannot be read (:func:`read_clip`), ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
+        RejectRow: ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
     """
-    decoded = read_clip(clip.path, rule)
     try:
         latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
         prompt_LE = model.encode_prompt(clip.caption).numpy()
@@ -122,23 +155,45 @@ def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
     return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
 
 
-def _columns(store: RowStore, run: RowRun) -> dict[str, list[Any]]:
-    """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated)."""
+def _flags(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> list[tuple[str, ...]]:
+    """What is unusual about each accepted clip, in order."""
+    accepted = run.accepted()
+    bits = dict(store.read_many([ref for _, ref in accepted], "flags"))
+    seen = (looks[clip.clip_id].flags() if clip.clip_id in looks else () for clip, _ in accepted)
+    return [(*flag_names(int(bits[position])), *further) for position, further in enumerate(seen)]
+
+
+def _by_policies(run: RowRun, store: RowStore, looks: Mapping[str, Look], policies: Policies) -> RowRun:
+    """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay, should the policy change."""
+    flagged = dict(zip((clip.clip_id for clip, _ in run.accepted()), _flags(store, run, looks), strict=True))
+    for flag in REJECTABLE:
+        if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
+            run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")
+    return run
+
+
+def _columns(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, list[Any]]:
+    """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
     refs = [ref for _, ref in run.accepted()]
-    num_frames, flags = (dict(store.read_many(refs, name)) for name in ("num_frames", "flags"))
+    num_frames = dict(store.read_many(refs, "num_frames"))
+    flags = _flags(store, run, looks)
     shapes = [store.shape(ref, "latents") for ref in refs]
     return {
         "num_frames": [int(num_frames[position]) for position in range(len(refs))],
         "frames": [shape[1] for shape in shapes],
         "height": [shape[2] for shape in shapes],
         "width": [shape[3] for shape in shapes],
-        "flags": [",".join(flag_names(int(flags[position]))) for position in range(len(refs))],
+        "flags": [",".join(names) for names in flags],
+        "phash": [looks[clip.clip_id].phash if clip.clip_id in looks else "" for clip, _ in run.accepted()],
     }
 
 
 def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
     frame = pd.DataFrame(columns)
-    flagged = {flag: int(frame["flags"].str.split(",").apply(lambda names, flag=flag: flag in names).sum()) for flag in FLAGS}
+    flagged = {
+        flag: int(frame["flags"].str.split(",").apply(lambda names, flag=flag: flag in names).sum())
+        for flag in (*FLAGS, "frozen", "hidden_cut")
+    }
     return {
         "clips": len(frame),
         "rejected": len(outcome.rejects),

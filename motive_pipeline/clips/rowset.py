@@ -97,10 +97,11 @@ class RowRun:
 
     def without(self, clip_ids: Collection[str], reason: str, detail: str) -> RowRun:
         """The same run with the rows of ``clip_ids`` rejected by this role, though they stand in the store."""
+        without = frozenset(clip_ids)
         refused = {
             key: RowReject(key=key, reason=reason, detail=detail)
             for clip, key in zip(self.clips, self.keys, strict=True)
-            if clip.clip_id in set(clip_ids)
+            if clip.clip_id in without
         }
         refs = {key: ref for key, ref in self.outcome.refs.items() if key not in refused}
         rejects = self.outcome.rejects | refused

@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import DecodedClip, FrameRule, read_clip
 from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.keys import mask_key
@@ -108,17 +109,20 @@ def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
 def _row_function(
     ws: Workspace, grid: LatentGrid, missing: Sequence[CatalogClip]
 ) -> Iterator[Callable[[CatalogClip], dict[str, np.ndarray]]]:
-    """``clip -> arrays``: DIS on ``engine.threads`` clips at once, a network on one after the other."""
+    """``clip -> arrays``: DIS on ``engine.threads`` clips at once, a network on one after the other, the next ones read meanwhile."""
+    read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
     memory = HashMemory(ws.state)
     tracker = functools.cache(lambda: build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads))
-    rule, mask_rule = FrameRule.of(ws.config), MaskRule.of(ws.config.motion)
+    mask_rule = MaskRule.of(ws.config.motion)
 
     def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
-        return mask_row(clip, tracker(), grid, rule, mask_rule)
+        return mask_row(clip, tracker(), grid, read, mask_rule)
 
-    ahead = (
-        side_by_side(computed, missing, threads=ws.config.engine.threads) if ws.config.motion.tracker == "dis" else nullcontext(computed)
-    )
+    if ws.config.motion.tracker == "dis":
+        ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
+    else:
+        ahead = nullcontext(computed)
+        read.expect([clip.path for clip in missing])
     with ahead as row:
 
         def checked(clip: CatalogClip) -> dict[str, np.ndarray]:
@@ -129,13 +133,15 @@ def _row_function(
         yield checked
 
 
-def mask_row(clip: CatalogClip, tracker: Tracker, grid: LatentGrid, rule: FrameRule, mask_rule: MaskRule) -> dict[str, np.ndarray]:
+def mask_row(
+    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[Path], DecodedClip], mask_rule: MaskRule
+) -> dict[str, np.ndarray]:
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
     Raises:
         RejectRow: the clip cannot be read (:func:`read_clip`), or ``non_finite_motion``.
     """
-    frames_THWC = read_clip(clip.path, rule).frames_THWC
+    frames_THWC = read(clip.path).frames_THWC
     field = motion_field(frames_THWC, tracker, mask_rule)
     mask_Fhw = field.mask(grid)
     if not (np.isfinite(mask_Fhw).all() and np.isfinite(field.magnitude_px)):
