@@ -231,6 +231,7 @@ class Preference(Section):
 class Engine(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
+    keep_latents: bool = True
 
 
 class Schedule(Section):

@@ -139,6 +139,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
         ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
         ("engine: {commit_rows: 7}", set()),
+        ("engine: {keep_latents: false}", {"latents"}),
         ("# only a comment", set()),
     ],
 )
