@@ -335,6 +335,7 @@ class Engine(Section):
     commit_rows: Annotated[int, Field(ge=1)] = 32
     decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    keep_latents: bool = True
 
     @property
     def num_decode_workers(self) -> int:

@@ -20,7 +20,7 @@ class Stage:
     """
 
     settings: tuple[str, ...] = ()
-    when: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    when: Mapping[tuple[str, object], tuple[str, ...]] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
     version: int = 1
 
@@ -41,7 +41,11 @@ STAGES: dict[str, Stage] = {
     "base_model": Stage(settings=("model.path", "model.revision")),
     "clip_catalog": Stage(gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption")),
     "query_catalog": Stage(gates=("queries", "clips.demo", "clips.policies.no_caption")),
-    "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share", "clips.policies")),
+    "latents": Stage(
+        settings=(*FRAMES, *MODEL, "engine.threads"),
+        when={("engine.keep_latents", False): ("engine.keep_latents",)},
+        gates=("clips.max_reject_share", "clips.policies"),
+    ),
     "clip_looks": Stage(settings=FRAMES),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),

@@ -150,6 +150,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         ("preference: {exclude_failed: false}", {"preference_study"}),
         ("preference: {comparisons: [[motive, base], [motive, random], [motive, full], [motive, no_mask]]}", set()),
         ("arms: [base, full, random, no_mask, motive]", {"eval_report"}),
+        ("engine: {keep_latents: false}", {"latents"}),
         ("# only a comment", set()),
     ],
 )
