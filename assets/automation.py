@@ -5,7 +5,7 @@ The two never race: a change of files or weights is left to the sensor, which re
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -129,7 +129,7 @@ def _watcher(config: Config, name: str, job: str, watched: _Clips | _Results, de
             with _one_look(context.instance, config, watched) as workspace:
                 if dead := _died(context.instance, job, name):
                     return dg.SensorResult(run_requests=[_again(dead)], cursor=context.cursor)
-                news = _news(context.instance, workspace, config, watched.versions(workspace))
+                news = _news(context.instance, workspace, config, watched)
         except (NothingToDo, MotiveError) as reason:
             return dg.SkipReason(str(reason))
         key = _request(context.instance, news)
@@ -166,7 +166,7 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
         """Re-curation at set times."""
         try:
             with _one_look(context.instance, config, clips) as workspace:
-                return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, workspace, config, clips.versions(workspace)))})
+                return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, workspace, config, clips))})
         except (NothingToDo, MotiveError) as reason:
             return dg.SkipReason(str(reason))
 
@@ -192,27 +192,35 @@ def _one_look(instance: dg.DagsterInstance, loaded: Config, watched: _Clips | _R
         workspace = Workspace(config)
         if instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
             raise NothingToDo("a run is under way; what is new is looked at when it has ended")
-        writing = watched.being_written(workspace, config.schedule.settle_s)
-        if writing:
-            raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+        _require_rest(workspace, watched)
         yield workspace
     finally:
         _looking.release()
 
 
-def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config, versions: Mapping[str, str]) -> dict[str, str]:
-    """Those of the sources' present ``versions`` that no run has taken in yet; all are recorded as observed.
+def _require_rest(workspace: Workspace, watched: _Clips | _Results) -> None:
+    writing = watched.being_written(workspace, workspace.config.schedule.settle_s)
+    if writing:
+        raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+
+
+def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config, watched: _Clips | _Results) -> dict[str, str]:
+    """The watched sources whose present version no run has taken in yet, with that version; all are recorded as observed.
 
     Before the first run there are no news: that one is started by hand.
 
     Raises:
-        NothingToDo: nothing is new.
+        NothingToDo: nothing is new, or a file is still being written.
+        MotiveError: the files or the model cannot be read.
     """
+    versions = watched.versions(workspace)
     consumed = {source: version_consumed(instance, SOURCES[source], source) for source in versions}
-    for source, version in versions.items():
-        if last_observed(instance, source) != version:
-            tags = {"dagster/data_version": version}
-            instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
+    unseen = {source: version for source, version in versions.items() if last_observed(instance, source) != version}
+    if unseen:
+        _require_rest(workspace, watched)  # half of a file may have come since the look before the files were read
+    for source, version in unseen.items():
+        tags = {"dagster/data_version": version}
+        instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
     if all(version is None for version in consumed.values()):
         raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
     news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}

@@ -58,6 +58,7 @@ def _jobs(config: Config) -> list:
         dg.define_asset_job("curate", curate, description="From the files to the curated subsets."),
         dg.define_asset_job("finetune_and_evaluate", everything - curate, description="Train, generate and score every arm; the report."),
         dg.define_asset_job("everything", everything, description="The whole graph."),
+        dg.define_asset_job("checks", dg.AssetSelection.all_asset_checks(), description="Look again at what is there; computes nothing."),
     ]
 
 

@@ -10,7 +10,7 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from assets.automation import SOURCES
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import Cause, asset_name, last_run_failed, stale_assets, version_consumed
+from assets.staleness import Cause, asset_name, failed_last, stale_assets, version_consumed
 from motive_pipeline.config import Config
 from motive_pipeline.stages import STAGES
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -93,6 +93,7 @@ class _Reasons:
     ) -> None:
         self._config, self._workspace, self._instance, self._graph, self._sources = config, workspace, instance, graph, sources
         self._stale = stale_assets(graph, instance, workspace)
+        self._failed = failed_last(graph, instance)
 
     def of(self, key: dg.AssetKey) -> tuple[list[str], list[str]]:
         """(the asset's own reasons, its parents)."""
@@ -102,7 +103,7 @@ class _Reasons:
         words = [text for cause in causes for text in self._spelled(name, cause)]
         if not any(cause.kind == "missing" for cause in causes):
             words += [text for parent in parents if parent in SOURCES for text in self._news(name, parent)]
-        if words and last_run_failed(self._instance, name):
+        if key in self._failed:
             words.append("its last run failed")
         return words, parents
 

@@ -16,6 +16,7 @@ from assets.definitions import build_definitions
 from assets.instance import TEMPLATE, open_instance
 from assets.running import run_stale
 from assets.staleness import asset_name
+from motive_pipeline.clips import watch
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.clips.watch import still_being_written
 from motive_pipeline.errors import ConfigError
@@ -158,6 +159,22 @@ def test_a_half_copied_file_is_left_alone_until_it_is_whole(project):
         assert "10.mp4" in data.skip_message
     target.write_bytes(whole)
     assert len(watcher.tick().run_requests) == 1
+
+
+def test_half_of_a_file_that_comes_while_the_others_are_read_is_left_alone_too(project, monkeypatch):
+    whole = clip_file(project.folder, 10).read_bytes()
+    target = project.folder / "clips" / "10.mp4"
+    read = watch.source_versions
+
+    def versions_with_a_copy_begun(workspace):
+        target.write_bytes(whole[: len(whole) // 2])
+        return read(workspace)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "source_versions", versions_with_a_copy_begun)
+        assert "still being written" in Watcher(project).tick().skip_message
+    target.write_bytes(whole)
+    assert len(Watcher(project).tick().run_requests) == 1
 
 
 def test_a_file_still_growing_is_left_alone_for_as_long_as_the_settings_say(project):

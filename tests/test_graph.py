@@ -163,7 +163,9 @@ def test_a_gate_that_fails_blocks_what_follows_and_the_exit_code_says_so(project
     assert again.assets["projected_gradients/motive"]["status"] == "blocked"
     del project.settings["motion"]
     project.save()
-    project.run()
+    after = project.run().assets
+    assert {run["status"] for run in after.values()} == {"unchanged"}
+    assert {name for name, run in after.items() if run["seconds"]} == {"motion_masks", "query_masks"}, "no longer shown as failed"
 
 
 def test_select_runs_exactly_what_is_stale_among_them(project):

@@ -40,7 +40,7 @@ def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
     sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "arms"})
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    kept = {name: value for name, value in settings.items() if not name.endswith(("path", "prompts")) or name == "model.path"}
+    kept = {name: value for name, value in settings.items() if not name.endswith(("path", "table", "prompts")) or name == "model.path"}
     return kept | {"arms": ", ".join(ws.config.arms)}
 
 

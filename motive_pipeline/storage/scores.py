@@ -41,10 +41,16 @@ TABLES: dict[str, pa.Schema] = {
             ("height", _I),
             ("duration_s", _F),
             ("source", _S),
+            ("flags", _S),
+            ("aesthetic_score", _F),
+            ("motion_score", _F),
+            ("published", _S),
+            ("disagrees", _S),
         ]
     ),
     "motion": pa.schema([("clip_id", _S), ("motion_magnitude_px", _F)]),
     "rejects": pa.schema([("path", _S), ("clip_id", _S), ("stage", _S), ("reason", _S), ("detail", _S)]),
+    "duplicates": pa.schema([("kind", _S), ("clip_id", _S), ("other_id", _S), ("distance_bits", _I), ("path", _S), ("other_path", _S)]),
     "queries": pa.schema([("query_id", _S), ("path", _S), ("caption", _S), ("category", _S), ("role", _S)]),
     "influence": pa.schema([("variant", _S), ("query_id", _S), ("clip_id", _S), ("influence", _F), ("rank", _I)]),
     "ranking": pa.schema([("variant", _S), ("clip_id", _S), ("votes", _I), ("mean_influence", _F), ("rank", _I), ("selected", _B)]),
@@ -212,7 +218,9 @@ class ScoreTables:
 
 def _views(version: Path) -> dict[str, str]:
     """The views over ``version``: name -> SELECT."""
-    views = {table: f"SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})" for table in TABLES}
+    views = {
+        table: f"SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})" for table in TABLES if (version / table).is_dir()
+    }
     return views | {"clips": _CLIPS_VIEW}
 
 
