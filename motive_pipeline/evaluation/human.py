@@ -40,7 +40,7 @@ def load_human(ws: Workspace) -> Human:
     preference, raters = study.table("preference"), study.table("raters")
     left_out = len(study.rejects())
     if preference.empty:
-        none = "Nobody has voted yet" if not left_out else f"No vote counts: all {left_out} result files were left out"
+        none = "Nobody has voted yet" if not left_out else f"No vote counts: {_counted(left_out, 'result file')} left out"
         return _without_tables(
             f"{none}. The folder that “motive path preference_bundle” names holds a page that shows people the arms' videos side by side, blind; "
             "the result files that it saves become a table here."
@@ -120,7 +120,7 @@ def _count(row: dict, column: str, votes: int) -> Number:
     return _number(
         row,
         column,
-        Estimate(value=row[column], low=math.nan, high=math.nan, num_trainings=1, num_prompts=0),
+        Estimate(value=float(row[column]), low=math.nan, high=math.nan, num_trainings=1, num_prompts=0),
         str(row[column]),
         "votes",
         votes,
