@@ -44,6 +44,7 @@ def evaluation_assets(config: Config) -> list[dg.AssetsDefinition]:
             *(f"curated_subset/{arm}" for arm in config.arms if arm != "base"),
             *(f"{name}/{variant}" for variant in config.variants for name in ("influence_matrix", "voted_ranking")),
             *("clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks"),
+            *(("embeddings", "query_embeddings") if "embedding" in config.arms else ()),
             *("eligible_pool", "rejected_clips", "base_model"),
         ],
         description="Which clips teach the motion, and whether training on them helped: one page, with its evidence.",

@@ -70,6 +70,8 @@ STAGES: dict[str, Stage] = {
         when={("influence.preconditioner", "trak"): ("influence.preconditioner", "influence.trak_lambda")},
     ),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
+    # Which encoder it is, and what it is given, stand in a row's key.
+    "embeddings": Stage(settings=(*FRAMES, "engine.threads"), gates=("embedding", "clips.max_reject_share")),
     "curated_subset": Stage(settings=("subset",)),
     # finetune.micro_batch_size and engine.threads change the last bits of a training, so they count.
     "finetuned_checkpoint": Stage(

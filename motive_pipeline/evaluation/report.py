@@ -184,7 +184,8 @@ def _records(table: Table) -> list[dict[str, str]]:
 def _upstream(ws: Workspace) -> list[str]:
     arms = [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
     subsets = [f"curated_subset/{arm}" for arm in ws.config.arms if arm != "base"]
+    embeddings = ["embeddings", "query_embeddings"] if "embedding" in ws.config.arms else []
     return [
-        *arms, *subsets, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
+        *arms, *subsets, *embeddings, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
         "influence_matrix/motive", "voted_ranking/motive",
     ]  # fmt: skip

@@ -77,6 +77,8 @@ ARM_NAMES: Mapping[str, str] = {
     "full": "full pool",
     "random": "random",
     "motion_magnitude": "most motion",
+    "embedding": "nearest embeddings",
+    "bottom": "lowest influence",
     "no_mask": "gradient, no mask",
     "motive": "MOTIVE",
 }

@@ -10,7 +10,7 @@ from motive_pipeline.evaluation.metrics import Metric
 from motive_pipeline.evaluation.tables import STYLES, arm_name, shown_estimate
 
 MIN_TRAININGS = 3
-RIVALS = ("full", "random", "no_mask")
+RIVALS = ("full", "random", "embedding", "bottom", "no_mask")
 """The arms that MOTIVE has to beat; against the base model and the liveliest clips it is compared as well, without a verdict."""
 
 _COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}

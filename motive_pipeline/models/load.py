@@ -38,7 +38,7 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
     Raises:
         MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
     """
-    _fix_arithmetic(threads)
+    fix_arithmetic(threads)
     if path is not None:
         require_pipeline(path, "checkpoint")
         return _load(model, path)
@@ -59,13 +59,18 @@ def _load(model: config.Model, folder: Path) -> VideoModel:
     return load_wan(
         folder,
         expert=model.expert,
-        device=_device(model.device),
+        device=torch_device(model.device),
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
     )
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device that ``model.device`` names.
+
+    Raises:
+        MotiveError: there is none here.
+    """
     import torch
 
     if name == "auto":
@@ -80,7 +85,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _fix_arithmetic(threads: int) -> None:
+def fix_arithmetic(threads: int) -> None:
     """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
