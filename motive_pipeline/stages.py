@@ -97,6 +97,7 @@ STAGES: dict[str, Stage] = {
     "eval_scores": Stage(
         settings=("evaluate.backend", "engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+        version=2,
     ),
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),

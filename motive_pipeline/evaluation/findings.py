@@ -13,6 +13,7 @@ from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
 from motive_pipeline.evaluation.plots import Dots
 from motive_pipeline.evaluation.provenance import rejects_table, settings_table, versions_table
@@ -85,13 +86,16 @@ def load_findings(ws: Workspace) -> Findings:
         GateFailed: the arms' scores do not fit together.
     """
     arms, num_samples = ws.config.arms, ws.config.evaluate.bootstrap_samples
-    units = pd.concat([_units(ws, arm) for arm in arms], ignore_index=True)
+    distances = _distances(ws)
+    units = pd.concat([part for arm in arms for part in (_units(ws, arm), distances.units(arm))], ignore_index=True)
     metrics = metrics_of(units)
     estimates = {(metric, arm): estimate(units, arm, metric, num_samples=num_samples) for metric in metrics for arm in arms}
     others = [arm for arm in arms if arm != "motive"]
     differences = {
         (metric, other): difference(units, metric, "motive", other, num_samples=num_samples) for metric in metrics for other in others
     }
+    estimates |= {(FRECHET, arm): distances.estimate(arm) for arm in arms}
+    differences |= {(FRECHET, other): distances.difference("motive", other) for other in others}
     truth = load_truth(ws)
     precision = precision_table(ws, truth) if truth is not None else []
     tables: dict[str, Table] = {}
@@ -125,15 +129,21 @@ def load_findings(ws: Workspace) -> Findings:
     )
 
 
+def _distances(ws: Workspace) -> FlowDistances:
+    flows = {arm: ws.published(f"eval_scores/{arm}").table("flow") for arm in ws.config.arms}
+    queries = ws.published("eval_scores/motive").table("query_flow")
+    return FlowDistances.of(flows, queries, num_samples=ws.config.evaluate.bootstrap_samples)
+
+
 def _units(ws: Workspace, arm: str) -> pd.DataFrame:
     scores = ws.published(f"eval_scores/{arm}")
     return unit_values(arm, scores.table("per_video"), scores.table("causal"))
 
 
 def _main_metrics(metrics: Sequence[Metric]) -> list[Metric]:
-    """What the verdict is about: the causal check, then the query's motion where it is known, else whether videos move."""
+    """What the verdict is about: the causal check, then whether videos show the query's motion: by its name where that is known, else by flow."""
     drop = [metric for metric in (HELD_OUT_DROP, IN_SAMPLE_DROP) if metric in metrics][:1]
-    return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else DYNAMIC]
+    return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else HISTOGRAM]
 
 
 def _arms_table(

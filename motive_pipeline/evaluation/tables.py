@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING, SMOOTHNESS, Metric
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION
 
@@ -48,6 +49,21 @@ STYLES: Mapping[Metric, Style] = {
         factor=100.0,
         decimals=1,
         meaning="videos in which optical flow reads the queries' motion; higher is better",
+    ),
+    HISTOGRAM: Style(
+        title="distance from the queries' flow histogram",
+        unit="0 to 1",
+        factor=1.0,
+        decimals=3,
+        meaning="share of a video's motion that goes another way, or at another speed, than the query videos' on average; lower is better",
+    ),
+    FRECHET: Style(
+        title="Fréchet distance of flow",
+        unit="sides/s",
+        factor=1.0,
+        decimals=3,
+        meaning="Fréchet distance between speed and change of speed by direction in an arm's videos and in the query videos, in shorter sides of the "
+        "picture a second, over all videos of a training at once; lower is better",
     ),
     DYNAMIC: Style(
         title="dynamic degree",

@@ -16,12 +16,13 @@ from jaxtyping import Float
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
 from motive_pipeline.evaluation.metrics import VIDEO_METRICS, Metric
 
 QUERY_MOTION = Metric(name="query_motion_share", backend="dis")
 HELD_OUT_DROP = Metric(name="held_out_loss_drop", backend="exact", bounds=None)
 IN_SAMPLE_DROP = Metric(name="in_sample_loss_drop", backend="exact", bounds=None)
-METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, *VIDEO_METRICS)
+METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, HISTOGRAM, FRECHET, *VIDEO_METRICS)
 
 ALL_TRAININGS = -1
 """``seed`` of the row of ``eval_scores`` that covers all trainings of an arm."""
@@ -96,12 +97,20 @@ def _values(table: pd.DataFrame, units: pd.Index) -> Float[np.ndarray, "S J"]:
     return table[units].to_numpy(np.float64)
 
 
-def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int) -> pd.DataFrame:
-    """The arm's rows of the table ``eval_scores``: for each metric one row over all trainings (``seed`` -1) and one for each training."""
+def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int, distances: FlowDistances | None = None) -> pd.DataFrame:
+    """The arm's rows of the table ``eval_scores``: for each metric one row over all trainings (``seed`` -1) and one for each training.
+
+    ``distances`` are those of the arm, where its flow is known.
+    """
+    if distances is not None:
+        units = pd.concat([units, distances.units(arm)], ignore_index=True)
     rows = []
     for metric in metrics_of(units):
         for training in (ALL_TRAININGS, *value_matrix(units, arm, metric).index):
-            found = estimate(units, arm, metric, num_samples=num_samples, training=training)
+            if distances is not None and metric == FRECHET:
+                found = distances.estimate(arm, training=None if training == ALL_TRAININGS else training)
+            else:
+                found = estimate(units, arm, metric, num_samples=num_samples, training=training)
             rows.append(
                 {
                     "arm": arm,
