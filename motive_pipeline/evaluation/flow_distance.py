@@ -109,11 +109,11 @@ def moments(flow: pd.DataFrame) -> Moments:
     if not prompts:
         raise GateFailed("no prompt has a video of every training. Materialize generated_videos again.")
     cells = [[groups[training, prompt] for prompt in prompts] for training in trainings]
-    videos = flow[flow["prompt_index"].isin(prompts)].drop_duplicates(["training", "prompt_index", "n"])["training"].value_counts()
+    videos = set(zip(flow["training"].tolist(), flow["prompt_index"].tolist(), flow["n"].tolist(), strict=True))
     return Moments(
         trainings=trainings,
         prompts=prompts,
-        num_videos_S=[int(videos[training]) for training in trainings],
+        num_videos_S=[sum(video[0] == training and video[1] in prompts for video in videos) for training in trainings],
         mean_SJD=np.array([[rows.mean(0) for rows in row] for row in cells]),
         square_SJDD=np.array([[rows.T @ rows / len(rows) for rows in row] for row in cells]),
     )

@@ -89,9 +89,8 @@ def _arms_of(report: Publication) -> Table:
     shown = numbers.pivot(index="row", columns="column", values="shown")
     arms, metrics = list(dict.fromkeys(numbers["row"])), list(dict.fromkeys(numbers["column"]))
     units = dict(zip(numbers["column"], numbers["unit"], strict=True))
-    columns = ["arm", *(f"{metric} ({units[metric]})" for metric in metrics)]
-    rows = [[arm, *(str(shown.at[arm, metric]) for metric in metrics)] for arm in arms]
-    return Table(key="arms", title="The arms side by side", columns=columns, rows=rows, caption="")
+    rows = [[f"{metric} ({units[metric]})", *(str(shown.at[arm, metric]) for arm in arms)] for metric in metrics]
+    return Table(key="arms", title="The arms side by side", columns=["metric", *arms], rows=rows, caption="")
 
 
 def render(template: str, context: dict[str, Any]) -> str:
@@ -128,6 +127,12 @@ def _figures(findings: Findings) -> dict[str, Markup]:
         "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
         "drop_plot": plots.svg(
             functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"
+        ),
+        "differences_plot": plots.svg(
+            functools.partial(
+                plots.differences_figure, panels={metric: findings.difference_dots(metric) for metric in findings.main_metrics}
+            ),
+            name="differences",
         ),
         "precision_plot": "",
     }

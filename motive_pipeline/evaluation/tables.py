@@ -102,7 +102,8 @@ ARM_NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number of the report: where it stands, its raw value and interval (in the stored unit), of how many, and its text."""
+    """One number of the report: where it stands, its raw value and interval (in the stored unit), of how many, its text, what computed it, and
+    the asset that it was read from (``provenance.json`` has that asset's version)."""
 
     table: str
     row: str
@@ -113,6 +114,8 @@ class Number:
     num: int
     unit: str
     shown: str
+    backend: str = "exact"
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,7 @@ def shown_number(value: float, decimals: int, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, signed: bool = False) -> Number:
+def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, source: str, signed: bool = False) -> Number:
     """The number of one estimate of a metric."""
     style = STYLES[metric]
     return Number(
@@ -157,6 +160,8 @@ def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, si
         num=found.num_prompts,
         unit=style.unit,
         shown=shown_estimate(found, style, signed=signed),
+        backend=metric.backend,
+        source=source,
     )
 
 

@@ -83,6 +83,15 @@ def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num
     Raises:
         GateFailed: the arms have no unit, or not the same trainings, in common.
     """
+    return mean_interval(difference_matrix(units, metric, arm, other).to_numpy(np.float64), num_samples=num_samples)
+
+
+def difference_matrix(units: pd.DataFrame, metric: Metric, arm: str, other: str) -> pd.DataFrame:
+    """The differences ``arm`` - ``other`` [training, unit] behind :func:`difference`.
+
+    Raises:
+        GateFailed: see there.
+    """
     first, second = value_matrix(units, arm, metric), value_matrix(units, other, metric)
     common = first.columns.intersection(second.columns)
     if not len(common) or (len(first) != len(second) and 1 not in (len(first), len(second))):
@@ -90,11 +99,8 @@ def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num
             f"eval_scores: {arm} and {other} cannot be compared by {metric.label}: {len(common)} common prompts or queries, "
             f"{len(first)} against {len(second)} trainings. One of the two is out of date: materialize both again."
         )
-    return mean_interval(_values(first, common) - _values(second, common), num_samples=num_samples)
-
-
-def _values(table: pd.DataFrame, units: pd.Index) -> Float[np.ndarray, "S J"]:
-    return table[units].to_numpy(np.float64)
+    values_SJ: Float[np.ndarray, "S J"] = first[common].to_numpy(np.float64) - second[common].to_numpy(np.float64)
+    return pd.DataFrame(values_SJ, columns=common)
 
 
 def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int, distances: FlowDistances | None = None) -> pd.DataFrame:
