@@ -35,6 +35,12 @@ FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
 Arm = Literal["base", "full", "random", "motion_magnitude", "embedding", "bottom", "no_mask", "motive"]
+Source = Literal[
+    "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
+    "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
+    "nemo", "videotuna", "open_sora", "open_sora_plan", "ltx",
+]  # fmt: skip
+"""How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
 ALL_ARMS: tuple[Arm, ...] = get_args(Arm)
 """Every arm there is, in the order in which tables show them."""
@@ -44,6 +50,8 @@ ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask"
 
 FLOW_HISTOGRAM = "flow_histogram"
 """``embedding.encoder`` that needs no weights."""
+COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
+"""The arms that people compare MOTIVE with unless the settings say otherwise: those of the method's own study."""
 
 
 def _require_power_of_two(value: int) -> int:
@@ -75,21 +83,51 @@ class Storage(Section):
     state: Path | None = None
 
 
+def _require_table_used(source: str, table: Path | None, column: str | None) -> None:
+    if source in ("demo", "folder", "zip", "webdataset", "ai_toolkit", "video2dataset") and (table or column):
+        raise ValueError(f"source: {source} reads no table, so table, path_column and caption_column mean nothing; name another source")
+
+
 class DemoClips(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     split: Literal["plain", "confound"] = "confound"
     num_clips: Annotated[int, Field(ge=9, le=100_000)] = 320
 
 
+Repair = Literal["repair", "reject"]
+Accept = Literal["accept", "reject"]
+
+
+class Policies(Section):
+    """What happens to a clip that can be used, but is not as clips should be; a flag says so wherever it is used."""
+
+    alpha: Accept = "accept"
+    frozen: Accept = "accept"
+    hdr: Accept = "accept"
+    hidden_cut: Accept = "accept"
+    interlaced: Repair = "repair"
+    no_caption: Accept = "accept"
+    non_square_pixels: Repair = "repair"
+    rotated: Repair = "repair"
+    time_repaired: Repair = "repair"
+    truncated: Accept = "accept"
+    upscaled: Accept = "accept"
+    variable_rate: Repair = "repair"
+
+
 class Clips(Section):
-    source: Literal["demo", "folder"] = "folder"
+    source: Source = "folder"
     path: Path | None = None
+    table: Path | None = None
+    path_column: str | None = None
+    caption_column: str | None = None
     num_frames: FrameCount = 81
     min_frames: FrameCount | None = None
     fps: Annotated[float, Field(gt=0, le=1000)] = 16.0
     width: Annotated[int, Field(ge=16, le=16384)] = 832
     height: Annotated[int, Field(ge=16, le=16384)] = 480
     max_reject_share: RejectShare = 0.25
+    policies: Policies = Policies()
     demo: DemoClips = DemoClips()
 
     @field_validator("num_frames", "min_frames")
@@ -108,8 +146,9 @@ class Clips(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Clips:
-        if self.source == "folder" and self.path is None:
-            raise ValueError("path is needed with source: folder (the folder that holds your videos)")
+        if self.source != "demo" and self.path is None and self.table is None:
+            raise ValueError(f"path is needed with source: {self.source} (the folder that holds your videos)")
+        _require_table_used(self.source, self.table, self.path_column or self.caption_column)
         if self.min_frames is not None and self.min_frames > self.num_frames:
             raise ValueError(f"min_frames ({self.min_frames}) must not be above num_frames ({self.num_frames})")
         return self
@@ -122,15 +161,20 @@ class DemoQueries(Section):
 
 
 class Queries(Section):
-    source: Literal["demo", "folder"] = "folder"
+    source: Source = "folder"
     path: Path | None = None
+    table: Path | None = None
+    path_column: str | None = None
+    caption_column: str | None = None
     held_out_path: Path | None = None
+    held_out_table: Path | None = None
     demo: DemoQueries = DemoQueries()
 
     @model_validator(mode="after")
     def _complete(self) -> Queries:
-        if self.source == "folder" and self.path is None:
-            raise ValueError("path is needed with source: folder (the folder that holds your query videos)")
+        if self.source != "demo" and self.path is None and self.table is None:
+            raise ValueError(f"path is needed with source: {self.source} (the folder that holds your query videos)")
+        _require_table_used(self.source, self.table or self.held_out_table, self.path_column or self.caption_column)
         return self
 
 
@@ -143,13 +187,46 @@ class Model(Section):
     max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
 
 
+class AllTracker(Section):
+    variant: Literal["full", "tiny"] = "full"
+    repo: Path | None = None
+    checkpoint: Path | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    iters: Annotated[int, Field(ge=1, le=64)] = 4
+
+    def content(self) -> dict[str, Any]:
+        """What decides the network: its code and weights by content (by path while they are not there), variant and iterations."""
+        from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
+
+        code, weights = ALLTRACKER.code.content, ALLTRACKER.files["alltracker.pth"].sha256
+        if self.repo is not None:
+            code = code_content(self.repo) if self.repo.is_dir() else str(self.repo)
+        if self.checkpoint is not None:
+            weights = file_content(self.checkpoint) if self.checkpoint.is_file() else str(self.checkpoint)
+        return {"variant": self.variant, "iters": self.iters, "repo": code, "checkpoint": weights}
+
+
 class Motion(Section):
-    tracker: Literal["dis"] = "dis"
+    tracker: Literal["dis", "alltracker"] = "dis"
     preset: Literal["medium", "fast"] = "medium"
     reference: Literal["auto", "first", "previous"] = "auto"
     floor_px: Annotated[float, Field(ge=0)] = 1.0
     min_side_px: Annotated[int, Field(ge=0, le=4096)] = 128
+    camera: Literal["keep", "subtract", "downweight"] = "keep"
+    cuts: Literal["keep", "skip"] = "keep"
+    weigh_by: Literal["none", "visibility", "confidence", "both"] = "none"
+    alltracker: AllTracker = AllTracker()
     max_reject_share: RejectShare = 0.25
+
+    @model_validator(mode="after")
+    def _possible(self) -> Motion:
+        if self.weigh_by != "none" and self.tracker == "dis":
+            raise ValueError(
+                f"weigh_by ({self.weigh_by}) needs a tracker that tells visibility and confidence: tracker: alltracker; dis takes weigh_by: none"
+            )
+        if self.tracker == "alltracker" and self.alltracker.variant == "tiny" and self.alltracker.checkpoint is None:
+            raise ValueError("alltracker.variant: tiny needs alltracker.checkpoint, your alltracker_tiny.pth; only the full one is fetched")
+        return self
 
 
 class Gradient(Section):
@@ -238,12 +315,45 @@ class Evaluate(Section):
 
 
 class Preference(Section):
-    """Settings of the preference study; none yet."""
+    """The preference study: people who see two arms' videos side by side and say which they like better."""
+
+    comparisons: tuple[tuple[Arm, Arm], ...] | None = None
+    prompt_limit: Annotated[int, Field(ge=1)] | None = None
+    pairs_per_rater: Annotated[int, Field(ge=1, le=1000)] = 50
+    plans: Annotated[int, Field(ge=1, le=1000)] = 24
+    catch_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+    question: Annotated[str, Field(min_length=1, max_length=300)] = "In which video do things move better?"
+    results_path: Path | None = None
+    min_catch_share: Share = 0.75
+    exclude_failed: bool = True
+
+    @field_validator("comparisons")
+    @classmethod
+    def _different(cls, value: tuple[tuple[Arm, Arm], ...] | None) -> tuple[tuple[Arm, Arm], ...] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("must name at least one pair of arms, for instance [[motive, base]], or be null")
+        for first, second in value:
+            if first == second:
+                raise ValueError(f"must pair different arms, not {first} with itself")
+        if len({frozenset(pair) for pair in value}) < len(value):
+            raise ValueError("must not name a pair of arms twice (the order does not matter)")
+        return value
 
 
 class Engine(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
+    decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    keep_latents: bool = True
+
+    @property
+    def num_decode_workers(self) -> int:
+        """``decode_workers``, or one for each core but one, at least one and at most eight."""
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.decode_workers is None else self.decode_workers
 
 
 class Schedule(Section):
@@ -316,7 +426,17 @@ class Config(Section):
                 f"influence.proj_dim ({self.influence.proj_dim}) must not be above {TRAK_MAX_DIM} with influence.preconditioner: trak, "
                 "whose kernel has proj_dim x proj_dim entries"
             )
+        for pair in self.preference.comparisons or ():
+            if missing := [arm for arm in pair if arm not in self.arms]:
+                raise ValueError(f"preference.comparisons names {missing[0]}, which is not among arms ({', '.join(self.arms)})")
         return self
+
+    @property
+    def comparisons(self) -> tuple[tuple[Arm, Arm], ...]:
+        """The pairs of arms that people compare: ``preference.comparisons``, else MOTIVE with those of the usual others that there are."""
+        if self.preference.comparisons is not None:
+            return self.preference.comparisons
+        return tuple(("motive", other) for other in COMPARED_BY_PEOPLE if other in self.arms)
 
     @property
     def file(self) -> Path:
@@ -343,12 +463,17 @@ class Config(Section):
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """The settings that decide what a row of ``stage`` holds, by dotted key.
 
-        Of the file of prompts its content counts; of the file of Adam's state, which may be as large as the model, its size and time.
+        Of the file of prompts and of AllTracker's code and weights their content counts; of the file of Adam's state, which may be as large
+        as the model, its size and time.
         """
         further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
         settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
+        if "preference.comparisons" in settings:
+            settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():
             settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        if "motion.alltracker" in settings:
+            settings["motion.alltracker"] = self.motion.alltracker.content()
         if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
@@ -433,12 +558,20 @@ def _resolve_paths(config: Config, base: Path) -> Config:
             "storage": storage,
             "model": model,
             "embedding": embedding,
-            "clips": config.clips.model_copy(update={"path": absolute(config.clips.path)}),
+            "clips": config.clips.model_copy(update={name: absolute(getattr(config.clips, name)) for name in ("path", "table")}),
             "queries": config.queries.model_copy(
-                update={"path": absolute(config.queries.path), "held_out_path": absolute(config.queries.held_out_path)}
+                update={name: absolute(getattr(config.queries, name)) for name in ("path", "table", "held_out_path", "held_out_table")}
+            ),
+            "motion": config.motion.model_copy(
+                update={
+                    "alltracker": config.motion.alltracker.model_copy(
+                        update={name: absolute(getattr(config.motion.alltracker, name)) for name in ("repo", "checkpoint")}
+                    )
+                }
             ),
             "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),
+            "preference": config.preference.model_copy(update={"results_path": absolute(config.preference.results_path)}),
         }
     )
 

@@ -20,10 +20,13 @@ class Stage:
     """
 
     settings: tuple[str, ...] = ()
-    when: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    when: Mapping[tuple[str, object], tuple[str, ...]] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
     version: int = 1
 
+
+CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
+"""Where the clips lie."""
 
 FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
 """What decides the pixels that any stage sees (clips/decode.py)."""
@@ -32,15 +35,26 @@ MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
 STAGES: dict[str, Stage] = {
-    "clip_files": Stage(settings=("clips.source", "clips.path", "clips.demo")),
-    "query_files": Stage(settings=("queries.source", "queries.path", "queries.held_out_path", "queries.demo", "clips.demo")),
+    "clip_files": Stage(settings=CLIP_SOURCE),
+    "query_files": Stage(settings=("queries", "clips.demo")),
     "base_encoders": Stage(settings=("model.path", "model.revision")),
     "base_model": Stage(settings=("model.path", "model.revision")),
-    "clip_catalog": Stage(gates=("clips.source", "clips.path", "clips.demo", "clips.max_reject_share")),
-    "query_catalog": Stage(gates=("queries", "clips.demo")),
-    "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share",)),
+    "clip_catalog": Stage(gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption")),
+    "query_catalog": Stage(gates=("queries", "clips.demo", "clips.policies.no_caption")),
+    "latents": Stage(
+        settings=(*FRAMES, *MODEL, "engine.threads"),
+        when={("engine.keep_latents", False): ("engine.keep_latents",)},
+        gates=("clips.max_reject_share", "clips.policies"),
+    ),
+    "clip_looks": Stage(settings=FRAMES),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
+        when={
+            ("motion.camera", "subtract"): ("motion.camera",),
+            ("motion.camera", "downweight"): ("motion.camera",),
+            ("motion.cuts", "skip"): ("motion.cuts",),
+            ("motion.tracker", "alltracker"): ("motion.weigh_by", "motion.alltracker", "engine.threads"),
+        },
         gates=("motion.max_reject_share",),
     ),
     "second_moments": Stage(
@@ -99,6 +113,19 @@ STAGES: dict[str, Stage] = {
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
         version=2,
     ),
+    "preference_files": Stage(settings=("preference.results_path",)),
+    "preference_bundle": Stage(
+        settings=(
+            "preference.comparisons",
+            "preference.prompt_limit",
+            "preference.pairs_per_rater",
+            "preference.plans",
+            "preference.catch_share",
+            "preference.seed",
+            "preference.question",
+        )
+    ),
+    "preference_study": Stage(settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples")),
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

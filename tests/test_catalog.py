@@ -175,8 +175,8 @@ def test_only_what_was_published_is_gathered_and_names_cannot_inject_markup(tmp_
 
 def test_a_hundred_thousand_unchanged_files_would_be_looked_at_in_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr("motive_pipeline.clips.scan.SETTLED_AFTER_NS", 0)
+    from motive_pipeline.clips.folder import FolderSource
     from motive_pipeline.clips.scan import scan
-    from motive_pipeline.clips.sources import FolderSource
 
     for number in range(500):
         (tmp_path / f"{number}.mp4").write_bytes(b"%d" % number)

@@ -13,12 +13,15 @@ from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM
 from motive_pipeline.evaluation.metrics import DYNAMIC
 from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
+from motive_pipeline.evaluation.preference.key import Key
+from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.evaluation.report import publish_report, summary
 from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.tables import STYLES, aligned, shown_estimate, shown_number
 from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.verdict import verdict
 from tests.eval_fixtures import copied, republish, several_trainings
+from tests.preference_fixtures import drop, result_of
 
 HOSTILE = "<script>alert(1)</script> | <img src=x onerror=alert(2)> 'quoted' \"twice\" \u202e [link](javascript:x) `code`\nsecond line"
 
@@ -141,6 +144,42 @@ def test_stand_ins_are_labelled_and_never_called_vbench(report):
     assert "dynamic_degree[dis]" in text
     assert "motion_smoothness[dis]" in text
     assert "they are not VBench's" in text
+
+
+def test_without_votes_the_report_says_so_in_words(report):
+    publication, html, markdown = report
+    assert "Nobody has voted yet" in Page(html).text
+    assert "Nobody has voted yet" in markdown
+    assert "preference" not in set(publication.table("numbers")["table"])
+
+
+@pytest.fixture(scope="module")
+def voted(evaluated, tmp_path_factory, tiny_model):
+    """A project in which four people like MOTIVE better than anything, one of them without looking."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("voted"), tiny_model)
+    key = Key.of(ws.published("preference_bundle"))
+    for number in range(4):
+        drop(ws, result_of(key, number, lambda first, second, _: "first" if first == "motive" else "tie", is_careless=number == 3))
+    study = publish_preference_study(ws)
+    publication = publish_report(ws)
+    return study, publication, (publication.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_votes_become_a_table_with_wins_ties_losses_and_sentences(voted):
+    study, publication, html = voted
+    text, markdown = Page(html).text, (publication.path / "report.md").read_text(encoding="utf-8")
+    numbers = publication.table("numbers").query("table == 'preference'").set_index(["row", "column"])
+    for row in study.table("preference").to_dict("records"):
+        for column in ("wins", "ties", "losses", "win_rate"):
+            number = numbers.loc[f"{row['arm_a']}/{row['arm_b']}", column]
+            assert number["value"] == row[column]
+            assert number["shown"] in text
+            assert number["shown"] in markdown
+    assert "People like the videos of MOTIVE better than those of base model." in text
+    assert "3 raters gave" in text
+    assert "1 rater failed the catch trials and is left out." in text
+    assert "All arms on one scale" in text
+    assert "Nobody has voted" not in text
 
 
 def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, tiny_model):

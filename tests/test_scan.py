@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from motive_pipeline.clips import scan as scan_module
+from motive_pipeline.clips.folder import FolderSource
 from motive_pipeline.clips.scan import HashMemory, data_version, observe_clip_files, observe_query_files, scan
-from motive_pipeline.clips.sources import FolderSource
 from motive_pipeline.errors import MotiveError, RejectRow
 from tests.clip_fixtures import project
 
@@ -74,15 +74,15 @@ def test_a_file_that_replaces_another_is_hashed(folder, settled):
 
 
 def test_a_file_that_keeps_changing_while_it_is_read_is_rejected_and_not_remembered(folder, settled, monkeypatch):
-    real = os.fstat
+    real = scan_module.archive.status
 
-    def growing(descriptor):
-        status = real(descriptor)
+    def growing(path):
+        status = real(path)
         with (folder / "a.mp4").open("ab") as file:
             file.write(b"more")
         return status
 
-    monkeypatch.setattr(scan_module.os, "fstat", growing)
+    monkeypatch.setattr(scan_module.archive, "status", growing)
     memory = HashMemory(folder.parent / "state")
     with pytest.raises(RejectRow, match="changed_while_reading") as caught:
         memory.sha256(folder / "a.mp4")

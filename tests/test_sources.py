@@ -6,17 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from motive_pipeline.clips.entries import BadEntry, CaptionError, SourceEntry, read_caption
+from motive_pipeline.clips.folder import FolderSource
 from motive_pipeline.clips.scan import HashMemory, scan
-from motive_pipeline.clips.sources import (
-    BadEntry,
-    CaptionError,
-    FolderSource,
-    SourceEntry,
-    clip_source,
-    held_out_source,
-    query_source,
-    read_caption,
-)
+from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import ConfigError, MotiveError
 from tests.clip_fixtures import project
 

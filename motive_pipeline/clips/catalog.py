@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import frame_near
+from motive_pipeline.clips.entries import ClipSource
 from motive_pipeline.clips.preview import TILE_PX, Tile, evenly, write_sheet
-from motive_pipeline.clips.probe import VideoFacts, flag_bits, flag_names, probe
+from motive_pipeline.clips.probe import VideoFacts, flag_bits, flag_names
+from motive_pipeline.clips.published import published_columns
 from motive_pipeline.clips.scan import HashMemory, Scan, SourceFile, scan
-from motive_pipeline.clips.sources import ClipSource, clip_source, held_out_source, query_source
+from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
+from motive_pipeline.clips.workers import Glimpser, Prober
 from motive_pipeline.engine import Outcome, Work, compute_rows, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.storage.digest import digest, digest_frame
@@ -29,7 +31,9 @@ _COMMIT_ROWS = 512
 _PREVIEW_CLIPS = 24
 _PREVIEW_COLUMNS = 6
 
-TEXT_COLUMNS = ("clip_id", "path", "caption", "source", "sources", "caption_source", "other_captions", "category", "flags")
+TEXT_COLUMNS = (
+    "clip_id", "path", "caption", "source", "sources", "caption_source", "other_captions", "category", "flags", "published", "disagrees",
+)  # fmt: skip
 
 
 def publish_clip_catalog(ws: Workspace) -> Publication:
@@ -37,7 +41,9 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
 
     Columns: clip_id, path (of the first file), caption, num_frames, fps, width, height, duration_s, source, ``sources`` (JSON: the names of
     all files of this content), ``caption_source`` (``sidecar``, ``empty_sidecar`` or ``none``), ``other_captions`` (JSON: what other
-    files of this content say), category, ``flags`` (comma-separated).
+    files of this content say), category, ``flags`` (comma-separated), and what the data set's own table says: aesthetic_score, motion_score,
+    ``published`` (JSON: all of it), ``disagrees`` (comma-separated: in which of frames, rate, length and size it contradicts the file, whose
+    numbers are the ones in the other columns).
 
     Raises:
         MotiveError: the source is missing or empty.
@@ -47,11 +53,11 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
     listing = _listing(ws, clip_source(ws), "clip_catalog")
     require_few_rejects(
         "clip_catalog",
-        rejected=len(listing.rejects),
+        rejected=len(listing.counted),
         total=listing.num_entries,
         max_share=ws.config.clips.max_reject_share,
         key="clips.max_reject_share",
-        reasons=[reject.reason for reject in listing.rejects],
+        reasons=[reject.reason for reject in listing.counted],
     )
     frame = listing.frame
     return ws.publish(
@@ -60,11 +66,11 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
         content=digest_frame(frame),
         write=lambda folder: frame.to_parquet(folder / "catalog.parquet", index=False),
         started=started,
-        facts=_facts(frame, listing.num_entries),
+        facts=_facts(frame, listing.num_entries) | listing.differences,
         counts=listing.counts,
         rejects=listing.rejects,
         scores={("catalog", "catalog"): frame},
-        preview=_preview(frame),
+        preview=_preview(ws, frame),
     )
 
 
@@ -94,13 +100,16 @@ def publish_query_catalog(ws: Workspace) -> Publication:
         write=lambda folder: frame.to_parquet(folder / "queries.parquet", index=False),
         started=started,
         facts={"queries": len(parts["query"].frame), "held out": len(frame) - len(parts["query"].frame)}
-        | _facts(frame, sum(listing.num_entries for listing in parts.values())),
+        | _facts(frame, sum(listing.num_entries for listing in parts.values()))
+        | {
+            f"{part.replace('_', ' ')}: {words}": number for part, listing in parts.items() for words, number in listing.differences.items()
+        },
         counts=RowCounts(
             computed=sum(c.computed for c in counts), reused=sum(c.reused for c in counts), rejected=sum(c.rejected for c in counts)
         ),
         rejects=rejects,
         scores={("queries", "queries"): frame},
-        preview=_preview(frame),
+        preview=_preview(ws, frame),
     )
 
 
@@ -110,8 +119,12 @@ class _Listing:
 
     frame: pd.DataFrame
     rejects: list[Reject]
+    counted: list[Reject]
+    """Those of ``rejects`` that the gate counts: not what no row of a table asks for."""
     counts: RowCounts
     num_entries: int
+    differences: dict[str, int]
+    """What a table and the files beside it disagree in."""
 
 
 def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
@@ -121,22 +134,32 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
         by_content.setdefault(file.clip_id, []).append(file)
     contents = sorted(by_content.items())
     store = ws.store("clip_catalog", {"probed": ("fact",)})
+    prober = Prober(ws.config.engine)
     outcome = compute_rows(
         store,
         [Work(key=digest(clip_id), item=files[0].entry.path) for clip_id, files in contents],
-        lambda path: {"probed": _vector(probe(path))},
+        lambda path: {"probed": _vector(prober(path))},
         what=asset,
         commit_rows=_COMMIT_ROWS,
+        expect=prober.expect,
     )
     refs = [outcome.refs[digest(clip_id)] for clip_id, _ in contents if digest(clip_id) in outcome.refs]
     probed = {refs[position].key: vector for position, vector in store.read_many(refs, "probed")}
     rows = [_row(clip_id, files, probed[digest(clip_id)], source.name) for clip_id, files in contents if digest(clip_id) in probed]
     rejects = _rejects(asset, found, by_content, outcome)
+    if ws.config.clips.policies.no_caption == "reject":
+        rejects += [_without_caption(asset, row) for row in rows if not row["caption"]]
+        rejects.sort(key=lambda reject: reject.path)
+        rows = [row for row in rows if row["caption"]]
+    uncounted = {(bad.path, bad.reason) for bad in found.bad if not bad.counts}
+    counted = [reject for reject in rejects if (reject.path, reject.reason) not in uncounted]
     return _Listing(
         frame=_table(rows),
         rejects=rejects,
+        counted=counted,
         counts=RowCounts(computed=outcome.counts.computed, reused=outcome.counts.reused, rejected=len(rejects)),
-        num_entries=len(found.files) + len(found.bad),
+        num_entries=len(found.files) + sum(bad.counts for bad in found.bad),
+        differences=found.differences(),
     )
 
 
@@ -146,10 +169,11 @@ def _vector(facts: VideoFacts) -> np.ndarray:
 
 def _row(clip_id: str, files: Sequence[SourceFile], vector: np.ndarray, source: str) -> dict[str, Any]:
     """One catalog row; ``files`` hold equal bytes, in the order of their names. The first that has a caption gives it."""
-    probed = dict(zip(PROBED, vector.tolist(), strict=True))
+    probed: dict[str, float] = dict(zip(PROBED, vector.tolist(), strict=True))
     speaking = next((file for file in files if file.entry.caption), files[0])
     caption = speaking.entry.caption
-    others = sorted({file.entry.caption for file in files if file.entry.caption} - {caption})
+    said = {text for file in files for text in (file.entry.caption, *file.entry.further_captions) if text}
+    published = next((file.entry.published for file in files if file.entry.published), {})
     return {
         "clip_id": clip_id,
         "path": str(files[0].entry.path),
@@ -162,15 +186,17 @@ def _row(clip_id: str, files: Sequence[SourceFile], vector: np.ndarray, source: 
         "source": source,
         "sources": json.dumps([file.entry.relative for file in files], ensure_ascii=False),
         "caption_source": "sidecar" if caption else "none" if caption is None else "empty_sidecar",
-        "other_captions": json.dumps(others, ensure_ascii=False),
+        "other_captions": json.dumps(sorted(said - {caption}), ensure_ascii=False),
         "category": files[0].entry.extra.get("category", ""),
         "flags": ",".join(flag_names(int(probed["flags"]))),
+        **published_columns(published, probed),
     }
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """``rows`` as a table whose columns are there, with their types, even when there is no row."""
     columns = ["clip_id", "path", "caption", *PROBED[:-1], "source", "sources", "caption_source", "other_captions", "category", "flags"]
+    columns += ["aesthetic_score", "motion_score", "published", "disagrees"]
     frame = pd.DataFrame(rows, columns=columns)
     types = {
         name: "object" if name in TEXT_COLUMNS else "int64" if name in ("num_frames", "width", "height") else "float64" for name in columns
@@ -188,6 +214,11 @@ def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], o
                 for file in files
             ]
     return sorted(rejects, key=lambda reject: reject.path)
+
+
+def _without_caption(asset: str, row: dict[str, Any]) -> Reject:
+    detail = "no caption, or an empty one; clips.policies.no_caption rejects that"
+    return Reject(path=row["path"], clip_id=row["clip_id"], stage=asset, reason="no_caption", detail=detail)
 
 
 def _require_disjoint(queries: pd.DataFrame, held_out: pd.DataFrame) -> None:
@@ -214,6 +245,7 @@ def _facts(frame: pd.DataFrame, num_entries: int) -> dict[str, Any]:
         "without caption": sum(not caption for caption in frame["caption"]),
         "contents in several files": sum(len(json.loads(names)) > 1 for names in frame["sources"]),
         "contents with differing captions": sum(others != "[]" for others in frame["other_captions"]),
+        "publisher's numbers contradict the file": sum(names != "" for names in frame["disagrees"]),
         "frames": _range(frame["num_frames"].to_numpy()),
         "fps": _range(frame["fps"].to_numpy()),
         "seconds": _range(frame["duration_s"].to_numpy()),
@@ -227,18 +259,20 @@ def _range(values: np.ndarray) -> str:
     return f"{known.min():g} to {known.max():g} (median {np.median(known):g})" if len(known) else "unknown"
 
 
-def _preview(frame: pd.DataFrame) -> Callable[[Path], None]:
+def _preview(ws: Workspace, frame: pd.DataFrame) -> Callable[[Path], None]:
     """A sheet with the middle frame of some clips."""
 
     def draw(path: Path) -> None:
         paths = [Path(str(name)) for name in evenly(frame["path"].tolist(), _PREVIEW_CLIPS)]
-        write_sheet(path, [_tile(clip) for clip in paths], columns=_PREVIEW_COLUMNS)
+        glimpse = Glimpser(ws.config.engine, 0.5, width=TILE_PX, height=TILE_PX)
+        glimpse.expect(paths)
+        write_sheet(path, [_tile(clip, glimpse) for clip in paths], columns=_PREVIEW_COLUMNS)
 
     return draw
 
 
-def _tile(clip: Path) -> Tile:
+def _tile(clip: Path, glimpse: Glimpser) -> Tile:
     try:
-        return Tile(picture_HWC=frame_near(clip, 0.5, width=TILE_PX, height=TILE_PX), text=clip.name)
+        return Tile(picture_HWC=glimpse(clip), text=clip.name)
     except RejectRow as rejection:
         return Tile(picture_HWC=None, text=rejection.reason)

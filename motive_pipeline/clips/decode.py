@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.clips.look import Look
 from motive_pipeline.clips.picture import cover_scale, picture
 from motive_pipeline.clips.probe import FLAGS, frame_flags, geometry, open_video
 from motive_pipeline.config import Config
@@ -58,6 +59,8 @@ class DecodedClip:
     frames_THWC: UInt8[np.ndarray, "T H W 3"]
     times_s: Float[np.ndarray, " T"]
     flags: tuple[str, ...]
+    look: Look | None = None
+    """Where it was asked for."""
 
 
 def read_clip(path: Path, rule: FrameRule) -> DecodedClip:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,15 +16,20 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import DecodedClip, FrameRule
+from motive_pipeline.clips.look import Look
+from motive_pipeline.clips.looks import clip_looks
 from motive_pipeline.clips.probe import FLAGS, flag_bits, flag_names
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
-from motive_pipeline.errors import RejectRow
+from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.keys import latent_key
-from motive_pipeline.models.load import encoders_hash, load_model
+from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -34,18 +40,47 @@ PROMPT_BLOCK = 32
 """Prompt embeddings are stored without their trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
 
 
+REJECTABLE = {
+    "alpha": "it has an alpha channel, which is left out",
+    "frozen": "nothing changes in it",
+    "hdr": "it is HDR (PQ or HLG), read without tone mapping, so that it looks washed out",
+    "hidden_cut": "a cut hides in it",
+    "interlaced": "it is interlaced",
+    "non_square_pixels": "its pixels are not square",
+    "rotated": "it is stored turned",
+    "time_repaired": "time stamps were missing or jumped back",
+    "truncated": "the file was cut off",
+    "upscaled": "it is less than half as large as it is used",
+    "variable_rate": "its frame rate varies",
+}
+"""The flags that ``clips.policies`` can reject, and what they mean."""
+
+
 class LatentSet(RowSet):
     """The published latents of one role."""
 
     asset_of: ClassVar[dict[Role, str]] = {"clip": "latents", "query": "query_latents"}
 
+    def __init__(self, ws: Workspace, role: Role) -> None:
+        """Raises NotPublished when there is nothing yet."""
+        super().__init__(ws, role)
+        self._encode_again = _EncodeAgain(ws, role)
+
     def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
-        """(latents, prompt embedding), exactly as the model gave them."""
-        latents_CFHW = self.read(clip_id, "latents")
-        stored_LE = self.read(clip_id, "prompt_embeds")
-        prompt_LE = np.zeros((int(self.read(clip_id, "prompt_tokens")), stored_LE.shape[1]), dtype=np.float32)
+        """(latents, prompt embedding), exactly as the model gave them; encoded again where they are not kept.
+
+        Raises:
+            MotiveError: they are not kept and come out different now.
+            RejectRow: they are not kept and the clip's file can no longer be used.
+        """
+        if self.has(clip_id, "latents"):
+            row = {name: self.read(clip_id, name) for name in ("latents", "prompt_embeds", "prompt_tokens")}
+        else:
+            row = self._encode_again(clip_id, self.content(clip_id))
+        stored_LE = row["prompt_embeds"]
+        prompt_LE = np.zeros((int(row["prompt_tokens"]), stored_LE.shape[1]), dtype=np.float32)
         prompt_LE[: len(stored_LE)] = stored_LE
-        return torch.from_numpy(latents_CFHW), torch.from_numpy(prompt_LE)
+        return torch.from_numpy(row["latents"]), torch.from_numpy(prompt_LE)
 
 
 def publish_latents(ws: Workspace, *, role: Role) -> Publication:
@@ -59,17 +94,48 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
     keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
+    row_function = _RowFunction(ws)
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        _RowFunction(ws),
+        row_function,
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        expect=row_function.expect,
+        left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    looks = clip_looks(ws, [clip for clip, _ in run.accepted()], row_function.looks)
+    run = _by_policies(run, store, looks, ws.config.clips.policies)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
-    columns = _columns(store, run)
+    columns = _columns(ws, store, run, looks)
     return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
+
+
+class _EncodeAgain:
+    """``clip_id, content -> arrays`` of a clip whose latents are not kept; ``content`` is the hash that was published."""
+
+    def __init__(self, ws: Workspace, role: Role) -> None:
+        self._ws = ws
+        self._role: Role = role
+
+    @cached_property
+    def _row_function(self) -> _RowFunction:
+        return _RowFunction(self._ws)
+
+    @cached_property
+    def _clips(self) -> dict[str, CatalogClip]:
+        return {clip.clip_id: clip for clip in catalog_clips(self._ws, self._role)}
+
+    def __call__(self, clip_id: str, content: str) -> dict[str, np.ndarray]:
+        clip = self._clips.get(clip_id)
+        row = None if clip is None else self._row_function(clip)
+        if row is None or digest_arrays(row) != content:
+            raise MotiveError(
+                f"{LatentSet.asset_of[self._role]}: the latents of clip {clip_id} are not kept (engine.keep_latents: false), and encoding it "
+                "now gives others: its file, its caption, the model or a setting has changed. Run `motive run` to publish them anew."
+            )
+        return row
 
 
 class _RowFunction:
@@ -78,24 +144,32 @@ class _RowFunction:
     def __init__(self, ws: Workspace) -> None:
         self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
         self._model: VideoModel | None = None
-        self._rule = FrameRule.of(ws.config)
+        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)
+        self.looks: dict[str, Look] = {}
+        """How the clips look that were read, by clip_id."""
         self._memory = HashMemory(ws.state)
+
+    def expect(self, clips: Sequence[CatalogClip]) -> None:
+        """These clips will be asked for, in this order."""
+        self._reader.expect([clip.path for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
             self._model = self._load()
-        row = latent_row(clip, self._model, self._rule)
+        decoded = self._reader(clip.path)
+        row = latent_row(clip, self._model, decoded)
         require_unchanged(clip, self._memory)
+        if decoded.look is not None:
+            self.looks[clip.clip_id] = decoded.look
         return row
 
 
-def latent_row(clip: CatalogClip, model: VideoModel, rule: FrameRule) -> dict[str, np.ndarray]:
+def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> dict[str, np.ndarray]:
     """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits).
 
     Raises:
-        RejectRow: the clip cannot be read (:func:`read_clip`), ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
+        RejectRow: ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
     """
-    decoded = read_clip(clip.path, rule)
     try:
         latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
         prompt_LE = model.encode_prompt(clip.caption).numpy()
@@ -122,23 +196,46 @@ def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
     return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
 
 
-def _columns(store: RowStore, run: RowRun) -> dict[str, list[Any]]:
-    """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated)."""
+def _flags(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> list[tuple[str, ...]]:
+    """What is unusual about each accepted clip, in order."""
+    accepted = run.accepted()
+    bits = dict(store.read_many([ref for _, ref in accepted], "flags"))
+    seen = (looks[clip.clip_id].flags() if clip.clip_id in looks else () for clip, _ in accepted)
+    return [(*flag_names(int(bits[position])), *further) for position, further in enumerate(seen)]
+
+
+def _by_policies(run: RowRun, store: RowStore, looks: Mapping[str, Look], policies: Policies) -> RowRun:
+    """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay, should the policy change."""
+    flagged = dict(zip((clip.clip_id for clip, _ in run.accepted()), _flags(store, run, looks), strict=True))
+    for flag in REJECTABLE:
+        if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
+            run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")
+    return run
+
+
+def _columns(ws: Workspace, store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, list[Any]]:
+    """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
     refs = [ref for _, ref in run.accepted()]
-    num_frames, flags = (dict(store.read_many(refs, name)) for name in ("num_frames", "flags"))
-    shapes = [store.shape(ref, "latents") for ref in refs]
+    num_frames = dict(store.read_many(refs, "num_frames"))
+    flags = _flags(store, run, looks)
+    grid, size = latent_grid(ws), (ws.config.clips.height, ws.config.clips.width)
+    shapes = [grid.shape(int(num_frames[position]), *size) for position in range(len(refs))]
     return {
         "num_frames": [int(num_frames[position]) for position in range(len(refs))],
         "frames": [shape[1] for shape in shapes],
         "height": [shape[2] for shape in shapes],
         "width": [shape[3] for shape in shapes],
-        "flags": [",".join(flag_names(int(flags[position]))) for position in range(len(refs))],
+        "flags": [",".join(names) for names in flags],
+        "phash": [looks[clip.clip_id].phash if clip.clip_id in looks else "" for clip, _ in run.accepted()],
     }
 
 
 def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
     frame = pd.DataFrame(columns)
-    flagged = {flag: int(frame["flags"].str.split(",").apply(lambda names, flag=flag: flag in names).sum()) for flag in FLAGS}
+    flagged = {
+        flag: int(frame["flags"].str.split(",").apply(lambda names, flag=flag: flag in names).sum())
+        for flag in (*FLAGS, "frozen", "hidden_cut")
+    }
     return {
         "clips": len(frame),
         "rejected": len(outcome.rejects),

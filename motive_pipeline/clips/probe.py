@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BufferedReader
 from pathlib import Path
 
 import av
@@ -21,6 +22,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from motive_pipeline.clips.archive import file_of, num_bytes, open_bytes
 from motive_pipeline.errors import RejectRow
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,h264,hevc,ivf,gif,nut"
@@ -83,11 +85,25 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
     Raises:
         RejectRow: ``missing_file``, ``broken_symlink``, ``is_a_directory``, ``not_a_file``, ``unreadable``, ``empty_file``, ``no_moov``,
-            ``not_a_video``, ``no_video_stream``, ``unsupported_codec``.
+            ``not_a_video``, ``no_video_stream``, ``unsupported_codec``; for an archive's member see :mod:`~.archive`.
     """
-    _require_plain_file(path)
+    if file_of(path) == path:
+        _require_plain_file(path)
+        with _opened(path, str(path)) as container:
+            yield container, _video_stream(container)
+        return
+    if num_bytes(path) == 0:
+        raise RejectRow("empty_file", "the archive's member has 0 bytes")
+    with open_bytes(path) as file, _opened(path, file) as container:
+        yield container, _video_stream(container)
+
+
+@contextmanager
+def _opened(path: Path, source: str | BufferedReader) -> Iterator[InputContainer]:
     try:
-        container = av.open(str(path), metadata_errors="replace", options={"format_whitelist": _whitelist(), "protocol_whitelist": "file"})
+        container = av.open(
+            source, "r", metadata_errors="replace", options={"format_whitelist": _whitelist(), "protocol_whitelist": "file"}
+        )
     except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
         raise _no_video(path, error) from error
     except av.error.OSError as error:
@@ -95,7 +111,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     except av.error.FFmpegError as error:
         raise RejectRow("not_a_video", f"cannot be opened as a video: {error.strerror}") from error
     with container:
-        yield container, _video_stream(container)
+        yield container
 
 
 def probe(path: Path) -> VideoFacts:
@@ -173,9 +189,9 @@ def _no_video(path: Path, error: av.error.FFmpegError) -> RejectRow:
 def _top_level_boxes(path: Path) -> list[str]:
     """Names of an MP4's outermost boxes, as far as they can be followed."""
     names: list[str] = []
-    size = path.stat().st_size
+    size = num_bytes(path)
     position = 0
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         while position + 8 <= size and len(names) < 1000:
             file.seek(position)
             head = file.read(16)

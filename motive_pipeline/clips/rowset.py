@@ -97,10 +97,11 @@ class RowRun:
 
     def without(self, clip_ids: Collection[str], reason: str, detail: str) -> RowRun:
         """The same run with the rows of ``clip_ids`` rejected by this role, though they stand in the store."""
+        without = frozenset(clip_ids)
         refused = {
             key: RowReject(key=key, reason=reason, detail=detail)
             for clip, key in zip(self.clips, self.keys, strict=True)
-            if clip.clip_id in set(clip_ids)
+            if clip.clip_id in without
         }
         refs = {key: ref for key, ref in self.outcome.refs.items() if key not in refused}
         rejects = self.outcome.rejects | refused
@@ -200,10 +201,19 @@ class RowSet:
         Raises:
             MotiveError: the row is no longer on disk.
         """
+        store, ref = self._find(clip_id)
+        return store.read(ref, name)
+
+    def has(self, clip_id: str, name: str) -> bool:
+        """Whether array ``name`` of the clip's row is stored; raises as :meth:`read` does."""
+        store, ref = self._find(clip_id)
+        return store.has(ref, name)
+
+    def _find(self, clip_id: str) -> tuple[RowStore, RowRef]:
         store = self._stores[self._store_of[clip_id]]
         ref = store.find(self._key[clip_id])
         if not isinstance(ref, RowRef):
             raise MotiveError(
                 f"{self._asset}: the row of clip {clip_id} is missing from {store.folder}. Run `motive run` to make it again."
             )
-        return store.read(ref, name)
+        return store, ref

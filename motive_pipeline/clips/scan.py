@@ -1,7 +1,8 @@
 """Which files there are, and which content each has: the identity of clips.
 
 A clip's id is the first 16 hex digits of the SHA-256 of its file's bytes, so a renamed file is the same clip and a changed one is new.
-Hashes are remembered in ``hashes.sqlite`` by (path, size, mtime_ns, ctime_ns, inode).
+Hashes are remembered in ``hashes.sqlite`` by (path, size, mtime_ns, ctime_ns, inode); for a member of an archive all but the path are the
+archive's, so that one which has not changed is not read again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.clips.sources import BadEntry, ClipSource, SourceEntry, clip_source, held_out_source, query_source
+from motive_pipeline.clips import archive
+from motive_pipeline.clips.entries import BadEntry, ClipSource, SourceEntry
+from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -25,6 +29,14 @@ log = logging.getLogger(__name__)
 ID_DIGITS = 16
 SETTLED_AFTER_NS = 2_000_000_000
 """A file younger than this when it is hashed may change again within the same time stamp, so its hash is not trusted next time."""
+
+DIFFERENCES = {
+    "missing_file": "rows without file",
+    "orphan_file": "files without row",
+    "duplicate_name": "files of a name that stands for another",
+    "bad_row": "rows that cannot be read",
+}
+"""What a table and the files beside it disagree in, by reason code."""
 
 _ATTEMPTS = 3
 _BLOCK_BYTES = 2**20
@@ -59,7 +71,14 @@ class Scan:
             "without caption": sum(not file.entry.caption for file in self.files),
             "unusable entries": len(self.bad),
             "hashed now": self.num_hashed,
-        }
+        } | self.differences()
+
+    def differences(self) -> dict[str, int]:
+        """What a table and the files beside it disagree in, where they do."""
+        reasons = Counter(bad.reason for bad in self.bad)
+        told = {words: reasons[reason] for reason, words in DIFFERENCES.items()}
+        told["rows that name a file again"] = len(self.files) - len({file.entry.path for file in self.files})
+        return {words: number for words, number in told.items() if number}
 
 
 class HashMemory:
@@ -87,12 +106,12 @@ class HashMemory:
             RejectRow: ``missing_file``, ``unreadable`` or ``changed_while_reading``; all may be well next time.
         """
         try:
-            status = os.stat(path)
+            status = archive.status(path)
             found = self._db.execute(
                 "SELECT sha256 FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
                 (str(path), *_identity(status)),
             ).fetchone()
-            return (found[0], status.st_size) if found else self._hash(path)
+            return (found[0], archive.num_bytes(path)) if found else self._hash(path)
         except FileNotFoundError as error:
             raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
         except OSError as error:
@@ -111,19 +130,21 @@ class HashMemory:
     def _hash(self, path: Path) -> tuple[str, int]:
         for _ in range(_ATTEMPTS):
             now_ns = time.time_ns()
-            with path.open("rb") as file:
-                before = os.fstat(file.fileno())
+            before = archive.status(path)
+            with archive.open_bytes(path, check=True) as file:
                 sha = hashlib.sha256()
+                size = 0
                 while block := file.read(_BLOCK_BYTES):
                     sha.update(block)
-            after = os.stat(path)
+                    size += len(block)
+            after = archive.status(path)
             if _identity(before) == _identity(after):
                 settled = now_ns - before.st_ctime_ns >= SETTLED_AFTER_NS
                 self._unsaved.append((str(path), *_identity(before), sha.hexdigest(), int(settled)))
                 self.num_hashed += 1
                 if len(self._unsaved) >= _COMMIT_EVERY:
                     self.save()
-                return sha.hexdigest(), before.st_size
+                return sha.hexdigest(), size
         raise RejectRow(
             "changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True
         )
@@ -157,12 +178,19 @@ def data_version(*scans: Scan) -> str:
     return digest(
         [
             [
-                [[file.entry.relative, file.sha256, file.entry.caption, sorted(file.entry.extra.items())] for file in found.files],
+                [_said(file) for file in found.files],
                 [[bad.relative, bad.reason] for bad in found.bad],
             ]
             for found in scans
         ]
     )
+
+
+def _said(file: SourceFile) -> list[Any]:
+    entry = file.entry
+    said = [entry.relative, file.sha256, entry.caption, sorted(entry.extra.items())]
+    beside = [sorted(entry.published.items()), list(entry.further_captions)] if entry.published or entry.further_captions else []
+    return said + beside
 
 
 def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:

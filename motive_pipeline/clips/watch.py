@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
+from motive_pipeline.clips.archive import file_of, num_bytes, open_bytes
+from motive_pipeline.clips.entries import BadEntry, SourceEntry
 from motive_pipeline.clips.probe import probe
 from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
-from motive_pipeline.clips.sources import SourceEntry, clip_source, held_out_source, query_source
+from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.storage.workspace import Workspace
@@ -41,27 +43,40 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
     """
     now_s = time.time() if now_s is None else now_s
     sources = [clip_source(ws), query_source(ws), held_out_source(ws)]
-    entries = [entry for source in sources if source for entry in source.entries() if isinstance(entry, SourceEntry)]
-    return [entry.path for entry in entries if _unsettled(entry.path, now_s, settle_s)]
+    found: dict[Path, None] = {}
+    for entry in (entry for source in sources if source for entry in source.entries()):
+        if isinstance(entry, BadEntry):
+            if entry.reason.endswith("_archive") and _age_s(Path(entry.path), now_s) < WHOLE_WITHIN_S:
+                found[Path(entry.path)] = None
+        elif _unsettled(entry, now_s, settle_s):
+            found[entry.path] = None
+    return list(found)
 
 
-def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
-    ages_s = [now_s - stamp_s for file in (path, path.with_suffix(".txt")) for stamp_s in _stamps_s(file)]
-    if any(0 <= age_s < settle_s for age_s in ages_s):
+def _age_s(path: Path, now_s: float) -> float:
+    """Seconds since ``path`` was touched last; very many where that lies in the future, or there is no such file."""
+    ages_s = [now_s - stamp_s for stamp_s in _stamps_s(path)]
+    return min((age_s for age_s in ages_s if age_s >= 0), default=float("inf"))
+
+
+def _unsettled(entry: SourceEntry, now_s: float, settle_s: float) -> bool:
+    beside = entry.caption_file or entry.path.with_suffix(".txt")
+    age_s = min(_age_s(file_of(entry.path), now_s), _age_s(beside, now_s))
+    if age_s < settle_s:
         return True
-    if not any(0 <= age_s < WHOLE_WITHIN_S for age_s in ages_s):
+    if age_s >= WHOLE_WITHIN_S:
         return False
     try:
-        probe(path)
+        probe(entry.path)
     except RejectRow:
         return True
-    return ends_early(path)
+    return ends_early(entry.path)
 
 
 def ends_early(path: Path) -> bool:
     """Whether the container announces more bytes than the file has: half of a copy that can already be opened as a video."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    size = num_bytes(path)
+    with open_bytes(path) as file:
         head = file.read(12)
         if head[:4] == b"RIFF":
             return 8 + int.from_bytes(head[4:8], "little") > size
@@ -70,7 +85,7 @@ def ends_early(path: Path) -> bool:
     return False
 
 
-def _end_of_boxes(file: IO[bytes], size: int) -> int:
+def _end_of_boxes(file: BufferedReader, size: int) -> int:
     """Where the last top-level box of an MP4 or MOV file says it ends (ISO/IEC 14496-12, 4.2)."""
     end = 0
     while end < size:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, UInt8
 from motive_pipeline.config import FLOW_HISTOGRAM, Config, Embedding
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.folder import file_hashes, hash_memory
-from motive_pipeline.models.load import fix_arithmetic, torch_device
+from motive_pipeline.models.load import fixed_device
 from motive_pipeline.motion.histogram import flow_histogram, sampled_flow, velocity
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -54,8 +54,8 @@ def load_encoder(config: Config) -> Encode:
     """
     if config.embedding.encoder == FLOW_HISTOGRAM:
         return lambda frames_THWC: flow_embedding(frames_THWC, config.clips.fps)
-    fix_arithmetic(config.engine.threads)
-    return PretrainedEncoder(encoder_folder(config.embedding), device=config.model.device, num_frames=config.embedding.num_frames)
+    device = fixed_device(config.model.device, config.engine.threads)
+    return PretrainedEncoder(encoder_folder(config.embedding), device=device, num_frames=config.embedding.num_frames)
 
 
 def flow_embedding(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Float32[np.ndarray, " E"]:
@@ -74,7 +74,7 @@ class PretrainedEncoder:
     output, else the mean over its tokens.
     """
 
-    def __init__(self, folder: Path, *, device: str, num_frames: int) -> None:
+    def __init__(self, folder: Path, *, device: Any, num_frames: int) -> None:
         """Raises :class:`MotiveError` when transformers cannot load the folder."""
         from transformers import AutoImageProcessor, AutoModel
 
@@ -86,7 +86,7 @@ class PretrainedEncoder:
                 f"embedding.encoder: transformers cannot load {folder} ({str(error).splitlines()[0]}). Name an image or video encoder such as "
                 "CLIP, SigLIP, DINOv2 or VideoMAE; code that comes with a model is never run."
             ) from error
-        self._device = torch_device(device)
+        self._device = device
         self._model = model.eval().float().to(self._device)
         self._num_frames = int(getattr(self._model.config, "num_frames", None) or num_frames)
 

@@ -26,10 +26,10 @@ from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
@@ -96,7 +96,8 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
     size = [rule.num_frames, rule.min_frames, rule.fps, rule.width, rule.height]
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
     row = functools.partial(_flow_row, rule=rule, grid=grid)
-    with side_by_side(row, [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+    missing = [piece.item for piece in work if store.find(piece.key) is None]
+    with side_by_side(row, missing, threads=ws.config.engine.threads) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
 
 

@@ -14,6 +14,7 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
 from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
+from motive_pipeline.evaluation.human import Human, load_human
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
 from motive_pipeline.evaluation.plots import Dots
 from motive_pipeline.evaluation.prompt_by_prompt import by_unit_table, counts, gaps, unit_texts
@@ -59,6 +60,7 @@ class Findings:
     """What is missing, in sentences."""
     num_trainings: int
     verdict: Verdict
+    human: Human
     precision: Sequence[Precision]
     truth: Truth | None
     tables: dict[str, Table]
@@ -142,7 +144,9 @@ def load_findings(ws: Workspace) -> Findings:
     for table, its_numbers in parts:
         tables[table.key] = table
         numbers += its_numbers
-    for table in (rejects_table(ws), settings_table(ws), versions_table(ws)):
+    human = load_human(ws)
+    numbers += human.numbers
+    for table in (*human.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
@@ -155,6 +159,7 @@ def load_findings(ws: Workspace) -> Findings:
         main_metrics=main_metrics,
         gaps=gaps(units, arms),
         verdict=verdict(differences, main_metrics, num_trainings=num_trainings(units, arms)),
+        human=human,
         precision=precision,
         truth=truth,
         tables=tables,

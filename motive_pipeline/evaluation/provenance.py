@@ -36,9 +36,9 @@ def settings_table(ws: Workspace) -> Table:
 
 def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
-    sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference", "arms"})
+    sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "arms"})
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    kept = {name: value for name, value in settings.items() if not name.endswith(("path", "prompts")) or name == "model.path"}
+    kept = {name: value for name, value in settings.items() if not name.endswith(("path", "table", "prompts")) or name == "model.path"}
     return kept | {"arms": ", ".join(ws.config.arms), "embedding.encoder": _without_folder(ws.config.embedding.encoder)}
 
 
@@ -60,6 +60,7 @@ def versions_table(ws: Workspace) -> Table:
     ]
     assets += [f"{asset}/{arm}" for arm in arms for asset in ("curated_subset", "finetuned_checkpoint")]
     assets += [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
+    assets += ["preference_bundle", "preference_study"] if ws.config.comparisons else []
     rows = [["base model (weights)", model_hash(ws)[:16], ""]]
     for asset in assets:
         publication = ws.published(asset)

@@ -15,8 +15,8 @@ from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
 from motive_pipeline.evaluation.flow_distance import FEATURES, flow_row
-from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.motion.histogram import sampled_flow
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -42,9 +42,8 @@ def query_flow(ws: Workspace) -> QueryFlow:
     rule = FrameRule.of(ws.config)
     store = ws.store("eval_scores", DIMS)
     work = [Work(key=digest("query flow", query.clip_id, asdict(rule)), item=query) for query in queries]
-    with side_by_side(
-        functools.partial(_query_row, rule=rule), [piece.item for piece in work if store.find(piece.key) is None], ws
-    ) as ready:
+    missing = [piece.item for piece in work if store.find(piece.key) is None]
+    with side_by_side(functools.partial(_query_row, rule=rule), missing, threads=ws.config.engine.threads) as ready:
         outcome = compute_rows(store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows)
     if outcome.rejects:
         named = [f"{piece.item.path} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]

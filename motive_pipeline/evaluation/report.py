@@ -78,8 +78,16 @@ def summary(ws: Workspace) -> str:
             "",
             f"The arms side by side (95 % intervals): {report.facts['verdict']}",
             aligned(_arms_of(report)),
+            *_invitation(ws),
         ]
     )
+
+
+def _invitation(ws: Workspace) -> list[str]:
+    """Where the page lies on which people can compare the arms."""
+    if not ws.has_published("preference_bundle"):
+        return []
+    return ["", f"Ask people, blind: {ws.published('preference_bundle').path / 'index.html'} (docs/preference.md)"]
 
 
 def _arms_of(report: Publication) -> Table:
@@ -192,5 +200,5 @@ def _upstream(ws: Workspace) -> list[str]:
     embeddings = ["embeddings", "query_embeddings"] if "embedding" in ws.config.arms else []
     return [
         *arms, *subsets, *embeddings, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
-        "influence_matrix/motive", "voted_ranking/motive",
+        "influence_matrix/motive", "voted_ranking/motive", *(["preference_study"] if ws.config.comparisons else []),
     ]  # fmt: skip

@@ -21,10 +21,10 @@ from motive_pipeline.evaluation.flow_distance import HISTOGRAM, FlowDistances, f
 from motive_pipeline.evaluation.metrics import VIDEO_METRICS, video_metrics
 from motive_pipeline.evaluation.motion_class import motion_class
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
-from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
 from motive_pipeline.motion.histogram import sampled_flow
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
@@ -95,7 +95,8 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     keys = [digest("video", digest_file(file.path), asdict(rule), file.is_read) for file in files]
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
-    with side_by_side(functools.partial(measured, rule=rule), [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+    missing = [piece.item for piece in work if store.find(piece.key) is None]
+    with side_by_side(functools.partial(measured, rule=rule), missing, threads=ws.config.engine.threads) as ready:
         outcome = compute_rows(store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows)
     _require_all(arm, files, keys, outcome)
     found = [(outcome.refs[key], video) for key, video in zip(keys, table.to_dict("records"), strict=True)]

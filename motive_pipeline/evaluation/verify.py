@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import json
 import os
 import sys
@@ -18,11 +19,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from motive_pipeline.clips.archive import file_of, open_bytes, split_address
 from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.evaluation.record import FILE, FORMAT, content_hash
 from motive_pipeline.models.folder import folder_hash
-from motive_pipeline.storage.digest import digest_file
 
 Outcome = Literal["ok", "WRONG", "not checked"]
 
@@ -117,7 +118,7 @@ def _clips(places: dict[str, list[Path]], record: dict[str, Any], hash_of: Calla
     known = record["clips"] | record["queries"]
     good, missing = 0, []
     for clip, names in sorted(known.items()):
-        found = {hash_of(path)[:ID_DIGITS]: path for path in places[clip] if path.is_file()}
+        found = {hash_of(path)[:ID_DIGITS]: path for path in places[clip] if file_of(path).is_file()}
         changed = [path for content, path in found.items() if content not in known]
         if clip in found:
             good += 1
@@ -150,14 +151,16 @@ def _compared(what: str, path: Path, expected: str, hash_of: Callable[[Path], st
 
 
 def _hash_once() -> Callable[[Path], str]:
-    """SHA-256 of files; one that has several names is read once."""
-    known: dict[tuple[int, int], str] = {}
+    """SHA-256 of files and of members of archives; a file that has several names is read once."""
+    known: dict[tuple[int, int, str], str] = {}
 
     def hash_of(path: Path) -> str:
-        status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
+        archive, member = split_address(path) or (path, "")
+        status = os.stat(archive)
+        identity = (status.st_dev, status.st_ino, member)
         if identity not in known:
-            known[identity] = digest_file(path)
+            with open_bytes(path) as file:
+                known[identity] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
         return known[identity]
 
     return hash_of

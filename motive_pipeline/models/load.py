@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     from motive_pipeline.models.protocol import VideoModel
 
-__all__ = ["encoders_hash", "latent_grid", "load_model", "model_folder", "model_hash", "observe_base_encoders", "observe_base_model"]
+__all__ = [
+    "encoders_hash",
+    "fixed_device",
+    "latent_grid",
+    "load_model",
+    "model_folder",
+    "model_hash",
+    "observe_base_encoders",
+    "observe_base_model",
+]
 
 _base_models: dict[tuple[object, ...], VideoModel] = {}
 
@@ -38,7 +47,7 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
     Raises:
         MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
     """
-    fix_arithmetic(threads)
+    _fix_arithmetic(threads)
     if path is not None:
         require_pipeline(path, "checkpoint")
         return _load(model, path)
@@ -59,18 +68,23 @@ def _load(model: config.Model, folder: Path) -> VideoModel:
     return load_wan(
         folder,
         expert=model.expert,
-        device=torch_device(model.device),
+        device=_device(model.device),
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
     )
 
 
-def torch_device(name: str) -> torch.device:
-    """The device that ``model.device`` names.
+def fixed_device(name: str, threads: int) -> torch.device:
+    """The device that ``model.device`` names, with the arithmetic fixed as it is for the video model.
 
     Raises:
-        MotiveError: there is none here.
+        MotiveError: it does not exist here.
     """
+    _fix_arithmetic(threads)
+    return _device(name)
+
+
+def _device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
@@ -85,7 +99,7 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def fix_arithmetic(threads: int) -> None:
+def _fix_arithmetic(threads: int) -> None:
     """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
