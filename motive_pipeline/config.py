@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -34,7 +34,7 @@ RejectShare = Annotated[float, Field(ge=0.0, le=1.0)]
 FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
-Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+Arm = Literal["base", "full", "random", "motion_magnitude", "embedding", "bottom", "no_mask", "motive"]
 Source = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
     "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
@@ -42,7 +42,14 @@ Source = Literal[
 ]  # fmt: skip
 """How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
+ALL_ARMS: tuple[Arm, ...] = get_args(Arm)
+"""Every arm there is, in the order in which tables show them."""
+
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+"""The arms that are compared where a config does not say."""
+
+FLOW_HISTOGRAM = "flow_histogram"
+"""``embedding.encoder`` that needs no weights."""
 COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
 """The arms that people compare MOTIVE with unless the settings say otherwise: those of the method's own study."""
 
@@ -265,6 +272,12 @@ class Vote(Section):
     percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
 
 
+class Embedding(Section):
+    encoder: str = FLOW_HISTOGRAM
+    revision: str | None = None
+    num_frames: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
 class Subset(Section):
     share: Share = 0.10
     seed: Annotated[int, Field(ge=0)] = 0
@@ -373,6 +386,7 @@ class Config(Section):
     influence: Influence = Influence()
     vote: Vote = Vote()
     arms: tuple[Arm, ...] = ARMS
+    embedding: Embedding = Embedding()
     subset: Subset = Subset()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
@@ -388,7 +402,7 @@ class Config(Section):
             raise ValueError("must contain motive (the arm this pipeline exists for)")
         if len(set(value)) != len(value):
             raise ValueError("must not name an arm twice")
-        return tuple(arm for arm in ARMS if arm in value)
+        return tuple(arm for arm in ALL_ARMS if arm in value)
 
     @model_validator(mode="after")
     def _across(self) -> Config:
@@ -465,8 +479,15 @@ class Config(Section):
         return settings
 
     def stage_gates(self, stage: str) -> dict[str, Any]:
-        """The settings that only decide whether ``stage`` may publish, by dotted key."""
-        return {key: self.setting(key) for key in STAGES[stage].gates}
+        """The settings that only decide whether ``stage`` may publish, by dotted key.
+
+        Of an encoder's folder the names, sizes and times of its files count: whether it has changed must not take reading it.
+        """
+        gates = {key: self.setting(key) for key in STAGES[stage].gates}
+        if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
+            stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+            gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return gates
 
     def row_fingerprint(self, stage: str) -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version; nothing from upstream."""
@@ -527,13 +548,16 @@ def _resolve_paths(config: Config, base: Path) -> Config:
     root = absolute(config.storage.root)
     assert root is not None
     storage = Storage(root=root, state=absolute(config.storage.state) or root / "state")
-    model = config.model
+    model, embedding = config.model, config.embedding
+    if embedding.encoder.startswith((".", "/", "~")) or (embedding.encoder != FLOW_HISTOGRAM and (base / embedding.encoder).is_dir()):
+        embedding = embedding.model_copy(update={"encoder": str(absolute(Path(embedding.encoder)))})
     if model.path.startswith((".", "/", "~")) or (base / model.path).is_dir():
         model = model.model_copy(update={"path": str(absolute(Path(model.path)))})
     return config.model_copy(
         update={
             "storage": storage,
             "model": model,
+            "embedding": embedding,
             "clips": config.clips.model_copy(update={name: absolute(getattr(config.clips, name)) for name in ("path", "table")}),
             "queries": config.queries.model_copy(
                 update={name: absolute(getattr(config.queries, name)) for name in ("path", "table", "held_out_path", "held_out_table")}

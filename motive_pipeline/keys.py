@@ -19,6 +19,11 @@ def mask_key(clip_id: str, temporal_stride: int, spatial_stride: int) -> str:
     return digest(clip_id, temporal_stride, spatial_stride)
 
 
+def embedding_key(clip_id: str, encoder: str) -> str:
+    """An embedding: the clip, and the hash of the encoder with what it is given of a clip."""
+    return digest(clip_id, encoder)
+
+
 def gradient_key(clip_id: str, caption: str, latents: str, mask: str, weights: str, second_moments: str | None = None) -> str:
     """A projected gradient: the clip, its caption, and the hashes of its latents, its mask (empty without), the whole model, and the second
     moments that it was divided by (None without a preconditioner)."""
