@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     sql = command("sql", _sql, "A read-only query of the scores.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    fetch = command("fetch", _fetch, "Download pinned code and weights, and check their hashes.")
+    fetch.add_argument("what", choices=("vbench",), help="vbench: VBench's own Python environment, for evaluate.backend: vbench")
+    fetch.add_argument("--weights", action="store_true", help="the weights of evaluate.vbench.dimensions, too")
     path = command("path", _path, "Where the published data of an asset lies.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
     gc = command("gc", _gc, "List what no current setting uses; with --delete, remove it.")
@@ -144,6 +147,14 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
         relation.df().to_csv(sys.stdout, index=False)
     else:
         print(relation.df().to_json(orient="records", date_format="iso"))
+    return 0
+
+
+def _fetch(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.evaluation.vbench.fetch import fetch
+
+    for line in fetch(config, with_weights=arguments.weights):
+        print(line)
     return 0
 
 

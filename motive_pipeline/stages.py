@@ -93,9 +93,11 @@ STAGES: dict[str, Stage] = {
     ),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
     "eval_scores": Stage(
-        settings=("evaluate.backend", "engine.threads", *MODEL),
+        settings=("engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+        version=2,
     ),
+    "vbench": Stage(settings=("engine.threads",)),  # rows of eval_scores; package, weights and device stand in their keys
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

@@ -38,7 +38,9 @@ def settings_table(ws: Workspace) -> Table:
 
 def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
-    sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference", "arms"})
+    places = {"python", "weights", "timeout_s"} if ws.config.evaluate.backend == "vbench" else True
+    hidden = {"storage": True, "schedule": True, "preference": True, "arms": True, "evaluate": {"vbench": places}}
+    sections = ws.config.model_dump(mode="json", exclude=hidden)
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     kept = {name: value for name, value in settings.items() if not name.endswith(("path", "prompts")) or name == "model.path"}
     return kept | {"arms": ", ".join(ws.config.arms)}
@@ -61,6 +63,7 @@ def versions_table(ws: Workspace) -> Table:
     for asset in assets:
         publication = ws.published(asset)
         rows.append([asset, publication.data_version[:16], str(publication.provenance["code_version"])])
+    rows += _vbench_rows(ws)
     libraries = ws.provenance("eval_report", [])["libraries"]
     rows += [[name, str(version), ""] for name, version in libraries.items()]
     return Table(
@@ -71,3 +74,17 @@ def versions_table(ws: Workspace) -> Table:
         caption="An asset's version is a hash of its content: equal content, equal version.",
         words=frozenset({1}),
     )
+
+
+def _vbench_rows(ws: Workspace) -> list[list[str]]:
+    """VBench's packages and weights, where it ran."""
+    file = ws.published("eval_scores/motive").path / "vbench.json"
+    if not file.exists():
+        return []
+    record = json.loads(file.read_text(encoding="utf-8"))
+    packages = {name: version for made in record["dimensions"].values() for name, version in made["versions"].items()}
+    weights = {name: sha256 for made in record["dimensions"].values() for name, sha256 in made["weights"].items()}
+    rows = [[f"{name} (VBench's environment, {record['device']})", version, ""] for name, version in packages.items()]
+    for name, sha256 in weights.items():
+        rows.append([f"VBench's {name}{' (not the published file)' if name in record['other_weights'] else ''}", sha256[:16], ""])
+    return rows

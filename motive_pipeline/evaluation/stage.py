@@ -17,11 +17,13 @@ from motive_pipeline.config import Arm
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
-from motive_pipeline.evaluation.metrics import VIDEO_METRICS, video_metrics
+from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
 from motive_pipeline.evaluation.motion_class import motion_class
 from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
+from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
+from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
@@ -44,29 +46,36 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
     (see :func:`~.causal.causal_check`), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    With ``evaluate.backend: vbench`` VBench's own values stand beside the stand-ins', and ``vbench.json`` says what made them.
 
     Raises:
         GateFailed: a video is missing, twice there, cannot be read or has no finite value; or the causal check failed.
+        MotiveError: VBench is not there, or failed.
     """
     started = time.time()
     videos = ws.published(f"generated_videos/{arm}")
     per_video, counts = measured_videos(ws, arm, videos)
+    vbench = measure_videos(ws, arm, videos) if ws.config.evaluate.backend == "vbench" else None
+    per_video = per_video if vbench is None else _joined(per_video, vbench)
     causal, causal_counts = causal_check(ws, arm)
     scores = score_rows(unit_values(arm, per_video, causal), arm, num_samples=ws.config.evaluate.bootstrap_samples)
 
     def write(folder: Path) -> None:
         for name, table in (("per_video", per_video), ("causal", causal), ("scores", scores)):
             table.to_parquet(folder / f"{name}.parquet", index=False)
+        if vbench is not None:
+            atomic.write_json(folder / "vbench.json", vbench.record)
 
+    all_counts = [counts, causal_counts, *([vbench.counts] if vbench else [])]
     return ws.publish(
         f"eval_scores/{arm}",
         stage=STAGE,
-        content=digest([digest_frame(table) for table in (per_video, causal, scores)]),
+        content=digest([digest_frame(table) for table in (per_video, causal, scores)], *([vbench.record] if vbench else [])),
         write=write,
         started=started,
         upstream=_upstream(arm),
-        facts=_facts(scores, per_video),
-        counts=RowCounts(computed=counts.computed + causal_counts.computed, reused=counts.reused + causal_counts.reused),
+        facts=_facts(scores, per_video) | (vbench_facts(vbench.record) if vbench else {}),
+        counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
         scores={("eval_scores", arm): scores},
     )
 
@@ -104,7 +113,8 @@ def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
     """
     frames_THWC = read_clip(file.path, rule).frames_THWC
     try:
-        values = video_metrics(frames_THWC, file.fps)
+        # exact means VBench's value of this file, so it is taken from the pixels that VBench sees
+        values = video_metrics(frames_THWC, file.fps) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
         reading = motion_class(frames_THWC) if file.is_read else None
     except ValueError as error:
         raise RejectRow("too_short", str(error)) from error
@@ -127,6 +137,12 @@ def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str
     }
     read = {"motion_label": label, "motion_coherence": float(store.read(ref, "motion_coherence"))}
     return [{**common, "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()]
+
+
+def _joined(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
+    """The stand-ins' rows and VBench's, these with what was read of the same video."""
+    read = per_video.drop_duplicates(WHICH)[[*WHICH, "motion_label", "motion_coherence"]]
+    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=WHICH)[list(per_video.columns)])], ignore_index=True)
 
 
 def _require_once(arm: str, table: pd.DataFrame) -> None:
@@ -165,6 +181,20 @@ def _require_finite(arm: str, per_video: pd.DataFrame, table: pd.DataFrame) -> N
 def _upstream(arm: str) -> list[str]:
     trained = [] if arm == "base" else [f"finetuned_checkpoint/{arm}"]
     return [f"generated_videos/{arm}", *trained, "query_catalog", "query_latents", "query_masks"]
+
+
+def vbench_facts(record: dict[str, Any]) -> dict[str, Any]:
+    """What made VBench's numbers, for the asset's page."""
+    listed = [
+        {
+            "dimension": name,
+            "packages": ", ".join(f"{package} {version}" for package, version in made["versions"].items()),
+            "weights": ", ".join(f"{Path(file).name} {sha256[:12]}" for file, sha256 in made["weights"].items()) or "none",
+        }
+        for name, made in record["dimensions"].items()
+    ]
+    other = ", ".join(record["other_weights"]) or "none"
+    return {"VBench": listed, "VBench ran on": record["device"], "weights other than the published ones": other, "fps": str(record["fps"])}
 
 
 def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
