@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from motive_pipeline.cli import main
 from motive_pipeline.config import NON_COMMERCIAL, VBENCH_DIMENSIONS, parse_config
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
 from motive_pipeline.evaluation.metrics import FLICKERING
@@ -144,6 +145,11 @@ def test_every_video_must_have_one_value_in_range(values, part):
     answer = {"values": values, "seen": {"a": look, "b": look}, "unusable": {}}
     with pytest.raises(VBenchFailed, match=part):
         checked(answer, DIMENSIONS["dynamic_degree"], {"a": Path("/a.mp4"), "b": Path("/b.mp4")})
+
+
+def test_a_cosine_that_rounds_above_one_is_one():
+    answer = {"values": [["a", 1.000003]], "seen": {"a": {"fps": 16.0, "num_frames": 17}}, "unusable": {}}
+    assert checked(answer, DIMENSIONS["subject_consistency"], {"a": Path("/a.mp4")})["a"]["value"] == 1.0  # type: ignore[index]
 
 
 def test_a_child_that_hangs_is_stopped_and_leaves_no_process(tmp_path, python, calls, monkeypatch):
@@ -286,6 +292,18 @@ def test_a_fetched_environment_counts_once_it_is_whole(tmp_path, monkeypatch):
     assert require_interpreter(settings) == environment_folder() / "bin" / "python"
     with pytest.raises(MotiveError, match="not whole"):
         require_interpreter(accepted)
+
+
+def test_fetch_tells_what_there_is_and_writes_the_prompts(tmp_path, python, monkeypatch, capsys):
+    monkeypatch.setenv("MOTIVE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "motive.yaml"
+    vbench = f"{{python: {python}, weights: weights}}"
+    file.write_text(f"clips: {{source: demo}}\nqueries: {{source: demo}}\nevaluate: {{vbench: {vbench}}}\n")
+    assert main(["fetch", "vbench", "--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    for part in ("vbench 0.1.5", "8 of 8 files of weights are missing", "left out", "motion_smoothness: the network AMT-S", "PolyForm"):
+        assert part in said
+    assert (tmp_path / "cache" / "vbench" / "prompts.txt").read_text().splitlines() == ['a "still" life', "a dog, running"]
 
 
 def test_every_package_of_the_lock_is_pinned():

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.evaluation.tables import Table
+from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.storage.workspace import Workspace
 
@@ -63,7 +64,7 @@ def versions_table(ws: Workspace) -> Table:
     for asset in assets:
         publication = ws.published(asset)
         rows.append([asset, publication.data_version[:16], str(publication.provenance["code_version"])])
-    rows += _vbench_rows(ws)
+    rows += version_rows(ws)
     libraries = ws.provenance("eval_report", [])["libraries"]
     rows += [[name, str(version), ""] for name, version in libraries.items()]
     return Table(
@@ -74,17 +75,3 @@ def versions_table(ws: Workspace) -> Table:
         caption="An asset's version is a hash of its content: equal content, equal version.",
         words=frozenset({1}),
     )
-
-
-def _vbench_rows(ws: Workspace) -> list[list[str]]:
-    """VBench's packages and weights, where it ran."""
-    file = ws.published("eval_scores/motive").path / "vbench.json"
-    if not file.exists():
-        return []
-    record = json.loads(file.read_text(encoding="utf-8"))
-    packages = {name: version for made in record["dimensions"].values() for name, version in made["versions"].items()}
-    weights = {name: sha256 for made in record["dimensions"].values() for name, sha256 in made["weights"].items()}
-    rows = [[f"{name} (VBench's environment, {record['device']})", version, ""] for name, version in packages.items()]
-    for name, sha256 in weights.items():
-        rows.append([f"VBench's {name}{' (not the published file)' if name in record['other_weights'] else ''}", sha256[:16], ""])
-    return rows

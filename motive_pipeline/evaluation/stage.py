@@ -23,6 +23,8 @@ from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
 from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
+from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
+from motive_pipeline.evaluation.vbench.record import facts_of
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -64,7 +66,7 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
         for name, table in (("per_video", per_video), ("causal", causal), ("scores", scores)):
             table.to_parquet(folder / f"{name}.parquet", index=False)
         if vbench is not None:
-            atomic.write_json(folder / "vbench.json", vbench.record)
+            atomic.write_json(folder / VBENCH_RECORD, vbench.record)
 
     all_counts = [counts, causal_counts, *([vbench.counts] if vbench else [])]
     return ws.publish(
@@ -74,7 +76,7 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
         write=write,
         started=started,
         upstream=_upstream(arm),
-        facts=_facts(scores, per_video) | (vbench_facts(vbench.record) if vbench else {}),
+        facts=_facts(scores, per_video) | (facts_of(vbench.record) if vbench else {}),
         counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
         scores={("eval_scores", arm): scores},
     )
@@ -181,20 +183,6 @@ def _require_finite(arm: str, per_video: pd.DataFrame, table: pd.DataFrame) -> N
 def _upstream(arm: str) -> list[str]:
     trained = [] if arm == "base" else [f"finetuned_checkpoint/{arm}"]
     return [f"generated_videos/{arm}", *trained, "query_catalog", "query_latents", "query_masks"]
-
-
-def vbench_facts(record: dict[str, Any]) -> dict[str, Any]:
-    """What made VBench's numbers, for the asset's page."""
-    listed = [
-        {
-            "dimension": name,
-            "packages": ", ".join(f"{package} {version}" for package, version in made["versions"].items()),
-            "weights": ", ".join(f"{Path(file).name} {sha256[:12]}" for file, sha256 in made["weights"].items()) or "none",
-        }
-        for name, made in record["dimensions"].items()
-    ]
-    other = ", ".join(record["other_weights"]) or "none"
-    return {"VBench": listed, "VBench ran on": record["device"], "weights other than the published ones": other, "fps": str(record["fps"])}
 
 
 def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
