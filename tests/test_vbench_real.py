@@ -39,9 +39,10 @@ def test_every_dimension_measures_every_video(measured):
 
 
 def test_a_still_video_is_consistent_and_does_not_move(measured):
+    """But for what H.264 changes from frame to frame."""
     still = measured[0].table.query("prompt_index == 0").set_index("metric")["value"]
-    assert still["subject_consistency"] == pytest.approx(1.0, abs=1e-5)
-    assert still["background_consistency"] == pytest.approx(1.0, abs=1e-5)
+    assert still["subject_consistency"] == pytest.approx(1.0, abs=1e-3)
+    assert still["background_consistency"] == pytest.approx(1.0, abs=1e-3)
     assert still["dynamic_degree"] == 0.0
 
 

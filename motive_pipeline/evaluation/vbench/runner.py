@@ -40,7 +40,7 @@ def installed(request):
     answer = {"versions": _versions(), "device": _device(request["device"])}
     if request["suite"]:
         vbench = importlib.import_module("vbench")
-        with open(os.path.join(os.path.dirname(vbench.__file__), "VBench_full_info.json"), encoding="utf-8") as file:
+        with open(os.path.join(vbench.__path__[0], "VBench_full_info.json"), encoding="utf-8") as file:
             suite = json.load(file)
         answer["suite"] = {name: [entry["prompt_en"] for entry in suite if name in entry["dimension"]] for name in request["suite"]}
     return answer
@@ -75,7 +75,7 @@ def _run_vbench(request, folder, scratch):
     import torch
 
     vbench = importlib.import_module("vbench")
-    info = os.path.join(os.path.dirname(vbench.__file__), "VBench_full_info.json")
+    info = os.path.join(vbench.__path__[0], "VBench_full_info.json")
     # VBench's own command hands over a torch.device; a string would make motion_smoothness shrink frames to fit the GPU's memory.
     bench = vbench.VBench(torch.device(request["device"]), info, scratch)
     with torch.no_grad():
