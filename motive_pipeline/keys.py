@@ -6,6 +6,8 @@ is made of content, never of an upstream asset's version: what comes out the sam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from motive_pipeline.storage.digest import digest
 
 
@@ -28,3 +30,9 @@ def gradient_key(clip_id: str, caption: str, latents: str, mask: str, weights: s
     """A projected gradient: the clip, its caption, and the hashes of its latents, its mask (empty without), the whole model, and the second
     moments that it was divided by (None without a preconditioner)."""
     return digest(clip_id, caption, latents, mask, weights, *([] if second_moments is None else [second_moments]))
+
+
+def vbench_key(dimension: str, video: str, versions: Mapping[str, str], weights: Mapping[str, str], device: str) -> str:
+    """VBench's value of a video: the dimension, the hash of the video's file, versions of the packages, hashes of the weights, and cpu or cuda,
+    on which half-precision networks differ visibly."""
+    return digest(dimension, video, dict(versions), dict(weights), device)

@@ -109,7 +109,7 @@ STAGES: dict[str, Stage] = {
     ),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
     "eval_scores": Stage(
-        settings=("evaluate.backend", "engine.threads", *MODEL),
+        settings=("engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
         version=2,
     ),
@@ -126,6 +126,7 @@ STAGES: dict[str, Stage] = {
         )
     ),
     "preference_study": Stage(settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples")),
+    "vbench": Stage(settings=("engine.threads",)),  # rows of eval_scores; package, weights and device stand in their keys
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

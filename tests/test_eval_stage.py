@@ -10,7 +10,7 @@ from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation import stage
 from motive_pipeline.evaluation.flow_distance import FlowDistances
-from motive_pipeline.evaluation.metrics import DYNAMIC, temporal_flickering
+from motive_pipeline.evaluation.metrics import DYNAMIC, motion_smoothness, opencv_frames, temporal_flickering
 from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.values import QUERY_MOTION, difference, score_rows, unit_values, value_matrix
 from tests.eval_fixtures import copied, republish
@@ -45,8 +45,9 @@ def test_values_are_those_of_the_file(evaluated):
     video = publication.table("videos").iloc[-1]
     frames = read_clip(publication.path / video["file"], FrameRule.of(evaluated.config)).frames_THWC
     per_video = evaluated.published("eval_scores/full").table("per_video").set_index(["metric", "training", "prompt_index", "n"])["value"]
-    key = ("temporal_flickering", video["training"], video["prompt_index"], video["n"])
-    assert per_video[key] == temporal_flickering(frames)
+    which = (video["training"], video["prompt_index"], video["n"])
+    assert per_video[("motion_smoothness", *which)] == motion_smoothness(frames)
+    assert per_video[("temporal_flickering", *which)] == temporal_flickering(opencv_frames(publication.path / video["file"]))
 
 
 def test_the_score_table_has_the_contracts_columns_and_a_row_for_all_trainings(evaluated):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -21,7 +22,7 @@ from jaxtyping import Float, UInt8
 from motive_pipeline.motion.histogram import sampled_flow, sampling_step
 from motive_pipeline.motion.trackers import DisTracker
 
-Backend = Literal["exact", "dis"]
+Backend = Literal["exact", "dis", "vbench"]
 
 _TRACKER = DisTracker(preset="medium", reference="first", min_side_px=128)
 _TOP_SHARE = 0.05
@@ -74,6 +75,23 @@ def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
     """
     _require_frames(frames_THWC, 2)
     return 1.0 - float(np.mean([_mean_abs_difference(a, b) for a, b in itertools.pairwise(frames_THWC)])) / 255.0
+
+
+def opencv_frames(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
+    """Every frame of the file as OpenCV, and so VBench, reads it (BGR).
+
+    Other pixels than ``clips.decode`` gives: OpenCV repeats chroma samples where a picture for people interpolates them.
+
+    Raises:
+        ValueError: no frame can be read.
+    """
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    capture.release()
+    if not frames:
+        raise ValueError(f"OpenCV reads no frame of {path.name}")
+    return np.stack(frames)
 
 
 def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_PHW2: Float[np.ndarray, "P H W 2"] | None = None) -> float:

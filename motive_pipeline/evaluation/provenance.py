@@ -10,6 +10,7 @@ import pandas as pd
 
 from motive_pipeline.clips.rejected import rejecting_assets
 from motive_pipeline.evaluation.tables import Table
+from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.storage.workspace import Workspace
 
@@ -36,7 +37,9 @@ def settings_table(ws: Workspace) -> Table:
 
 def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
-    sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "arms"})
+    places = {"python", "weights", "timeout_s"} if ws.config.evaluate.backend == "vbench" else True
+    hidden = {"storage": True, "schedule": True, "arms": True, "evaluate": {"vbench": places}}
+    sections = ws.config.model_dump(mode="json", exclude=hidden)
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     kept = {name: value for name, value in settings.items() if not name.endswith(("path", "table", "prompts")) or name == "model.path"}
     return kept | {"arms": ", ".join(ws.config.arms), "embedding.encoder": _without_folder(ws.config.embedding.encoder)}
@@ -65,6 +68,7 @@ def versions_table(ws: Workspace) -> Table:
     for asset in assets:
         publication = ws.published(asset)
         rows.append([asset, publication.data_version[:16], str(publication.provenance["code_version"])])
+    rows += version_rows(ws)
     libraries = ws.provenance("eval_report", [])["libraries"]
     rows += [[name, str(version), ""] for name, version in libraries.items()]
     return Table(

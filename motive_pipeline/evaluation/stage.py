@@ -18,13 +18,17 @@ from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM, FlowDistances, flow_row, histogram_distance
-from motive_pipeline.evaluation.metrics import VIDEO_METRICS, video_metrics
+from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
 from motive_pipeline.evaluation.motion_class import motion_class
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
 from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
+from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
+from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
+from motive_pipeline.evaluation.vbench.record import facts_of
 from motive_pipeline.motion.histogram import sampled_flow
 from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
@@ -48,14 +52,18 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
     (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (what :mod:`~.flow_distance` compares: a row for each pair
     of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    With ``evaluate.backend: vbench`` VBench's own values stand beside the stand-ins', and ``vbench.json`` says what made them.
 
     Raises:
         GateFailed: a video is missing, twice there, cannot be read or has no finite value; or the causal check failed.
+        MotiveError: VBench is not there, or failed.
     """
     started = time.time()
     videos = ws.published(f"generated_videos/{arm}")
     queries = query_flow(ws)
     per_video, flow, counts = measured_videos(ws, arm, videos, queries)
+    vbench = measure_videos(ws, arm, videos) if ws.config.evaluate.backend == "vbench" else None
+    per_video = per_video if vbench is None else _joined(per_video, vbench)
     causal, causal_counts = causal_check(ws, arm)
     num_samples = ws.config.evaluate.bootstrap_samples
     distances = FlowDistances.of({arm: flow}, queries.table, num_samples=num_samples)
@@ -65,16 +73,19 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
     def write(folder: Path) -> None:
         for name, table in tables.items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
+        if vbench is not None:
+            atomic.write_json(folder / VBENCH_RECORD, vbench.record)
 
+    all_counts = [counts, causal_counts, *([vbench.counts] if vbench else [])]
     return ws.publish(
         f"eval_scores/{arm}",
         stage=STAGE,
-        content=digest([digest_frame(table) for table in tables.values()]),
+        content=digest([digest_frame(table) for table in tables.values()], *([vbench.record] if vbench else [])),
         write=write,
         started=started,
         upstream=_upstream(arm),
-        facts=_facts(scores, per_video),
-        counts=RowCounts(computed=counts.computed + causal_counts.computed, reused=counts.reused + causal_counts.reused),
+        facts=_facts(scores, per_video) | (facts_of(vbench.record) if vbench else {}),
+        counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
         scores={("eval_scores", arm): scores},
     )
 
@@ -115,7 +126,8 @@ def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
     frames_THWC = read_clip(file.path, rule).frames_THWC
     try:
         flow_PHW2 = sampled_flow(frames_THWC, file.fps)
-        values = video_metrics(frames_THWC, file.fps, flow_PHW2)
+        # exact means VBench's value of this file, so it is taken from the pixels that VBench sees
+        values = video_metrics(frames_THWC, file.fps, flow_PHW2) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
         reading = motion_class(frames_THWC) if file.is_read else None
     except ValueError as error:
         raise RejectRow("too_short", str(error)) from error
@@ -139,6 +151,12 @@ def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str
 
 def _which(video: dict[Any, Any]) -> dict[str, int]:
     return {name: int(video[name]) for name in ("training", "prompt_index", "n")}
+
+
+def _joined(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
+    """The stand-ins' rows and VBench's, these with what was read of the same video."""
+    read = per_video.drop_duplicates(WHICH)[[*WHICH, "motion_label", "motion_coherence"]]
+    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=WHICH)[list(per_video.columns)])], ignore_index=True)
 
 
 def _require_once(arm: str, table: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING, SMOOTHNESS, Metric
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION
+from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,16 @@ STYLES: Mapping[Metric, Style] = {
         decimals=4,
         meaning="1 less the mean difference of consecutive frames (VBench's own formula); 1 for a still video",
     ),
+    **{
+        dimension.metric: Style(
+            title=f"{dimension.name.replace('_', ' ')}, VBench",
+            unit="% of videos" if dimension.name == "dynamic_degree" else "0 to 1",
+            factor=100.0 if dimension.name == "dynamic_degree" else 1.0,
+            decimals=1 if dimension.name == "dynamic_degree" else 4,
+            meaning=f"{dimension.meaning} (VBench itself)",
+        )
+        for dimension in DIMENSIONS.values()
+    },
 }
 
 ARM_NAMES: Mapping[str, str] = {

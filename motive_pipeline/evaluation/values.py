@@ -18,11 +18,12 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
 from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
 from motive_pipeline.evaluation.metrics import VIDEO_METRICS, Metric
+from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 
 QUERY_MOTION = Metric(name="query_motion_share", backend="dis")
 HELD_OUT_DROP = Metric(name="held_out_loss_drop", backend="exact", bounds=None)
 IN_SAMPLE_DROP = Metric(name="in_sample_loss_drop", backend="exact", bounds=None)
-METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, HISTOGRAM, FRECHET, *VIDEO_METRICS)
+METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, HISTOGRAM, FRECHET, *VIDEO_METRICS, *VBENCH_METRICS)
 
 ALL_TRAININGS = -1
 """``seed`` of the row of ``eval_scores`` that covers all trainings of an arm."""
@@ -133,7 +134,7 @@ def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int, distances: Fl
 
 
 def _num(units: pd.DataFrame, arm: str, metric: Metric, training: int) -> int:
-    is_counted = (units["arm"] == arm) & (units["metric"] == metric.name)
+    is_counted = (units["arm"] == arm) & (units["metric"] == metric.name) & (units["backend"] == metric.backend)
     if training != ALL_TRAININGS:
         is_counted &= units["training"] == training
     return sum(units.loc[is_counted, "num"].tolist())
