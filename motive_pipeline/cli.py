@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_progress(quiet=getattr(arguments, "quiet", False))
     config = None
     try:
-        if not arguments.needs_config:
-            return arguments.command(arguments)
         if arguments.config:
             os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
+        if not arguments.needs_config:
+            return arguments.command(arguments)
         config = load_config()
         return arguments.command(config, arguments)
     except MotiveError as error:
