@@ -68,6 +68,7 @@ def clip_assets(config: Config) -> list[dg.AssetsDefinition]:
             publish=f"clips.catalog:publish_{name}",
         )
 
+    embeddings = ["embeddings", "query_embeddings"] if "embedding" in config.arms else []
     gradients = [f"{name}/{variant}" for variant in config.variants for name in ("projected_gradients", "query_gradients")]
     return [
         catalog("clip", "One row for each distinct clip: identity by content, caption, frames, rate, size, sources."),
@@ -89,7 +90,7 @@ def clip_assets(config: Config) -> list[dg.AssetsDefinition]:
             stage="rejected_clips",
             group=GROUP,
             kinds={"parquet", "html"},
-            deps=["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", *gradients],
+            deps=["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", *embeddings, *gradients],
             description="Every file that some stage could not use, with the stage, a reason code and a sentence.",
             publish="clips.rejected:publish_rejected",
         ),

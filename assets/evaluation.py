@@ -44,6 +44,7 @@ def evaluation_assets(config: Config) -> list[dg.AssetsDefinition]:
             *(f"curated_subset/{arm}" for arm in config.arms if arm != "base"),
             *(f"{name}/{variant}" for variant in config.variants for name in ("influence_matrix", "voted_ranking")),
             *("clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks"),
+            *(("embeddings", "query_embeddings") if "embedding" in config.arms else ()),
             *("eligible_pool", "rejected_clips", "base_model"),
             *(["preference_study"] if config.comparisons else []),
         ],

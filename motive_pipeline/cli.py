@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_progress(quiet=getattr(arguments, "quiet", False))
     config = None
     try:
-        if not arguments.needs_config:
-            return arguments.command(arguments)
         if arguments.config:
             os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
+        if not arguments.needs_config:
+            return arguments.command(arguments)
         config = load_config()
         return arguments.command(config, arguments)
     except MotiveError as error:
@@ -72,7 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id, the first digits of one, the path of a video, or a file's name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
     fetch = command("fetch", _fetch, "Download pinned code and weights, and check their hashes.", needs_config=False)
-    fetch.add_argument("what", choices=("alltracker",), help="alltracker: the tracker of motion.tracker: alltracker")
+    fetch.add_argument(
+        "what",
+        choices=("alltracker", "vbench"),
+        help="alltracker: the tracker of motion.tracker: alltracker; vbench: the Python environment of evaluate.backend: vbench",
+    )
+    fetch.add_argument("--weights", action="store_true", help="vbench: the weights of evaluate.vbench.dimensions, too")
     path = command("path", _path, "Where the published data of an asset lies.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
     gc = command("gc", _gc, "List what no current setting uses; with --delete, remove it.")
@@ -168,6 +173,12 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
+    if arguments.what == "vbench":
+        from motive_pipeline.evaluation.vbench.fetch import fetch as fetch_vbench
+
+        for line in fetch_vbench(load_config(), with_weights=arguments.weights):
+            print(line)
+        return 0
     from motive_pipeline.pinned import PINNED, fetch
 
     pinned = PINNED[arguments.what]

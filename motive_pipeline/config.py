@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -34,7 +34,7 @@ RejectShare = Annotated[float, Field(ge=0.0, le=1.0)]
 FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
-Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+Arm = Literal["base", "full", "random", "motion_magnitude", "embedding", "bottom", "no_mask", "motive"]
 Source = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
     "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
@@ -42,7 +42,27 @@ Source = Literal[
 ]  # fmt: skip
 """How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
+ALL_ARMS: tuple[Arm, ...] = get_args(Arm)
+"""Every arm there is, in the order in which tables show them."""
+
+VBenchDimension = Literal[
+    "subject_consistency",
+    "background_consistency",
+    "temporal_flickering",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+]
+VBENCH_DIMENSIONS: tuple[VBenchDimension, ...] = get_args(VBenchDimension)
+VBENCH_VIDEOS_PER_PROMPT = 5
+NON_COMMERCIAL: tuple[VBenchDimension, ...] = ("motion_smoothness", "imaging_quality")
+"""Dimensions of VBench whose networks may not be used commercially (AMT-S; MUSIQ of pyiqa)."""
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+"""The arms that are compared where a config does not say."""
+
+FLOW_HISTOGRAM = "flow_histogram"
+"""``embedding.encoder`` that needs no weights."""
 COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
 """The arms that people compare MOTIVE with unless the settings say otherwise: those of the method's own study."""
 
@@ -265,6 +285,12 @@ class Vote(Section):
     percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
 
 
+class Embedding(Section):
+    encoder: str = FLOW_HISTOGRAM
+    revision: str | None = None
+    num_frames: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
 class Subset(Section):
     share: Share = 0.10
     seed: Annotated[int, Field(ge=0)] = 0
@@ -295,10 +321,57 @@ class Generate(Section):
     batch_size: Annotated[int, Field(ge=1)] = 1
 
 
+class VBench(Section):
+    dimensions: Annotated[tuple[VBenchDimension, ...], Field(min_length=1)] = VBENCH_DIMENSIONS
+    suite: Literal["custom", "standard"] = "custom"
+    python: Path | None = None
+    weights: Path | None = None
+    accept_noncommercial: bool = False
+    accept_other_weights: bool = False
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    timeout_s: Annotated[float, Field(gt=0)] = 7200.0
+
+    @field_validator("dimensions")
+    @classmethod
+    def _once(cls, value: tuple[VBenchDimension, ...]) -> tuple[VBenchDimension, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("must not name a dimension twice")
+        return tuple(name for name in VBENCH_DIMENSIONS if name in value)
+
+    @property
+    def weights_folder(self) -> Path:
+        """``weights``, else where VBench itself keeps them: ``$VBENCH_CACHE_DIR``, else ``~/.cache/vbench``."""
+        return self.weights or Path(os.environ.get("VBENCH_CACHE_DIR") or "~/.cache/vbench").expanduser().absolute()
+
+    def content(self) -> dict[str, Any]:
+        """What decides the numbers; of the weights, which may be gigabytes, size and time of each file."""
+        found = sorted(path for pattern in ("*.pt", "*.pth") for path in self.weights_folder.rglob(pattern) if path.is_file())
+        stats = [[path.relative_to(self.weights_folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+        kept = self.model_dump(mode="json", exclude={"weights", "timeout_s"})
+        return kept | {"weights": stats}
+
+
 class Evaluate(Section):
-    backend: Literal["standin"] = "standin"
+    backend: Literal["standin", "vbench"] = "standin"
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
     held_out_draws: Annotated[int, Field(ge=1)] = 8
+    vbench: VBench = VBench()
+
+    @model_validator(mode="after")
+    def _licences(self) -> Evaluate:
+        closed = [name for name in NON_COMMERCIAL if name in self.vbench.dimensions]
+        if self.backend == "vbench" and closed and not self.vbench.accept_noncommercial:
+            raise ValueError(
+                f"vbench.accept_noncommercial = False: {' and '.join(closed)} run networks that may not be used commercially (AMT-S is "
+                "CC BY-NC 4.0, pyiqa's MUSIQ PolyForm Noncommercial 1.0.0). Set it to true if your use is not commercial, or leave "
+                f"{'them' if len(closed) > 1 else 'it'} out of vbench.dimensions"
+            )
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """What decides what is published; VBench's settings only where it runs."""
+        vbench = {"vbench": self.vbench.content()} if self.backend == "vbench" else {}
+        return self.model_dump(mode="json", exclude={"vbench"}) | vbench
 
 
 class Preference(Section):
@@ -373,6 +446,7 @@ class Config(Section):
     influence: Influence = Influence()
     vote: Vote = Vote()
     arms: tuple[Arm, ...] = ARMS
+    embedding: Embedding = Embedding()
     subset: Subset = Subset()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
@@ -388,7 +462,7 @@ class Config(Section):
             raise ValueError("must contain motive (the arm this pipeline exists for)")
         if len(set(value)) != len(value):
             raise ValueError("must not name an arm twice")
-        return tuple(arm for arm in ARMS if arm in value)
+        return tuple(arm for arm in ALL_ARMS if arm in value)
 
     @model_validator(mode="after")
     def _across(self) -> Config:
@@ -415,6 +489,12 @@ class Config(Section):
         for pair in self.preference.comparisons or ():
             if missing := [arm for arm in pair if arm not in self.arms]:
                 raise ValueError(f"preference.comparisons names {missing[0]}, which is not among arms ({', '.join(self.arms)})")
+        is_standard = self.evaluate.backend == "vbench" and self.evaluate.vbench.suite == "standard"
+        if is_standard and (self.generate.prompts is None or self.generate.videos_per_prompt != VBENCH_VIDEOS_PER_PROMPT):
+            raise ValueError(
+                "evaluate.vbench.suite: standard needs VBench's own prompts in generate.prompts (`motive fetch vbench` writes the file) and "
+                f"generate.videos_per_prompt: {VBENCH_VIDEOS_PER_PROMPT}; with suite: custom any prompts are measured"
+            )
         return self
 
     @property
@@ -465,8 +545,15 @@ class Config(Section):
         return settings
 
     def stage_gates(self, stage: str) -> dict[str, Any]:
-        """The settings that only decide whether ``stage`` may publish, by dotted key."""
-        return {key: self.setting(key) for key in STAGES[stage].gates}
+        """The settings that only decide whether ``stage`` may publish, by dotted key.
+
+        Of an encoder's folder the names, sizes and times of its files count: whether it has changed must not take reading it.
+        """
+        gates = {key: self.setting(key) for key in STAGES[stage].gates}
+        if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
+            stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+            gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return gates | ({"evaluate": self.evaluate.content()} if "evaluate" in gates else {})
 
     def row_fingerprint(self, stage: str) -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version; nothing from upstream."""
@@ -527,13 +614,17 @@ def _resolve_paths(config: Config, base: Path) -> Config:
     root = absolute(config.storage.root)
     assert root is not None
     storage = Storage(root=root, state=absolute(config.storage.state) or root / "state")
-    model = config.model
+    vbench = config.evaluate.vbench
+    model, embedding = config.model, config.embedding
+    if embedding.encoder.startswith((".", "/", "~")) or (embedding.encoder != FLOW_HISTOGRAM and (base / embedding.encoder).is_dir()):
+        embedding = embedding.model_copy(update={"encoder": str(absolute(Path(embedding.encoder)))})
     if model.path.startswith((".", "/", "~")) or (base / model.path).is_dir():
         model = model.model_copy(update={"path": str(absolute(Path(model.path)))})
     return config.model_copy(
         update={
             "storage": storage,
             "model": model,
+            "embedding": embedding,
             "clips": config.clips.model_copy(update={name: absolute(getattr(config.clips, name)) for name in ("path", "table")}),
             "queries": config.queries.model_copy(
                 update={name: absolute(getattr(config.queries, name)) for name in ("path", "table", "held_out_path", "held_out_table")}
@@ -548,6 +639,13 @@ def _resolve_paths(config: Config, base: Path) -> Config:
             "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),
             "preference": config.preference.model_copy(update={"results_path": absolute(config.preference.results_path)}),
+            "evaluate": config.evaluate.model_copy(
+                update={
+                    "vbench": config.evaluate.vbench.model_copy(
+                        update={"python": absolute(vbench.python), "weights": absolute(vbench.weights)}
+                    )
+                }
+            ),
         }
     )
 

@@ -84,6 +84,8 @@ STAGES: dict[str, Stage] = {
         when={("influence.preconditioner", "trak"): ("influence.preconditioner", "influence.trak_lambda")},
     ),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
+    # Which encoder it is, and what it is given, stand in a row's key.
+    "embeddings": Stage(settings=(*FRAMES, "engine.threads"), gates=("embedding", "clips.max_reject_share")),
     "curated_subset": Stage(settings=("subset",)),
     # finetune.micro_batch_size and engine.threads change the last bits of a training, so they count.
     "finetuned_checkpoint": Stage(
@@ -107,8 +109,9 @@ STAGES: dict[str, Stage] = {
     ),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
     "eval_scores": Stage(
-        settings=("evaluate.backend", "engine.threads", *MODEL),
+        settings=("engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+        version=2,
     ),
     "preference_files": Stage(settings=("preference.results_path",)),
     "preference_bundle": Stage(
@@ -123,6 +126,7 @@ STAGES: dict[str, Stage] = {
         )
     ),
     "preference_study": Stage(settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples")),
+    "vbench": Stage(settings=("engine.threads",)),  # rows of eval_scores; package, weights and device stand in their keys
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

@@ -91,9 +91,9 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
     rng = np.random.default_rng(0)
     for arm in ws.config.arms:
         scores = ws.published(f"eval_scores/{arm}")
-        per_video, causal = scores.table("per_video"), scores.table("causal")
         trainings = range(1 if arm == "base" else num_trainings)
-        videos = pd.concat([per_video.assign(training=training) for training in trainings])
-        losses = pd.concat([causal.assign(training=training) for training in trainings])
+        videos, losses, flow = (
+            pd.concat([scores.table(name).assign(training=training) for training in trainings]) for name in ("per_video", "causal", "flow")
+        )
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
-        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses)
+        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses, flow=flow)

@@ -51,7 +51,7 @@ class StalenessProject(Project):
 
     @property
     def config(self) -> Config:
-        """The settings as they are now. There is one evaluation backend so far, so another one is put in past the YAML's check."""
+        """The settings as they are now. VBench is not at hand, so another backend's name is put in past the YAML's check."""
         config = super().config
         if self.backend is None:
             return config

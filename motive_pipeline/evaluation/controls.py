@@ -19,12 +19,11 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
+from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.truth import Truth
@@ -87,15 +86,6 @@ def precision(name: str, kind: str, clip_ids: Sequence[str], truth: Truth) -> Pr
     has_background = truth.background.loc[known].isin(truth.query_backgrounds).to_numpy()
     lure = float((has_background & ~shows_motion).mean()) if truth.is_confounded else float("nan")
     return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=lure, num_clips=len(known))
-
-
-def voted_choice(ws: Workspace, pool: Sequence[str], queries: dict[str, np.ndarray], clips: dict[str, np.ndarray]) -> list[str]:
-    """The clips that the very vote of the method chooses when ``clips`` and ``queries`` give unit-length features by id."""
-    query_QP = np.stack([queries[query_id] for query_id in sorted(queries)])
-    pool_NP = np.stack([clips[clip_id] for clip_id in pool])
-    votes = majority_vote([influence_tiles(query_QP, pool_NP)], ws.config.vote.percentile)
-    chosen = ranking_order(votes)[: num_selected(len(pool), ws.config.subset.share)]
-    return [str(pool[position]) for position in chosen.tolist()]
 
 
 def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
