@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
 from dagster._utils.schedules import is_valid_cron_schedule
@@ -22,12 +23,13 @@ SOURCES = {
     "query_files": "query_catalog",
     "base_encoders": "latents",
     "base_model": "projected_gradients/motive",
+    "preference_files": "preference_study",
 }
 """Each observed source, and the asset whose record says which version of it was taken in last."""
 
 UNDER_WAY = [status for status in dg.DagsterRunStatus if status.name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 
-WATCHER = "watch_clips"
+WATCHER, PREFERENCE_WATCHER = "watch_clips", "watch_preference"
 NO_OTHER_RETRY = {"dagster/max_retries": "0"}
 
 ATTEMPT, ATTEMPTS = "motive/attempt", 3
@@ -64,20 +66,70 @@ def automation_sensor(config: Config) -> dg.AutomationConditionSensorDefinition:
 
 def watch_sensor(config: Config) -> dg.SensorDefinition:
     """Watches clips, queries and weights; requests one run of ``curate`` when something new is there and at rest."""
+    return _watcher(
+        config,
+        WATCHER,
+        "curate",
+        _Clips(),
+        "New or changed clips, queries and weights lead to one run of `curate`, once no file is being written any more.",
+    )
+
+
+def preference_sensor(config: Config) -> dg.SensorDefinition:
+    """Watches the folder of result files; requests one run of ``preference`` when new ones are there and at rest."""
+    return _watcher(
+        config,
+        PREFERENCE_WATCHER,
+        "preference",
+        _Results(),
+        "New or changed result files of the preference study lead to one run of its statistics, once none is being written any more.",
+    )
+
+
+class _Clips:
+    """What ``watch_clips`` looks at."""
+
+    def being_written(self, workspace: Workspace, settle_s: float) -> list[Path]:
+        from motive_pipeline.clips.watch import still_being_written
+
+        return still_being_written(workspace, settle_s=settle_s)
+
+    def versions(self, workspace: Workspace) -> dict[str, str]:
+        from motive_pipeline.clips.watch import source_versions
+
+        return source_versions(workspace)
+
+
+class _Results:
+    """What ``watch_preference`` looks at."""
+
+    def being_written(self, workspace: Workspace, settle_s: float) -> list[Path]:
+        from motive_pipeline.evaluation.preference.results import results_being_written
+
+        return results_being_written(workspace, settle_s=settle_s)
+
+    def versions(self, workspace: Workspace) -> dict[str, str]:
+        from motive_pipeline.evaluation.preference.results import observe_preference_files
+
+        return {"preference_files": observe_preference_files(workspace)[0]}
+
+
+def _watcher(config: Config, name: str, job: str, watched: _Clips | _Results, description: str) -> dg.SensorDefinition:
+    """A sensor that requests one run of ``job`` when something new is there and at rest."""
 
     @dg.sensor(
-        name=WATCHER,
-        job_name="curate",
+        name=name,
+        job_name=job,
         minimum_interval_seconds=config.schedule.watch_interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING if config.schedule.watch else dg.DefaultSensorStatus.STOPPED,
-        description="New or changed clips, queries and weights lead to one run of `curate`, once no file is being written any more.",
+        description=description,
     )
-    def watch_clips(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            with _one_look(context.instance, config) as workspace:
-                if dead := _died(context.instance):
+            with _one_look(context.instance, config, watched) as workspace:
+                if dead := _died(context.instance, job, name):
                     return dg.SensorResult(run_requests=[_again(dead)], cursor=context.cursor)
-                news = _news(context.instance, workspace, config)
+                news = _news(context.instance, workspace, config, watched)
         except (NothingToDo, MotiveError) as reason:
             return dg.SkipReason(str(reason))
         key = _request(context.instance, news)
@@ -89,7 +141,7 @@ def watch_sensor(config: Config) -> dg.SensorDefinition:
         request = dg.RunRequest(run_key=key, tags={"motive/new": _words(news), ATTEMPT: "1", **NO_OTHER_RETRY})
         return dg.SensorResult(run_requests=[request], cursor=json.dumps({"request": key, "new": news}))
 
-    return watch_clips
+    return watch
 
 
 def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
@@ -107,12 +159,14 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
             '1-31, month 1-12, day of the week 0-7; for instance "0 3 * * *".'
         )
 
+    clips = _Clips()
+
     @dg.schedule(name="recurate", cron_schedule=cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
     def recurate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Re-curation at set times."""
         try:
-            with _one_look(context.instance, config) as workspace:
-                return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, workspace, config))})
+            with _one_look(context.instance, config, clips) as workspace:
+                return dg.RunRequest(tags={"motive/new": _words(_news(context.instance, workspace, config, clips))})
         except (NothingToDo, MotiveError) as reason:
             return dg.SkipReason(str(reason))
 
@@ -120,7 +174,7 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
 
 
 @contextmanager
-def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspace]:
+def _one_look(instance: dg.DagsterInstance, loaded: Config, watched: _Clips | _Results) -> Iterator[Workspace]:
     """The workspace under the settings as they are now, with everything at rest; one look at a time.
 
     The settings are read again, as the run will read them: one that no longer parses must not start a run that fails.
@@ -129,8 +183,6 @@ def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspac
         NothingToDo: something is not at rest.
         MotiveError: the settings or the files cannot be read.
     """
-    from motive_pipeline.clips.watch import still_being_written
-
     config = load_config(loaded.file)
     if config.storage != loaded.storage:
         raise NothingToDo(f"storage changed in {config.file}: restart the daemon, since one instance serves one root")
@@ -140,31 +192,35 @@ def _one_look(instance: dg.DagsterInstance, loaded: Config) -> Iterator[Workspac
         workspace = Workspace(config)
         if instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
             raise NothingToDo("a run is under way; what is new is looked at when it has ended")
-        writing = still_being_written(workspace, settle_s=config.schedule.settle_s)
-        if writing:
-            raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+        _require_rest(workspace, watched)
         yield workspace
     finally:
         _looking.release()
 
 
-def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config) -> dict[str, str]:
-    """The sources whose present version no run has taken in yet, with that version, which is recorded as observed.
+def _require_rest(workspace: Workspace, watched: _Clips | _Results) -> None:
+    writing = watched.being_written(workspace, workspace.config.schedule.settle_s)
+    if writing:
+        raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+
+
+def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config, watched: _Clips | _Results) -> dict[str, str]:
+    """The watched sources whose present version no run has taken in yet, with that version; all are recorded as observed.
 
     Before the first run there are no news: that one is started by hand.
 
     Raises:
-        NothingToDo: nothing is new.
+        NothingToDo: nothing is new, or a file is still being written.
         MotiveError: the files or the model cannot be read.
     """
-    from motive_pipeline.clips.watch import source_versions
-
-    versions = source_versions(workspace)
+    versions = watched.versions(workspace)
     consumed = {source: version_consumed(instance, SOURCES[source], source) for source in versions}
-    for source, version in versions.items():
-        if last_observed(instance, source) != version:
-            tags = {"dagster/data_version": version}
-            instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
+    unseen = {source: version for source, version in versions.items() if last_observed(instance, source) != version}
+    if unseen:
+        _require_rest(workspace, watched)  # half of a file may have come since the look before the files were read
+    for source, version in unseen.items():
+        tags = {"dagster/data_version": version}
+        instance.report_runless_asset_event(dg.AssetObservation(asset_key=source, tags=tags))
     if all(version is None for version in consumed.values()):
         raise NothingToDo("nothing was ever run here: start with `motive run`, or materialize `curate` in the UI")
     news = {source: version for source, version in versions.items() if consumed[source] not in (None, version)}
@@ -175,12 +231,12 @@ def _news(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config) ->
     return news
 
 
-def _died(instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+def _died(instance: dg.DagsterInstance, job: str, sensor: str) -> dg.DagsterRun | None:
     """The run that the sensor asked for last, if it ended without any asset having failed and may be tried again.
 
     It is the sensor that asks again and not the daemon's run retries, which miss a run whose failure they see before its status.
     """
-    runs = instance.get_runs(dg.RunsFilter(job_name="curate", tags={"dagster/sensor_name": WATCHER}), limit=1)
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={"dagster/sensor_name": sensor}), limit=1)
     if not runs or runs[0].status != dg.DagsterRunStatus.FAILURE or int(runs[0].tags.get(ATTEMPT, ATTEMPTS)) >= ATTEMPTS:
         return None
     return None if instance.get_run_stats(runs[0].run_id).steps_failed else runs[0]

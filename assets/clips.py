@@ -23,6 +23,7 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
         )
         def source(context: dg.OpExecutionContext) -> dg.ObserveResult:
             from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
+            from motive_pipeline.evaluation.preference.results import observe_preference_files
             from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 
             observe = {
@@ -30,6 +31,7 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
                 "query_files": observe_query_files,
                 "base_encoders": observe_base_encoders,
                 "base_model": observe_base_model,
+                "preference_files": observe_preference_files,
             }[name]
             try:
                 version, facts = observe(workspace)
@@ -46,6 +48,7 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
             "base_encoders", "The part of the base model that encodes clips and captions: VAE, text encoder, tokenizer.", {"huggingface"}
         ),
         observed("base_model", "Weights and configuration of the model that is attributed and fine-tuned.", {"huggingface"}),
+        observed("preference_files", "The result files that people sent back from the preference study.", {"json"}),
     ]
 
 
@@ -65,6 +68,7 @@ def clip_assets(config: Config) -> list[dg.AssetsDefinition]:
             publish=f"clips.catalog:publish_{name}",
         )
 
+    embeddings = ["embeddings", "query_embeddings"] if "embedding" in config.arms else []
     gradients = [f"{name}/{variant}" for variant in config.variants for name in ("projected_gradients", "query_gradients")]
     return [
         catalog("clip", "One row for each distinct clip: identity by content, caption, frames, rate, size, sources."),
@@ -86,7 +90,7 @@ def clip_assets(config: Config) -> list[dg.AssetsDefinition]:
             stage="rejected_clips",
             group=GROUP,
             kinds={"parquet", "html"},
-            deps=["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", *gradients],
+            deps=["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", *embeddings, *gradients],
             description="Every file that some stage could not use, with the stage, a reason code and a sentence.",
             publish="clips.rejected:publish_rejected",
         ),

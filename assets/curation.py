@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.resources import stage_asset
-from motive_pipeline.config import Config
+from motive_pipeline.config import FLOW_HISTOGRAM, Config
 
 GROUP = "curation"
 
@@ -12,6 +12,11 @@ SUBSET_RULES: dict[str, tuple[list[str], str]] = {
     "full": ([], "The whole eligible pool."),
     "random": ([], "A seeded random share of the eligible pool."),
     "motion_magnitude": (["motion_masks"], "The clips that move most, by mean optical-flow magnitude."),
+    "embedding": (
+        ["embeddings", "query_embeddings", "query_catalog"],
+        "The clips with most votes when the queries vote by the similarity of embeddings.",
+    ),
+    "bottom": (["voted_ranking/motive"], "The clips with the most negative influence, averaged over the queries."),
     "no_mask": (["voted_ranking/no_mask"], "The clips with most votes when the loss is not weighted by motion."),
     "motive": (["voted_ranking/motive"], "The clips with most votes under the motion-weighted loss."),
 }
@@ -19,14 +24,20 @@ SUBSET_RULES: dict[str, tuple[list[str], str]] = {
 
 
 def curation_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """Pool, rankings of all variants, subsets of all arms but ``base``."""
+    """Embeddings where an arm asks for them, pool, rankings of all variants, subsets of all arms but ``base``."""
+    embeddings = _embeddings(config) if "embedding" in config.arms else []
     pool = stage_asset(
         config,
         "eligible_pool",
         stage="eligible_pool",
         group=GROUP,
         kinds={"parquet"},
-        deps=["latents", "motion_masks", *(f"projected_gradients/{variant}" for variant in config.variants)],
+        deps=[
+            "latents",
+            "motion_masks",
+            *(["embeddings"] if embeddings else []),
+            *(f"projected_gradients/{variant}" for variant in config.variants),
+        ],
         description="The clips that every stage accepted; all arms draw from it.",
         publish="curation.pool:publish_eligible_pool",
     )
@@ -59,4 +70,24 @@ def curation_assets(config: Config) -> list[dg.AssetsDefinition]:
         for arm in config.arms
         if arm != "base"
     ]
-    return [pool, *rankings, *subsets]
+    return [*embeddings, pool, *rankings, *subsets]
+
+
+def _embeddings(config: Config) -> list[dg.AssetsDefinition]:
+    return [
+        stage_asset(
+            config,
+            key,
+            stage="embeddings",
+            group=GROUP,
+            kinds={"zarr"} | ({"opencv"} if config.embedding.encoder == FLOW_HISTOGRAM else {"torch", "huggingface"}),
+            deps=[catalog],
+            description=description,
+            publish="curation.embeddings:publish_embeddings",
+            role=role,
+        )
+        for key, catalog, role, description in (
+            ("embeddings", "clip_catalog", "clip", "The embedding of every clip: what it is without any gradient."),
+            ("query_embeddings", "query_catalog", "query", "The embedding of every query and held-out query."),
+        )
+    ]

@@ -5,7 +5,7 @@ import warnings
 import dagster as dg
 
 from assets.attribution import attribution_assets
-from assets.automation import SOURCES, automation_sensor, cron_schedules, watch_sensor
+from assets.automation import SOURCES, automation_sensor, cron_schedules, preference_sensor, watch_sensor
 from assets.checks import checks
 from assets.clips import clip_assets, source_assets
 from assets.curation import curation_assets
@@ -22,6 +22,7 @@ def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.
     """The whole graph for one config."""
     warnings.filterwarnings("ignore", category=dg.BetaWarning)  # observable sources; the staleness tests watch over them
     workspace = workspace or Workspace(config)
+    study_sensors = [preference_sensor(config)] if config.comparisons else []
     return dg.Definitions(
         assets=[
             *source_assets(workspace),
@@ -33,24 +34,31 @@ def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.
             *evaluation_assets(config),
         ],
         asset_checks=checks(config),
-        jobs=_jobs(),
-        sensors=[automation_sensor(config), watch_sensor(config), dead_runs_sensor(workspace)],
+        jobs=_jobs(config),
+        sensors=[automation_sensor(config), watch_sensor(config), *study_sensors, dead_runs_sensor(workspace)],
         schedules=cron_schedules(config),
         resources={"alive": alive_resource(workspace), "workspace": workspace_resource(workspace)},
         executor=dg.in_process_executor,
     )
 
 
-def _jobs() -> list:
+def _jobs(config: Config) -> list:
     """``observe`` looks at files and weights; the others materialize the part of the graph they name."""
     sources = dg.AssetSelection.keys(*SOURCES)
     everything = dg.AssetSelection.all() - sources
     curate = dg.AssetSelection.groups("clips", "motion", "attribution", "curation")
+    study = [
+        dg.define_asset_job(
+            "preference", dg.AssetSelection.keys("preference_study"), description="What the votes of the preference study say."
+        )
+    ]
     return [
-        dg.define_asset_job("observe", sources, description="Look at clips, queries and weights; computes nothing."),
+        *(study if config.comparisons else []),
+        dg.define_asset_job("observe", sources, description="Look at clips, queries, weights and result files; computes nothing."),
         dg.define_asset_job("curate", curate, description="From the files to the curated subsets."),
         dg.define_asset_job("finetune_and_evaluate", everything - curate, description="Train, generate and score every arm; the report."),
         dg.define_asset_job("everything", everything, description="The whole graph."),
+        dg.define_asset_job("checks", dg.AssetSelection.all_asset_checks(), description="Look again at what is there; computes nothing."),
     ]
 
 

@@ -9,7 +9,7 @@ GROUP = "motion"
 
 
 def motion_assets(config: Config) -> list[dg.AssetsDefinition]:
-    """Where things move, on the latent grid: weights in [0, 1] from optical flow (METHOD: eq. 12-14)."""
+    """Where things move, on the latent grid: weights in [0, 1] from optical flow or a tracker (METHOD: eq. 12-14)."""
 
     return clips_and_queries(
         config,
@@ -19,6 +19,6 @@ def motion_assets(config: Config) -> list[dg.AssetsDefinition]:
         },
         stage="motion_masks",
         group=GROUP,
-        kinds={"zarr", "opencv"},
+        kinds={"zarr", "opencv" if config.motion.tracker == "dis" else "torch"},
         publish="motion.stage:publish_motion_masks",
     )

@@ -10,7 +10,7 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from assets.automation import SOURCES
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import Cause, asset_name, last_run_failed, stale_assets, version_consumed
+from assets.staleness import Cause, asset_name, failed_last, stale_assets, version_consumed
 from motive_pipeline.config import Config
 from motive_pipeline.stages import STAGES
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -40,6 +40,7 @@ def plan(config: Config) -> list[Planned]:
         MotiveError: a source cannot be read.
     """
     from motive_pipeline.clips.changes import source_now
+    from motive_pipeline.evaluation.preference.results import observe_preference_files
     from motive_pipeline.forecast import ON_DEVICE, Forecast
     from motive_pipeline.models.load import encoders_hash, model_hash
 
@@ -50,6 +51,7 @@ def plan(config: Config) -> list[Planned]:
         "query_files": _Source(queries.version, queries.changes),
         "base_encoders": _Source(encoders_hash(workspace), ["VAE, text encoder or tokenizer replaced"]),
         "base_model": _Source(model_hash(workspace), ["weights replaced"]),
+        "preference_files": _Source(observe_preference_files(workspace)[0], ["result files of raters came, went or changed"]),
     }
     with open_instance(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()
@@ -91,6 +93,7 @@ class _Reasons:
     ) -> None:
         self._config, self._workspace, self._instance, self._graph, self._sources = config, workspace, instance, graph, sources
         self._stale = stale_assets(graph, instance, workspace)
+        self._failed = failed_last(graph, instance)
 
     def of(self, key: dg.AssetKey) -> tuple[list[str], list[str]]:
         """(the asset's own reasons, its parents)."""
@@ -100,7 +103,7 @@ class _Reasons:
         words = [text for cause in causes for text in self._spelled(name, cause)]
         if not any(cause.kind == "missing" for cause in causes):
             words += [text for parent in parents if parent in SOURCES for text in self._news(name, parent)]
-        if words and last_run_failed(self._instance, name):
+        if key in self._failed:
             words.append("its last run failed")
         return words, parents
 

@@ -11,7 +11,7 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import asset_name, stale_assets
+from assets.staleness import asset_name, failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.layout import mark_layout
@@ -57,8 +57,9 @@ class Report:
 def run_stale(config: Config, selection: str | None = None) -> Report:
     """Bring the selected assets (all, by default) up to date.
 
-    Exactly those that are stale run. One that is left with a stale ancestor (outside the selection, or because it failed) is ``blocked``,
-    also where Dagster still calls it fresh: it may be out of date.
+    Exactly those that are stale run, and those that the UI shows as failed. One that is left with a stale ancestor (outside the selection,
+    or because it failed) is ``blocked``, also where Dagster still calls it fresh: it may be out of date. Checks of what is up to date that a
+    run left without an answer are run by themselves.
 
     Raises:
         MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
@@ -76,18 +77,23 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
         failed: set[dg.AssetKey] = set()
+        again = selected & failed_last(graph, instance)
         while True:
-            stale = stale_assets(graph, instance, workspace)
-            waiting = selected & set(stale)
-            ready = {key for key in waiting - failed if not (_ancestors(graph, key) & set(stale))}
+            stale = set(stale_assets(graph, instance, workspace)) | again | failed
+            ready = {key for key in selected & stale - failed if not (_ancestors(graph, key) & stale)}
             if not ready:
                 break
             failed |= _run_once(job, instance, workspace, ready, report)
+            again -= ready
         for key in selected - failed:
-            blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & set(stale))
+            blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & stale)
             if blockers:
                 report.assets[asset_name(key)].status = "blocked"
                 report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
+        checks = {check for check in unanswered_checks(graph, instance) if check.asset_key in selected - stale}
+        if checks:
+            log.info("running the checks %s", ", ".join(sorted(check.name for check in checks)))
+            _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), instance, workspace)
     return report
 
 
@@ -122,16 +128,9 @@ def _run_once(
     log.info("running %s", ", ".join(sorted(names)))
     before = {name: workspace.published(name).data_version if workspace.has_published(name) else None for name in names}
     started = time.monotonic()
-    result = job.execute_in_process(instance=instance, asset_selection=sorted(ready), raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
-    run_ended(workspace.state, result.run_id)
+    result, errors = _execute(job, instance, workspace, asset_selection=sorted(ready))
     log.debug("run %s took %.1f s", result.run_id, time.monotonic() - started)
-    seconds = {}
-    errors = {}
-    for event in result.all_events:
-        if event.is_step_success:
-            seconds[event.step_key] = event.step_success_data.duration_ms / 1000
-        elif event.is_step_failure:
-            errors[event.step_key] = _error_text(event)
+    seconds = {event.step_key: event.step_success_data.duration_ms / 1000 for event in result.all_events if event.is_step_success}
     materialized = {asset_name(e.asset_key) for e in result.all_events if e.is_step_materialization and e.asset_key}
     failed = set()
     for name, key in names.items():
@@ -150,6 +149,21 @@ def _run_once(
             run.error = errors.get(step, "the run ended before this asset")
             log.error("%s failed: %s", name, run.error)
     return failed
+
+
+def _execute(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, asset_selection: list[dg.AssetKey] | None = None
+) -> tuple[dg.ExecuteInProcessResult, dict[str | None, str]]:
+    """Run ``job``; the outcome, and the message of each step that failed. A check that failed is only reported."""
+    result = job.execute_in_process(
+        instance=instance, asset_selection=asset_selection, raise_on_error=False, run_config=QUIET, tags=BY_SHELL
+    )
+    run_ended(workspace.state, result.run_id)
+    errors = {event.step_key: _error_text(event) for event in result.all_events if event.is_step_failure}
+    for check in job.asset_layer.asset_graph.asset_check_keys:
+        if (step := f"{check.asset_key.to_python_identifier()}_{check.name}") in errors:
+            log.error("the check %s could not be run: %s", check.name, errors[step])
+    return result, errors
 
 
 def _ancestors(graph: AssetGraph, key: dg.AssetKey) -> set[dg.AssetKey]:

@@ -12,6 +12,7 @@ from dagster._core.definitions.data_version import (
     extract_data_provenance_from_entry,
 )
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
 
 from motive_pipeline.storage.workspace import Workspace
@@ -82,15 +83,27 @@ def version_consumed(instance: dg.DagsterInstance, asset: str, source: str) -> s
     return version.value if version else None
 
 
-def last_run_failed(instance: dg.DagsterInstance, asset: str) -> bool:
-    """Whether the last run that was to materialize ``asset`` ended without it."""
-    records = instance.get_asset_records([asset_key(asset)])
-    entry = records[0].asset_entry if records else None
-    if entry is None or entry.last_run_id is None or entry.last_run_id == _run_of(entry.last_materialization_record):
-        return False
-    run = instance.get_run_by_id(entry.last_run_id)
-    return run is not None and run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+def failed_last(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetKey]:
+    """Assets that the last run for them ended without: the UI shows them as failed, also when they are fresh (a setting that went back)."""
+    runs = {}
+    for record in instance.get_asset_records(list(graph.materializable_asset_keys)):
+        entry = record.asset_entry
+        made = entry.last_materialization_record
+        if entry.last_run_id and (made is None or entry.last_run_id != made.run_id):
+            runs[entry.asset_key] = entry.last_run_id
+    ended = _ended(instance, set(runs.values()))
+    return {key for key, run_id in runs.items() if run_id in ended}
 
 
-def _run_of(record: dg.EventLogRecord | None) -> str | None:
-    return record.run_id if record else None
+def unanswered_checks(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:
+    """Checks that the last run for them ended without: the UI shows no answer, although their asset may be there."""
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(graph.asset_check_keys))
+    runs = {key: check.run_id for key, check in latest.items() if check.status == AssetCheckExecutionRecordStatus.PLANNED}
+    ended = _ended(instance, set(runs.values()))
+    return {key for key, run_id in runs.items() if run_id in ended}
+
+
+def _ended(instance: dg.DagsterInstance, run_ids: set[str]) -> set[str]:
+    """Those of the runs that failed or were stopped."""
+    statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+    return {run.run_id for run in instance.get_runs(dg.RunsFilter(run_ids=list(run_ids), statuses=statuses))} if run_ids else set()

@@ -22,9 +22,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 
 from benchmarks import common
 from benchmarks.common import Cost, Line
@@ -32,13 +32,17 @@ from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
+from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.clips.demo import write_demo
 from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.clips.rowset import catalog_clips
 from motive_pipeline.config import load_config
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
 from motive_pipeline.models.load import load_model
 from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.motion.trackers import build_tracker
+from motive_pipeline.storage.rows import Row, RowStore
 from motive_pipeline.storage.workspace import Workspace
 
 AT_MOST = 1.1
@@ -139,11 +143,16 @@ def run_pass(folder: Path) -> dict[str, Any]:
 
 
 def warm_up(ws: Workspace) -> None:
-    """One clip through the model, so that what is set up at first use does not count as a clip's cost."""
+    """One clip through decoder, tracker, model and row store, and one drawing, so that what is set up at first use counts as start-up."""
     model = load_model(ws.config.model, threads=ws.config.engine.threads)
-    clips = ws.config.clips
-    latents_CFHW = model.encode_video(np.zeros((clips.num_frames, clips.height, clips.width, 3), np.uint8))
-    build_clip_gradient(model, ws.config.gradient)(latents_CFHW, model.encode_prompt("a disc"), torch.ones(latents_CFHW.shape[1:]))
+    frames_THWC = read_clip(catalog_clips(ws, "query")[0].path, FrameRule.of(ws.config)).frames_THWC
+    build_tracker(ws.config.motion).displacement(frames_THWC)
+    latents_CFHW = model.encode_video(frames_THWC)
+    gradient = build_clip_gradient(model, ws.config.gradient)
+    feature = gradient(latents_CFHW, model.encode_prompt("a disc"), torch.ones(latents_CFHW.shape[1:]))
+    with tempfile.TemporaryDirectory() as name:
+        RowStore(Path(name)).append([Row(key="one", arrays={"gradient": feature.gradient_P})])
+        Figure().savefig(Path(name) / "empty.png")
 
 
 def line_of(full: dict[str, Any], passes: list[dict[str, Any]], share: float) -> Line:

@@ -2,17 +2,18 @@
 
     python -m benchmarks.noop_run [--clips 10000] [--rounds 3]
     python -m benchmarks.noop_run --clips 20 --all       # every asset materialized: what the number of assets costs
-    python -m benchmarks.noop_run --clips 100000 --scan  # only looking at the files again, hashed once and unchanged
+    python -m benchmarks.noop_run --clips 100000 --scan  # only the look at the files
 
 The clips are copies of one tiny film, told apart by some bytes behind its end (a `free` box, which every reader skips). Without `--all` only
 the catalogs are materialized, since ten thousand gradients take hours on a CPU: a run that finds nothing stale looks at every file, and
 asks Dagster about every asset, but opens no row. "Start-up" is a process that imports Dagster, loads this code location and opens its
-instance, and does nothing else.
+instance, and does nothing else. Times are wall time, with processor time behind them: the one to trust on a machine that does other work.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from benchmarks.common import Cost, measured
 from motive_pipeline.clips.demo import render_clip, sample_spec
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.clips.scan import HashMemory, scan
@@ -72,19 +74,29 @@ def make_project(folder: Path, count: int) -> Path:
     return file
 
 
-def timed(*command: str) -> float:
-    """Seconds of a process of its own."""
-    started = time.perf_counter()
+def timed(*command: str) -> Cost:
+    """What a process of its own costs."""
+    before, started = _children_cpu_s(), time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    return Cost(seconds=time.perf_counter() - started, cpu_s=_children_cpu_s() - before)
 
 
-def rescan(file: Path) -> tuple[float, float, int]:
-    """(seconds, of them of processor time, files read) of looking at all clips again, in this process."""
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def rescan(file: Path) -> tuple[Cost, int]:
+    """What looking at all clips again costs, in this process, and how many files were read for it."""
     ws = Workspace(load_config(file))
-    started, computed = time.perf_counter(), time.process_time()
-    found = scan(clip_source(ws), HashMemory(ws.state))
-    return time.perf_counter() - started, time.process_time() - computed, found.num_hashed
+    found = []
+    cost = measured(lambda: found.append(scan(clip_source(ws), HashMemory(ws.state))))
+    return cost, found[0].num_hashed
+
+
+def shown(cost: Cost) -> str:
+    """Wall time and processor time."""
+    return f"{cost.seconds:.2f} s ({cost.cpu_s:.2f})"
 
 
 def main() -> None:
@@ -93,7 +105,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--all", action="store_true", help="materialize every asset")
-    parser.add_argument("--scan", action="store_true", help="no run: hash the files once, then look at them again")
+    parser.add_argument("--scan", action="store_true", help="run nothing, only look at the files")
     parser.add_argument("--keep", type=Path, help="make the project here and leave it")
     arguments = parser.parse_args()
     select = [] if arguments.all else ["--select", CATALOGS]
@@ -105,23 +117,19 @@ def main() -> None:
             make_project(folder, arguments.clips)
             print(f"{arguments.clips} clips made in {time.perf_counter() - started:.1f} s", flush=True)
             time.sleep(3)  # a file younger than two seconds is not trusted to be at rest
-            if arguments.scan:
-                print(f"first scan: {rescan(file)[0]:.1f} s", flush=True)
-                for _ in range(arguments.rounds):
-                    again, computed, num_hashed = rescan(file)
-                    print(f"re-scan {again:.2f} s, {computed:.2f} s of processor time ({num_hashed} read again)", flush=True)
-                return
-            first = timed("-m", "motive_pipeline.cli", "run", "--config", str(file), "--quiet", *select)
-            print(f"first run: {first:.1f} s", flush=True)
+            first = (
+                rescan(file)[0] if arguments.scan else timed("-m", "motive_pipeline.cli", "run", "--config", str(file), "--quiet", *select)
+            )
+            print(f"first {'look' if arguments.scan else 'run'}: {shown(first)}", flush=True)
         for _ in range(arguments.rounds):
-            again, _, num_hashed = rescan(file)
+            again, num_hashed = rescan(file)
+            print(f"re-scan {shown(again)} = {arguments.clips / again.seconds:.0f} files/s ({num_hashed} read again)", flush=True)
+            if arguments.scan:
+                continue
             start_up = timed("-c", f"import os; os.environ['MOTIVE_CONFIG'] = {str(file)!r}; {START_UP}")
             noop = timed("-m", "motive_pipeline.cli", "run", "--config", str(file), "--quiet", *select)
-            print(
-                f"no-op run {noop:.2f} s, start-up {start_up:.2f} s, beyond it {noop - start_up:.2f} s; "
-                f"re-scan {again:.2f} s = {arguments.clips / again:.0f} files/s ({num_hashed} read again)",
-                flush=True,
-            )
+            beyond = Cost(seconds=noop.seconds - start_up.seconds, cpu_s=noop.cpu_s - start_up.cpu_s)
+            print(f"no-op run {shown(noop)}, start-up {shown(start_up)}, beyond it {shown(beyond)}", flush=True)
     finally:
         if arguments.keep is None:
             shutil.rmtree(folder)

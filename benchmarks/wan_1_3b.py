@@ -1,6 +1,6 @@
 """The gradient pass on a model of the true Wan 2.1 T2V 1.3B shape with random weights: memory, time, and on a GPU the share of its peak.
 
-    python -m benchmarks.wan_1_3b [--dtype bfloat16] [--projection fastfood] [--rounds 2] [--json]            few tokens, on a CPU
+    python -m benchmarks.wan_1_3b [--dtype bfloat16] [--projection fastfood] [--memory-only] [--rounds 2] [--json]   few tokens, on a CPU
     python -m benchmarks.wan_1_3b --device cuda [--rounds 5] [--peak-tflops T] [--json]           81 frames of 480 x 832, a clip as it comes
 
 Memory: the peak of the whole pass, model included, against weights plus activations. Weights: the bytes of the parameters. Activations: the
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peak-tflops", type=float, help="the chip's dense bf16 peak, if this file does not know it")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-only", action="store_true", help="leave the timing out")
     parser.add_argument("--part", choices=list(PARTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.checkpointing is None:
@@ -66,7 +67,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
         print(json.dumps(PARTS[arguments.part](arguments)))
         return
-    memory, timing = (in_process(part, arguments) for part in PARTS)
+    memory = in_process("memory", arguments)
+    timing = None if arguments.memory_only else in_process("timing", arguments)
     latents_CFHW, prompt_tokens = CLIPS[arguments.device]
     title = (
         f"Wan 2.1 1.3B shape, {memory['parameters']:,} parameters, {arguments.dtype}, {arguments.projection}, {arguments.device}: "
@@ -75,22 +77,31 @@ def main() -> None:
     common.report(title, lines_of(memory, timing, arguments), as_json=arguments.json)
 
 
-def lines_of(memory: dict[str, Any], timing: dict[str, Any], arguments: argparse.Namespace) -> list[Line]:
+def lines_of(memory: dict[str, Any], timing: dict[str, Any] | None, arguments: argparse.Namespace) -> list[Line]:
     bare = memory["weights_mb"] + memory["activations_mb"]
     held = {name: memory[name] for name in ("weights_mb", "activations_mb", "with_libraries_mb")}
+    lines = [
+        Line(
+            what="peak memory", against="weights + activations", ratio=round(memory["peak_mb"] / bare, 3), at_most=MEMORY_AIM,
+            peak_mb=(memory["peak_mb"], bare), details=held,
+        )
+    ]  # fmt: skip
+    if timing is None:
+        return lines
     ours, dropped = ([Cost(**cost) for cost in timing[way]] for way in ("ours", "dropped"))
     seconds = common.median_s(ours), common.median_s(dropped)
     details: dict[str, Any] = {"teraoperations": timing["operations"] / 1e12}
     if arguments.device == "cuda":
         peak = arguments.peak_tflops or next((value for name, value in PEAK_TFLOPS.items() if name in timing["chip"]), math.nan)
         details |= {"chip": timing["chip"], "share of its peak": timing["operations"] / seconds[0] / (peak * 1e12)}
-    return [
-        Line(
-            what="peak memory", against="weights + activations", ratio=round(memory["peak_mb"] / bare, 3), at_most=MEMORY_AIM,
-            peak_mb=(memory["peak_mb"], bare), details=held,
-        ),
-        Line(what="gradient + projection", against="the same, gradients dropped", **common.ratios(ours, dropped), seconds=seconds, details=details),
-    ]  # fmt: skip
+    line = Line(
+        what="gradient + projection",
+        against="the same, gradients dropped",
+        **common.ratios(ours, dropped),
+        seconds=seconds,
+        details=details,
+    )
+    return [*lines, line]
 
 
 def in_process(part: str, arguments: argparse.Namespace) -> dict[str, Any]:

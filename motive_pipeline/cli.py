@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_progress(quiet=getattr(arguments, "quiet", False))
     config = None
     try:
+        if not arguments.needs_config:
+            return arguments.command(arguments)
         if arguments.config:
             os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
         config = load_config()
@@ -47,10 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="motive", description="Which training clips teach a video model how things move.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function, help_text: str) -> argparse.ArgumentParser:
+    def command(name: str, function, help_text: str, *, needs_config: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text, description=help_text)
         sub.add_argument("--config", metavar="FILE", help="the settings (default: $MOTIVE_CONFIG, else motive.yaml)")
-        sub.set_defaults(command=function)
+        sub.set_defaults(command=function, needs_config=needs_config)
         return sub
 
     run = command("run", _run, "Bring the assets up to date: exactly what is stale runs.")
@@ -63,6 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     sql = command("sql", _sql, "A read-only query of the scores.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    explain = command(
+        "explain", _explain, "Why a clip was (not) chosen, or what a query asks for: in a few lines, and as a page with pictures."
+    )
+    explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id, the first digits of one, the path of a video, or a file's name")
+    explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
+    fetch = command("fetch", _fetch, "Download pinned code and weights, and check their hashes.", needs_config=False)
+    fetch.add_argument(
+        "what",
+        choices=("alltracker", "vbench"),
+        help="alltracker: the tracker of motion.tracker: alltracker; vbench: the Python environment of evaluate.backend: vbench",
+    )
+    fetch.add_argument("--weights", action="store_true", help="vbench: the weights of evaluate.vbench.dimensions, too")
     path = command("path", _path, "Where the published data of an asset lies.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
     gc = command("gc", _gc, "List what no current setting uses; with --delete, remove it.")
@@ -144,6 +159,32 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
         relation.df().to_csv(sys.stdout, index=False)
     else:
         print(relation.df().to_json(orient="records", date_format="iso"))
+    return 0
+
+
+def _explain(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.evaluation.explain_page import write_explanation
+    from motive_pipeline.storage.workspace import Workspace
+
+    file, text = write_explanation(Workspace(config), arguments.name, file=Path(arguments.out) if arguments.out else None)
+    print(text)
+    print(f"Page: {file}")
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    if arguments.what == "vbench":
+        from motive_pipeline.evaluation.vbench.fetch import fetch as fetch_vbench
+
+        for line in fetch_vbench(load_config(), with_weights=arguments.weights):
+            print(line)
+        return 0
+    from motive_pipeline.pinned import PINNED, fetch
+
+    pinned = PINNED[arguments.what]
+    for file in fetch(pinned):
+        print(file)
+    print(f"{pinned.name} {pinned.version} is whole and as pinned ({pinned.terms})")
     return 0
 
 

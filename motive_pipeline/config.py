@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -34,7 +34,7 @@ RejectShare = Annotated[float, Field(ge=0.0, le=1.0)]
 FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 Variant = Literal["motive", "no_mask"]
-Arm = Literal["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
+Arm = Literal["base", "full", "random", "motion_magnitude", "embedding", "bottom", "no_mask", "motive"]
 Source = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
     "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
@@ -42,7 +42,29 @@ Source = Literal[
 ]  # fmt: skip
 """How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
+ALL_ARMS: tuple[Arm, ...] = get_args(Arm)
+"""Every arm there is, in the order in which tables show them."""
+
+VBenchDimension = Literal[
+    "subject_consistency",
+    "background_consistency",
+    "temporal_flickering",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+]
+VBENCH_DIMENSIONS: tuple[VBenchDimension, ...] = get_args(VBenchDimension)
+VBENCH_VIDEOS_PER_PROMPT = 5
+NON_COMMERCIAL: tuple[VBenchDimension, ...] = ("motion_smoothness", "imaging_quality")
+"""Dimensions of VBench whose networks may not be used commercially (AMT-S; MUSIQ of pyiqa)."""
 ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+"""The arms that are compared where a config does not say."""
+
+FLOW_HISTOGRAM = "flow_histogram"
+"""``embedding.encoder`` that needs no weights."""
+COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
+"""The arms that people compare MOTIVE with unless the settings say otherwise: those of the method's own study."""
 
 
 def _require_power_of_two(value: int) -> int:
@@ -178,13 +200,46 @@ class Model(Section):
     max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
 
 
+class AllTracker(Section):
+    variant: Literal["full", "tiny"] = "full"
+    repo: Path | None = None
+    checkpoint: Path | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    iters: Annotated[int, Field(ge=1, le=64)] = 4
+
+    def content(self) -> dict[str, Any]:
+        """What decides the network: its code and weights by content (by path while they are not there), variant and iterations."""
+        from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
+
+        code, weights = ALLTRACKER.code.content, ALLTRACKER.files["alltracker.pth"].sha256
+        if self.repo is not None:
+            code = code_content(self.repo) if self.repo.is_dir() else str(self.repo)
+        if self.checkpoint is not None:
+            weights = file_content(self.checkpoint) if self.checkpoint.is_file() else str(self.checkpoint)
+        return {"variant": self.variant, "iters": self.iters, "repo": code, "checkpoint": weights}
+
+
 class Motion(Section):
-    tracker: Literal["dis"] = "dis"
+    tracker: Literal["dis", "alltracker"] = "dis"
     preset: Literal["medium", "fast"] = "medium"
     reference: Literal["auto", "first", "previous"] = "auto"
     floor_px: Annotated[float, Field(ge=0)] = 1.0
     min_side_px: Annotated[int, Field(ge=0, le=4096)] = 128
+    camera: Literal["keep", "subtract", "downweight"] = "keep"
+    cuts: Literal["keep", "skip"] = "keep"
+    weigh_by: Literal["none", "visibility", "confidence", "both"] = "none"
+    alltracker: AllTracker = AllTracker()
     max_reject_share: RejectShare = 0.25
+
+    @model_validator(mode="after")
+    def _possible(self) -> Motion:
+        if self.weigh_by != "none" and self.tracker == "dis":
+            raise ValueError(
+                f"weigh_by ({self.weigh_by}) needs a tracker that tells visibility and confidence: tracker: alltracker; dis takes weigh_by: none"
+            )
+        if self.tracker == "alltracker" and self.alltracker.variant == "tiny" and self.alltracker.checkpoint is None:
+            raise ValueError("alltracker.variant: tiny needs alltracker.checkpoint, your alltracker_tiny.pth; only the full one is fetched")
+        return self
 
 
 class Gradient(Section):
@@ -230,6 +285,12 @@ class Vote(Section):
     percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
 
 
+class Embedding(Section):
+    encoder: str = FLOW_HISTOGRAM
+    revision: str | None = None
+    num_frames: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
 class Subset(Section):
     share: Share = 0.10
     seed: Annotated[int, Field(ge=0)] = 0
@@ -260,14 +321,86 @@ class Generate(Section):
     batch_size: Annotated[int, Field(ge=1)] = 1
 
 
+class VBench(Section):
+    dimensions: Annotated[tuple[VBenchDimension, ...], Field(min_length=1)] = VBENCH_DIMENSIONS
+    suite: Literal["custom", "standard"] = "custom"
+    python: Path | None = None
+    weights: Path | None = None
+    accept_noncommercial: bool = False
+    accept_other_weights: bool = False
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    timeout_s: Annotated[float, Field(gt=0)] = 7200.0
+
+    @field_validator("dimensions")
+    @classmethod
+    def _once(cls, value: tuple[VBenchDimension, ...]) -> tuple[VBenchDimension, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("must not name a dimension twice")
+        return tuple(name for name in VBENCH_DIMENSIONS if name in value)
+
+    @property
+    def weights_folder(self) -> Path:
+        """``weights``, else where VBench itself keeps them: ``$VBENCH_CACHE_DIR``, else ``~/.cache/vbench``."""
+        return self.weights or Path(os.environ.get("VBENCH_CACHE_DIR") or "~/.cache/vbench").expanduser().absolute()
+
+    def content(self) -> dict[str, Any]:
+        """What decides the numbers; of the weights, which may be gigabytes, size and time of each file."""
+        found = sorted(path for pattern in ("*.pt", "*.pth") for path in self.weights_folder.rglob(pattern) if path.is_file())
+        stats = [[path.relative_to(self.weights_folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+        kept = self.model_dump(mode="json", exclude={"weights", "timeout_s"})
+        return kept | {"weights": stats}
+
+
 class Evaluate(Section):
-    backend: Literal["standin"] = "standin"
+    backend: Literal["standin", "vbench"] = "standin"
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000
     held_out_draws: Annotated[int, Field(ge=1)] = 8
+    vbench: VBench = VBench()
+
+    @model_validator(mode="after")
+    def _licences(self) -> Evaluate:
+        closed = [name for name in NON_COMMERCIAL if name in self.vbench.dimensions]
+        if self.backend == "vbench" and closed and not self.vbench.accept_noncommercial:
+            raise ValueError(
+                f"vbench.accept_noncommercial = False: {' and '.join(closed)} run networks that may not be used commercially (AMT-S is "
+                "CC BY-NC 4.0, pyiqa's MUSIQ PolyForm Noncommercial 1.0.0). Set it to true if your use is not commercial, or leave "
+                f"{'them' if len(closed) > 1 else 'it'} out of vbench.dimensions"
+            )
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """What decides what is published; VBench's settings only where it runs."""
+        vbench = {"vbench": self.vbench.content()} if self.backend == "vbench" else {}
+        return self.model_dump(mode="json", exclude={"vbench"}) | vbench
 
 
 class Preference(Section):
-    """Settings of the preference study; none yet."""
+    """The preference study: people who see two arms' videos side by side and say which they like better."""
+
+    comparisons: tuple[tuple[Arm, Arm], ...] | None = None
+    prompt_limit: Annotated[int, Field(ge=1)] | None = None
+    pairs_per_rater: Annotated[int, Field(ge=1, le=1000)] = 50
+    plans: Annotated[int, Field(ge=1, le=1000)] = 24
+    catch_share: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    seed: Annotated[int, Field(ge=0)] = 0
+    question: Annotated[str, Field(min_length=1, max_length=300)] = "In which video do things move better?"
+    results_path: Path | None = None
+    min_catch_share: Share = 0.75
+    exclude_failed: bool = True
+
+    @field_validator("comparisons")
+    @classmethod
+    def _different(cls, value: tuple[tuple[Arm, Arm], ...] | None) -> tuple[tuple[Arm, Arm], ...] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("must name at least one pair of arms, for instance [[motive, base]], or be null")
+        for first, second in value:
+            if first == second:
+                raise ValueError(f"must pair different arms, not {first} with itself")
+        if len({frozenset(pair) for pair in value}) < len(value):
+            raise ValueError("must not name a pair of arms twice (the order does not matter)")
+        return value
 
 
 class Engine(Section):
@@ -275,6 +408,7 @@ class Engine(Section):
     commit_rows: Annotated[int, Field(ge=1)] = 32
     decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    keep_latents: bool = True
 
     @property
     def num_decode_workers(self) -> int:
@@ -312,6 +446,7 @@ class Config(Section):
     influence: Influence = Influence()
     vote: Vote = Vote()
     arms: tuple[Arm, ...] = ARMS
+    embedding: Embedding = Embedding()
     subset: Subset = Subset()
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
@@ -327,7 +462,7 @@ class Config(Section):
             raise ValueError("must contain motive (the arm this pipeline exists for)")
         if len(set(value)) != len(value):
             raise ValueError("must not name an arm twice")
-        return tuple(arm for arm in ARMS if arm in value)
+        return tuple(arm for arm in ALL_ARMS if arm in value)
 
     @model_validator(mode="after")
     def _across(self) -> Config:
@@ -351,7 +486,23 @@ class Config(Section):
                 f"influence.proj_dim ({self.influence.proj_dim}) must not be above {TRAK_MAX_DIM} with influence.preconditioner: trak, "
                 "whose kernel has proj_dim x proj_dim entries"
             )
+        for pair in self.preference.comparisons or ():
+            if missing := [arm for arm in pair if arm not in self.arms]:
+                raise ValueError(f"preference.comparisons names {missing[0]}, which is not among arms ({', '.join(self.arms)})")
+        is_standard = self.evaluate.backend == "vbench" and self.evaluate.vbench.suite == "standard"
+        if is_standard and (self.generate.prompts is None or self.generate.videos_per_prompt != VBENCH_VIDEOS_PER_PROMPT):
+            raise ValueError(
+                "evaluate.vbench.suite: standard needs VBench's own prompts in generate.prompts (`motive fetch vbench` writes the file) and "
+                f"generate.videos_per_prompt: {VBENCH_VIDEOS_PER_PROMPT}; with suite: custom any prompts are measured"
+            )
         return self
+
+    @property
+    def comparisons(self) -> tuple[tuple[Arm, Arm], ...]:
+        """The pairs of arms that people compare: ``preference.comparisons``, else MOTIVE with those of the usual others that there are."""
+        if self.preference.comparisons is not None:
+            return self.preference.comparisons
+        return tuple(("motive", other) for other in COMPARED_BY_PEOPLE if other in self.arms)
 
     @property
     def file(self) -> Path:
@@ -378,19 +529,31 @@ class Config(Section):
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """The settings that decide what a row of ``stage`` holds, by dotted key.
 
-        Of the file of prompts its content counts; of the file of Adam's state, which may be as large as the model, its size and time.
+        Of the file of prompts and of AllTracker's code and weights their content counts; of the file of Adam's state, which may be as large
+        as the model, its size and time.
         """
         further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
         settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
+        if "preference.comparisons" in settings:
+            settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():
             settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        if "motion.alltracker" in settings:
+            settings["motion.alltracker"] = self.motion.alltracker.content()
         if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
 
     def stage_gates(self, stage: str) -> dict[str, Any]:
-        """The settings that only decide whether ``stage`` may publish, by dotted key."""
-        return {key: self.setting(key) for key in STAGES[stage].gates}
+        """The settings that only decide whether ``stage`` may publish, by dotted key.
+
+        Of an encoder's folder the names, sizes and times of its files count: whether it has changed must not take reading it.
+        """
+        gates = {key: self.setting(key) for key in STAGES[stage].gates}
+        if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
+            stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+            gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return gates | ({"evaluate": self.evaluate.content()} if "evaluate" in gates else {})
 
     def row_fingerprint(self, stage: str) -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version; nothing from upstream."""
@@ -451,19 +614,38 @@ def _resolve_paths(config: Config, base: Path) -> Config:
     root = absolute(config.storage.root)
     assert root is not None
     storage = Storage(root=root, state=absolute(config.storage.state) or root / "state")
-    model = config.model
+    vbench = config.evaluate.vbench
+    model, embedding = config.model, config.embedding
+    if embedding.encoder.startswith((".", "/", "~")) or (embedding.encoder != FLOW_HISTOGRAM and (base / embedding.encoder).is_dir()):
+        embedding = embedding.model_copy(update={"encoder": str(absolute(Path(embedding.encoder)))})
     if model.path.startswith((".", "/", "~")) or (base / model.path).is_dir():
         model = model.model_copy(update={"path": str(absolute(Path(model.path)))})
     return config.model_copy(
         update={
             "storage": storage,
             "model": model,
+            "embedding": embedding,
             "clips": config.clips.model_copy(update={name: absolute(getattr(config.clips, name)) for name in ("path", "table")}),
             "queries": config.queries.model_copy(
                 update={name: absolute(getattr(config.queries, name)) for name in ("path", "table", "held_out_path", "held_out_table")}
             ),
+            "motion": config.motion.model_copy(
+                update={
+                    "alltracker": config.motion.alltracker.model_copy(
+                        update={name: absolute(getattr(config.motion.alltracker, name)) for name in ("repo", "checkpoint")}
+                    )
+                }
+            ),
             "influence": config.influence.model_copy(update={"adam_state": absolute(config.influence.adam_state)}),
             "generate": config.generate.model_copy(update={"prompts": absolute(config.generate.prompts)}),
+            "preference": config.preference.model_copy(update={"results_path": absolute(config.preference.results_path)}),
+            "evaluate": config.evaluate.model_copy(
+                update={
+                    "vbench": config.evaluate.vbench.model_copy(
+                        update={"python": absolute(vbench.python), "weights": absolute(vbench.weights)}
+                    )
+                }
+            ),
         }
     )
 

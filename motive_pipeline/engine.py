@@ -49,12 +49,13 @@ def compute_rows(
     what: str,
     commit_rows: int = 32,
     expect: Callable[[Sequence[Item]], None] | None = None,
+    left_out: frozenset[str] = frozenset(),
 ) -> Outcome:
     """Every row of ``work``, from the store where it is there, else computed by ``row_function`` and committed.
 
     ``row_function`` raises :class:`RejectRow` for a row that cannot be used; any other exception stops the run, after the rows that
     were finished have been committed. ``what`` names the rows in the log ("latents"). ``expect`` is told, before the first of them, which items
-    ``row_function`` will be given, in order, so that what they need can be fetched ahead.
+    ``row_function`` will be given, in order, so that what they need can be fetched ahead. The arrays ``left_out`` are hashed and not stored.
     """
     progress = Progress(what, total=len(work))
     refs: dict[str, RowRef] = {}
@@ -82,7 +83,7 @@ def compute_rows(
     try:
         for piece in missing:
             try:
-                batch.append(Row(key=piece.key, arrays=dict(row_function(piece.item))))
+                batch.append(Row(key=piece.key, arrays=dict(row_function(piece.item)), left_out=left_out))
                 progress.computed += 1
             except RejectRow as rejection:
                 reject = RowReject(key=piece.key, reason=rejection.reason, detail=rejection.detail)

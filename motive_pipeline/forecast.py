@@ -10,7 +10,7 @@ from pathlib import Path
 from motive_pipeline.clips.changes import Content
 from motive_pipeline.clips.rowset import Role
 from motive_pipeline.errors import NotPublished
-from motive_pipeline.keys import gradient_key, latent_key, mask_key
+from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import Workspace
@@ -31,6 +31,8 @@ ROW_ASSETS: Mapping[str, tuple[str, Role]] = {
     "query_latents": ("latents", "query"),
     "motion_masks": ("motion_masks", "clip"),
     "query_masks": ("motion_masks", "query"),
+    "embeddings": ("embeddings", "clip"),
+    "query_embeddings": ("embeddings", "query"),
     "projected_gradients": ("gradient", "clip"),
     "query_gradients": ("gradient", "query"),
 }
@@ -57,6 +59,7 @@ class Forecast:
         self._stores: dict[str, RowStore] = {}
         self._encoders, self._weights, self._grid = encoders_hash(ws), model_hash(ws), latent_grid(ws)
         self._moments = _second_moments(ws)
+        self._encoder = _encoder(ws)
         self._row_s: dict[str, float] = {}
         self._asset_s: dict[str, float] = {}
         self._read_runs()
@@ -77,6 +80,8 @@ class Forecast:
 
     def _is_missing(self, stage: str, content: Content, *, masked: bool) -> bool:
         """Whether the stage has no row for ``content`` yet; a gradient without latents or mask will be missing once these are there."""
+        if stage == "embeddings":
+            return self._store(stage).find(embedding_key(content.clip_id, self._encoder)) is None
         latents = self._store("latents").find(latent_key(content.clip_id, content.caption, self._encoders))
         mask = self._store("motion_masks").find(mask_key(content.clip_id, self._grid.temporal_stride, self._grid.spatial_stride))
         if stage != "gradient":
@@ -146,3 +151,12 @@ def _second_moments(ws: Workspace) -> str | None:
         return second_moments_content(ws)
     except NotPublished:
         return None
+
+
+def _encoder(ws: Workspace) -> str:
+    """The hash that embedding rows hold of their encoder; empty without the arm that asks for them."""
+    if "embedding" not in ws.config.arms:
+        return ""
+    from motive_pipeline.curation.encoders import encoder_content
+
+    return encoder_content(ws)

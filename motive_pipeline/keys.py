@@ -6,6 +6,8 @@ is made of content, never of an upstream asset's version: what comes out the sam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from motive_pipeline.storage.digest import digest
 
 
@@ -19,7 +21,18 @@ def mask_key(clip_id: str, temporal_stride: int, spatial_stride: int) -> str:
     return digest(clip_id, temporal_stride, spatial_stride)
 
 
+def embedding_key(clip_id: str, encoder: str) -> str:
+    """An embedding: the clip, and the hash of the encoder with what it is given of a clip."""
+    return digest(clip_id, encoder)
+
+
 def gradient_key(clip_id: str, caption: str, latents: str, mask: str, weights: str, second_moments: str | None = None) -> str:
     """A projected gradient: the clip, its caption, and the hashes of its latents, its mask (empty without), the whole model, and the second
     moments that it was divided by (None without a preconditioner)."""
     return digest(clip_id, caption, latents, mask, weights, *([] if second_moments is None else [second_moments]))
+
+
+def vbench_key(dimension: str, video: str, versions: Mapping[str, str], weights: Mapping[str, str], device: str) -> str:
+    """VBench's value of a video: the dimension, the hash of the video's file, versions of the packages, hashes of the weights, and cpu or cuda,
+    on which half-precision networks differ visibly."""
+    return digest(dimension, video, dict(versions), dict(weights), device)

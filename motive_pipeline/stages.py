@@ -20,7 +20,7 @@ class Stage:
     """
 
     settings: tuple[str, ...] = ()
-    when: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    when: Mapping[tuple[str, object], tuple[str, ...]] = field(default_factory=dict)
     gates: tuple[str, ...] = ()
     version: int = 1
 
@@ -41,10 +41,20 @@ STAGES: dict[str, Stage] = {
     "base_model": Stage(settings=("model.path", "model.revision")),
     "clip_catalog": Stage(gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption")),
     "query_catalog": Stage(gates=("queries", "clips.demo", "clips.policies.no_caption")),
-    "latents": Stage(settings=(*FRAMES, *MODEL, "engine.threads"), gates=("clips.max_reject_share", "clips.policies")),
+    "latents": Stage(
+        settings=(*FRAMES, *MODEL, "engine.threads"),
+        when={("engine.keep_latents", False): ("engine.keep_latents",)},
+        gates=("clips.max_reject_share", "clips.policies"),
+    ),
     "clip_looks": Stage(settings=FRAMES),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
+        when={
+            ("motion.camera", "subtract"): ("motion.camera",),
+            ("motion.camera", "downweight"): ("motion.camera",),
+            ("motion.cuts", "skip"): ("motion.cuts",),
+            ("motion.tracker", "alltracker"): ("motion.weigh_by", "motion.alltracker", "engine.threads"),
+        },
         gates=("motion.max_reject_share",),
     ),
     "second_moments": Stage(
@@ -74,6 +84,8 @@ STAGES: dict[str, Stage] = {
         when={("influence.preconditioner", "trak"): ("influence.preconditioner", "influence.trak_lambda")},
     ),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
+    # Which encoder it is, and what it is given, stand in a row's key.
+    "embeddings": Stage(settings=(*FRAMES, "engine.threads"), gates=("embedding", "clips.max_reject_share")),
     "curated_subset": Stage(settings=("subset",)),
     # finetune.micro_batch_size and engine.threads change the last bits of a training, so they count.
     "finetuned_checkpoint": Stage(
@@ -97,9 +109,24 @@ STAGES: dict[str, Stage] = {
     ),
     "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
     "eval_scores": Stage(
-        settings=("evaluate.backend", "engine.threads", *MODEL),
+        settings=("engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+        version=2,
     ),
+    "preference_files": Stage(settings=("preference.results_path",)),
+    "preference_bundle": Stage(
+        settings=(
+            "preference.comparisons",
+            "preference.prompt_limit",
+            "preference.pairs_per_rater",
+            "preference.plans",
+            "preference.catch_share",
+            "preference.seed",
+            "preference.question",
+        )
+    ),
+    "preference_study": Stage(settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples")),
+    "vbench": Stage(settings=("engine.threads",)),  # rows of eval_scores; package, weights and device stand in their keys
     "rejected_clips": Stage(),
     "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
 }

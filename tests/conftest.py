@@ -13,6 +13,28 @@ from motive_pipeline.config import Config, parse_config
 from motive_pipeline.storage.workspace import Workspace
 from tests.graph_project import Project
 
+TOGETHER = {
+    **dict.fromkeys(("test_graph", "test_ui"), "project"),
+    **dict.fromkeys(("test_report", "test_causal", "test_provenance", "test_controls", "test_eval_stage", "test_unused"), "evaluated"),
+    **dict.fromkeys(("test_gradient_stage", "test_second_moments"), "prepared_project"),
+}
+"""Files that share a costly session fixture, and its name; any other file is a group of its own."""
+
+LONGEST_FIRST = ("test_staleness", "project", "test_daemon", "test_plan", "test_bad_input", "evaluated", "test_automation", "test_crash",
+                 "test_full_disk", "test_open_shell", "test_two_runs", "test_undone", "test_finetune", "prepared_project")  # fmt: skip
+"""What takes long comes first, so that two processes end at nearly the same time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under ``--dist loadgroup`` a group is run by one process, so that what its tests share is made once."""
+    places = {group: place for place, group in enumerate(LONGEST_FIRST)}
+    groups = {item: TOGETHER.get(item.path.stem, item.path.stem) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: places.get(groups[item], len(places)))
+
+
 SMALL_DEMO = """
 clips: {source: demo, num_frames: 17, width: 64, height: 64, demo: {num_clips: 18}}
 queries: {source: demo, demo: {num_queries: 2, num_held_out: 2}}

@@ -42,8 +42,28 @@ def half_written(root: Path) -> list[Path]:
     """Published folders, segments and score versions that are visible and not whole."""
     broken = [p for p in root.glob("rows/*/*/segments/*") if not (p / "index.json").exists()]
     broken += [p.parent for p in root.glob("published/**/preview.png") if not (p.parent / "publication.json").exists()]
-    broken = [p for p in broken if not p.name.startswith(TEMP_PREFIX)]
-    return broken
+    return [p for p in broken if not _is_temporary(p)]
+
+
+def finished_work(root: Path) -> dict[Path, tuple[int, int]]:
+    """Every committed batch of rows, finished training and finished video, as the file system knows it: made again, it would be another."""
+    found = [*root.glob("rows/*/*/segments/*/index.json"), *root.glob("work/finetune/*/*/training.json"), *root.glob("work/videos/*/*.mp4")]
+    return {path: ((status := path.stat()).st_ino, status.st_mtime_ns) for path in found if not _is_temporary(path)}
+
+
+def _is_temporary(path: Path) -> bool:
+    return any(part.startswith(TEMP_PREFIX) for part in path.parts)
+
+
+def computed_twice(project: Project, before: dict[Path, tuple[int, int]]) -> list[str]:
+    """What was finished ``before`` and was made again, rows committed twice, and assets materialized more than once."""
+    root = project.config.storage.root
+    now = finished_work(root)
+    again = [str(path.relative_to(root)) for path, identity in before.items() if now.get(path) != identity]
+    for store in root.glob("rows/*/*"):
+        keys = Counter(key for index in store.glob("segments/*/index.json") for key in json.loads(index.read_text())["keys"])
+        again += [f"{store.relative_to(root)}: row {key}" for key, times in keys.items() if times > 1]
+    return again + [asset for asset, times in project.materializations().items() if times != 1]
 
 
 def kill_once(project: Project, level: int, delay_s: float) -> str | None:
@@ -94,7 +114,7 @@ def torture(folder: Path, *, kills: int, seed: int, settings: dict | None = None
     Returns how often each asset was being run when the process died.
 
     Raises:
-        AssertionError: an end state differs, or something half-written was visible.
+        AssertionError: an end state differs, something half-written was visible, or something finished was computed again.
     """
     settings = settings or SETTINGS
     expected = end_state(_finished(folder, settings))
@@ -104,16 +124,20 @@ def torture(folder: Path, *, kills: int, seed: int, settings: dict | None = None
     while number_of_kills < kills:
         number += 1
         project = _fresh(folder, settings)
+        finished: dict[Path, tuple[int, int]] = {}
         while number_of_kills < kills and (what := kill_once(project, rng.randint(0, 2), rng.uniform(0.0, 1.5))) is not None:
             number_of_kills += 1
             hit.update(what.split(", "))
             assert not half_written(project.config.storage.root)
+            finished = finished_work(project.config.storage.root) | finished
             print(f"kill {number_of_kills}: {what}", flush=True)
         project.run()
         actual = end_state(project)
         different = [name for name in expected if actual.get(name) != expected[name]]
         assert not different, f"after kills the end differs in: {', '.join(different)}"
-        print(f"project {number}: equal to the undisturbed run", flush=True)
+        again = computed_twice(project, finished)
+        assert not again, f"finished before a kill and computed again: {', '.join(again)}"
+        print(f"project {number}: {len(finished)} finished pieces of work kept; equal to the undisturbed run", flush=True)
     return hit
 
 

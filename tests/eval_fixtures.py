@@ -17,6 +17,8 @@ from motive_pipeline.config import parse_config
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
+from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
+from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Workspace
@@ -44,7 +46,7 @@ def open_workspace(folder: Path, model: Path, num_held_out: int = 2) -> Workspac
 
 
 def publish_upstream(ws: Workspace) -> None:
-    """Everything up to the generated videos, by the real stages."""
+    """Everything up to the generated videos and the preference study, by the real stages."""
     publish_clip_catalog(ws)
     publish_query_catalog(ws)
     for role in ("clip", "query"):
@@ -61,6 +63,8 @@ def publish_upstream(ws: Workspace) -> None:
             publish_subset(ws, arm)
             publish_checkpoint(ws, arm)
         publish_videos(ws, arm)
+    publish_preference_bundle(ws)
+    publish_preference_study(ws)
 
 
 def copied(ws: Workspace, folder: Path, model: Path) -> Workspace:
@@ -87,9 +91,9 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
     rng = np.random.default_rng(0)
     for arm in ws.config.arms:
         scores = ws.published(f"eval_scores/{arm}")
-        per_video, causal = scores.table("per_video"), scores.table("causal")
         trainings = range(1 if arm == "base" else num_trainings)
-        videos = pd.concat([per_video.assign(training=training) for training in trainings])
-        losses = pd.concat([causal.assign(training=training) for training in trainings])
+        videos, losses, flow = (
+            pd.concat([scores.table(name).assign(training=training) for training in trainings]) for name in ("per_video", "causal", "flow")
+        )
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
-        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses)
+        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses, flow=flow)

@@ -4,11 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import yaml
 
+from assets.definitions import build_definitions
+from assets.instance import instance_folder
+from assets.staleness import asset_name
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.storage.workspace import Workspace
 
@@ -71,6 +76,13 @@ class Project:
     def workspace(self) -> Workspace:
         """A fresh look at what is on disk."""
         return Workspace(self.config)
+
+    def materializations(self) -> Counter[str]:
+        """How often each asset has been materialized, as its Dagster instance remembers."""
+        graph = build_definitions(self.config).resolve_asset_graph()
+        with dg.DagsterInstance.from_config(str(instance_folder(self.config))) as instance:
+            keys = graph.materializable_asset_keys
+            return Counter({asset_name(key): len(instance.fetch_materializations(key, limit=1000).records) for key in keys})
 
     def motive(self, *arguments: str, timeout_s: float = 300) -> Outcome:
         """``motive COMMAND --config <this project's> ...`` in a process of its own."""

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 from motive_pipeline import stages
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import Config
+from motive_pipeline.evaluation.preference.key import Key
 from tests.graph_project import SETTINGS, Project
+from tests.preference_fixtures import drop, result_of
 from tests.test_bad_input import moving
 from tests.tiny_wan import save_tiny_wan
 
@@ -49,7 +51,7 @@ class StalenessProject(Project):
 
     @property
     def config(self) -> Config:
-        """The settings as they are now. There is one evaluation backend so far, so another one is put in past the YAML's check."""
+        """The settings as they are now. VBench is not at hand, so another backend's name is put in past the YAML's check."""
         config = super().config
         if self.backend is None:
             return config
@@ -152,6 +154,11 @@ def _new_code(project: StalenessProject) -> None:
     stages.STAGES["voted_ranking"] = dataclasses.replace(before, version=before.version + 1)
 
 
+def _vote(project: StalenessProject) -> None:
+    key = Key.of(project.workspace.published("preference_bundle"))
+    drop(project.workspace, result_of(key, 0, lambda *_: "first"))
+
+
 CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "nothing changed": _nothing,
     "one clip added": _add_clip,
@@ -179,5 +186,6 @@ CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "transformer weights replaced in place": replace_weights("transformer", "blocks"),
     "VAE weights replaced in place": replace_weights("vae", "encoder"),
     "the code of one stage": _new_code,
+    "a rater's result file came": _vote,
 }
 """Every change of docs/staleness.md, in its order. "Changed back" follows "timestep", whose setting it takes back."""

@@ -10,6 +10,7 @@ from tests.curation_fixtures import clip_names, publish_clips, publish_table
 
 NAMES = clip_names(40)
 POOL = np.array(NAMES, dtype="S16")
+MEAN_INFLUENCE = np.random.default_rng(6).permutation(40).astype(float) // 2 - 10
 MAGNITUDE_PX = np.random.default_rng(5).permutation(40).astype(float)
 
 
@@ -20,7 +21,12 @@ def publish_rankings(ws: Workspace) -> dict[str, list[str]]:
         order = np.random.default_rng(seed).permutation(40)
         orders[variant] = [NAMES[n] for n in order]
         shuffled = np.random.default_rng(9).permutation(40)
-        columns = {"clip_id": [orders[variant][n] for n in shuffled], "rank": [int(n) + 1 for n in shuffled]}
+        columns = {
+            "clip_id": [orders[variant][n] for n in shuffled],
+            "rank": [int(n) + 1 for n in shuffled],
+            # not in the order of ranks, which go by votes first
+            "mean_influence": [float(MEAN_INFLUENCE[NAMES.index(orders[variant][n])]) for n in shuffled],
+        }
         publish_table(ws, f"voted_ranking/{variant}", "voted_ranking", "ranking", columns)
     return orders
 
@@ -38,6 +44,7 @@ def test_every_arm_chooses_by_its_own_rule(ws: Workspace) -> None:
         "full": NAMES,
         "random": random_choice(POOL, 4, 7).astype(str).tolist(),
         "motion_magnitude": [NAMES[n] for n in by_motion],
+        "bottom": [NAMES[n] for n in sorted(range(40), key=lambda n: (MEAN_INFLUENCE[n], n))[:4]],
         "no_mask": orders["no_mask"][:4],
         "motive": orders["motive"][:4],
     }
@@ -54,6 +61,7 @@ def test_every_arm_chooses_by_its_own_rule(ws: Workspace) -> None:
         assert len(publication.facts["first_clips"]) == min(10, len(clips))
     table = ws.scores.query("SELECT arm, count(*) AS clips FROM subsets GROUP BY arm ORDER BY arm").df()
     assert dict(zip(table["arm"], table["clips"], strict=True)) == {
+        "bottom": 4,
         "full": 40,
         "motion_magnitude": 4,
         "motive": 4,

@@ -10,17 +10,21 @@ import pytest
 import yaml
 from dagster._core.events import DagsterEvent, DagsterEventType, StepFailureData
 
-from assets.automation import ATTEMPTS, SOURCES, WATCHER, cron_schedules, watch_sensor
+from assets.automation import ATTEMPTS, SOURCES, WATCHER, cron_schedules, preference_sensor, watch_sensor
 from assets.dead_runs import fail_dead_runs, run_lock
 from assets.definitions import build_definitions
 from assets.instance import TEMPLATE, open_instance
 from assets.running import run_stale
 from assets.staleness import asset_name
+from motive_pipeline.clips import watch
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.clips.watch import still_being_written
 from motive_pipeline.errors import ConfigError
+from motive_pipeline.evaluation.preference.key import Key
+from motive_pipeline.evaluation.preference.results import observe_preference_files
 from motive_pipeline.storage.workspace import Workspace
 from tests.graph_project import SETTINGS, Project
+from tests.preference_fixtures import drop, publish_films, result_of
 from tests.test_bad_input import moving
 
 CATALOGS = 'key:"clip_catalog" or key:"query_catalog"'
@@ -70,8 +74,9 @@ def project(curated) -> Project:
 class Watcher:
     """The sensor as the daemon runs it: a fresh process every time, in which only the cursor is kept."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, sensor=watch_sensor) -> None:
         self.project = project
+        self.sensor = sensor
         self.loaded = project.config
         self.cursor: str | None = None
 
@@ -79,7 +84,7 @@ class Watcher:
         """Evaluate once; what the daemon would get."""
         with open_instance(self.loaded) as instance:
             context = dg.build_sensor_context(instance=instance, cursor=self.cursor)
-            data = watch_sensor(self.loaded).evaluate_tick(context)
+            data = self.sensor(self.loaded).evaluate_tick(context)
         self.cursor = data.cursor or self.cursor
         return data
 
@@ -154,6 +159,22 @@ def test_a_half_copied_file_is_left_alone_until_it_is_whole(project):
         assert "10.mp4" in data.skip_message
     target.write_bytes(whole)
     assert len(watcher.tick().run_requests) == 1
+
+
+def test_half_of_a_file_that_comes_while_the_others_are_read_is_left_alone_too(project, monkeypatch):
+    whole = clip_file(project.folder, 10).read_bytes()
+    target = project.folder / "clips" / "10.mp4"
+    read = watch.source_versions
+
+    def versions_with_a_copy_begun(workspace):
+        target.write_bytes(whole[: len(whole) // 2])
+        return read(workspace)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "source_versions", versions_with_a_copy_begun)
+        assert "still being written" in Watcher(project).tick().skip_message
+    target.write_bytes(whole)
+    assert len(Watcher(project).tick().run_requests) == 1
 
 
 def test_a_file_still_growing_is_left_alone_for_as_long_as_the_settings_say(project):
@@ -350,3 +371,40 @@ def test_a_run_whose_process_died_is_noticed_and_a_living_one_is_not(project):
 
 def test_a_run_that_ended_leaves_no_lock(project):
     assert list((project.workspace.state / "runs").glob("*")) == []
+
+
+def publish_study(project: Project) -> None:
+    """A bundle and a study without votes, as a run of these two assets leaves them."""
+    workspace = project.workspace
+    for arm in workspace.config.arms:
+        publish_films(workspace, arm)
+    job = build_definitions(project.config).resolve_job_def("everything")
+    with open_instance(project.config) as instance:
+        for asset in ("preference_bundle", "preference_study"):
+            observe(instance, "preference_files", observe_preference_files(workspace)[0])
+            assert job.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(asset)]).success
+
+
+def test_result_files_that_arrive_lead_to_one_run_of_the_statistics(project):
+    publish_study(project)
+    watcher = Watcher(project, preference_sensor)
+    assert watcher.tick().skip_message == "nothing new"
+    key = Key.of(project.workspace.published("preference_bundle"))
+    file = drop(project.workspace, result_of(key, 0, lambda *_: "first"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    assert file.name in watcher.tick().skip_message, "half of a copy is left alone"
+    file.write_bytes(whole)
+    (request,) = watcher.tick().run_requests
+    assert request.tags["motive/new"] == "preference_files"
+    assert watcher.tick().run_requests == []
+    with open_instance(project.config) as instance:
+        assert build_definitions(project.config).resolve_job_def("preference").execute_in_process(instance=instance).success
+    assert watcher.tick().skip_message == "nothing new"
+    table = project.workspace.published("preference_study").table("preference")
+    assert (table["win_rate"] == 1.0).all()
+    assert len(table) == 4
+
+
+def test_before_there_is_a_study_its_sensor_waits(project):
+    assert "nothing was ever run here" in Watcher(project, preference_sensor).tick().skip_message

@@ -37,7 +37,7 @@ def test_motive_yaml_names_every_key_with_a_comment_and_its_true_default():
     for line in text.splitlines():
         if line.startswith("  ") and line.strip() and not line.strip().startswith("#"):
             assert "#" in line, f"no comment: {line}"
-            if not line.strip().endswith(":") and "demo:" not in line:
+            if not line.strip().endswith(":") and "demo:" not in line and "alltracker:" not in line:
                 assert "Default:" in line or "No default" in line, f"no default: {line}"
 
 
@@ -73,6 +73,12 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "influence: {similarity: euclid}", ["influence.similarity = 'euclid'", "'cosine'", "'dot'"]),
         (BASE + "influence: {trak_lambda: 0}", ["influence.trak_lambda = 0", "greater than 0"]),
         (BASE + "influence: {preconditioner: adam}\ngradient: {projection: factored}", ["preconditioner: adam", "projection: factored"]),
+        (BASE + "preference: {comparisons: [[motive, motive]]}", ["preference.comparisons", "different arms", "motive"]),
+        (BASE + "preference: {comparisons: [[motive, base], [base, motive]]}", ["preference.comparisons", "twice"]),
+        (BASE + "preference: {comparisons: []}", ["preference.comparisons", "[[motive, base]]"]),
+        (BASE + "preference: {comparisons: [[motive, nobody]]}", ["preference.comparisons", "'no_mask'"]),
+        (BASE + "arms: [motive, full]\npreference: {comparisons: [[motive, base]]}", ["preference.comparisons names base", "motive"]),
+        (BASE + "preference: {catch_share: 0.9}", ["preference.catch_share = 0.9", "0.5"]),
         (BASE + "arms: [base, full]", ["arms", "must contain motive"]),
         (BASE + "arms: [motive, motive]", ["arms", "twice"]),
         ("clips: {source: demo, num_frames: 16}\nqueries: {source: demo}", ["clips.num_frames = 16", "4n+1", "13"]),
@@ -140,6 +146,11 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
         ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
         ("engine: {commit_rows: 7}", set()),
+        ("preference: {seed: 1, plans: 3}", {"preference_bundle"}),
+        ("preference: {exclude_failed: false}", {"preference_study"}),
+        ("preference: {comparisons: [[motive, base], [motive, random], [motive, full], [motive, no_mask]]}", set()),
+        ("arms: [base, full, random, no_mask, motive]", {"eval_report"}),
+        ("engine: {keep_latents: false}", {"latents"}),
         ("# only a comment", set()),
     ],
 )
@@ -188,6 +199,12 @@ def test_an_edited_file_of_prompts_is_another_setting_of_the_generated_videos(tm
     prompts.write_text("a dog\n")
     assert before.fingerprint("generated_videos") != first
     assert before.fingerprint("finetuned_checkpoint") == parse(BASE).fingerprint("finetuned_checkpoint")
+
+
+def test_people_compare_motive_with_the_usual_arms_that_there_are_unless_told_otherwise():
+    assert parse(BASE + "arms: [motive, no_mask, base]").comparisons == (("motive", "base"), ("motive", "no_mask"))
+    assert parse(BASE + "arms: [motive, motion_magnitude]").comparisons == ()
+    assert parse(BASE + "preference: {comparisons: [[full, random]]}").comparisons == (("full", "random"),)
 
 
 def test_variants_follow_the_arms():

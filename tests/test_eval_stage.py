@@ -1,5 +1,6 @@
 """``eval_scores/<arm>``: every video measured once, scores that add up, and gates that name the file."""
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.metrics import DYNAMIC, temporal_flickering
+from motive_pipeline.evaluation import stage
+from motive_pipeline.evaluation.flow_distance import FlowDistances
+from motive_pipeline.evaluation.metrics import DYNAMIC, motion_smoothness, opencv_frames, temporal_flickering
 from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.values import QUERY_MOTION, difference, score_rows, unit_values, value_matrix
 from tests.eval_fixtures import copied, republish
@@ -28,8 +31,10 @@ def table(values_SJ, arm="motive"):
 def test_every_video_has_every_metric_once(evaluated):
     per_video = evaluated.published("eval_scores/motive").table("per_video")
     videos = evaluated.published("generated_videos/motive").table("videos")
-    assert len(per_video) == 4 * len(videos)
-    assert set(per_video["metric"]) == {"dynamic_degree", "motion_smoothness", "temporal_flickering", "query_motion_share"}
+    assert len(per_video) == 5 * len(videos)
+    assert set(per_video["metric"]) == {
+        "dynamic_degree", "motion_smoothness", "temporal_flickering", "query_motion_share", "flow_histogram_distance"
+    }  # fmt: skip
     assert set(per_video.loc[per_video["metric"] == "temporal_flickering", "backend"]) == {"exact"}
     assert not per_video.duplicated(["training", "prompt_index", "n", "metric"]).any()
     assert (per_video["motion_label"] != "").all()
@@ -40,8 +45,9 @@ def test_values_are_those_of_the_file(evaluated):
     video = publication.table("videos").iloc[-1]
     frames = read_clip(publication.path / video["file"], FrameRule.of(evaluated.config)).frames_THWC
     per_video = evaluated.published("eval_scores/full").table("per_video").set_index(["metric", "training", "prompt_index", "n"])["value"]
-    key = ("temporal_flickering", video["training"], video["prompt_index"], video["n"])
-    assert per_video[key] == temporal_flickering(frames)
+    which = (video["training"], video["prompt_index"], video["n"])
+    assert per_video[("motion_smoothness", *which)] == motion_smoothness(frames)
+    assert per_video[("temporal_flickering", *which)] == temporal_flickering(opencv_frames(publication.path / video["file"]))
 
 
 def test_the_score_table_has_the_contracts_columns_and_a_row_for_all_trainings(evaluated):
@@ -80,6 +86,46 @@ def test_a_video_that_cannot_be_read_stops_the_asset_and_is_named(evaluated, tmp
     write_mp4(videos.path / name, np.zeros((2, 64, 64, 3), np.uint8), 16)
     with pytest.raises(GateFailed, match=name):
         publish_eval_scores(ws, "motive")
+
+
+def test_a_video_of_zero_frames_stops_the_asset_and_is_named(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/motive")
+    file = videos.path / videos.table("videos")["file"].iloc[0]
+    file.unlink()
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=16)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()
+    with pytest.raises(GateFailed, match=rf"1 of 4 videos cannot be measured; .*{file.name}"):
+        publish_eval_scores(ws, "motive")
+
+
+def test_a_score_that_is_not_finite_stops_the_asset_and_names_video_and_metric(evaluated, tmp_path, tiny_model, monkeypatch):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/motive")
+    name = videos.table("videos")["file"].iloc[2]
+    (videos.path / name).unlink()
+    write_mp4(videos.path / name, np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3), dtype=np.uint8), 16)
+    found = stage.video_metrics
+    monkeypatch.setattr(stage, "video_metrics", lambda *video: found(*video) | {DYNAMIC: float("nan")})
+    with pytest.raises(GateFailed, match=rf"1 values are not finite \({name}: dynamic_degree\)"):
+        publish_eval_scores(ws, "motive")
+
+
+def test_the_flow_of_each_video_and_query_is_published(evaluated):
+    scores, videos = evaluated.published("eval_scores/motive"), evaluated.published("generated_videos/motive").table("videos")
+    flow, queries = scores.table("flow"), scores.table("query_flow")
+    assert len(flow) == 7 * len(videos), "17 frames at 16 a second: nine sampled, eight pairs, seven changes"
+    held_out = evaluated.published("query_catalog").table("queries").query("role == 'held_out'")["query_id"]
+    assert set(queries["query_id"]) == set(held_out), "as in the causal check"
+    rows = scores.table("scores")
+    found = rows[(rows["metric"] == "flow_frechet_distance") & (rows["seed"] == -1)].iloc[0]
+    distances = FlowDistances.of({"motive": flow}, queries, num_samples=evaluated.config.evaluate.bootstrap_samples)
+    assert found["value"] == distances.estimate("motive").value
+    assert found["ci_low"] < found["value"] < found["ci_high"]
+    assert found["num_videos"] == len(videos)
 
 
 def test_a_video_listed_twice_stops_the_asset(evaluated, tmp_path, tiny_model):

@@ -100,6 +100,24 @@ def test_changing_what_is_read_computes_nothing_and_going_back_costs_nothing(fol
     assert publish_gradients(workspace(folder), variant="motive", role="clip").counts.computed == 0
 
 
+def test_gradients_are_computed_from_latents_that_are_not_kept_and_are_the_same_rows(folder):
+    publish_gradients(workspace(folder), variant="motive", role="clip")
+    lean = workspace(folder, engine={"keep_latents": False})
+    publish_latents(lean, role="clip")
+    assert publish_gradients(lean, variant="motive", role="clip").counts.computed == 0
+    later = {"gradient": {"timestep": 700}}
+    from_lean = publish_gradients(workspace(folder, engine={"keep_latents": False}, **later), variant="motive", role="clip")
+    assert from_lean.counts.computed == 3
+    ws = workspace(folder, **later)
+    publish_latents(ws, role="clip")
+    assert publish_gradients(ws, variant="motive", role="clip").counts.computed == 0
+    found, latents, masks = load_gradients(ws, "motive", "clip", 1024), LatentSet(ws, "clip"), MaskSet(ws, "clip")
+    gradient = build_clip_gradient(load_model(ws.config.model, threads=1), ws.config.gradient)
+    for row, clip_id in zip(found.rows(), found.clip_ids, strict=True):
+        assert latents.has(clip_id, "latents")
+        assert np.allclose(row, gradient(*latents.get(clip_id), masks.get(clip_id)).gradient_P, atol=1e-6)
+
+
 def test_a_new_clip_is_the_only_one_computed_and_changes_no_other_row(folder):
     ws = workspace(folder)
     publish_gradients(ws, variant="motive", role="clip")

@@ -17,6 +17,7 @@ def test_every_asset_was_computed(project):
     assert {run["status"] for run in project.first.assets.values()} == {"computed"}
     expected = {
         "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool", "rejected_clips", "eval_report",
+        "preference_bundle", "preference_study",
         *(f"{name}/{v}" for v in ("motive", "no_mask") for name in ("projected_gradients", "query_gradients", "influence_matrix", "voted_ranking")),
         *(f"{name}/{arm}" for arm in TRAINED for name in ("curated_subset", "finetuned_checkpoint")),
         *(f"{name}/{arm}" for arm in ARMS for name in ("generated_videos", "eval_scores")),
@@ -162,7 +163,9 @@ def test_a_gate_that_fails_blocks_what_follows_and_the_exit_code_says_so(project
     assert again.assets["projected_gradients/motive"]["status"] == "blocked"
     del project.settings["motion"]
     project.save()
-    project.run()
+    after = project.run().assets
+    assert {run["status"] for run in after.values()} == {"unchanged"}
+    assert {name for name, run in after.items() if run["seconds"]} == {"motion_masks", "query_masks"}, "no longer shown as failed"
 
 
 def test_select_runs_exactly_what_is_stale_among_them(project):

@@ -70,6 +70,39 @@ def test_a_reader_sees_what_was_published_even_when_the_settings_have_changed(ws
     assert LatentSet(changed, "clip").get(clip_id)[0].shape[1] == 2
 
 
+def test_latents_that_are_not_kept_are_encoded_again_to_the_same_bits(ws, tmp_path):
+    kept = publish_latents(ws, role="clip")
+    wanted = {clip_id: LatentSet(ws, "clip").get(clip_id) for clip_id in LatentSet(ws, "clip").clip_ids}
+    lean = project(tmp_path, engine={"keep_latents": False})
+    published = publish_latents(lean, role="clip")
+    assert published.counts.computed == 3
+    assert published.data_version == kept.data_version
+    columns = ["clip_id", "content", "num_frames", "frames", "height", "width", "flags"]
+    assert published.table("index")[columns].equals(kept.table("index")[columns])
+    found = LatentSet(lean, "clip")
+    for clip_id, (latents, prompt) in wanted.items():
+        assert not any(found.has(clip_id, name) for name in ("latents", "prompt_embeds"))
+        again = found.get(clip_id)
+        assert torch.equal(again[0], latents)
+        assert torch.equal(again[1], prompt)
+    assert publish_latents(project(tmp_path, engine={"keep_latents": False}), role="clip").counts.computed == 0
+    assert publish_latents(project(tmp_path), role="clip").counts.computed == 0
+
+
+def test_latents_that_are_not_kept_and_come_out_different_are_refused(ws, tmp_path):
+    lean = {"engine": {"keep_latents": False}}
+    publish_latents(project(tmp_path, **lean), role="clip")
+    found = LatentSet(project(tmp_path, clips={"num_frames": 5, "min_frames": 5}, **lean), "clip")
+    with pytest.raises(MotiveError, match=r"keep_latents: false.*Run `motive run`"):
+        found.get(found.clip_ids[0])
+    gone = LatentSet(project(tmp_path, **lean), "clip")
+    (tmp_path / "clips" / "clip_0.txt").write_text("something else")
+    catalogued(project(tmp_path, **lean))
+    changed = ws.published("clip_catalog").table("catalog").set_index("caption").loc["something else", "clip_id"]
+    with pytest.raises(MotiveError, match=changed):
+        gone.get(changed)
+
+
 def test_a_clip_that_cannot_be_read_is_a_reject_with_its_path_and_the_others_go_on(tmp_path):
     write_project(tmp_path)
     short = write_video(tmp_path / "clips" / "short.mp4", moving_square(3, seed=9))

@@ -6,9 +6,17 @@ import numpy as np
 import pytest
 
 from motive_pipeline.models.grid import LatentGrid
-from motive_pipeline.motion.mask import ZETA, magnitude, motion_mask, saliency, to_latent_grid
+from motive_pipeline.motion.field import MaskRule, weigh
+from motive_pipeline.motion.mask import ZETA, magnitude, saliency, to_latent_grid
+from motive_pipeline.motion.trackers import Tracks
 
 GRID = LatentGrid(channels=16, temporal_stride=4, spatial_stride=8)
+
+
+def motion_mask(displacement: np.ndarray, grid: LatentGrid, *, floor_px: float) -> tuple[np.ndarray, float]:
+    """(mask, mean magnitude) without any option."""
+    field = weigh(Tracks(displacement_THW2=displacement), MaskRule(floor_px=floor_px), np.zeros(len(displacement), dtype=bool))
+    return field.mask(grid), field.magnitude_px
 
 
 def random_displacement(num_frames: int = 9, height: int = 32, width: int = 48, seed: int = 0) -> np.ndarray:
@@ -78,7 +86,7 @@ def test_a_floor_keeps_noise_small_and_leaves_faster_motion_alone():
 
 def test_weights_lie_between_0_and_1():
     for scale in (1e-4, 1.0, 1e4):
-        mask, _ = motion_mask(scale * random_displacement(seed=2), GRID, floor_px=1.0)
+        mask, _ = motion_mask(np.float32(scale) * random_displacement(seed=2), GRID, floor_px=1.0)
         assert 0 <= mask.min() <= mask.max() <= 1
 
 

@@ -9,7 +9,7 @@ import torch
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import latent_grid
-from motive_pipeline.motion.mask import motion_mask
+from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
 from motive_pipeline.motion.stage import MaskSet, is_still, publish_motion_masks
 from motive_pipeline.motion.trackers import build_tracker
 from tests.clip_fixtures import catalogued, moving_square, project, write_project, write_video
@@ -25,11 +25,10 @@ def test_masks_are_those_of_the_settings_on_the_grid_of_the_model(ws):
     found = MaskSet(ws, "clip")
     for clip_id, path in ws.published("clip_catalog").table("catalog")[["clip_id", "path"]].itertuples(index=False):
         frames = read_clip(Path(path), FrameRule.of(ws.config)).frames_THWC
-        mask, magnitude_px = motion_mask(
-            build_tracker(ws.config.motion).displacement(frames), latent_grid(ws), floor_px=ws.config.motion.floor_px
-        )
+        magnitude_THW = magnitude(build_tracker(ws.config.motion).track(frames).displacement_THW2)
+        mask = to_latent_grid(saliency(magnitude_THW, floor_px=ws.config.motion.floor_px), latent_grid(ws))
         assert torch.equal(found.get(clip_id), torch.from_numpy(mask))
-        assert found.index.set_index("clip_id")["motion_magnitude_px"][clip_id] == magnitude_px
+        assert found.index.set_index("clip_id")["motion_magnitude_px"][clip_id] == float(magnitude_THW.mean(dtype=np.float64))
         assert mask.shape == latent_grid(ws).shape(9, 48, 64)[1:]
 
 
@@ -105,6 +104,24 @@ def test_only_a_setting_of_the_masks_computes_them_again_and_the_old_one_comes_b
     assert other.data_version != first.data_version
     back = publish_motion_masks(project(tmp_path), role="clip")
     assert (back.counts.computed, back.data_version) == (0, first.data_version)
+
+
+def test_options_that_are_off_leave_the_stored_rows_where_they_are(ws, tmp_path):
+    """What a row's store is named after holds an option only while it is on."""
+    first = publish_motion_masks(ws, role="clip")
+    off = {"camera": "keep", "cuts": "keep", "weigh_by": "none", "alltracker": {"iters": 9, "repo": "elsewhere"}}
+    assert publish_motion_masks(project(tmp_path, motion=off), role="clip").counts.computed == 0
+    assert sorted(key for key in first.provenance["settings"] if key.startswith("motion.")) == [
+        "motion.floor_px", "motion.min_side_px", "motion.preset", "motion.reference", "motion.tracker",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [("camera", "subtract"), ("camera", "downweight"), ("cuts", "skip")])
+def test_an_option_that_is_on_makes_its_own_rows_and_stands_in_the_provenance(ws, tmp_path, key, value):
+    publish_motion_masks(ws, role="clip")
+    other = publish_motion_masks(project(tmp_path, motion={key: value}), role="clip")
+    assert other.counts.computed == 3
+    assert other.provenance["settings"][f"motion.{key}"] == value
 
 
 def test_the_captions_do_not_enter_the_masks(ws, tmp_path):

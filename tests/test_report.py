@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, the same numbers everywhere, and words that say what the numbers allow."""
 
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -9,13 +10,18 @@ import pandas as pd
 import pytest
 
 from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.flow_distance import HISTOGRAM
 from motive_pipeline.evaluation.metrics import DYNAMIC
 from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
+from motive_pipeline.evaluation.preference.key import Key
+from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.evaluation.report import publish_report, summary
+from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.tables import STYLES, aligned, shown_estimate, shown_number
 from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.verdict import verdict
 from tests.eval_fixtures import copied, republish, several_trainings
+from tests.preference_fixtures import drop, result_of
 
 HOSTILE = "<script>alert(1)</script> | <img src=x onerror=alert(2)> 'quoted' \"twice\" \u202e [link](javascript:x) `code`\nsecond line"
 
@@ -140,6 +146,42 @@ def test_stand_ins_are_labelled_and_never_called_vbench(report):
     assert "they are not VBench's" in text
 
 
+def test_without_votes_the_report_says_so_in_words(report):
+    publication, html, markdown = report
+    assert "Nobody has voted yet" in Page(html).text
+    assert "Nobody has voted yet" in markdown
+    assert "preference" not in set(publication.table("numbers")["table"])
+
+
+@pytest.fixture(scope="module")
+def voted(evaluated, tmp_path_factory, tiny_model):
+    """A project in which four people like MOTIVE better than anything, one of them without looking."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("voted"), tiny_model)
+    key = Key.of(ws.published("preference_bundle"))
+    for number in range(4):
+        drop(ws, result_of(key, number, lambda first, second, _: "first" if first == "motive" else "tie", is_careless=number == 3))
+    study = publish_preference_study(ws)
+    publication = publish_report(ws)
+    return study, publication, (publication.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_votes_become_a_table_with_wins_ties_losses_and_sentences(voted):
+    study, publication, html = voted
+    text, markdown = Page(html).text, (publication.path / "report.md").read_text(encoding="utf-8")
+    numbers = publication.table("numbers").query("table == 'preference'").set_index(["row", "column"])
+    for row in study.table("preference").to_dict("records"):
+        for column in ("wins", "ties", "losses", "win_rate"):
+            number = numbers.loc[f"{row['arm_a']}/{row['arm_b']}", column]
+            assert number["value"] == row[column]
+            assert number["shown"] in text
+            assert number["shown"] in markdown
+    assert "People like the videos of MOTIVE better than those of base model." in text
+    assert "3 raters gave" in text
+    assert "1 rater failed the catch trials and is left out." in text
+    assert "All arms on one scale" in text
+    assert "Nobody has voted" not in text
+
+
 def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
     clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
@@ -155,6 +197,61 @@ def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, t
     markdown = (publication.path / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<(script|img)", markdown)
     assert "\x1b" not in summary(ws)
+
+
+def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(evaluated, tmp_path, tiny_model):
+    odd = "a/b \\ \"c\" 'd' & 🐈‍⬛ ../../e"
+    ws = copied(evaluated, tmp_path, tiny_model)
+    for arm in ws.config.arms:
+        videos = ws.published(f"generated_videos/{arm}").table("videos")
+        republish(ws, f"generated_videos/{arm}", "generated_videos", videos=videos.assign(prompt=odd))
+    publication = publish_report(ws)
+    page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count(odd) >= 2, "above its videos, and in the table of prompts"
+    assert "🐈‍⬛" in (publication.path / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_arm_with_fewer_videos_is_compared_on_the_prompts_it_has_and_pointed_out(evaluated, tmp_path, tiny_model, report):
+    assert "lack a video" not in report[1]
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/random").table("videos")
+    republish(ws, "generated_videos/random", "generated_videos", videos=videos[videos["prompt_index"] != 1])
+    publish_eval_scores(ws, "random")
+    publication = publish_report(ws)
+    html = (publication.path / "report.html").read_text(encoding="utf-8")
+    assert "random: 1 of 4 prompts lack a video of some training" in html
+    assert "3 to 4 videos an arm" in html
+    numbers = publication.table("numbers")
+    by_prompt = numbers[numbers["table"] == "by_prompt"]
+    assert set(by_prompt.loc[by_prompt["column"] == "random", "row"]) == {"prompt 00000", "prompt 00002", "prompt 00003"}
+    assert len(by_prompt[by_prompt["column"] == "full"]) == 4
+    of_random = numbers[(numbers["table"] == "differences") & (numbers["row"] == "random")].set_index("column")["num"]
+    assert of_random["flow_histogram_distance[dis]"] == of_random["flow_frechet_distance[dis]"] == 3
+
+
+def test_differences_by_prompt_average_to_those_of_the_arms(three):
+    numbers = three[0].table("numbers")
+    for table, metric in (("by_query", "held_out_loss_drop"), ("by_prompt", "query_motion_share[dis]")):
+        whole = numbers[(numbers["table"] == "differences") & (numbers["column"] == metric)].set_index("row")["value"]
+        parts = numbers[numbers["table"] == table].groupby("column")["value"].mean()
+        assert parts.to_dict() == pytest.approx(whole.to_dict())
+    assert "Prompt by prompt" in three[1]
+
+
+def test_every_number_has_its_backend_its_count_and_where_it_was_read(three):
+    numbers = three[0].table("numbers")
+    assert (numbers["num"] > 0).all()
+    marked = numbers[numbers["column"].str.contains("[dis]", regex=False)]
+    assert set(marked["backend"]) == {"dis"}
+    record = json.loads((three[0].path / "provenance.json").read_text(encoding="utf-8"))
+    assert {source for sources in numbers["source"] for source in sources.split(", ")} <= set(record["assets"])
+    assert "12 videos an arm, 4 of the base model" in three[1]
+
+
+def test_where_lower_is_better_a_smaller_distance_wins():
+    smaller = Estimate(value=-1.0, low=-1.5, high=-0.5, num_trainings=3, num_prompts=8)
+    said = verdict({(HISTOGRAM, rival): smaller for rival in ("embedding", "bottom")}, [HISTOGRAM], num_trainings=3)
+    assert said.headline == "MOTIVE beats nearest embeddings and lowest influence on distance from the queries' flow histogram"
 
 
 def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):

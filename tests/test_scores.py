@@ -2,6 +2,7 @@
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from motive_pipeline.errors import MotiveError
@@ -115,3 +116,13 @@ def test_clips_carry_their_motion_magnitude(scores):
     )
     scores.publish({("catalog", "catalog"): catalog, ("motion", "motion"): pd.DataFrame({"clip_id": ["a"], "motion_magnitude_px": [2.5]})})
     assert rows(scores, "SELECT clip_id, motion_magnitude_px FROM clips ORDER BY clip_id") == [("a", 2.5), ("b", None)]
+
+
+def test_columns_that_a_table_has_gained_since_are_there_over_an_older_version(scores, monkeypatch):
+    """An older version of the software left an empty table without them."""
+    monkeypatch.setitem(TABLES, "preference", pa.schema(list(TABLES["preference"])[:4]))
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    monkeypatch.undo()
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    assert scores.query("SELECT * FROM preference").columns == TABLES["preference"].names
+    assert scores.version().name == "v2"

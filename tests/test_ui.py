@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +13,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from assets.definitions import build_definitions
 from assets.instance import instance_folder
-from assets.staleness import asset_name
 from tests.browser import MISSING, chromium, dagster_ui, open_browser
 from tests.graph_project import Project
 
@@ -94,15 +92,6 @@ def offered(dialog: Locator) -> set[str]:
     return {(link.get_attribute("href") or "").removeprefix("/assets/") for link in dialog.get_by_role("link").all()}
 
 
-def materializations(project: Project) -> Counter[str]:
-    """How often each asset has been materialized, as the instance remembers."""
-    graph = build_definitions(project.config).resolve_asset_graph()
-    with dg.DagsterInstance.from_config(str(instance_folder(project.config))) as instance:
-        return Counter(
-            {asset_name(k): len(instance.fetch_materializations(k, limit=1000).records) for k in graph.materializable_asset_keys}
-        )
-
-
 def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project):
     page.set_viewport_size({"width": 1500, "height": 4000})  # the graph fits itself to the width, and leaves out what lies outside
     nodes = open_lineage(page, ui)
@@ -110,7 +99,7 @@ def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project
         expect(nodes.get_by_text(lane, exact=True)).to_be_visible()
     page.keyboard.press("Alt+e")
     keys = build_definitions(project.config).resolve_asset_graph().get_all_asset_keys()
-    assert len(keys) == 43
+    assert len(keys) == 46
     for title, number in Counter(key.path[-1] for key in keys).items():
         expect(nodes.get_by_text(title, exact=True)).to_have_count(number)
 
@@ -147,7 +136,7 @@ def test_the_page_of_the_report_shows_it_and_says_where_it_lies(page, ui, projec
 
 
 def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what_follows(page, ui, project):
-    before = materializations(project)
+    before = project.materializations()
     dialog = unsynced_dialog(page, ui)
     expect(dialog.get_by_text("All assets are up to date")).to_be_visible()
 
@@ -170,7 +159,7 @@ def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what
     open_asset(page, ui, "voted_ranking/motive")
     expect(page.get_by_text("Latest materialization").first).to_be_visible()
     expect(page.get_by_text("Unsynced")).to_have_count(0)
-    assert materializations(project) - before == Counter(RANKINGS)
+    assert project.materializations() - before == Counter(RANKINGS)
 
     followers = {"curated_subset/motive", "curated_subset/no_mask", "eval_report"}
     assert offered(unsynced_dialog(page, ui)) == followers
@@ -178,7 +167,7 @@ def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what
     expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
     page.get_by_role("button", name="Materialize").first.click()
     expect(page.get_by_text("Unsynced")).to_have_count(0)
-    assert materializations(project) - before == Counter([*RANKINGS, "curated_subset/motive"])
+    assert project.materializations() - before == Counter([*RANKINGS, "curated_subset/motive"])
 
 
 def report_page(browser: Browser, report: Path, **context) -> Page:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,10 +25,11 @@ from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
-from motive_pipeline.errors import RejectRow
+from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.keys import latent_key
-from motive_pipeline.models.load import encoders_hash, load_model
+from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -60,13 +61,26 @@ class LatentSet(RowSet):
 
     asset_of: ClassVar[dict[Role, str]] = {"clip": "latents", "query": "query_latents"}
 
+    def __init__(self, ws: Workspace, role: Role) -> None:
+        """Raises NotPublished when there is nothing yet."""
+        super().__init__(ws, role)
+        self._encode_again = _EncodeAgain(ws, role)
+
     def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
-        """(latents, prompt embedding), exactly as the model gave them."""
-        latents_CFHW = self.read(clip_id, "latents")
-        stored_LE = self.read(clip_id, "prompt_embeds")
-        prompt_LE = np.zeros((int(self.read(clip_id, "prompt_tokens")), stored_LE.shape[1]), dtype=np.float32)
+        """(latents, prompt embedding), exactly as the model gave them; encoded again where they are not kept.
+
+        Raises:
+            MotiveError: they are not kept and come out different now.
+            RejectRow: they are not kept and the clip's file can no longer be used.
+        """
+        if self.has(clip_id, "latents"):
+            row = {name: self.read(clip_id, name) for name in ("latents", "prompt_embeds", "prompt_tokens")}
+        else:
+            row = self._encode_again(clip_id, self.content(clip_id))
+        stored_LE = row["prompt_embeds"]
+        prompt_LE = np.zeros((int(row["prompt_tokens"]), stored_LE.shape[1]), dtype=np.float32)
         prompt_LE[: len(stored_LE)] = stored_LE
-        return torch.from_numpy(latents_CFHW), torch.from_numpy(prompt_LE)
+        return torch.from_numpy(row["latents"]), torch.from_numpy(prompt_LE)
 
 
 def publish_latents(ws: Workspace, *, role: Role) -> Publication:
@@ -88,13 +102,40 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
         expect=row_function.expect,
+        left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     looks = clip_looks(ws, [clip for clip, _ in run.accepted()], row_function.looks)
     run = _by_policies(run, store, looks, ws.config.clips.policies)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
-    columns = _columns(store, run, looks)
+    columns = _columns(ws, store, run, looks)
     return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
+
+
+class _EncodeAgain:
+    """``clip_id, content -> arrays`` of a clip whose latents are not kept; ``content`` is the hash that was published."""
+
+    def __init__(self, ws: Workspace, role: Role) -> None:
+        self._ws = ws
+        self._role: Role = role
+
+    @cached_property
+    def _row_function(self) -> _RowFunction:
+        return _RowFunction(self._ws)
+
+    @cached_property
+    def _clips(self) -> dict[str, CatalogClip]:
+        return {clip.clip_id: clip for clip in catalog_clips(self._ws, self._role)}
+
+    def __call__(self, clip_id: str, content: str) -> dict[str, np.ndarray]:
+        clip = self._clips.get(clip_id)
+        row = None if clip is None else self._row_function(clip)
+        if row is None or digest_arrays(row) != content:
+            raise MotiveError(
+                f"{LatentSet.asset_of[self._role]}: the latents of clip {clip_id} are not kept (engine.keep_latents: false), and encoding it "
+                "now gives others: its file, its caption, the model or a setting has changed. Run `motive run` to publish them anew."
+            )
+        return row
 
 
 class _RowFunction:
@@ -172,12 +213,13 @@ def _by_policies(run: RowRun, store: RowStore, looks: Mapping[str, Look], polici
     return run
 
 
-def _columns(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, list[Any]]:
+def _columns(ws: Workspace, store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, list[Any]]:
     """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
     refs = [ref for _, ref in run.accepted()]
     num_frames = dict(store.read_many(refs, "num_frames"))
     flags = _flags(store, run, looks)
-    shapes = [store.shape(ref, "latents") for ref in refs]
+    grid, size = latent_grid(ws), (ws.config.clips.height, ws.config.clips.width)
+    shapes = [grid.shape(int(num_frames[position]), *size) for position in range(len(refs))]
     return {
         "num_frames": [int(num_frames[position]) for position in range(len(refs))],
         "frames": [shape[1] for shape in shapes],

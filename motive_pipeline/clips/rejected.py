@@ -24,6 +24,7 @@ MAX_ROWS_SHOWN = 2000
 def rejecting_assets(config: Config) -> list[str]:
     """The assets that publish rejects, in the order of the graph."""
     first = ["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks"]
+    first += ["embeddings", "query_embeddings"] if "embedding" in config.arms else []
     return first + [f"{name}/{variant}" for name in ("projected_gradients", "query_gradients") for variant in config.variants]
 
 

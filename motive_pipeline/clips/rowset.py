@@ -201,10 +201,19 @@ class RowSet:
         Raises:
             MotiveError: the row is no longer on disk.
         """
+        store, ref = self._find(clip_id)
+        return store.read(ref, name)
+
+    def has(self, clip_id: str, name: str) -> bool:
+        """Whether array ``name`` of the clip's row is stored; raises as :meth:`read` does."""
+        store, ref = self._find(clip_id)
+        return store.has(ref, name)
+
+    def _find(self, clip_id: str) -> tuple[RowStore, RowRef]:
         store = self._stores[self._store_of[clip_id]]
         ref = store.find(self._key[clip_id])
         if not isinstance(ref, RowRef):
             raise MotiveError(
                 f"{self._asset}: the row of clip {clip_id} is missing from {store.folder}. Run `motive run` to make it again."
             )
-        return store.read(ref, name)
+        return store, ref

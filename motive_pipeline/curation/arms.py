@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
-from motive_pipeline.config import Arm
+from motive_pipeline.config import Arm, Variant
+from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.errors import GateFailed
@@ -18,10 +20,14 @@ from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
+_VARIANTS: Mapping[Arm, Variant] = {"motive": "motive", "no_mask": "no_mask", "bottom": "motive"}
+"""The gradients behind the ranking that an arm chooses from."""
 
 
 def publish_subset(ws: Workspace, arm: Arm) -> Publication:
-    """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first. The arm ``base`` trains on nothing and has no subset.
+    """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first (for ``bottom``: lowest mean influence first).
+
+    The arm ``base`` trains on nothing and has no subset.
 
     Raises:
         GateFailed: the choice is not K = max(1, floor(share * N + 0.5)) different clips of the pool (for ``full``: all of it).
@@ -81,15 +87,18 @@ def _choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"], num_clips: 
         return random_choice(pool, num_clips, ws.config.subset.seed)
     if arm == "motion_magnitude":
         return highest(pool, _magnitude_px(ws, pool), num_clips)
-    ranking = ws.published(f"voted_ranking/{arm}").table("ranking").sort_values("rank")
+    if arm == "embedding":
+        return np.array(nearest_clips(ws, pool.astype(str).tolist()), dtype="S16")[:num_clips]
+    ranking = ws.published(f"voted_ranking/{_VARIANTS[arm]}").table("ranking")
+    ranking = ranking.sort_values(["mean_influence", "clip_id"] if arm == "bottom" else "rank")
     return ranking["clip_id"].to_numpy(dtype=object)[:num_clips].astype("S16")
 
 
 def _basis(arm: Arm) -> list[str]:
     """What an arm chooses by, besides the pool."""
-    if arm in ("full", "random"):
-        return []
-    return ["motion_masks"] if arm == "motion_magnitude" else [f"voted_ranking/{arm}"]
+    if arm in _VARIANTS:
+        return [f"voted_ranking/{_VARIANTS[arm]}"]
+    return {"motion_magnitude": ["motion_masks"], "embedding": ["embeddings", "query_embeddings", "query_catalog"]}.get(arm, [])
 
 
 def _magnitude_px(ws: Workspace, clip_ids: Shaped[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:

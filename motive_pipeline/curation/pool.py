@@ -16,7 +16,7 @@ from motive_pipeline.storage.workspace import Publication, Workspace
 
 
 def publish_eligible_pool(ws: Workspace) -> Publication:
-    """Publish ``eligible_pool``: the clips with latents, a motion mask and a gradient of every variant, in order of clip id.
+    """Publish ``eligible_pool``, in order of clip id: the clips with latents, a motion mask, a gradient of every variant and, for the arm ``embedding``, an embedding.
 
     Raises:
         GateFailed: no clip passed every stage.
@@ -42,7 +42,8 @@ def publish_eligible_pool(ws: Workspace) -> Publication:
 
 def pool_assets(ws: Workspace) -> list[str]:
     """The assets that must have accepted a clip."""
-    return ["latents", "motion_masks", *(f"projected_gradients/{variant}" for variant in ws.config.variants)]
+    embeddings = ["embeddings"] if "embedding" in ws.config.arms else []
+    return ["latents", "motion_masks", *embeddings, *(f"projected_gradients/{variant}" for variant in ws.config.variants)]
 
 
 def intersection(id_sets: Iterable[Shaped[np.ndarray, " _"]]) -> Shaped[np.ndarray, " N"]:

@@ -68,11 +68,51 @@ def mean_interval(
         rng = np.random.default_rng(seed)
         tail = (1 - level) / 2
         prompts_B = _stretch(num_prompts, tail) * _prompt_luck(rng, value_SJ.mean(0), num_samples)
-        mean_B = mean + _training_luck(rng, value_SJ, num_samples) + prompts_B
-        low, high = (float(bound) for bound in np.quantile(mean_B, (tail, 1 - tail)))
-        if bounds is not None:
-            low, high = max(low, bounds[0]), min(high, bounds[1])
+        explained = _explained(value_SJ) if num_trainings > 1 and num_prompts > 1 else 0.0
+        low, high = _bounds(mean + _training_luck(rng, value_SJ.mean(1), explained, num_samples) + prompts_B, tail, bounds)
     return Estimate(value=mean, low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
+
+
+def prompt_resamples(num_prompts: int, num_samples: int, *, seed: int = SEED) -> Float[np.ndarray, "B J"]:
+    """The weight of each prompt in each of ``num_samples`` draws of as many prompts with replacement."""
+    drawn_BJ = np.random.default_rng(seed).integers(num_prompts, size=(num_samples, num_prompts))
+    weight_BJ = np.zeros((num_samples, num_prompts))
+    np.add.at(weight_BJ, (np.arange(num_samples)[:, None], drawn_BJ), 1 / num_prompts)
+    return weight_BJ
+
+
+def resampled_interval(
+    value_S: Float[np.ndarray, " S"],
+    resampled_SB: Float[np.ndarray, "S B"],
+    *,
+    num_prompts: int,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+    seed: int = SEED,
+) -> Estimate:
+    """The mean over S trainings of a quantity that is no mean over prompts, with its interval: :func:`mean_interval` for any statistic.
+
+    ``resampled_SB`` is the quantity of each training over each draw of :func:`prompt_resamples`, all trainings under the same draws. It is
+    moved so that its mean is the value: a bias that resampling adds does not shift the interval.
+    """
+    num_trainings, num_samples = resampled_SB.shape
+    low = high = np.nan
+    if num_trainings > 1 or num_prompts > 1:
+        tail = (1 - level) / 2
+        mean_B = resampled_SB.mean(0)
+        explained = 0.0
+        if num_trainings > 1 and num_prompts > 1:
+            own_SB = resampled_SB - resampled_SB.mean(1, keepdims=True) - (mean_B - mean_B.mean())
+            explained = float(own_SB.var(1).sum()) * num_prompts / (num_prompts - 1) / (num_trainings - 1) / num_trainings
+        trainings = _training_luck(np.random.default_rng(seed), value_S, explained, num_samples)
+        prompts_B = _stretch(num_prompts, tail) * (mean_B - mean_B.mean())
+        low, high = _bounds(value_S.mean() + trainings + prompts_B, tail, bounds)
+    return Estimate(value=float(value_S.mean()), low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
+
+
+def _bounds(mean_B: np.ndarray, tail: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
+    low, high = (float(bound) for bound in np.quantile(mean_B, (tail, 1 - tail)))
+    return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
 
 
 def _prompt_luck(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
@@ -81,15 +121,20 @@ def _prompt_luck(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_sample
     return prompt_mean_J[drawn_BJ].mean(1) - prompt_mean_J.mean()
 
 
-def _training_luck(rng: np.random.Generator, value_SJ: np.ndarray, num_samples: int) -> np.ndarray | float:
-    num_trainings, num_prompts = value_SJ.shape
+def _training_luck(rng: np.random.Generator, value_S: np.ndarray, explained: float, num_samples: int) -> np.ndarray | float:
+    """A*, from the variance of the trainings' mean less the part of it that the prompts explain."""
+    num_trainings = len(value_S)
     if num_trainings == 1:
         return 0.0
-    variance = value_SJ.mean(1).var(ddof=1) / num_trainings
-    if num_prompts > 1:
-        residual_SJ = value_SJ - value_SJ.mean(1, keepdims=True) - value_SJ.mean(0, keepdims=True) + value_SJ.mean()
-        variance -= (residual_SJ**2).sum() / ((num_trainings - 1) * (num_prompts - 1)) / value_SJ.size
+    variance = value_S.var(ddof=1) / num_trainings - explained
     return np.sqrt(max(0.0, variance)) * rng.standard_t(num_trainings - 1, size=num_samples)
+
+
+def _explained(value_SJ: np.ndarray) -> float:
+    """What is left of a cell beside its row and column, as a variance of the trainings' mean."""
+    num_trainings, num_prompts = value_SJ.shape
+    residual_SJ = value_SJ - value_SJ.mean(1, keepdims=True) - value_SJ.mean(0, keepdims=True) + value_SJ.mean()
+    return float((residual_SJ**2).sum()) / ((num_trainings - 1) * (num_prompts - 1)) / value_SJ.size
 
 
 def _stretch(num_prompts: int, tail: float) -> float:

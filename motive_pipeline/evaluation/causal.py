@@ -34,7 +34,7 @@ from motive_pipeline.storage.workspace import RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 
 FIRST_NOISE_SEED = 1_000_003
-DIMS = {"loss": ("draw",)}
+DIMS = {"loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair", "feature")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,18 +19,17 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
+from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.side_by_side import side_by_side
 from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
@@ -89,15 +88,6 @@ def precision(name: str, kind: str, clip_ids: Sequence[str], truth: Truth) -> Pr
     return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=lure, num_clips=len(known))
 
 
-def voted_choice(ws: Workspace, pool: Sequence[str], queries: dict[str, np.ndarray], clips: dict[str, np.ndarray]) -> list[str]:
-    """The clips that the very vote of the method chooses when ``clips`` and ``queries`` give unit-length features by id."""
-    query_QP = np.stack([queries[query_id] for query_id in sorted(queries)])
-    pool_NP = np.stack([clips[clip_id] for clip_id in pool])
-    votes = majority_vote([influence_tiles(query_QP, pool_NP)], ws.config.vote.percentile)
-    chosen = ranking_order(votes)[: num_selected(len(pool), ws.config.subset.share)]
-    return [str(pool[position]) for position in chosen.tolist()]
-
-
 def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
     """The flow field of each clip on the latent grid as one unit-length vector: no model, the mask's own input, with directions."""
     rule, grid = FrameRule.of(ws.config), latent_grid(ws)
@@ -106,7 +96,8 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
     size = [rule.num_frames, rule.min_frames, rule.fps, rule.width, rule.height]
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
     row = functools.partial(_flow_row, rule=rule, grid=grid)
-    with side_by_side(row, [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+    missing = [piece.item for piece in work if store.find(piece.key) is None]
+    with side_by_side(row, missing, threads=ws.config.engine.threads) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
 
 

@@ -13,8 +13,11 @@ from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
+from motive_pipeline.evaluation.human import Human, load_human
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
 from motive_pipeline.evaluation.plots import Dots
+from motive_pipeline.evaluation.prompt_by_prompt import by_unit_table, counts, gaps, unit_texts
 from motive_pipeline.evaluation.provenance import rejects_table, settings_table, versions_table
 from motive_pipeline.evaluation.tables import (
     Number,
@@ -30,6 +33,7 @@ from motive_pipeline.evaluation.values import (
     IN_SAMPLE_DROP,
     QUERY_MOTION,
     difference,
+    difference_matrix,
     estimate,
     metrics_of,
     num_trainings,
@@ -48,8 +52,15 @@ class Findings:
     units: pd.DataFrame
     metrics: Sequence[Metric]
     estimates: dict[tuple[Metric, str], Estimate]
+    differences: dict[tuple[Metric, str], Estimate]
+    """MOTIVE less another arm."""
+    main_metrics: Sequence[Metric]
+    """What the verdict is about."""
+    gaps: Sequence[str]
+    """What is missing, in sentences."""
     num_trainings: int
     verdict: Verdict
+    human: Human
     precision: Sequence[Precision]
     truth: Truth | None
     tables: dict[str, Table]
@@ -76,6 +87,27 @@ class Findings:
             if arm != without
         ]
 
+    def counts(self, metric: Metric) -> str:
+        """What computed a metric, and how many videos or queries its numbers rest on."""
+        return f"{metric.backend}; {counts(self.units, metric)}"
+
+    def difference_dots(self, metric: Metric) -> list[Dots]:
+        """A plot's rows: MOTIVE less each other arm, with the difference of each unit (averaged over trainings) as single values."""
+        return [
+            Dots(
+                name=f"less {arm_name(arm)}",
+                estimate=self.differences[metric, arm],
+                single=difference_matrix(self.units, metric, "motive", arm).mean(axis=0).tolist(),
+                is_main=False,
+            )
+            for arm in self.arms
+            if arm != "motive"
+        ]
+
+
+BY_UNIT = ("by_query", "by_prompt")
+"""Keys of the tables that show the differences by unit: of the loss, and of the main metric of videos."""
+
 
 def load_findings(ws: Workspace) -> Findings:
     """Read the scores of all arms and everything else that the report states.
@@ -85,13 +117,18 @@ def load_findings(ws: Workspace) -> Findings:
         GateFailed: the arms' scores do not fit together.
     """
     arms, num_samples = ws.config.arms, ws.config.evaluate.bootstrap_samples
-    units = pd.concat([_units(ws, arm) for arm in arms], ignore_index=True)
+    distances = _distances(ws)
+    units = pd.concat([part for arm in arms for part in (_units(ws, arm), distances.units(arm))], ignore_index=True)
     metrics = metrics_of(units)
     estimates = {(metric, arm): estimate(units, arm, metric, num_samples=num_samples) for metric in metrics for arm in arms}
     others = [arm for arm in arms if arm != "motive"]
     differences = {
         (metric, other): difference(units, metric, "motive", other, num_samples=num_samples) for metric in metrics for other in others
     }
+    estimates |= {(FRECHET, arm): distances.estimate(arm) for arm in arms}
+    differences |= {(FRECHET, other): distances.difference("motive", other) for other in others}
+    main_metrics = _main_metrics(metrics)
+    texts = unit_texts(ws)
     truth = load_truth(ws)
     precision = precision_table(ws, truth) if truth is not None else []
     tables: dict[str, Table] = {}
@@ -99,6 +136,7 @@ def load_findings(ws: Workspace) -> Findings:
     parts = [
         _arms_table(arms, metrics, estimates),
         _differences_table(others, metrics, differences),
+        *(by_unit_table(units, metric, others, texts, key=key) for metric, key in zip(main_metrics, BY_UNIT, strict=True)),
         _lengths_table(ws),
         *([_precision_table(precision, truth)] if truth is not None else []),
         *([_trainings_table(arms, metrics, units)] if num_trainings(units, arms) > 1 else []),
@@ -106,7 +144,9 @@ def load_findings(ws: Workspace) -> Findings:
     for table, its_numbers in parts:
         tables[table.key] = table
         numbers += its_numbers
-    for table in (rejects_table(ws), settings_table(ws), versions_table(ws)):
+    human = load_human(ws)
+    numbers += human.numbers
+    for table in (*human.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
@@ -115,7 +155,11 @@ def load_findings(ws: Workspace) -> Findings:
         metrics=metrics,
         estimates=estimates,
         num_trainings=num_trainings(units, arms),
-        verdict=verdict(differences, _main_metrics(metrics), num_trainings=num_trainings(units, arms)),
+        differences=differences,
+        main_metrics=main_metrics,
+        gaps=gaps(units, arms),
+        verdict=verdict(differences, main_metrics, num_trainings=num_trainings(units, arms)),
+        human=human,
         precision=precision,
         truth=truth,
         tables=tables,
@@ -125,21 +169,31 @@ def load_findings(ws: Workspace) -> Findings:
     )
 
 
+def _distances(ws: Workspace) -> FlowDistances:
+    flows = {arm: ws.published(f"eval_scores/{arm}").table("flow") for arm in ws.config.arms}
+    queries = ws.published("eval_scores/motive").table("query_flow")
+    return FlowDistances.of(flows, queries, num_samples=ws.config.evaluate.bootstrap_samples)
+
+
 def _units(ws: Workspace, arm: str) -> pd.DataFrame:
     scores = ws.published(f"eval_scores/{arm}")
     return unit_values(arm, scores.table("per_video"), scores.table("causal"))
 
 
 def _main_metrics(metrics: Sequence[Metric]) -> list[Metric]:
-    """What the verdict is about: the causal check, then the query's motion where it is known, else whether videos move."""
+    """What the verdict is about: the causal check, then whether videos show the query's motion: by its name where that is known, else by flow."""
     drop = [metric for metric in (HELD_OUT_DROP, IN_SAMPLE_DROP) if metric in metrics][:1]
-    return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else DYNAMIC]
+    return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else HISTOGRAM]
 
 
 def _arms_table(
     arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[tuple[Metric, str], Estimate]
 ) -> tuple[Table, list[Number]]:
-    numbers = {(arm, metric): estimate_number("arms", arm, metric, estimates[metric, arm]) for arm in arms for metric in metrics}
+    numbers = {
+        (arm, metric): estimate_number("arms", arm, metric, estimates[metric, arm], source=f"eval_scores/{arm}")
+        for arm in arms
+        for metric in metrics
+    }
     table = Table(
         key="arms",
         title="The arms side by side",
@@ -155,7 +209,9 @@ def _differences_table(
     others: Sequence[str], metrics: Sequence[Metric], differences: dict[tuple[Metric, str], Estimate]
 ) -> tuple[Table, list[Number]]:
     numbers = {
-        (other, metric): estimate_number("differences", other, metric, differences[metric, other], signed=True)
+        (other, metric): estimate_number(
+            "differences", other, metric, differences[metric, other], source=f"eval_scores/motive, eval_scores/{other}", signed=True
+        )
         for other in others
         for metric in metrics
     }
@@ -176,9 +232,9 @@ def _trainings_table(arms: Sequence[str], metrics: Sequence[Metric], units: pd.D
         matrices = {metric: value_matrix(units, arm, metric) for metric in metrics}
         for training in matrices[metrics[0]].index:
             name = f"{arm_name(arm)}, training {training}" if arm != "base" else arm_name(arm)
+            means = {metric: _mean_only(matrices[metric].loc[training].to_numpy(np.float64)) for metric in metrics}
             cells = [
-                estimate_number("trainings", f"{arm}/{training}", metric, _mean_only(matrices[metric].loc[training].to_numpy(np.float64)))
-                for metric in metrics
+                estimate_number("trainings", f"{arm}/{training}", metric, means[metric], source=f"eval_scores/{arm}") for metric in metrics
             ]
             numbers += cells
             rows.append([name, *(cell.shown for cell in cells)])
@@ -211,6 +267,7 @@ def _precision_table(precision: Sequence[Precision], truth: Truth) -> tuple[Tabl
                 num=choice.num_clips,
                 unit="% of clips",
                 shown=shown_number(100 * getattr(choice, column), 1),
+                source=f"curated_subset/{choice.name}" if choice.kind == "arm" else "eligible_pool",
             )
             for column in columns
         ]
@@ -242,6 +299,7 @@ def _lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
             Number(
                 table="lengths", row=name, column=column, value=float(values.loc[clip_ids].mean()), ci_low=math.nan, ci_high=math.nan,
                 num=len(clip_ids), unit=unit, shown=shown_number(float(values.loc[clip_ids].mean()), decimals),
+                source="eligible_pool" if name == "pool" else f"curated_subset/{name}",
             )
             for column, unit, values, decimals in (("length", "frames", length, 1), ("motion_magnitude", "px", motion_px, 3))
         ]  # fmt: skip

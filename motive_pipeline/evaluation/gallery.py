@@ -73,7 +73,7 @@ def load_influence(ws: Workspace) -> InfluenceMatrix:
 
 
 class Gallery:
-    """Makes the cards of one report."""
+    """Makes the cards of one report, or of one page of `motive explain`."""
 
     def __init__(self, ws: Workspace, truth: Truth | None) -> None:
         self._ws = ws
@@ -144,20 +144,30 @@ class Gallery:
         )
 
     def _clip(self, clip_id: str, influence: float, place: int) -> Card:
-        row, ranked = self._clips.loc[clip_id], self._ranking.loc[clip_id]
-        lines = [f"no. {place} · {shown_number(influence, 3, signed=True)}", f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"]
+        lines = [f"no. {place} · {shown_number(influence, 3, signed=True)}", self.standing(clip_id)]
         if self._truth is not None and clip_id in self._truth.motion.index:
             lines.append(f"truth: {self._truth.motion.loc[clip_id]}")
+        return self.clip(clip_id, lines)
+
+    def clip(self, clip_id: str, lines: Sequence[str]) -> Card:
+        """A clip of the pool with its mask, and ``lines`` below it."""
+        row = self._clips.loc[clip_id]
         if clip_id not in self._animations:
             self._animations[clip_id] = self._animated(Path(str(row["path"])), self._clip_masks.get(clip_id).numpy())
-        return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, is_chosen=bool(ranked["selected"]))
+        is_chosen = bool(self._ranking.at[clip_id, "selected"])
+        return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, is_chosen=is_chosen)
+
+    def standing(self, clip_id: str) -> str:
+        """Votes and rank of a clip of the pool."""
+        ranked = self._ranking.loc[clip_id]
+        return f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"
 
     def _animated(self, file: Path, mask_FHW: Float[np.ndarray, "F h w"] | None) -> Animation:
         try:
             frames_THWC = read_clip(file, self._rule).frames_THWC
         except RejectRow as rejection:
             raise GateFailed(
-                f"eval_report: {file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed."
+                f"{file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed."
             ) from rejection
         return animation(frames_THWC, float(self._rule.fps), mask_FHW=mask_FHW, temporal_stride=self._stride)
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.motion.histogram import sampled_flow, sampling_step
 from motive_pipeline.motion.trackers import DisTracker
 
-Backend = Literal["exact", "dis"]
+Backend = Literal["exact", "dis", "vbench"]
 
 _TRACKER = DisTracker(preset="medium", reference="first", min_side_px=128)
-_SAMPLED_FPS = 8.0
 _TOP_SHARE = 0.05
 _THRESHOLD_PX = 6.0
 _THRESHOLD_SIDE_PX = 256.0
@@ -37,6 +38,7 @@ class Metric:
     name: str
     backend: Backend
     bounds: tuple[float, float] | None = (0.0, 1.0)
+    lower_is_better: bool = False
 
     @property
     def label(self) -> str:
@@ -50,14 +52,16 @@ SMOOTHNESS = Metric(name="motion_smoothness", backend="dis")
 VIDEO_METRICS = (DYNAMIC, SMOOTHNESS, FLICKERING)
 
 
-def video_metrics(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> dict[Metric, float]:
-    """Every metric of one video of ``fps`` frames a second.
+def video_metrics(
+    frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_PHW2: Float[np.ndarray, "P H W 2"] | None = None
+) -> dict[Metric, float]:
+    """Every metric of one video of ``fps`` frames a second; ``flow_PHW2`` is its :func:`sampled_flow`, where that is known already.
 
     Raises:
         ValueError: fewer than three frames (motion smoothness compares a frame with its two neighbours).
     """
     return {
-        DYNAMIC: dynamic_degree(frames_THWC, fps),
+        DYNAMIC: dynamic_degree(frames_THWC, fps, flow_PHW2),
         SMOOTHNESS: motion_smoothness(frames_THWC),
         FLICKERING: temporal_flickering(frames_THWC),
     }
@@ -73,7 +77,24 @@ def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
     return 1.0 - float(np.mean([_mean_abs_difference(a, b) for a, b in itertools.pairwise(frames_THWC)])) / 255.0
 
 
-def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> float:
+def opencv_frames(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
+    """Every frame of the file as OpenCV, and so VBench, reads it (BGR).
+
+    Other pixels than ``clips.decode`` gives: OpenCV repeats chroma samples where a picture for people interpolates them.
+
+    Raises:
+        ValueError: no frame can be read.
+    """
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    capture.release()
+    if not frames:
+        raise ValueError(f"OpenCV reads no frame of {path.name}")
+    return np.stack(frames)
+
+
+def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_PHW2: Float[np.ndarray, "P H W 2"] | None = None) -> float:
     """1 when the video moves by VBench's rule, else 0.
 
     Of every max(1, round(fps / 8))-th frame, n in all, consecutive ones are compared. A pair moves when the mean of its largest 5 % flow
@@ -83,13 +104,13 @@ def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> flo
     Raises:
         ValueError: fewer than two frames are left at that rate.
     """
-    step = max(1, round(fps / _SAMPLED_FPS))
+    step = sampling_step(fps)
     sampled_THWC = frames_THWC[::step]
     _require_frames(sampled_THWC, 2, f" at every {step}. frame" if step > 1 else "")
     threshold_px = _THRESHOLD_PX * min(frames_THWC.shape[1:3]) / _THRESHOLD_SIDE_PX
     needed = max(1, round(_PAIRS_SHARE * len(sampled_THWC)))
-    pairs = itertools.pairwise(sampled_THWC)
-    moving = sum(_top_magnitude_px(dis_flow(before_HWC, after_HWC)) > threshold_px for before_HWC, after_HWC in pairs)
+    flows = sampled_flow(frames_THWC, fps) if flow_PHW2 is None else flow_PHW2
+    moving = sum(_top_magnitude_px(flow_HW2) > threshold_px for flow_HW2 in flows)
     return float(moving >= needed)
 
 
@@ -123,8 +144,9 @@ def dis_flow(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray
 
 def _top_magnitude_px(flow_HW2: np.ndarray) -> float:
     """Mean of the largest 5 % of the flow magnitudes (at least one pixel)."""
-    magnitude = np.sort(np.linalg.norm(flow_HW2, axis=-1), axis=None)
-    return float(magnitude[-max(1, int(magnitude.size * _TOP_SHARE)) :].mean())
+    magnitude = np.linalg.norm(flow_HW2, axis=-1).ravel()
+    num_top = max(1, int(magnitude.size * _TOP_SHARE))
+    return float(np.partition(magnitude, -num_top)[-num_top:].mean())
 
 
 def _drawn(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
@@ -136,7 +158,7 @@ def _drawn(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
 
 
 def _mean_abs_difference(a_HWC: np.ndarray, b_HWC: np.ndarray) -> float:
-    return float(np.abs(a_HWC.astype(np.int16) - b_HWC.astype(np.int16)).mean())
+    return sum(cv2.mean(cv2.absdiff(a_HWC, b_HWC))[:3]) / 3
 
 
 def _require_frames(frames_THWC: np.ndarray, least: int, where: str = "") -> None:

@@ -24,6 +24,8 @@ from motive_pipeline.evaluation.tables import STYLES, arm_name
 WIDTH_IN = 11.5
 """Width of every figure, so that letters have one size on the page."""
 
+PANELS_A_LINE = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
@@ -83,9 +85,13 @@ def png(draw: Draw, file: Path) -> None:
 
 def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Figure:
     """One panel for each metric, one row for each arm: the mean (dot), its interval (bar), each training (small dots)."""
-    figure = _figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
+    lines = -(-len(panels) // PANELS_A_LINE)
+    columns = -(-len(panels) // lines)
+    figure = _figure(WIDTH_IN, lines * (0.34 * len(next(iter(panels.values()))) + 0.95))
+    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    for empty in axes[len(panels) :]:
+        empty.set_axis_off()
+    for panel, (metric, rows) in zip(axes, panels.items(), strict=False):
         style = STYLES[metric]
         _dots(panel, palette, rows, factor=style.factor)
         if style.factor == 100:
@@ -105,6 +111,26 @@ def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figur
         axes.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     axes.set_xlabel("drop of the motion-weighted loss below the base model's, %", color=palette.ink, fontsize=9)
     return figure
+
+
+def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Figure:
+    """One panel for each metric, one row for each arm: the difference of each unit as a small dot, the mean and its interval, a line at 0."""
+    figure = _figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
+        style = STYLES[metric]
+        panel.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
+        _dots(panel, palette, rows, factor=style.factor)
+        panel.set_title(f"MOTIVE less another arm: {metric.label}", fontsize=9.5, color=palette.ink, pad=8)
+        panel.set_xlabel(_difference_unit(metric), color=palette.ink, fontsize=9)
+    return figure
+
+
+def _difference_unit(metric: Metric) -> str:
+    unit = STYLES[metric].unit
+    return ("percentage points" if unit.startswith("%") else unit) + (
+        " (below 0 is better)" if metric.lower_is_better else " (above 0 is better)"
+    )
 
 
 def precision_figure(

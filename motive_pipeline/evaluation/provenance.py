@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from motive_pipeline.clips.rejected import rejecting_assets
 from motive_pipeline.evaluation.tables import Table
+from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.storage.workspace import Workspace
-
-REJECTING = ("clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks")
-"""Assets with rejects, besides the gradients."""
 
 
 def rejects_table(ws: Workspace) -> Table:
     """What each stage left out, by reason."""
-    gradients = [f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "query_gradients")]
-    rejects = pd.concat([ws.published(asset).rejects() for asset in (*REJECTING, *gradients)], ignore_index=True)
+    rejects = pd.concat([ws.published(asset).rejects() for asset in rejecting_assets(ws.config)], ignore_index=True)
     counts = rejects.groupby(["stage", "reason"], sort=True).size()
     return Table(
         key="rejects",
@@ -38,10 +37,16 @@ def settings_table(ws: Workspace) -> Table:
 
 def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
-    sections = ws.config.model_dump(mode="json", exclude={"storage", "schedule", "preference", "arms"})
+    places = {"python", "weights", "timeout_s"} if ws.config.evaluate.backend == "vbench" else True
+    hidden = {"storage": True, "schedule": True, "arms": True, "evaluate": {"vbench": places}}
+    sections = ws.config.model_dump(mode="json", exclude=hidden)
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     kept = {name: value for name, value in settings.items() if not name.endswith(("path", "table", "prompts")) or name == "model.path"}
-    return kept | {"arms": ", ".join(ws.config.arms)}
+    return kept | {"arms": ", ".join(ws.config.arms), "embedding.encoder": _without_folder(ws.config.embedding.encoder)}
+
+
+def _without_folder(encoder: str) -> str:
+    return Path(encoder).name if Path(encoder).is_absolute() else encoder
 
 
 def _plain(value: Any) -> str:
@@ -52,15 +57,18 @@ def versions_table(ws: Workspace) -> Table:
     """The content hash of the model and of every asset, code versions and libraries."""
     arms = [arm for arm in ws.config.arms if arm != "base"]
     assets = ["clip_catalog", "query_catalog", "latents", "motion_masks", "eligible_pool"]
+    assets += ["embeddings", "query_embeddings"] if "embedding" in ws.config.arms else []
     assets += [
         f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "influence_matrix", "voted_ranking")
     ]
     assets += [f"{asset}/{arm}" for arm in arms for asset in ("curated_subset", "finetuned_checkpoint")]
     assets += [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
+    assets += ["preference_bundle", "preference_study"] if ws.config.comparisons else []
     rows = [["base model (weights)", model_hash(ws)[:16], ""]]
     for asset in assets:
         publication = ws.published(asset)
         rows.append([asset, publication.data_version[:16], str(publication.provenance["code_version"])])
+    rows += version_rows(ws)
     libraries = ws.provenance("eval_report", [])["libraries"]
     rows += [[name, str(version), ""] for name, version in libraries.items()]
     return Table(

@@ -78,8 +78,16 @@ def summary(ws: Workspace) -> str:
             "",
             f"The arms side by side (95 % intervals): {report.facts['verdict']}",
             aligned(_arms_of(report)),
+            *_invitation(ws),
         ]
     )
+
+
+def _invitation(ws: Workspace) -> list[str]:
+    """Where the page lies on which people can compare the arms."""
+    if not ws.has_published("preference_bundle"):
+        return []
+    return ["", f"Ask people, blind: {ws.published('preference_bundle').path / 'index.html'} (docs/preference.md)"]
 
 
 def _arms_of(report: Publication) -> Table:
@@ -89,9 +97,8 @@ def _arms_of(report: Publication) -> Table:
     shown = numbers.pivot(index="row", columns="column", values="shown")
     arms, metrics = list(dict.fromkeys(numbers["row"])), list(dict.fromkeys(numbers["column"]))
     units = dict(zip(numbers["column"], numbers["unit"], strict=True))
-    columns = ["arm", *(f"{metric} ({units[metric]})" for metric in metrics)]
-    rows = [[arm, *(str(shown.at[arm, metric]) for metric in metrics)] for arm in arms]
-    return Table(key="arms", title="The arms side by side", columns=columns, rows=rows, caption="")
+    rows = [[f"{metric} ({units[metric]})", *(str(shown.at[arm, metric]) for arm in arms)] for metric in metrics]
+    return Table(key="arms", title="The arms side by side", columns=["metric", *arms], rows=rows, caption="")
 
 
 def render(template: str, context: dict[str, Any]) -> str:
@@ -128,6 +135,12 @@ def _figures(findings: Findings) -> dict[str, Markup]:
         "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
         "drop_plot": plots.svg(
             functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"
+        ),
+        "differences_plot": plots.svg(
+            functools.partial(
+                plots.differences_figure, panels={metric: findings.difference_dots(metric) for metric in findings.main_metrics}
+            ),
+            name="differences",
         ),
         "precision_plot": "",
     }
@@ -184,7 +197,8 @@ def _records(table: Table) -> list[dict[str, str]]:
 def _upstream(ws: Workspace) -> list[str]:
     arms = [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
     subsets = [f"curated_subset/{arm}" for arm in ws.config.arms if arm != "base"]
+    embeddings = ["embeddings", "query_embeddings"] if "embedding" in ws.config.arms else []
     return [
-        *arms, *subsets, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
-        "influence_matrix/motive", "voted_ranking/motive",
+        *arms, *subsets, *embeddings, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
+        "influence_matrix/motive", "voted_ranking/motive", *(["preference_study"] if ws.config.comparisons else []),
     ]  # fmt: skip

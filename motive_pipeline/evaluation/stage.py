@@ -17,11 +17,18 @@ from motive_pipeline.config import Arm
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
-from motive_pipeline.evaluation.metrics import VIDEO_METRICS, video_metrics
+from motive_pipeline.evaluation.flow_distance import HISTOGRAM, FlowDistances, flow_row, histogram_distance
+from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
 from motive_pipeline.evaluation.motion_class import motion_class
-from motive_pipeline.evaluation.side_by_side import side_by_side
+from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
 from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
+from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
+from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
+from motive_pipeline.evaluation.vbench.record import facts_of
+from motive_pipeline.motion.histogram import sampled_flow
+from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
@@ -43,36 +50,48 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
     """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
-    (see :func:`~.causal.causal_check`), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (what :mod:`~.flow_distance` compares: a row for each pair
+    of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    With ``evaluate.backend: vbench`` VBench's own values stand beside the stand-ins', and ``vbench.json`` says what made them.
 
     Raises:
         GateFailed: a video is missing, twice there, cannot be read or has no finite value; or the causal check failed.
+        MotiveError: VBench is not there, or failed.
     """
     started = time.time()
     videos = ws.published(f"generated_videos/{arm}")
-    per_video, counts = measured_videos(ws, arm, videos)
+    queries = query_flow(ws)
+    per_video, flow, counts = measured_videos(ws, arm, videos, queries)
+    vbench = measure_videos(ws, arm, videos) if ws.config.evaluate.backend == "vbench" else None
+    per_video = per_video if vbench is None else _joined(per_video, vbench)
     causal, causal_counts = causal_check(ws, arm)
-    scores = score_rows(unit_values(arm, per_video, causal), arm, num_samples=ws.config.evaluate.bootstrap_samples)
+    num_samples = ws.config.evaluate.bootstrap_samples
+    distances = FlowDistances.of({arm: flow}, queries.table, num_samples=num_samples)
+    scores = score_rows(unit_values(arm, per_video, causal), arm, num_samples=num_samples, distances=distances)
+    tables = {"per_video": per_video, "causal": causal, "flow": flow, "query_flow": queries.table, "scores": scores}
 
     def write(folder: Path) -> None:
-        for name, table in (("per_video", per_video), ("causal", causal), ("scores", scores)):
+        for name, table in tables.items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
+        if vbench is not None:
+            atomic.write_json(folder / VBENCH_RECORD, vbench.record)
 
+    all_counts = [counts, causal_counts, *([vbench.counts] if vbench else [])]
     return ws.publish(
         f"eval_scores/{arm}",
         stage=STAGE,
-        content=digest([digest_frame(table) for table in (per_video, causal, scores)]),
+        content=digest([digest_frame(table) for table in tables.values()], *([vbench.record] if vbench else [])),
         write=write,
         started=started,
         upstream=_upstream(arm),
-        facts=_facts(scores, per_video),
-        counts=RowCounts(computed=counts.computed + causal_counts.computed, reused=counts.reused + causal_counts.reused),
+        facts=_facts(scores, per_video) | (facts_of(vbench.record) if vbench else {}),
+        counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
         scores={("eval_scores", arm): scores},
     )
 
 
-def measured_videos(ws: Workspace, arm: str, videos: Publication) -> tuple[pd.DataFrame, RowCounts]:
-    """``per_video`` of the published videos, and how many were measured now.
+def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: QueryFlow) -> tuple[pd.DataFrame, pd.DataFrame, RowCounts]:
+    """``per_video`` and ``flow`` of the published videos, and how many were measured now.
 
     Raises:
         GateFailed: see :func:`publish_eval_scores`.
@@ -87,46 +106,57 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication) -> tuple[pd.Da
     keys = [digest("video", digest_file(file.path), asdict(rule), file.is_read) for file in files]
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
-    with side_by_side(functools.partial(measured, rule=rule), [piece.item for piece in work if store.find(piece.key) is None], ws) as ready:
+    missing = [piece.item for piece in work if store.find(piece.key) is None]
+    with side_by_side(functools.partial(measured, rule=rule), missing, threads=ws.config.engine.threads) as ready:
         outcome = compute_rows(store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows)
     _require_all(arm, files, keys, outcome)
-    rows = [_video_rows(store, outcome.refs[key], video, motion) for key, video in zip(keys, table.to_dict("records"), strict=True)]
-    per_video = pd.DataFrame([row for video_rows in rows for row in video_rows])
+    found = [(outcome.refs[key], video) for key, video in zip(keys, table.to_dict("records"), strict=True)]
+    per_video = pd.DataFrame([row for ref, video in found for row in _video_rows(store, ref, video, motion, queries)])
     _require_finite(arm, per_video, table)
-    return per_video, outcome.counts
+    flow = [feature_table(store.read(ref, "flow_features")).assign(**_which(video)) for ref, video in found]
+    return per_video, pd.concat(flow, ignore_index=True), outcome.counts
 
 
 def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
-    """One row: the value of each metric by its name, ``motion_label`` (bytes, empty when not read) and ``motion_coherence``.
+    """One row: the value of each metric by its name, ``motion_label`` (bytes, empty when not read), ``motion_coherence``, and its flow.
 
     Raises:
         RejectRow: the video cannot be read, or is too short for a metric.
     """
     frames_THWC = read_clip(file.path, rule).frames_THWC
     try:
-        values = video_metrics(frames_THWC, file.fps)
+        flow_PHW2 = sampled_flow(frames_THWC, file.fps)
+        # exact means VBench's value of this file, so it is taken from the pixels that VBench sees
+        values = video_metrics(frames_THWC, file.fps, flow_PHW2) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
         reading = motion_class(frames_THWC) if file.is_read else None
     except ValueError as error:
         raise RejectRow("too_short", str(error)) from error
-    row = {metric.name: np.array(value, np.float64) for metric, value in values.items()}
+    row: dict[str, np.ndarray] = {metric.name: np.array(value, np.float64) for metric, value in values.items()}
+    row |= flow_row(flow_PHW2, file.fps)
     row["motion_label"] = np.array((reading.label if reading else "").encode("ascii"), LABEL_BYTES)
     row["motion_coherence"] = np.array(reading.coherence if reading else np.nan, np.float64)
     return row
 
 
-def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str | None) -> list[dict[str, Any]]:
+def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str | None, queries: QueryFlow) -> list[dict[str, Any]]:
     """The rows of ``per_video`` of one video."""
     label = bytes(store.read(ref, "motion_label").item()).decode("ascii")
     values = {metric: float(store.read(ref, metric.name)) for metric in VIDEO_METRICS}
     if motion is not None:
         values[QUERY_MOTION] = float(label == motion)
-    common = {
-        "training": int(video["training"]),
-        "prompt_index": int(video["prompt_index"]),
-        "n": int(video["n"]),
-    }
+    values[HISTOGRAM] = histogram_distance(store.read(ref, "flow_histogram"), queries.histogram_H)
     read = {"motion_label": label, "motion_coherence": float(store.read(ref, "motion_coherence"))}
-    return [{**common, "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()]
+    return [{**_which(video), "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()]
+
+
+def _which(video: dict[Any, Any]) -> dict[str, int]:
+    return {name: int(video[name]) for name in ("training", "prompt_index", "n")}
+
+
+def _joined(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
+    """The stand-ins' rows and VBench's, these with what was read of the same video."""
+    read = per_video.drop_duplicates(WHICH)[[*WHICH, "motion_label", "motion_coherence"]]
+    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=WHICH)[list(per_video.columns)])], ignore_index=True)
 
 
 def _require_once(arm: str, table: pd.DataFrame) -> None:

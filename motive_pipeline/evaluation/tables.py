@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING, SMOOTHNESS, Metric
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION
+from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,21 @@ STYLES: Mapping[Metric, Style] = {
         decimals=1,
         meaning="videos in which optical flow reads the queries' motion; higher is better",
     ),
+    HISTOGRAM: Style(
+        title="distance from the queries' flow histogram",
+        unit="0 to 1",
+        factor=1.0,
+        decimals=3,
+        meaning="share of a video's motion that goes another way, or at another speed, than the query videos' on average; lower is better",
+    ),
+    FRECHET: Style(
+        title="Fréchet distance of flow",
+        unit="sides/s",
+        factor=1.0,
+        decimals=3,
+        meaning="Fréchet distance between speed and change of speed by direction in an arm's videos and in the query videos, in shorter sides of the "
+        "picture a second, over all videos of a training at once; lower is better",
+    ),
     DYNAMIC: Style(
         title="dynamic degree",
         unit="% of videos",
@@ -70,6 +87,16 @@ STYLES: Mapping[Metric, Style] = {
         decimals=4,
         meaning="1 less the mean difference of consecutive frames (VBench's own formula); 1 for a still video",
     ),
+    **{
+        dimension.metric: Style(
+            title=f"{dimension.name.replace('_', ' ')}, VBench",
+            unit="% of videos" if dimension.name == "dynamic_degree" else "0 to 1",
+            factor=100.0 if dimension.name == "dynamic_degree" else 1.0,
+            decimals=1 if dimension.name == "dynamic_degree" else 4,
+            meaning=f"{dimension.meaning} (VBench itself)",
+        )
+        for dimension in DIMENSIONS.values()
+    },
 }
 
 ARM_NAMES: Mapping[str, str] = {
@@ -77,6 +104,8 @@ ARM_NAMES: Mapping[str, str] = {
     "full": "full pool",
     "random": "random",
     "motion_magnitude": "most motion",
+    "embedding": "nearest embeddings",
+    "bottom": "lowest influence",
     "no_mask": "gradient, no mask",
     "motive": "MOTIVE",
 }
@@ -84,7 +113,8 @@ ARM_NAMES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number of the report: where it stands, its raw value and interval (in the stored unit), of how many, and its text."""
+    """One number of the report: where it stands, its raw value and interval (in the stored unit), of how many, its text, what computed it, and
+    the asset that it was read from (``provenance.json`` has that asset's version)."""
 
     table: str
     row: str
@@ -95,6 +125,8 @@ class Number:
     num: int
     unit: str
     shown: str
+    backend: str = "exact"
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +158,7 @@ def shown_number(value: float, decimals: int, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, signed: bool = False) -> Number:
+def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, source: str, signed: bool = False) -> Number:
     """The number of one estimate of a metric."""
     style = STYLES[metric]
     return Number(
@@ -139,6 +171,8 @@ def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, si
         num=found.num_prompts,
         unit=style.unit,
         shown=shown_estimate(found, style, signed=signed),
+        backend=metric.backend,
+        source=source,
     )
 
 

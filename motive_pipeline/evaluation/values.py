@@ -16,12 +16,14 @@ from jaxtyping import Float
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
 from motive_pipeline.evaluation.metrics import VIDEO_METRICS, Metric
+from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 
 QUERY_MOTION = Metric(name="query_motion_share", backend="dis")
 HELD_OUT_DROP = Metric(name="held_out_loss_drop", backend="exact", bounds=None)
 IN_SAMPLE_DROP = Metric(name="in_sample_loss_drop", backend="exact", bounds=None)
-METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, *VIDEO_METRICS)
+METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, HISTOGRAM, FRECHET, *VIDEO_METRICS, *VBENCH_METRICS)
 
 ALL_TRAININGS = -1
 """``seed`` of the row of ``eval_scores`` that covers all trainings of an arm."""
@@ -82,6 +84,15 @@ def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num
     Raises:
         GateFailed: the arms have no unit, or not the same trainings, in common.
     """
+    return mean_interval(difference_matrix(units, metric, arm, other).to_numpy(np.float64), num_samples=num_samples)
+
+
+def difference_matrix(units: pd.DataFrame, metric: Metric, arm: str, other: str) -> pd.DataFrame:
+    """The differences ``arm`` - ``other`` [training, unit] behind :func:`difference`.
+
+    Raises:
+        GateFailed: see there.
+    """
     first, second = value_matrix(units, arm, metric), value_matrix(units, other, metric)
     common = first.columns.intersection(second.columns)
     if not len(common) or (len(first) != len(second) and 1 not in (len(first), len(second))):
@@ -89,19 +100,24 @@ def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num
             f"eval_scores: {arm} and {other} cannot be compared by {metric.label}: {len(common)} common prompts or queries, "
             f"{len(first)} against {len(second)} trainings. One of the two is out of date: materialize both again."
         )
-    return mean_interval(_values(first, common) - _values(second, common), num_samples=num_samples)
+    values_SJ: Float[np.ndarray, "S J"] = first[common].to_numpy(np.float64) - second[common].to_numpy(np.float64)
+    return pd.DataFrame(values_SJ, columns=common)
 
 
-def _values(table: pd.DataFrame, units: pd.Index) -> Float[np.ndarray, "S J"]:
-    return table[units].to_numpy(np.float64)
+def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int, distances: FlowDistances | None = None) -> pd.DataFrame:
+    """The arm's rows of the table ``eval_scores``: for each metric one row over all trainings (``seed`` -1) and one for each training.
 
-
-def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int) -> pd.DataFrame:
-    """The arm's rows of the table ``eval_scores``: for each metric one row over all trainings (``seed`` -1) and one for each training."""
+    ``distances`` are those of the arm, where its flow is known.
+    """
+    if distances is not None:
+        units = pd.concat([units, distances.units(arm)], ignore_index=True)
     rows = []
     for metric in metrics_of(units):
         for training in (ALL_TRAININGS, *value_matrix(units, arm, metric).index):
-            found = estimate(units, arm, metric, num_samples=num_samples, training=training)
+            if distances is not None and metric == FRECHET:
+                found = distances.estimate(arm, training=None if training == ALL_TRAININGS else training)
+            else:
+                found = estimate(units, arm, metric, num_samples=num_samples, training=training)
             rows.append(
                 {
                     "arm": arm,
@@ -118,7 +134,7 @@ def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int) -> pd.DataFra
 
 
 def _num(units: pd.DataFrame, arm: str, metric: Metric, training: int) -> int:
-    is_counted = (units["arm"] == arm) & (units["metric"] == metric.name)
+    is_counted = (units["arm"] == arm) & (units["metric"] == metric.name) & (units["backend"] == metric.backend)
     if training != ALL_TRAININGS:
         is_counted &= units["training"] == training
     return sum(units.loc[is_counted, "num"].tolist())

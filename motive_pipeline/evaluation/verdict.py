@@ -10,7 +10,7 @@ from motive_pipeline.evaluation.metrics import Metric
 from motive_pipeline.evaluation.tables import STYLES, arm_name, shown_estimate
 
 MIN_TRAININGS = 3
-RIVALS = ("full", "random", "no_mask")
+RIVALS = ("full", "random", "embedding", "bottom", "no_mask")
 """The arms that MOTIVE has to beat; against the base model and the liveliest clips it is compared as well, without a verdict."""
 
 _COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}
@@ -51,7 +51,7 @@ def _no_verdict(num_trainings: int) -> Verdict:
 
 def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
     name = STYLES[metric].title
-    beaten, lost, open_ = _sorted_out(found)
+    beaten, lost, open_ = _sorted_out(metric, found)
     if not lost and not open_:
         return f"MOTIVE beats {_listed(beaten)} on {name}"
     parts = [f"beats {_listed(beaten)}"] if beaten else []
@@ -62,19 +62,20 @@ def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
 
 def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
     style = STYLES[metric]
-    beaten, lost, open_ = _sorted_out(found)
+    beaten, lost, open_ = _sorted_out(metric, found)
     shown = "; ".join(f"against {arm_name(rival)} {shown_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
     says = [f"better than {_listed(beaten)}"] if beaten else []
     says += [f"worse than {_listed(lost)}"] if lost else []
     says += [f"not to be told from {_listed(open_)}"] if open_ else []
-    unit = "percentage points" if style.unit.startswith("%") else "score"
+    unit = "percentage points" if style.unit.startswith("%") else "score, lower is better" if metric.lower_is_better else "score"
     return f"{style.title[0].upper()}{style.title[1:]}: {_joined(says)}. Difference in {unit}, 95 % interval: {shown}."
 
 
-def _sorted_out(found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
+def _sorted_out(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
     """The rivals that MOTIVE beats, those it loses to, and those the interval leaves open."""
-    beaten = [rival for rival, estimate in found.items() if estimate.excludes_zero and estimate.value > 0]
-    lost = [rival for rival, estimate in found.items() if estimate.excludes_zero and estimate.value < 0]
+    sign = -1 if metric.lower_is_better else 1
+    beaten = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value > 0]
+    lost = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value < 0]
     return beaten, lost, [rival for rival in found if rival not in (*beaten, *lost)]
 
 

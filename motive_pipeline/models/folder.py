@@ -89,31 +89,32 @@ def model_hash(ws: Workspace) -> str:
 
     The hash of each file is remembered in ``<state>/model_files.json`` by path, size, times, inode and links, so an unchanged model is read once.
     """
-    return folder_hash(model_folder(ws.config.model), _memory(ws))
+    return folder_hash(model_folder(ws.config.model), hash_memory(ws))
 
 
 def encoders_hash(ws: Workspace) -> str:
     """32 hex digits over the part of the model that latents and prompt embeddings come from (:data:`ENCODERS`)."""
-    return part_hash(model_folder(ws.config.model), _memory(ws), ENCODERS)
+    return part_hash(model_folder(ws.config.model), hash_memory(ws), ENCODERS)
 
 
 def folder_hash(folder: Path, memory: Path) -> str:
     """:func:`model_hash` of the model at ``folder``, with the hashes of single files remembered in the JSON file ``memory``."""
-    return digest(_file_hashes(folder, model_files(folder), memory))
+    return digest(file_hashes(folder, model_files(folder), memory))
 
 
 def part_hash(folder: Path, memory: Path, parts: Collection[str]) -> str:
     """The same over the files of the components ``parts`` and over what ``model_index.json`` says of these."""
     files = [file for file in model_files(folder) if file.relative_to(folder).parts[0] in parts]
     index = {name: value for name, value in _read_json(folder / "model_index.json").items() if name in parts}
-    return digest(index, _file_hashes(folder, files, memory))
+    return digest(index, file_hashes(folder, files, memory))
 
 
-def _memory(ws: Workspace) -> Path:
+def hash_memory(ws: Workspace) -> Path:
+    """The file in which hashes of a model's files are remembered."""
     return ws.state / "model_files.json"
 
 
-def _file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[str]]:
+def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[str]]:
     """(name within ``folder``, hash) of each file; those whose hash is remembered are not read."""
     known: dict[str, list[Any]] = _read_json(memory) if memory.exists() else {}
     found: dict[str, list[Any]] = {}

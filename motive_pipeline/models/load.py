@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     from motive_pipeline.models.protocol import VideoModel
 
-__all__ = ["encoders_hash", "latent_grid", "load_model", "model_folder", "model_hash", "observe_base_encoders", "observe_base_model"]
+__all__ = [
+    "encoders_hash",
+    "fixed_device",
+    "latent_grid",
+    "load_model",
+    "model_folder",
+    "model_hash",
+    "observe_base_encoders",
+    "observe_base_model",
+]
 
 _base_models: dict[tuple[object, ...], VideoModel] = {}
 
@@ -63,6 +72,16 @@ def _load(model: config.Model, folder: Path) -> VideoModel:
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
     )
+
+
+def fixed_device(name: str, threads: int) -> torch.device:
+    """The device that ``model.device`` names, with the arithmetic fixed as it is for the video model.
+
+    Raises:
+        MotiveError: it does not exist here.
+    """
+    _fix_arithmetic(threads)
+    return _device(name)
 
 
 def _device(name: str) -> torch.device:

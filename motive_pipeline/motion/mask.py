@@ -49,11 +49,3 @@ def to_latent_grid(saliency_THW: Float32[np.ndarray, "T H W"], grid: LatentGrid)
     mask_Fhw[0] = resized_Thw[0]
     mask_Fhw[1:] = resized_Thw[1:].reshape(num_latent_frames - 1, stride, latent_height, latent_width).mean(axis=1)
     return mask_Fhw
-
-
-def motion_mask(
-    displacement_THW2: Float[np.ndarray, "T H W 2"], grid: LatentGrid, *, floor_px: float
-) -> tuple[Float32[np.ndarray, "F h w"], float]:
-    """(mask on the latent grid, mean magnitude of the clip in pixels)."""
-    magnitude_THW = magnitude(displacement_THW2)
-    return to_latent_grid(saliency(magnitude_THW, floor_px=floor_px), grid), float(magnitude_THW.mean(dtype=np.float64))

@@ -5,8 +5,10 @@ Axes: T decoded frames, F latent frames, h w latent cells.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +28,8 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
-from motive_pipeline.motion.mask import motion_mask
+from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -66,15 +69,9 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     grid = latent_grid(ws)
     store = ws.store(STAGE, DIMS)
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
-    row_function = _RowFunction(ws, grid)
-    outcome = compute_rows(
-        store,
-        [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        row_function,
-        what=MaskSet.asset_of[role],
-        commit_rows=ws.config.engine.commit_rows,
-        expect=row_function.expect,
-    )
+    work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
+    with _row_function(ws, grid, [piece.item for piece in work if store.find(piece.key) is None]) as row:
+        outcome = compute_rows(store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows)
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
@@ -108,28 +105,36 @@ def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
     return bool(mask_Fhw.max() < STILL_MAX_WEIGHT and mask_Fhw.mean() < STILL_MEAN_WEIGHT)
 
 
-class _RowFunction:
-    """``clip -> arrays``."""
+@contextmanager
+def _row_function(
+    ws: Workspace, grid: LatentGrid, missing: Sequence[CatalogClip]
+) -> Iterator[Callable[[CatalogClip], dict[str, np.ndarray]]]:
+    """``clip -> arrays``: DIS on ``engine.threads`` clips at once, a network on one after the other, the next ones read meanwhile."""
+    read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
+    memory = HashMemory(ws.state)
+    tracker = functools.cache(lambda: build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads))
+    mask_rule = MaskRule.of(ws.config.motion)
 
-    def __init__(self, ws: Workspace, grid: LatentGrid) -> None:
-        self._grid = grid
-        self._tracker = build_tracker(ws.config.motion)
-        self._floor_px = ws.config.motion.floor_px
-        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine)
-        self._memory = HashMemory(ws.state)
+    def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
+        return mask_row(clip, tracker(), grid, read, mask_rule)
 
-    def expect(self, clips: Sequence[CatalogClip]) -> None:
-        """These clips will be asked for, in this order."""
-        self._reader.expect([clip.path for clip in clips])
+    if ws.config.motion.tracker == "dis":
+        ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
+    else:
+        ahead = nullcontext(computed)
+        read.expect([clip.path for clip in missing])
+    with ahead as row:
 
-    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
-        row = mask_row(clip, self._tracker, self._grid, self._reader, floor_px=self._floor_px)
-        require_unchanged(clip, self._memory)
-        return row
+        def checked(clip: CatalogClip) -> dict[str, np.ndarray]:
+            found = row(clip)
+            require_unchanged(clip, memory)
+            return found
+
+        yield checked
 
 
 def mask_row(
-    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[Path], DecodedClip], *, floor_px: float
+    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[Path], DecodedClip], mask_rule: MaskRule
 ) -> dict[str, np.ndarray]:
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
@@ -137,10 +142,11 @@ def mask_row(
         RejectRow: the clip cannot be read (:func:`read_clip`), or ``non_finite_motion``.
     """
     frames_THWC = read(clip.path).frames_THWC
-    mask_Fhw, magnitude_px = motion_mask(tracker.displacement(frames_THWC), grid, floor_px=floor_px)
-    if not (np.isfinite(mask_Fhw).all() and np.isfinite(magnitude_px)):
+    field = motion_field(frames_THWC, tracker, mask_rule)
+    mask_Fhw = field.mask(grid)
+    if not (np.isfinite(mask_Fhw).all() and np.isfinite(field.magnitude_px)):
         raise RejectRow("non_finite_motion", "the tracker's displacement holds NaN or infinity")
-    return {"mask": mask_Fhw, "motion_magnitude_px": np.array(magnitude_px, dtype=np.float64)}
+    return {"mask": mask_Fhw, "motion_magnitude_px": np.array(field.magnitude_px, dtype=np.float64)}
 
 
 def _still(store: RowStore, run: RowRun) -> set[str]:

@@ -21,6 +21,16 @@ Reference = Literal["first", "previous"]
 _PRESETS = {"medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "fast": cv2.DISOPTICAL_FLOW_PRESET_FAST}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracks:
+    """What a tracker finds in a clip: displacements (dx, dy) in pixels of the given frames and, from a tracker that tells them, whether the
+    point is visible in the other frame and how sure the tracker is, both in [0, 1]."""
+
+    displacement_THW2: Float32[np.ndarray, "T H W 2"]
+    visibility_THW: Float32[np.ndarray, "T H W"] | None = None
+    confidence_THW: Float32[np.ndarray, "T H W"] | None = None
+
+
 @runtime_checkable
 class Tracker(Protocol):
     """Displacement of every pixel of every frame, relative to a reference frame."""
@@ -31,8 +41,8 @@ class Tracker(Protocol):
         ``first``: from frame 0 to each frame, on frame 0's grid; zero in frame 0."""
         ...
 
-    def displacement(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T H W 2"]:
-        """(dx, dy) in pixels of the given frames. The same frames give the same bits. Zero for a clip of one frame."""
+    def track(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Tracks:
+        """The clip's motion. The same frames give the same bits. Zero for a clip of one frame."""
         ...
 
 
@@ -48,25 +58,21 @@ class DisTracker:
     reference: Reference = "previous"
     min_side_px: int = 128
 
+    def track(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Tracks:
+        """See :meth:`Tracker.track`."""
+        return Tracks(displacement_THW2=self.displacement(frames_THWC))
+
     def displacement(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T H W 2"]:
-        """See :meth:`Tracker.displacement`."""
+        """The only thing that this tracker tells."""
         num_frames, height, width = frames_THWC.shape[:3]
         displacement_THW2 = np.zeros((num_frames, height, width, 2), dtype=np.float32)
         with _one_thread():
             grey_T = [self._tracked_picture(frame_HWC) for frame_HWC in frames_THWC]
-            for frame, (source, target) in enumerate(self._pairs(num_frames)):
+            for frame, (source, target) in enumerate(frame_pairs(num_frames, self.reference)):
                 if source != target:
                     flow_HW2 = cv2.DISOpticalFlow.create(_PRESETS[self.preset]).calc(grey_T[source], grey_T[target], None)  # type: ignore[call-overload]
-                    displacement_THW2[frame] = _on_grid(flow_HW2, height, width)
+                    displacement_THW2[frame] = on_grid(flow_HW2, height, width)
         return displacement_THW2
-
-    def _pairs(self, num_frames: int) -> Iterator[tuple[int, int]]:
-        """(frame whose pixels move, frame they move to) for each frame."""
-        for frame in range(num_frames):
-            if self.reference == "first":
-                yield 0, frame
-            else:
-                yield frame, frame - 1 if frame else min(1, num_frames - 1)
 
     def _tracked_picture(self, frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w"]:
         grey_HW = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)
@@ -77,13 +83,32 @@ class DisTracker:
         return np.asarray(grey_HW, dtype=np.uint8)
 
 
-def build_tracker(motion: Motion) -> Tracker:
-    """The tracker that the section ``motion`` names; ``reference: auto`` is what suits it (``previous`` for DIS)."""
+def build_tracker(motion: Motion, *, device: str = "auto", threads: int = 1) -> Tracker:
+    """The tracker that the section ``motion`` names; ``reference: auto`` is what suits it: ``previous`` for DIS, ``first`` for AllTracker.
+
+    ``device`` and ``threads`` are for a tracker that is a network.
+
+    Raises:
+        MotiveError: AllTracker's code, weights or libraries are missing, or not what they should be.
+    """
+    if motion.tracker == "alltracker":
+        from motive_pipeline.motion.alltracker import load_alltracker
+
+        return load_alltracker(motion, device=device, threads=threads)
     reference: Reference = "previous" if motion.reference == "auto" else motion.reference
     return DisTracker(preset=motion.preset, reference=reference, min_side_px=motion.min_side_px)
 
 
-def _on_grid(flow_hw2: Float[np.ndarray, "h w 2"], height: int, width: int) -> Float32[np.ndarray, "H W 2"]:
+def frame_pairs(num_frames: int, reference: Reference) -> Iterator[tuple[int, int]]:
+    """(frame whose pixels move, frame they move to) for each frame."""
+    for frame in range(num_frames):
+        if reference == "first":
+            yield 0, frame
+        else:
+            yield frame, frame - 1 if frame else min(1, num_frames - 1)
+
+
+def on_grid(flow_hw2: Float[np.ndarray, "h w 2"], height: int, width: int) -> Float32[np.ndarray, "H W 2"]:
     """A flow field found on an enlarged picture, on the grid and in the pixels of the original one."""
     if flow_hw2.shape[:2] == (height, width):
         return flow_hw2.astype(np.float32, copy=False)

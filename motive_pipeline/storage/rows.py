@@ -28,10 +28,16 @@ CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row to append: its key and its named arrays."""
+    """One row to append: its key and its named arrays. Those ``left_out`` count for the content's hash only and are not stored."""
 
     key: str
     arrays: dict[str, np.ndarray | np.generic]
+    left_out: frozenset[str] = frozenset()
+
+    @property
+    def stored(self) -> dict[str, np.ndarray | np.generic]:
+        """The arrays to write."""
+        return {name: array for name, array in self.arrays.items() if name not in self.left_out}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,7 @@ class RowStore:
             raise ValueError(f"row store {self.folder}: a key of the batch is there already")
         by_shape: dict[tuple[tuple[str, tuple[int, ...]], ...], list[Row]] = {}
         for row in rows:
-            by_shape.setdefault(tuple((name, row.arrays[name].shape) for name in sorted(row.arrays)), []).append(row)
+            by_shape.setdefault(tuple((name, array.shape) for name, array in sorted(row.stored.items())), []).append(row)
         with self._lock:
             self._prepare()
             for number, batch in enumerate(by_shape.values() or [[]]):
@@ -110,6 +116,10 @@ class RowStore:
     def read(self, ref: RowRef, name: str) -> np.ndarray:
         """Array ``name`` of one row."""
         return self._array(ref.segment, name).row(ref.row)
+
+    def has(self, ref: RowRef, name: str) -> bool:
+        """Whether array ``name`` of the row is stored."""
+        return (ref.segment, name) in self._arrays or (self.folder / "segments" / ref.segment / "rows.zarr" / name).is_dir()
 
     def shape(self, ref: RowRef, name: str) -> tuple[int, ...]:
         """Shape of array ``name`` of one row, without reading it."""
@@ -158,7 +168,7 @@ class RowStore:
 
     def _write_arrays(self, path: Path, rows: Sequence[Row]) -> None:
         group = zarr.open_group(path, mode="w", zarr_format=3)
-        for name in rows[0].arrays:
+        for name in rows[0].stored:
             stacked = np.stack([row.arrays[name] for row in rows])
             row_bytes = max(1, stacked.nbytes // len(rows))
             chunk_rows = min(len(rows), max(1, CHUNK_BYTES // row_bytes))

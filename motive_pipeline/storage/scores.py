@@ -59,7 +59,22 @@ TABLES: dict[str, pa.Schema] = {
         [("arm", _S), ("seed", _I), ("metric", _S), ("backend", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F), ("num_videos", _I)]
     ),
     "preference": pa.schema(
-        [("arm_a", _S), ("arm_b", _S), ("wins", _I), ("ties", _I), ("losses", _I), ("win_rate", _F), ("ci_low", _F), ("ci_high", _F)]
+        [
+            ("arm_a", _S),
+            ("arm_b", _S),
+            ("wins", _I),
+            ("ties", _I),
+            ("losses", _I),
+            ("win_rate", _F),
+            ("ci_low", _F),
+            ("ci_high", _F),
+            ("num_raters", _I),
+            ("num_prompts", _I),
+            ("prompts_for", _I),
+            ("prompts_against", _I),
+            ("sign_test_p", _F),
+            ("agreement", _F),
+        ]
     ),
     "audit": pa.schema([("check", _S), ("variant", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F)]),
     "runs": pa.schema(
@@ -156,8 +171,11 @@ class ScoreTables:
         changed = current is None
         for table, schema in TABLES.items():
             (temp / table).mkdir(exist_ok=True)
-            if not (temp / table / "_empty.parquet").exists():
-                pq.write_table(schema.empty_table(), temp / table / "_empty.parquet")
+            empty = temp / table / "_empty.parquet"
+            if not empty.exists() or pq.read_schema(empty) != schema:  # an older version of the software had other columns
+                empty.unlink(missing_ok=True)
+                pq.write_table(schema.empty_table(), empty)
+                changed = True
         for (table, piece), content in pieces.items():
             file = temp / table / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', piece)}.parquet"
             old = current / file.relative_to(temp) if current is not None and file.exists() else None

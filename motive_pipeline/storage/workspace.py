@@ -3,7 +3,7 @@
 A publication is an immutable folder ``published/<asset>/<data version>-<fingerprint>/``; ``current.json`` beside it names the one that
 counts. Whoever reads an asset reads that one. Two publications with equal content have the same data version, whatever made them.
 Inside, ``data/`` is what the asset is (a Zarr group, tables, a model) and nothing else; what the pipeline notes about it lies beside:
-``publication.json``, ``rejects.parquet`` and, for some, ``preview.png``.
+``publication.json``, ``rejects.parquet`` and, for some, ``preview.png`` or the key of a blind study.
 """
 
 from __future__ import annotations
@@ -157,13 +157,15 @@ class Workspace:
         rejects: Sequence[Reject] = (),
         scores: dict[tuple[str, str], pd.DataFrame | Path] | None = None,
         preview: Callable[[Path], None] | None = None,
+        beside: Callable[[Path], None] | None = None,
     ) -> Publication:
         """Publish ``asset``: the data that ``write`` puts into a folder, its rejects, and its pieces of the score tables.
 
         ``content`` is a hash of what is published (no time stamps, no settings): equal content keeps the data version. ``started``
         is ``time.time()`` at the stage's start. ``counts`` are those of a stage that computes row by row; one that makes its table as a
         whole gives its ``table_rows``, which count as reused where the same table was published before under the same settings.
-        ``upstream`` names the assets that were read, for the provenance.
+        ``upstream`` names the assets that were read, for the provenance. ``beside`` writes what belongs to the publication and must not be
+        handed on with its data.
         """
         reject_frame = pd.DataFrame([vars(reject) for reject in rejects], columns=list(REJECT_COLUMNS), dtype="object")
         fingerprint = self.config.fingerprint(stage)
@@ -188,6 +190,8 @@ class Workspace:
             with atomic.new_folder(target) as folder:
                 (folder / _DATA).mkdir()
                 write(folder / _DATA)
+                if beside:
+                    beside(folder)
                 if preview:
                     preview(folder / _PREVIEW)
                 reject_frame.to_parquet(folder / _REJECTS, index=False)

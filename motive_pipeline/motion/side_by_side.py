@@ -8,25 +8,21 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import cv2
-import numpy as np
-
-from motive_pipeline.storage.workspace import Workspace
 
 Item = TypeVar("Item", bound=Hashable)
+Result = TypeVar("Result")
 
 
 @contextmanager
-def side_by_side(
-    function: Callable[[Item], dict[str, np.ndarray]], items: Sequence[Item], ws: Workspace
-) -> Iterator[Callable[[Item], dict[str, np.ndarray]]]:
-    """A function that gives ``function(item)``, which ``engine.threads`` workers compute ahead for all ``items``.
+def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], *, threads: int) -> Iterator[Callable[[Item], Result]]:
+    """A function that gives ``function(item)``, which ``threads`` workers compute ahead for all ``items``.
 
     Each worker has OpenCV on one thread: DIS cuts a frame into as many strips as OpenCV has threads, and its result depends on them.
     What ``function`` raises for an item is raised when that item is asked for.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
-    workers = ThreadPoolExecutor(ws.config.engine.threads)
+    workers = ThreadPoolExecutor(threads)
     try:
         futures = {item: workers.submit(function, item) for item in items}
         yield lambda item: futures.pop(item).result()

@@ -1,0 +1,166 @@
+"""Encoders: a clip's frames -> one vector of unit length, for the arm that chooses by plain similarity to the queries.
+
+Axes: T decoded frames, H W pixels, K frames that a network sees, E entries of an embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from motive_pipeline.config import FLOW_HISTOGRAM, Config, Embedding
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.folder import file_hashes, hash_memory
+from motive_pipeline.models.load import fixed_device
+from motive_pipeline.motion.histogram import flow_histogram, sampled_flow, velocity
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.workspace import Workspace
+
+Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Float32[np.ndarray, " E"]]
+
+FLOW_VERSION = 1
+"""Raise it when the flow histogram comes out different."""
+
+FLOW_SPANS, FLOW_CELLS = 2, 2
+_NEEDED = ("config.json", "preprocessor_config.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def encoder_content(ws: Workspace) -> str:
+    """A hash of the encoder and of what it is given of a clip, for the keys of its rows.
+
+    Raises:
+        MotiveError: there is no such encoder; see :func:`encoder_folder`.
+    """
+    embedding = ws.config.embedding
+    if embedding.encoder == FLOW_HISTOGRAM:
+        return digest(FLOW_HISTOGRAM, FLOW_VERSION)
+    folder = encoder_folder(embedding)
+    files = [file for name in (*_NEEDED, "*.safetensors") for file in sorted(folder.glob(name))]
+    return digest(file_hashes(folder, files, hash_memory(ws)), embedding.num_frames)
+
+
+def load_encoder(config: Config) -> Encode:
+    """The encoder that ``embedding.encoder`` names.
+
+    Raises:
+        MotiveError: there is none, or transformers cannot load it.
+    """
+    if config.embedding.encoder == FLOW_HISTOGRAM:
+        return lambda frames_THWC: flow_embedding(frames_THWC, config.clips.fps)
+    device = fixed_device(config.model.device, config.engine.threads)
+    return PretrainedEncoder(encoder_folder(config.embedding), device=device, num_frames=config.embedding.num_frames)
+
+
+def flow_embedding(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Float32[np.ndarray, " E"]:
+    """The roots of the clip's flow histogram over two halves of its time and the four quarters of its picture.
+
+    Shares sum to 1, so their roots have unit length, and the cosine of two clips is the overlap of their histograms (Bhattacharyya's).
+    """
+    return np.sqrt(flow_histogram(velocity(sampled_flow(frames_THWC, fps), fps), spans=FLOW_SPANS, cells=FLOW_CELLS))
+
+
+class PretrainedEncoder:
+    """An image or video encoder in transformers' format (CLIP, SigLIP, DINOv2, VideoMAE and their kin).
+
+    An image encoder sees ``num_frames`` frames, evenly spaced, and their features are averaged. A video encoder, which says in its config how
+    many frames it takes, sees those at once. The features are the projected image features where the model has a text side, else the pooled
+    output, else the mean over its tokens.
+    """
+
+    def __init__(self, folder: Path, *, device: Any, num_frames: int) -> None:
+        """Raises :class:`MotiveError` when transformers cannot load the folder."""
+        from transformers import AutoImageProcessor, AutoModel
+
+        try:
+            self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise MotiveError(
+                f"embedding.encoder: transformers cannot load {folder} ({str(error).splitlines()[0]}). Name an image or video encoder such as "
+                "CLIP, SigLIP, DINOv2 or VideoMAE; code that comes with a model is never run."
+            ) from error
+        self._device = device
+        self._model = model.eval().float().to(self._device)
+        self._num_frames = int(getattr(self._model.config, "num_frames", None) or num_frames)
+
+    def __call__(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, " E"]:
+        """The clip's embedding at unit length; zero where the features are zero."""
+        import torch
+
+        chosen_K = np.linspace(0, len(frames_THWC) - 1, self._num_frames).round().astype(int)
+        pixels = self._processor(images=[frames_THWC[at] for at in chosen_K], return_tensors="pt")["pixel_values"].to(self._device)
+        with torch.inference_mode():
+            features = self._features(pixels)
+        return at_unit_length(features.mean(dim=0).double().cpu().numpy())
+
+    def _features(self, pixels: Any) -> Any:
+        """One row for each frame, or for the clip."""
+        if hasattr(self._model, "get_image_features"):
+            output = self._model.get_image_features(pixel_values=pixels)
+        else:
+            output = self._model(pixel_values=pixels)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled
+        return output.last_hidden_state.mean(dim=1) if hasattr(output, "last_hidden_state") else output
+
+
+def at_unit_length(features_E: Float[np.ndarray, " E"]) -> Float32[np.ndarray, " E"]:
+    """``features_E`` divided by its length; zero stays zero."""
+    length = float(np.linalg.norm(features_E))
+    return (features_E / length if length else features_E).astype(np.float32)
+
+
+def encoder_folder(embedding: Embedding) -> Path:
+    """Where the encoder's files lie on this machine; one named by a hub id is downloaded the first time.
+
+    Raises:
+        MotiveError: no such folder, it holds no model in transformers' format, or the hub cannot be reached.
+    """
+    name = embedding.encoder
+    if Path(name).is_dir():
+        folder = Path(name)
+    elif Path(name).is_absolute() or not _HUB_ID.fullmatch(name):
+        raise MotiveError(
+            f"embedding.encoder = {name!r}: no such folder. Name {FLOW_HISTOGRAM}, a folder in transformers' format, or a hub id such as "
+            "facebook/dinov2-small."
+        )
+    else:
+        folder = _hub_snapshot(embedding)
+    missing = [file for file in _NEEDED if not (folder / file).is_file()]
+    missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
+    if missing:
+        raise MotiveError(
+            f"embedding.encoder = {name!r}: {folder} lacks {', '.join(missing)}, so it is no encoder in transformers' format."
+        )
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if not kind:
+        raise MotiveError(
+            f"embedding.encoder = {name!r}: {folder / 'config.json'} names no model_type, so transformers cannot tell what it is."
+        )
+    return folder
+
+
+def _hub_snapshot(embedding: Embedding) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted: dict[str, Any] = {"revision": embedding.revision, "allow_patterns": [*_NEEDED, "*.safetensors"]}
+    try:
+        return Path(snapshot_download(embedding.encoder, local_files_only=True, **wanted))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(embedding.encoder, **wanted))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise MotiveError(
+            f"embedding.encoder = {embedding.encoder!r}: not on this machine, and it cannot be downloaded from the hub "
+            f"({str(error).splitlines()[0]}). Check the name and the network, or name a folder that holds the encoder."
+        ) from error

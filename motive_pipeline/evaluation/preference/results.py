@@ -1,0 +1,218 @@
+"""The result files that come back: which there are, whether each can be what the page wrote, and the votes in them.
+
+A file is taken whole or not at all; one that is not taken is a rejected row with a reason. The checksum finds damage and edits by hand. It
+is no signature: who reads the page's script can make one, so results are only as honest as the people they come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from motive_pipeline.errors import ConfigError, RejectRow
+from motive_pipeline.evaluation.preference.key import FORMAT, Key
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.workspace import Workspace
+
+MAX_BYTES = 4_000_000
+DEFAULT_FOLDER = "preference_results"
+
+WHOLE_WITHIN_S = 60.0
+"""A file that is no JSON and was written less than this ago is taken for one that is still being copied."""
+
+
+class Vote(BaseModel):
+    """One answer, as the page writes it: ``turn`` is the place in the plan, ``ms`` the time from showing the pair to the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    turn: Annotated[int, Field(ge=0)]
+    left: str
+    right: str
+    choice: Literal["left", "right", "tie", "skip"]
+    plays: Annotated[int, Field(ge=0)]
+    ms: Annotated[int, Field(ge=0)]
+
+
+class Result(BaseModel):
+    """One result file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: int
+    study: str
+    rater: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    plan: Annotated[int, Field(ge=0)]
+    votes: list[Vote]
+    checksum: str
+
+    def true_checksum(self) -> str:
+        """SHA-256 of the very text that the page hashes."""
+        lines = [" ".join(str(value) for value in vote.model_dump().values()) for vote in self.votes]
+        text = "\n".join([str(self.format), self.study, self.rater, str(self.plan), *lines])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFile:
+    """A file that was taken."""
+
+    path: Path
+    result: Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A file that was not taken, and why."""
+
+    path: Path
+    reason: str
+    detail: str
+
+
+def results_folder(ws: Workspace) -> Path:
+    """Where result files are put: ``preference.results_path``, else a folder below the root."""
+    return ws.config.preference.results_path or ws.root / DEFAULT_FOLDER
+
+
+def result_files(ws: Workspace) -> list[Path]:
+    """Every file in the folder and below it, but for hidden ones; none while the default folder does not exist.
+
+    Raises:
+        ConfigError: ``preference.results_path`` is no folder.
+    """
+    folder = results_folder(ws)
+    if ws.config.preference.results_path is not None and not folder.is_dir():
+        raise ConfigError(
+            f"preference.results_path = {str(folder)!r}: no such folder. Make it, or leave the key out to use {DEFAULT_FOLDER}/ below storage.root."
+        )
+    below = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def observe_preference_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """(data version, facts) of the result files as they are now.
+
+    Raises:
+        ConfigError: as :func:`result_files`.
+    """
+    folder, files = results_folder(ws), result_files(ws)
+    found = [[path.relative_to(folder).as_posix(), _hash(path)] for path in files]
+    return digest(found), {"folder": str(folder), "files": len(files)}
+
+
+def results_being_written(ws: Workspace, *, settle_s: float, now_s: float | None = None) -> list[Path]:
+    """Result files that were written less than ``settle_s`` seconds ago, or look like half of a copy."""
+    now_s = time.time() if now_s is None else now_s
+    return [path for path in result_files(ws) if _unsettled(path, now_s, settle_s)]
+
+
+def load_results(files: Sequence[Path], key: Key) -> tuple[list[ResultFile], list[Refusal]]:
+    """The files that count, one for each rater, and the others with a reason."""
+    read: list[ResultFile] = []
+    refused: list[Refusal] = []
+    for path in files:
+        try:
+            read.append(ResultFile(path=path, result=_checked(_parsed(path), key)))
+        except RejectRow as rejection:
+            refused.append(Refusal(path=path, reason=rejection.reason, detail=rejection.detail))
+    taken, doubled = _one_each(read)
+    return taken, sorted([*refused, *doubled], key=lambda refusal: str(refusal.path))
+
+
+def _hash(path: Path) -> str:
+    """The hash of what :func:`load_results` reads of a file; of one that cannot be read, what it says instead."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    ages_s = [now_s - stamp_s for stamp_s in (status.st_mtime, status.st_ctime)]
+    if any(0 <= age_s < settle_s for age_s in ages_s):
+        return True
+    if not any(0 <= age_s < WHOLE_WITHIN_S for age_s in ages_s):
+        return False
+    try:
+        _parsed(path)
+    except RejectRow as rejection:
+        return rejection.reason == "not_json"
+    return False
+
+
+def _parsed(path: Path) -> Result:
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise RejectRow("too_large", f"{size} bytes; a result file has a few KB, at most {MAX_BYTES}")
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RejectRow("unreadable", f"cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise RejectRow("not_json", f"no result file of the study's page: {error}") from error
+    try:
+        return Result.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(file)"
+        raise RejectRow("not_a_result", f"not what the study's page writes: {where}: {first['msg']}") from error
+
+
+def _checked(result: Result, key: Key) -> Result:
+    """``result``, if the page of this study can have written it."""
+    if result.format != FORMAT:
+        raise RejectRow("other_format", f"written in format {result.format}; this version reads {FORMAT}")
+    if result.study != key.study:
+        raise RejectRow(
+            "other_study",
+            f"made with the bundle of study {result.study[:40]}; the present one is {key.study}. Votes count only for the bundle they were given on; "
+            "set the settings and videos back, and they count again.",
+        )
+    if result.checksum != result.true_checksum():
+        raise RejectRow("wrong_checksum", "changed since it was saved, or damaged on the way")
+    if result.plan >= key.num_plans:
+        raise RejectRow("impossible_vote", f"plan {result.plan}; the bundle has plans 0 to {key.num_plans - 1}")
+    plan = key.plan(result.plan)
+    turns = [vote.turn for vote in result.votes]
+    if len(set(turns)) < len(turns):
+        raise RejectRow("impossible_vote", "answers the same pair twice")
+    for vote in result.votes:
+        if vote.turn >= len(plan):
+            raise RejectRow("impossible_vote", f"answers pair {vote.turn + 1} of {len(plan)}")
+        if (vote.left, vote.right) != (plan[vote.turn].left, plan[vote.turn].right):
+            raise RejectRow("impossible_vote", f"pair {vote.turn + 1} of plan {result.plan} shows other videos")
+        if vote.choice != "skip" and vote.plays < 1:
+            raise RejectRow("impossible_vote", f"pair {vote.turn + 1} was answered before it was seen once")
+    if not result.votes:
+        raise RejectRow("no_votes", "holds no answer")
+    return result
+
+
+def _one_each(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusal]]:
+    """Of a rater's several files the one with most answers: who stops, saves, goes on and saves again leaves two."""
+    by_rater: dict[str, list[ResultFile]] = {}
+    for file in sorted(read, key=lambda file: (-len(file.result.votes), str(file.path))):
+        by_rater.setdefault(file.result.rater, []).append(file)
+    taken = [files[0] for _, files in sorted(by_rater.items())]
+    doubled = [
+        Refusal(
+            path=other.path,
+            reason="duplicate",
+            detail=f"rater {rater} is there already: {first.path.name} has {len(first.result.votes)} answers, this file {len(other.result.votes)}",
+        )
+        for rater, (first, *others) in by_rater.items()
+        for other in others
+    ]
+    return taken, doubled

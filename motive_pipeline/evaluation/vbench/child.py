@@ -1,0 +1,135 @@
+"""VBench as a child process in its own Python environment: one request, one answer, one clear message when it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.evaluation.vbench.dimensions import Dimension
+
+RUNNER = Path(__file__).with_name("runner.py")
+_TAIL_LINES, _TAIL_CHARACTERS = 12, 2000
+
+
+class VBenchFailed(MotiveError):
+    """The child ended without an answer, or with one that cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """What the environment holds: package versions, the device, and the suite's prompts by dimension where they were asked for."""
+
+    versions: Mapping[str, str]
+    device: str
+    suite: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """How to start VBench: its interpreter, the folder of weights, CPU threads, and how long one request may take."""
+
+    python: Path
+    weights: Path
+    threads: int
+    timeout_s: float
+
+    def installed(self, device: str, suite: Sequence[str] = ()) -> Installed:
+        """What lies in the environment; ``suite`` names dimensions whose prompts are wanted.
+
+        Raises:
+            VBenchFailed: the interpreter does not run, or has no ``vbench``.
+        """
+        answer = self._answer({"dimension": None, "device": device, "suite": list(suite)}, f"looking at {self.python}", {})
+        if "vbench" not in answer["versions"]:
+            raise VBenchFailed(
+                f"{self.python} has no package vbench. Set evaluate.vbench.python to the interpreter of an environment that has it, or leave it "
+                "out and run `motive fetch vbench`."
+            )
+        return Installed(versions=answer["versions"], device=answer["device"], suite=answer.get("suite", {}))
+
+    def measure(self, dimension: Dimension, videos: Sequence[tuple[str, Path]], *, mode: str, device: str) -> dict[str, Any]:
+        """The answer of ``runner.py`` about ``videos``: (the name that VBench is to see, the file).
+
+        Raises:
+            VBenchFailed: the child crashed, took longer than ``timeout_s``, or gave no answer.
+        """
+        request = {
+            "dimension": dimension.name,
+            "mode": mode,
+            "device": device,
+            "min_frames": dimension.min_frames,
+            "sampled_fps": dimension.sampled_fps,
+            "torch_hub": {Path(each.file).name: str(self.weights / each.file) for each in dimension.weights if each.file.endswith(".pth")},
+            "videos": [{"name": name, "path": str(path)} for name, path in videos],
+        }
+        environment = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"} if dimension.is_pickled else {}
+        return self._answer(request, f"{dimension.name} on {len(videos)} videos", environment)
+
+    def _answer(self, request: dict[str, Any], what: str, environment: Mapping[str, str]) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="motive-vbench-") as scratch:
+            folder = Path(scratch)
+            result, said = folder / "answer.json", folder / "stderr.txt"
+            (folder / "request.json").write_text(json.dumps(request | {"result": str(result)}), encoding="utf-8")
+            code = self._run(folder / "request.json", said, what, environment)
+            if code != 0:
+                how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+                raise VBenchFailed(f"VBench ({what}) {how}. {_tail(said)}")
+            try:
+                return json.loads(result.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise VBenchFailed(f"VBench ({what}) ended well but its answer cannot be read ({error}). {_tail(said)}") from error
+
+    def _run(self, request: Path, said: Path, what: str, environment: Mapping[str, str]) -> int:
+        """The child's exit code; it and all that it started are gone when this returns or raises."""
+        command = [str(self.python), "-I", str(RUNNER), str(request)]
+        with said.open("wb") as stderr:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=stderr,
+                    env=self._environment() | dict(environment),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise VBenchFailed(f"evaluate.vbench.python: {self.python} cannot be started ({error.strerror}).") from error
+            try:
+                return process.wait(self.timeout_s)
+            except subprocess.TimeoutExpired as error:
+                raise VBenchFailed(
+                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. {_tail(said)}"
+                ) from error
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                if process.stdin:
+                    process.stdin.close()
+
+    def _environment(self) -> dict[str, str]:
+        """The parent's, without what would lead the child's Python or torch elsewhere; nothing is downloaded behind the user's back."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TORCH_", "VIRTUAL_ENV"))}
+        threads = str(self.threads)
+        return kept | {
+            "VBENCH_CACHE_DIR": str(self.weights),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+
+
+def _tail(said: Path) -> str:
+    """The end of what the child wrote to its standard error; progress bars overwrite themselves, so only their last state counts."""
+    text = said.read_bytes().decode("utf-8", "replace")
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.rstrip().replace("\r\n", "\n").split("\n")]
+    last = "\n".join([line for line in lines if line][-_TAIL_LINES:])[-_TAIL_CHARACTERS:]
+    return f"The end of its messages:\n{last}" if last else "It wrote no message."
