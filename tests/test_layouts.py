@@ -12,10 +12,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 
+from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.clips.latents import publish_latents
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
+from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.workspace import Publication
 from tests.clip_fixtures import moving_square, project, write_video
 
@@ -442,3 +445,18 @@ def test_members_of_archives_are_encoded_as_the_files_would_be(films, clips):
         assert publish_clip_catalog(ws).counts.rejected == 0
         contents.add(tuple(publish_latents(ws, role="clip").table("index")[["clip_id", "content"]].to_numpy()[0]))
     assert len(contents) == 1
+
+
+def test_clips_in_zips_go_through_the_pipeline_up_to_their_gradients(films, clips):
+    layout_openvid(films, clips)
+    place(films[3], clips.parent, "queries", "q.mp4")
+    settings = {"clips": {"source": "openvid", "path": "clips"}, "gradient": {"store_dim": 64}, "influence": {"proj_dim": 64}}
+    ws = project(clips.parent, **settings)
+    publish_clip_catalog(ws)
+    publish_query_catalog(ws)
+    publish_latents(ws, role="clip")
+    publish_motion_masks(ws, role="clip")
+    publication = publish_gradients(ws, variant="motive", role="clip")
+    group = zarr.open_group(publication.path, mode="r")
+    assert group["gradient"].shape == (3, 64)  # type: ignore[union-attr]
+    assert publication.rejects().empty

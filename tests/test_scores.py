@@ -111,7 +111,8 @@ def test_no_scores_yet_says_what_to_do(scores):
 def test_clips_carry_their_motion_magnitude(scores):
     catalog = pd.DataFrame(
         {"clip_id": ["a", "b"], "path": ["p", "q"], "caption": ["", "x"], "num_frames": [17, 17], "fps": [16.0, 16.0]}
-        | {"width": [64, 64], "height": [64, 64], "duration_s": [1.0, 1.0], "source": ["folder", "folder"]}
+        | {"width": [64, 64], "height": [64, 64], "duration_s": [1.0, 1.0], "source": ["folder", "folder"], "flags": ["", ""]}
+        | {"aesthetic_score": [5.0, 4.0], "motion_score": [1.0, 2.0], "published": ["", ""], "disagrees": ["", ""]}
     )
     scores.publish({("catalog", "catalog"): catalog, ("motion", "motion"): pd.DataFrame({"clip_id": ["a"], "motion_magnitude_px": [2.5]})})
     assert rows(scores, "SELECT clip_id, motion_magnitude_px FROM clips ORDER BY clip_id") == [("a", 2.5), ("b", None)]
