@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,18 @@ LONGEST_FIRST = ("test_staleness", "project", "test_daemon", "test_plan", "test_
 """What takes long comes first, so that two processes end at nearly the same time."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under ``--dist loadgroup`` a group is run by one process, so that what its tests share is made once."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Under ``--dist loadgroup`` a group is run by one process, so that what its tests share is made once.
+
+    A wrapper, since xdist reads the marks in a hook that asks to be the first.
+    """
     places = {group: place for place, group in enumerate(LONGEST_FIRST)}
     groups = {item: TOGETHER.get(item.path.stem, item.path.stem) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: places.get(groups[item], len(places)))
+    return (yield)
 
 
 SMALL_DEMO = """
