@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,18 +25,27 @@ LONGEST_FIRST = ("test_staleness", "project", "test_daemon", "test_plan", "test_
 """What takes long comes first, so that two processes end at nearly the same time."""
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Under ``--dist loadgroup`` a group is run by one process, so that what its tests share is made once.
+def _group(nodeid: str) -> str:
+    stem = Path(nodeid.partition("::")[0]).stem
+    return TOGETHER.get(stem, stem)
 
-    A wrapper, since xdist reads the marks in a hook that asks to be the first.
-    """
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Groups go to a process whole, so that what their tests share is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a group one after the other, the longest groups first."""
     places = {group: place for place, group in enumerate(LONGEST_FIRST)}
-    groups = {item: TOGETHER.get(item.path.stem, item.path.stem) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: places.get(groups[item], len(places)))
-    return (yield)
+    items.sort(key=lambda item: (places.get(_group(item.nodeid), len(places)), _group(item.nodeid)))
 
 
 SMALL_DEMO = """
