@@ -121,3 +121,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("graph"))
     project.first = project.run("--summary")
     return project
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The installed Chromium. Without one the tests are skipped, but not in CI."""
+    from tests.browser import MISSING, chromium, open_browser
+
+    if chromium() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
+    with open_browser() as browser:
+        yield browser

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import http.server
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,20 +16,10 @@ from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import results_folder
 from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.storage.workspace import Workspace
-from tests.browser import MISSING, chromium, open_browser
 from tests.preference_fixtures import PROMPTS, choice, published_key, study_workspace
 
 TIMEOUT_MS = 20_000
 KEYS = {"left": "ArrowLeft", "right": "ArrowRight", "tie": "ArrowDown"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The installed Chromium. Without one the tests are skipped, but not in CI."""
-    if chromium() is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

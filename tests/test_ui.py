@@ -1,7 +1,6 @@
 """What a person sees and presses in Dagster's UI, and the report, in a real browser on a real project."""
 
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,21 +12,12 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from assets.definitions import build_definitions
 from assets.instance import instance_folder
-from tests.browser import MISSING, chromium, dagster_ui, open_browser
+from tests.browser import dagster_ui
 from tests.graph_project import Project
 
 TIMEOUT_MS = 120_000
 LANES = ("sources", "clips", "motion", "attribution", "curation", "training", "evaluation")
 RANKINGS = {"voted_ranking/motive", "voted_ranking/no_mask"}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The installed Chromium. Without one the tests are skipped, but not in CI."""
-    if chromium() is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
-    with open_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
