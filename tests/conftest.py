@@ -15,7 +15,10 @@ from tests.graph_project import Project
 
 TOGETHER = {
     **dict.fromkeys(("test_graph", "test_ui"), "project"),
-    **dict.fromkeys(("test_report", "test_causal", "test_provenance", "test_controls", "test_eval_stage", "test_unused"), "evaluated"),
+    **dict.fromkeys(
+        ("test_report", "test_causal", "test_provenance", "test_controls", "test_eval_stage", "test_unused", "test_explain", "test_vbench"),
+        "evaluated",
+    ),
     **dict.fromkeys(("test_gradient_stage", "test_second_moments"), "prepared_project"),
 }
 """Files that share a costly session fixture, and its name; any other file is a group of its own."""
