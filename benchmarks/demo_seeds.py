@@ -63,7 +63,7 @@ def seed_row(numbers: pd.DataFrame) -> dict[str, object]:
 
 
 def verdict(rows: pd.DataFrame) -> list[str]:
-    """The two aims in words, met or not."""
+    """The three aims in words, met or not."""
     lines = []
     confound = rows[rows["split"] == "confound"]
     if len(confound):
@@ -82,7 +82,10 @@ def verdict(rows: pd.DataFrame) -> list[str]:
             f"(aim: at least {need:g}; {met})."
         )
         before, after = part["motion share base"].mean(), part["motion share motive"].mean()
-        lines.append(f"Share of generated videos that show the query motion, {split} split: base {before:.2f}, MOTIVE {after:.2f}.")
+        met = "met" if after > before else "MISSED"
+        lines.append(
+            f"Share of generated videos that show the query motion, {split} split: base {before:.2f}, MOTIVE {after:.2f} (aim: it rises; {met})."
+        )
     return lines
 
 
