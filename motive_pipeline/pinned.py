@@ -124,7 +124,7 @@ def _fetched(pinned: Pinned) -> list[Path]:
     for name, file in pinned.files.items():
         target = pinned.folder / name
         if not (target.is_file() and digest_file(target) == file.sha256):
-            _download(file.url, target, sha256=file.sha256, num_bytes=file.num_bytes)
+            download(file.url, target, sha256=file.sha256, num_bytes=file.num_bytes)
     return [*(pinned.code_folder / name for name in pinned.code.sha256), *(pinned.folder / name for name in pinned.files)]
 
 
@@ -173,7 +173,7 @@ def _is_whole(folder: Path, sha256: Mapping[str, str]) -> bool:
 def _fetch_code(pinned: Pinned) -> None:
     with tempfile.TemporaryDirectory(prefix="motive-fetch-") as scratch:
         archive = Path(scratch) / "code.tar.gz"
-        _download(pinned.code.url, archive)
+        download(pinned.code.url, archive)
         files = _members(archive, pinned.code.sha256, pinned.code.url)
     for name, content in files.items():
         atomic.write_bytes(pinned.code_folder / name, content)
@@ -202,8 +202,12 @@ def _members(archive: Path, sha256: Mapping[str, str], url: str) -> dict[str, by
     return found
 
 
-def _download(url: str, target: Path, *, sha256: str | None = None, num_bytes: int | None = None) -> None:
-    """The bytes at ``url`` as the file ``target``, which appears whole and checked, or not at all."""
+def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: int | None = None, offline: str | None = None) -> None:
+    """The bytes at ``url`` as the file ``target``, which appears whole and checked, or not at all.
+
+    Raises:
+        MotiveError: no network, or other bytes than these came; ``offline`` says what to do on a machine without one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     hashed, size = hashlib.sha256(), 0
     descriptor, temp = tempfile.mkstemp(prefix=atomic.TEMP_PREFIX, dir=target.parent)
@@ -220,8 +224,8 @@ def _download(url: str, target: Path, *, sha256: str | None = None, num_bytes: i
         os.replace(temp, target)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise MotiveError(
-            f"cannot download {url}: {error}. `motive fetch` needs a network (or a proxy in https_proxy); on a machine without one, copy "
-            f"{cache_folder()} from a machine where it ran."
+            f"cannot download {url}: {error}. `motive fetch` needs a network (or a proxy in https_proxy); on a machine without one, "
+            f"{offline or f'copy {cache_folder()} from a machine where it ran'}."
         ) from error
     finally:
         Path(temp).unlink(missing_ok=True)

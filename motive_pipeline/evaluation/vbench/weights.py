@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import logging
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.evaluation.vbench.dimensions import Dimension, Weight
+from motive_pipeline.pinned import download
 from motive_pipeline.storage.digest import digest_file
 
 log = logging.getLogger(__name__)
-
-_BLOCK = 2**20
-_TIMEOUT_S = 60.0
 
 
 def needed_weights(dimensions: Iterable[Dimension]) -> list[Weight]:
@@ -72,28 +65,6 @@ def fetch_weights(weights: Sequence[Weight], folder: Path) -> int:
                 )
             continue
         log.info("%s: %g MB, %s, from %s", weight.file, weight.megabytes, weight.licence, weight.url)
-        _download(weight, target)
+        download(weight.url, target, sha256=weight.sha256, offline=f"put the file at {target} yourself")
         fetched += 1
     return fetched
-
-
-def _download(weight: Weight, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
-    hashed = hashlib.sha256()
-    try:
-        with urllib.request.urlopen(weight.url, timeout=_TIMEOUT_S) as answer, unfinished.open("wb") as file:
-            while block := answer.read(_BLOCK):
-                hashed.update(block)
-                file.write(block)
-        if hashed.hexdigest() != weight.sha256:
-            raise MotiveError(
-                f"{weight.url}: what came has the SHA-256 {hashed.hexdigest()}, not the published {weight.sha256}. Nothing was kept."
-            )
-        os.replace(unfinished, target)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        raise MotiveError(
-            f"cannot download {weight.url}: {error}. On a machine without a network put the file at {target} yourself."
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
