@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from motive_pipeline.models.train_tiny.check import check
-from motive_pipeline.models.train_tiny.pipeline import machine
+from motive_pipeline.models.train_tiny.pipeline import hand_over, machine
 from motive_pipeline.models.train_tiny.transformer import run_transformer_worker
 from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
 
@@ -19,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded tiny video model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished pipeline, in diffusers' layout")
     parser.add_argument("--work", type=Path, help="folder for what the stages hand over (default: OUT with .work appended)")
+    parser.add_argument("--start", type=Path, help="a finished pipeline: keep its VAE and go on from its transformer")
     parser.add_argument("--stages", nargs="+", choices=STAGES, help="repeat these, and nothing else (default: all that are not done)")
     parser.add_argument("--check", action="store_true", help="only measure the quality gate on the weights in OUT; exit code 1 if missed")
     parser.add_argument("--vae-minutes", type=float, default=20)
@@ -31,6 +32,9 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG for the check's samples")
     arguments = parser.parse_args()
     work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
+    if arguments.start:
+        work.mkdir(parents=True, exist_ok=True)
+        hand_over(arguments.start, work)
     done = {"vae": (work / "vae.pt").exists(), "latents": (work / "latents.pt").exists()}
     stages = ("check",) if arguments.check else arguments.stages or [stage for stage in STAGES if not done.get(stage)]
     if set(stages) != {"check"}:

@@ -107,5 +107,14 @@ def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
         os.rename(unfinished, folder)
 
 
+def hand_over(start: Path, work: Path) -> None:
+    """Put the VAE and the transformer of a finished pipeline into `work`, as if the stages there had left off with them."""
+    pipeline = WanPipeline.from_pretrained(start)
+    config, figures = pipeline.vae.config, json.loads((start / "training.json").read_text()).get("vae", [])
+    vae = {"state": pipeline.vae.state_dict(), "mean": config.latents_mean, "std": config.latents_std, "figures": figures}
+    torch.save(vae, work / "vae.pt")
+    torch.save(pipeline.transformer.state_dict(), work / "transformer_unfinished.pt")
+
+
 def machine() -> dict:
     return {"cpu_cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__, "device": "cpu"}
