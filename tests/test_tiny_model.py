@@ -1,6 +1,8 @@
 """The committed model: its layout, its limits, its VAE's strides and sharpness, and that its samples are pictures."""
 
 import json
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -12,11 +14,13 @@ from diffusers import WanPipeline
 from motive_pipeline import models
 from motive_pipeline.clips import demo
 from motive_pipeline.evaluation.motion_class import motion_class
+from motive_pipeline.models.train_tiny.__main__ import main
 from motive_pipeline.models.train_tiny.check import random_captions, sample_videos
 from motive_pipeline.models.train_tiny.films import video_tensor
-from motive_pipeline.models.train_tiny.optimizers import orthogonalised
+from motive_pipeline.models.train_tiny.optimizers import Schedule, orthogonalised
 from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, save_pipeline
-from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, psnr_db, whole_sequence
+from motive_pipeline.models.train_tiny.transformer import hand_over
+from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, whole_sequence
 
 FOLDER = Path(models.__file__).parent / "tiny"
 
@@ -132,6 +136,70 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
         assert values.min() > 0.5
         assert values.max() < 1.3
+
+
+def test_learning_rates_follow_the_computing_time_of_the_training_thread():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=4.0)
+    schedule = Schedule([optimizer], minutes=0.2 / 60, warmup_steps=2)
+    time.sleep(0.3)
+    assert schedule.progress < 0.5, "waiting is no training"
+    assert schedule.advance(0.0)
+    assert optimizer.param_groups[0]["lr"] == 2.0
+    assert schedule.advance(0.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0)
+    limit_s = time.monotonic() + 20
+    while schedule.advance():
+        assert time.monotonic() < limit_s
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_helping_threads_do_not_count_twice():
+    """Two threads that compute side by side use the training's minutes as one does."""
+    schedule = Schedule([], minutes=1.0)
+    matrix, process_s = torch.randn(700, 700), time.process_time()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        while time.process_time() - process_s < 1.0:
+            matrix @ matrix
+    finally:
+        torch.set_num_threads(threads)
+    assert schedule.progress * 60 < 0.8
+
+
+def test_training_goes_on_from_a_finished_pipeline(pipeline, tmp_path):
+    hand_over(FOLDER, tmp_path)
+    record = json.loads((FOLDER / "training.json").read_text())
+    vae, transformer = load_vae(tmp_path), torch.load(tmp_path / "transformer_unfinished.pt", weights_only=True)
+    assert all(torch.equal(value, pipeline.vae.state_dict()[name]) for name, value in vae.state_dict().items())
+    assert (vae.config.latents_mean, vae.config.latents_std) == (pipeline.vae.config.latents_mean, pipeline.vae.config.latents_std)
+    assert torch.load(tmp_path / "vae.pt", weights_only=True)["figures"] == record["vae"]
+    assert all(torch.equal(value, pipeline.transformer.state_dict()[name]) for name, value in transformer["state"].items())
+    assert transformer["earlier"] == record["transformer"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "extra", "message"),
+    [
+        ("nothing", [], "is no pipeline that this command finished"),
+        ("unfinished", [], "is no pipeline that this command finished"),
+        (FOLDER, [], "is there already"),
+        (FOLDER, ["--check"], "not allowed with argument"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused_and_nothing_is_written(folder, extra, message, tmp_path, monkeypatch, capsys):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "training.json").write_text('{"unfinished": true, "steps": 3}')
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "vae.pt").write_text("somebody's")
+    arguments = ["--out", str(tmp_path / "out"), "--work", str(work), "--start", str(tmp_path / folder), *extra]
+    monkeypatch.setattr(sys, "argv", ["train_tiny", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert message in capsys.readouterr().err
+    assert [path.name for path in work.iterdir()] == ["vae.pt"]
+    assert (work / "vae.pt").read_text() == "somebody's"
 
 
 def test_samples_are_pictures_and_depend_on_their_own_seed_alone(pipeline):

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from motive_pipeline.models.train_tiny.check import check
-from motive_pipeline.models.train_tiny.pipeline import hand_over, machine
-from motive_pipeline.models.train_tiny.transformer import run_transformer_worker
+from motive_pipeline.models.train_tiny.pipeline import is_finished, machine
+from motive_pipeline.models.train_tiny.transformer import hand_over, run_transformer_worker
 from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
 
 STAGES = ("vae", "latents", "transformer", "check")
@@ -19,9 +19,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded tiny video model.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished pipeline, in diffusers' layout")
     parser.add_argument("--work", type=Path, help="folder for what the stages hand over (default: OUT with .work appended)")
-    parser.add_argument("--start", type=Path, help="a finished pipeline: keep its VAE and go on from its transformer")
     parser.add_argument("--stages", nargs="+", choices=STAGES, help="repeat these, and nothing else (default: all that are not done)")
-    parser.add_argument("--check", action="store_true", help="only measure the quality gate on the weights in OUT; exit code 1 if missed")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--start", type=Path, help="a pipeline that this command finished: keep its VAE and train its transformer further")
+    either.add_argument("--check", action="store_true", help="only measure the quality gate on the weights in OUT; exit code 1 if missed")
     parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--transformer-minutes", type=float, default=75)
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="Muon's, at the start of the transformer's training")
@@ -33,7 +34,11 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
     if arguments.start:
-        work.mkdir(parents=True, exist_ok=True)
+        if not is_finished(arguments.start):
+            parser.error(f"--start: {arguments.start} is no pipeline that this command finished; motive_pipeline/models/tiny is one")
+        if work.exists():
+            parser.error(f"--start: {work} is there already; leave --start out to go on with it, or give another --work")
+        work.mkdir(parents=True)
         hand_over(arguments.start, work)
     done = {"vae": (work / "vae.pt").exists(), "latents": (work / "latents.pt").exists()}
     stages = ("check",) if arguments.check else arguments.stages or [stage for stage in STAGES if not done.get(stage)]

@@ -1,4 +1,4 @@
-"""Muon, and learning rates on the clock of the processor."""
+"""Muon, and learning rates on the training's own computing time."""
 
 import math
 import time
@@ -39,19 +39,19 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Schedule:
-    """Learning rates on this process's own computing time: a short warm-up, then a cosine that reaches zero when the minutes are over.
+    """Learning rates on the computing time of the thread that trains: a short warm-up, then a cosine that reaches zero when the minutes are over.
 
-    So a training that is held up, or waits for other work on the machine, loses no steps.
+    So a training that is held up loses no steps, and threads that help it (the VAE's) do not count twice.
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer], minutes: float, warmup_steps: int = 50) -> None:
         self.groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
         self.budget_s, self.warmup_steps = minutes * 60, warmup_steps
-        self.started_s, self.steps = time.process_time(), 0
+        self.started_s, self.steps = time.thread_time(), 0
 
     @property
     def progress(self) -> float:
-        return min(1.0, (time.process_time() - self.started_s) / self.budget_s)
+        return min(1.0, (time.thread_time() - self.started_s) / self.budget_s)
 
     def advance(self, progress: float | None = None) -> bool:
         """Set the rates for the next step, from the clock unless `progress` is given; false when the time is over."""

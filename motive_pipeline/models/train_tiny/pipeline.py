@@ -107,13 +107,10 @@ def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
         os.rename(unfinished, folder)
 
 
-def hand_over(start: Path, work: Path) -> None:
-    """Put the VAE and the transformer of a finished pipeline into `work`, as if the stages there had left off with them."""
-    pipeline = WanPipeline.from_pretrained(start)
-    config, figures = pipeline.vae.config, json.loads((start / "training.json").read_text()).get("vae", [])
-    vae = {"state": pipeline.vae.state_dict(), "mean": config.latents_mean, "std": config.latents_std, "figures": figures}
-    torch.save(vae, work / "vae.pt")
-    torch.save(pipeline.transformer.state_dict(), work / "transformer_unfinished.pt")
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a pipeline whose training came to its end, by its `training.json`."""
+    record = folder / "training.json"
+    return record.is_file() and not json.loads(record.read_text()).get("unfinished", False)
 
 
 def machine() -> dict:

@@ -1,5 +1,6 @@
 """Stage `transformer`: flow matching on the cached latents, shared by a few processes of one thread each."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 from motive_pipeline.models.train_tiny.optimizers import Muon, Schedule, split_parameters
 from motive_pipeline.models.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
-from motive_pipeline.models.train_tiny.vae import load_vae
+from motive_pipeline.models.train_tiny.vae import load_vae, save_vae
 
 
 def noise_levels(number: int, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -55,8 +56,11 @@ def train_transformer(
     latents, prompts = cached["latents"], _prompt_embeds(pipeline, cached["captions"])
     nothing = _prompt_embeds(pipeline, [""])[0]
     num_train = len(latents) - 256
+    earlier = []
     if (work / "transformer_unfinished.pt").exists():
-        pipeline.transformer.load_state_dict(torch.load(work / "transformer_unfinished.pt", weights_only=True))
+        saved = torch.load(work / "transformer_unfinished.pt", weights_only=True)
+        pipeline.transformer.load_state_dict(saved["state"])
+        earlier = saved["earlier"]
     model, mean_model = pipeline.transformer.train(), build_transformer(prompts.shape[-1]).eval()
     mean_model.load_state_dict(model.state_dict())
     matrices, rest = split_parameters(model, plain=("patch_embedding", "condition_embedder", "proj_out", "scale_shift_table"))
@@ -102,8 +106,7 @@ def train_transformer(
             print(f"transformer step {schedule.steps} ({schedule.progress:.0%}) loss {recent:.4f} held-out {held_out:.4f}", flush=True)
         if time.monotonic() - saved_s > 200:
             saved_s = time.monotonic()
-            torch.save(mean_model.state_dict(), work / "transformer.tmp")
-            os.replace(work / "transformer.tmp", work / "transformer_unfinished.pt")
+            save_unfinished(mean_model, work, earlier)
             save_pipeline(_with_transformer(pipeline, mean_model), out, {"unfinished": True, "steps": schedule.steps})
     if rank > 0:
         return
@@ -116,7 +119,22 @@ def train_transformer(
     }
     print("transformer", figures, flush=True)
     vae_figures = torch.load(work / "vae.pt", weights_only=True)["figures"]
-    save_pipeline(_with_transformer(pipeline, mean_model), out, {"vae": vae_figures, "transformer": figures, "machine": machine()})
+    save_pipeline(
+        _with_transformer(pipeline, mean_model), out, {"vae": vae_figures, "transformer": [*earlier, figures], "machine": machine()}
+    )
+
+
+def save_unfinished(transformer: WanTransformer3DModel, work: Path, earlier: list) -> None:
+    """A checkpoint that training goes on from; `earlier` holds the figures of the trainings that ended before this one."""
+    torch.save({"state": transformer.state_dict(), "earlier": earlier}, work / "transformer.tmp")
+    os.replace(work / "transformer.tmp", work / "transformer_unfinished.pt")
+
+
+def hand_over(start: Path, work: Path) -> None:
+    """Let the stages in `work` go on from a finished pipeline: its VAE stays, its transformer is trained further."""
+    pipeline, training = WanPipeline.from_pretrained(start), json.loads((start / "training.json").read_text())
+    save_unfinished(pipeline.transformer, work, training["transformer"])
+    save_vae(pipeline.vae, work, training["vae"])
 
 
 def _with_transformer(pipeline: WanPipeline, transformer: WanTransformer3DModel) -> WanPipeline:

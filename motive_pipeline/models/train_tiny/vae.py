@@ -89,10 +89,10 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
                 f"vae step {schedule.steps} ({schedule.progress:.0%}) loss {loss:.4f} held-out {_vae_psnr(vae, held_out):.2f} dB",
                 flush=True,
             )
-            _save_vae(vae, work)
+            save_vae(vae, work)
     _measure_latents(vae, video_tensor(frames[:800]))
     print(f"vae: {schedule.steps} steps, held-out {_vae_psnr(vae, held_out):.2f} dB", flush=True)
-    _save_vae(vae, work, minutes=minutes, steps=schedule.steps, held_out_psnr_db=_vae_psnr(vae, held_out))
+    save_vae(vae, work, {"minutes": minutes, "steps": schedule.steps, "held_out_psnr_db": _vae_psnr(vae, held_out)})
 
 
 @torch.no_grad()
@@ -109,10 +109,11 @@ def _measure_latents(vae: AutoencoderKLWan, video: torch.Tensor) -> None:
     print("latents' mean", vae.config.latents_mean, "std", vae.config.latents_std, flush=True)
 
 
-def _save_vae(vae: AutoencoderKLWan, work: Path, **figures) -> None:
+def save_vae(vae: AutoencoderKLWan, work: Path, figures: dict | list | None = None) -> None:
+    """For the stages that follow, with the figures of its training; without any, as a checkpoint of one that goes on."""
     state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in vae.state_dict().items()}
     torch.save({"state": state, "mean": vae.config.latents_mean, "std": vae.config.latents_std, "figures": figures}, work / "vae.tmp")
-    os.replace(work / "vae.tmp", work / ("vae.pt" if figures else "vae_unfinished.pt"))
+    os.replace(work / "vae.tmp", work / ("vae_unfinished.pt" if figures is None else "vae.pt"))
 
 
 def load_vae(work: Path) -> AutoencoderKLWan:
