@@ -57,7 +57,7 @@ BACKGROUND_COLOURS = {
 # How far the `confound` split's backgrounds are off these shades, which the embedded model was trained on: appearance that is new to it, and
 # tied to motions, so that an unmasked gradient follows the background.
 OFF_SHADE = 0.1
-# What the demo draws from: a model of 2 M parameters learns round things in minutes, corners and checks in hours.
+# What the demo draws from: a model of 2 M parameters learns round things sooner than corners and checks.
 DRAWN_SHAPES = ("disc",)
 DRAWN_TEXTURES = ("ringed",)
 SPLITS = ("plain", "confound")
