@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from motive_pipeline.models.train_tiny.check import check
+from motive_pipeline.models.train_tiny.films import RARE_SHARE
 from motive_pipeline.models.train_tiny.pipeline import is_finished, machine
 from motive_pipeline.models.train_tiny.transformer import hand_over, train_in_processes, train_transformer
 from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="films in a step of the transformer's training")
     parser.add_argument("--workers", type=int, default=2, help="processes that share a step of the transformer on a CPU (divides --batch)")
     parser.add_argument("--num-latents", type=int, default=12_800)
+    parser.add_argument("--rare-share", type=float, default=RARE_SHARE, help="share of the films that show the demo's query motion")
     parser.add_argument("--num-steps", type=int, default=20, help="of the sampler, in the check")
     parser.add_argument("--guidance", type=float, default=2.0, help="of the sampler, in the check; 1 is none")
     parser.add_argument("--sheet", type=Path, help="PNG for the check's samples")
@@ -50,7 +52,7 @@ def main() -> None:
     if "vae" in stages:
         train_vae(work, arguments.vae_minutes)
     if "latents" in stages:
-        cache_latents(work, arguments.num_latents, device=arguments.device)
+        cache_latents(work, arguments.num_latents, rare_share=arguments.rare_share, device=arguments.device)
     if "transformer" in stages:
         goal = {"batch": arguments.batch, "learning_rate": arguments.learning_rate}
         if arguments.device.type == "cpu":

@@ -10,16 +10,22 @@ import torch
 from motive_pipeline.clips import demo
 
 TRAIN_SEED = 10_000
-# Motions that a text-to-video user would ask for come often, standing still and camera pans now and then, and the demo's query motion
-# seldom: the model knows it and hardly ever draws it of its own accord, as a user's model knows most motions. Fine-tuning brings it out.
-COMMON_MOTIONS = [motion for motion in demo.MOTIONS if motion not in ("static", "pan", demo.RARE_MOTION)]
-MOTION_SHARES = {motion: 0.12 for motion in COMMON_MOTIONS} | {"static": 0.05, "pan": 0.05, demo.RARE_MOTION: 0.06}
+RARE_SHARE = 0.06
 
 
-def training_specs(num_clips: int, seed: int) -> list[demo.ClipSpec]:
-    """Appearance uniform, motions by `MOTION_SHARES`."""
+def motion_shares(rare_share: float) -> dict[str, float]:
+    """How often each motion comes: those that a text-to-video user would ask for alike, standing still and camera pans now and then, and the
+    demo's query motion in `rare_share` of the films: as most motions are to a user's model, it is to be known and seldom drawn."""
+    seldom = {"static": 0.05, "pan": 0.05, demo.RARE_MOTION: rare_share}
+    common = [motion for motion in demo.MOTIONS if motion not in seldom]
+    return {motion: (1 - sum(seldom.values())) / len(common) for motion in common} | seldom
+
+
+def training_specs(num_clips: int, seed: int, rare_share: float = RARE_SHARE) -> list[demo.ClipSpec]:
+    """Appearance uniform, motions by `motion_shares`."""
     rng = np.random.default_rng(seed)
-    motions = rng.choice(list(MOTION_SHARES), num_clips, p=list(MOTION_SHARES.values()))
+    shares = motion_shares(rare_share)
+    motions = rng.choice(list(shares), num_clips, p=list(shares.values()))
     return [demo.sample_spec(rng, motion=str(motion)) for motion in motions]
 
 

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from diffusers import WanPipeline, WanTransformer3DModel
 
-from motive_pipeline.models.train_tiny.films import MOTION_SHARES
 from motive_pipeline.models.train_tiny.optimizers import Muon, Schedule, split_parameters
 from motive_pipeline.models.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
 from motive_pipeline.models.train_tiny.vae import load_vae, save_vae
@@ -77,15 +76,14 @@ def train_transformer(
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     pipeline = build_pipeline()
     pipeline.vae = load_vae(work)
-    latents, prompts, held_out = _training_data(work, pipeline, device)
-    nothing = _prompt_embeds(pipeline, [""])[0].to(device)
+    films = Films(work, pipeline, device)
     earlier = []
     if (work / "transformer_unfinished.pt").exists():
         saved = torch.load(work / "transformer_unfinished.pt", weights_only=True)
         pipeline.transformer.load_state_dict(saved["state"])
         earlier = saved["earlier"]
     model = pipeline.transformer.train().to(device)
-    mean_model = build_transformer(nothing.shape[-1]).eval().to(device)
+    mean_model = build_transformer(films.no_caption.shape[-1]).eval().to(device)
     mean_model.load_state_dict(model.state_dict())
     on_gpu = device.type == "cuda"
     matrices, rest = split_parameters(model, plain=("patch_embedding", "condition_embedder", "proj_out", "scale_shift_table"))
@@ -103,9 +101,7 @@ def train_transformer(
         return ((velocity - (noise - h)).square() * frame_weights).mean()
 
     def step() -> torch.Tensor:
-        rows = torch.randint(len(latents), (batch,), device=device)
-        prompt = torch.where(torch.rand(batch, 1, 1, device=device) < 0.1, nothing, prompts(rows))
-        h = latents[rows].float()
+        h, prompt = films.batch(batch)
         model.zero_grad()
         loss = loss_of(h, torch.randn_like(h), noise_levels(torch.rand(batch, device=device)), prompt)
         loss.backward()
@@ -127,7 +123,7 @@ def train_transformer(
             logged_s = time.monotonic()
             recent = statistics.fmean(losses[-200:])
             seen = f"transformer step {schedule.steps} ({schedule.progress:.0%}) loss {recent:.4f}"
-            print(f"{seen} held-out {validation_loss(mean_model, *held_out):.4f}", flush=True)
+            print(f"{seen} held-out {validation_loss(mean_model, *films.held_out):.4f}", flush=True)
         if time.monotonic() - saved_s > SAVE_EVERY_S:
             saved_s = time.monotonic()
             save_unfinished(mean_model, work, earlier)
@@ -139,11 +135,11 @@ def train_transformer(
         "minutes": minutes,
         "steps": schedule.steps,
         "batch": batch * workers,
-        "num_latents": len(latents),
+        "num_latents": len(films.latents),
         "learning_rate": learning_rate,
         "first_frame_weight": first_frame_weight,
-        "motion_shares": MOTION_SHARES,
-        "held_out_loss": round(validation_loss(mean_model, *held_out), 4),
+        "rare_share": films.rare_share,
+        "held_out_loss": round(validation_loss(mean_model, *films.held_out), 4),
     }
     print("transformer", figures, flush=True)
     vae_figures = torch.load(work / "vae.pt", weights_only=True)["figures"]
@@ -197,18 +193,27 @@ def _follow(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -
     torch._foreach_lerp_(list(mean_model.parameters()), list(model.parameters()), 1 - decay)
 
 
-def _training_data(
-    work: Path, pipeline: WanPipeline, device: torch.device
-) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Latents to train on, the prompts' embeddings of their rows, and (latents, embeddings) of the last 256 films, held out."""
-    cached = torch.load(work / "latents.pt", weights_only=True)
-    latents = cached["latents"].to(device)
-    captions = sorted(set(cached["captions"]))
-    row_of = {caption: row for row, caption in enumerate(captions)}
-    caption_rows = torch.tensor([row_of[caption] for caption in cached["captions"]], device=device)
-    embeds = _prompt_embeds(pipeline, captions).to(device)
-    train, held_out = latents[:-NUM_HELD_OUT], latents[-NUM_HELD_OUT:]
-    return train, lambda rows: embeds[caption_rows[rows]], (held_out, embeds[caption_rows[-NUM_HELD_OUT:]])
+class Films:
+    """The cached latents on `device` and their captions as embeddings. The last 256 films are held out: `held_out` is (latents, embeddings)."""
+
+    def __init__(self, work: Path, pipeline: WanPipeline, device: torch.device) -> None:
+        cached = torch.load(work / "latents.pt", weights_only=True)
+        captions = sorted(set(cached["captions"]))
+        row_of = {caption: row for row, caption in enumerate(captions)}
+        self._embeds = _prompt_embeds(pipeline, captions).to(device)
+        self._caption_rows = torch.tensor([row_of[caption] for caption in cached["captions"]], device=device)
+        latents = cached["latents"].to(device)
+        self.latents = latents[:-NUM_HELD_OUT]
+        self.held_out = latents[-NUM_HELD_OUT:], self._embeds[self._caption_rows[-NUM_HELD_OUT:]]
+        self.rare_share: float = cached["rare_share"]
+        self.no_caption = _prompt_embeds(pipeline, [""])[0].to(device)
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and prompts of random films, every tenth prompt empty."""
+        device = self.latents.device
+        rows = torch.randint(len(self.latents), (size,), device=device)
+        is_empty = torch.rand(size, 1, 1, device=device) < 0.1
+        return self.latents[rows].float(), torch.where(is_empty, self.no_caption, self._embeds[self._caption_rows[rows]])
 
 
 @torch.no_grad()

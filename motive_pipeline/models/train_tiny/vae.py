@@ -127,17 +127,18 @@ def load_vae(work: Path) -> AutoencoderKLWan:
 
 
 @torch.no_grad()
-def cache_latents(work: Path, num_clips: int, *, device: torch.device) -> None:
+def cache_latents(work: Path, num_clips: int, *, rare_share: float, device: torch.device) -> None:
     """Normalised latents (fp16, N C F h w) and the caption of fresh films."""
     vae = whole_sequence(load_vae(work).to(device))
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
     encode = torch.compile(lambda video: encode_whole(vae, video))
-    specs, batch = training_specs(num_clips, TRAIN_SEED + 2), 16 if device.type == "cpu" else 256
+    specs, batch = training_specs(num_clips, TRAIN_SEED + 2, rare_share), 16 if device.type == "cpu" else 256
     parts, started_s = [], time.monotonic()
     for number, frames in enumerate(render(specs, batch), start=1):
         video = video_tensor(frames.to(device)).contiguous(memory_format=torch.channels_last_3d)
         parts.append(((encode(video) - mean) / std).to("cpu", torch.float16))
         if number % 64 == 0:
             print(f"latents {number * batch} of {num_clips}, {time.monotonic() - started_s:.0f} s", flush=True)
-    torch.save({"latents": torch.cat(parts).contiguous(), "captions": [demo.caption(spec) for spec in specs]}, work / "latents.tmp")
+    captions = [demo.caption(spec) for spec in specs]
+    torch.save({"latents": torch.cat(parts).contiguous(), "captions": captions, "rare_share": rare_share}, work / "latents.tmp")
     os.replace(work / "latents.tmp", work / "latents.pt")
