@@ -163,6 +163,12 @@ def test_strengths_rank_three_arms_with_intervals_around_them():
     assert found == strengths(compared(("x", "y", 0.9), ("y", "z", 0.8), ("x", "z", 0.95)), num_samples=100)
 
 
+def test_strengths_have_no_interval_where_every_vote_on_a_pair_is_the_same():
+    found = strengths(compared(("x", "y", 1.0), ("x", "z", 1.0)), num_samples=50)
+    assert found[0].arm == "x"
+    assert all(np.isnan(each.low) and np.isnan(each.high) for each in found), "resampling cannot tell how certain that is"
+
+
 def test_there_is_no_scale_for_two_arms_or_for_arms_that_nothing_connects():
     assert strengths(compared(("x", "y", 0.9)), num_samples=10) == []
     assert strengths(compared(("x", "y", 0.9), ("v", "w", 0.5)), num_samples=10) == []

@@ -100,7 +100,8 @@ def sign_test(votes: pd.DataFrame) -> SignTest:
 def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> list[Strength]:
     """Bradley-Terry strengths of all arms, the strongest first; empty with fewer than three arms, or where votes do not connect them all.
 
-    ``votes`` holds rater, prompt, arm_a, arm_b and score. Intervals resample raters and prompts at once, which errs on the wide side.
+    ``votes`` holds rater, prompt, arm_a, arm_b and score. Intervals resample raters and prompts at once, which errs on the wide side; they
+    are NaN where all votes on each pair of arms agree, since every resample then says the same.
     """
     arms = sorted(set(votes["arm_a"]) | set(votes["arm_b"]))
     if len(arms) < 3 or not _connected(votes, len(arms)):
@@ -119,6 +120,9 @@ def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> lis
     fitted_BK = np.stack([bradley_terry(_wins(first_V, second_V, score_V, weight_V, len(arms))) for weight_V in weight_BV])
     tail = (1 - LEVEL) / 2
     low_K, high_K = np.quantile(fitted_BK, (tail, 1 - tail), axis=0)
+    pairs = list(zip(votes["arm_a"], votes["arm_b"], strict=True))
+    if len(set(zip(pairs, score_V.tolist(), strict=True))) == len(set(pairs)):
+        low_K = high_K = np.full(len(arms), np.nan)
     found = [Strength(arm=arm, value=float(fitted_K[k]), low=float(low_K[k]), high=float(high_K[k])) for k, arm in enumerate(arms)]
     return sorted(found, key=lambda each: (-each.value, each.arm))
 
