@@ -215,6 +215,7 @@ def test_on_a_phone_both_videos_and_the_choices_fit_the_screen(browser, index):
     visit = Visit(browser, index.as_uri(), viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, device_scale_factor=2)
     visit.page.get_by_role("button", name="Start", exact=True).tap()
     visit.until_seen()
+    visit.page.locator("#caption").evaluate("(part) => { part.textContent = 'a dog runs over a green meadow, '.repeat(20) }")
     boxes = [visit.page.locator(name).bounding_box() for name in ("#video-0 video", "#video-1 video", "#left", "#tie", "#right")]
     for box in boxes:
         assert box["x"] >= 0
@@ -223,6 +224,9 @@ def test_on_a_phone_both_videos_and_the_choices_fit_the_screen(browser, index):
     assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "one above the other"
     assert min(box["height"] for box in boxes[2:]) >= 44
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    visit.page.set_viewport_size({"width": 740, "height": 360})
+    hint, choices = (visit.page.locator(name).bounding_box() for name in ("#hint", ".choices"))
+    assert hint["y"] + hint["height"] <= choices["y"] + 1, "held sideways, the choices leave the hint in sight"
     visit.page.locator("#tie").tap()
     expect(visit.page.locator("#place")).to_have_text("Pair 2 of 7")
     visit.close()
