@@ -3,14 +3,17 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM
+from motive_pipeline.evaluation.gallery import Gallery
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING
 from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
 from motive_pipeline.evaluation.preference.key import Key
@@ -22,10 +25,11 @@ from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 from motive_pipeline.evaluation.verdict import verdict
 from tests.browser import low_contrast
-from tests.eval_fixtures import copied, republish, several_trainings
+from tests.eval_fixtures import copied, republish, several_trainings, with_settings
 from tests.preference_fixtures import drop, result_of
 
 LONG = "a" * 300
+HOSTILE_NAME = '<svg onload=alert(3)> [x](javascript:y) `z` & it\'s "one".mp4'
 ARMS = "The arms side by side"
 HOSTILE = "<script>alert(1)</script> | <img src=x onerror=alert(2)> 'quoted' \"twice\" \u202e [link](javascript:x) `code`\nsecond line"
 
@@ -211,9 +215,11 @@ def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
 
 def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
+    ws = with_settings(ws, preference=ws.config.preference.model_copy(update={"question": HOSTILE}))
     clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
     videos = ws.published("generated_videos/base").table("videos")
-    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=HOSTILE))
+    named = [str(shutil.copy(path, tmp_path / f"{number} {HOSTILE_NAME}")) for number, path in enumerate(clips["path"])]
+    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=HOSTILE, path=named))
     republish(ws, "query_catalog", "query_catalog", queries=queries.assign(caption=HOSTILE, category=HOSTILE))
     republish(ws, "generated_videos/base", "generated_videos", videos=videos.assign(prompt=HOSTILE))
     publication = publish_report(ws)
@@ -221,8 +227,11 @@ def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, t
     assert "script" not in {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "<script>alert(1)</script>" in page.text
+    assert HOSTILE_NAME in page.text
+    assert HOSTILE in page.text.partition("preference.question")[2], "the question, among the settings"
     markdown = (publication.path / "report.md").read_text(encoding="utf-8")
-    assert not re.search(r"(?<!\\)<(script|img)", markdown)
+    assert not re.search(r"(?<!\\)<(script|img|svg)", markdown)
+    assert "](" not in markdown, "no link and no picture"
     assert "\x1b" not in summary(ws)
 
 
@@ -286,6 +295,14 @@ def test_the_page_can_be_used_with_the_keyboard_alone(browser, three):
     assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
     scrollers = "[...document.querySelectorAll('.scroll, .plot')].filter((part) => part.tabIndex < 0 || !part.getAttribute('aria-label'))"
     assert page.evaluate(f"{scrollers}.length") == 0
+
+
+def test_a_video_that_has_gone_stops_the_report_and_is_named(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/random")
+    (videos.path / videos.table("videos")["file"].iloc[0]).unlink()
+    with pytest.raises(GateFailed, match=rf"random/.*{videos.table('videos')['file'].iloc[0]} can no longer be read"):
+        Gallery(ws, None).prompts(ws.config.arms)
 
 
 def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(evaluated, tmp_path, tiny_model):

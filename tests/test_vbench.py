@@ -24,7 +24,7 @@ from motive_pipeline.evaluation.vbench.environment import LOCK, environment_fold
 from motive_pipeline.evaluation.vbench.measure import checked, measure_videos
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
 from motive_pipeline.storage.workspace import Workspace
-from tests.eval_fixtures import copied
+from tests.eval_fixtures import copied, with_settings
 from tests.vbench_standin import film, make_environment, project, publish_films
 
 TWO = [(0, "one", 0, film(1)), (0, "two", 0, film(2))]
@@ -318,9 +318,7 @@ def test_vbench_stands_beside_the_standins(evaluated, tmp_path, tiny_model, pyth
     vbench = ws.config.evaluate.vbench.model_copy(
         update={"python": python, "dimensions": ("temporal_flickering",), "weights": tmp_path / "weights"}
     )
-    config = ws.config.model_copy(update={"evaluate": ws.config.evaluate.model_copy(update={"backend": "vbench", "vbench": vbench})})
-    config._file = ws.config.file
-    ws = Workspace(config)
+    ws = with_settings(ws, evaluate=ws.config.evaluate.model_copy(update={"backend": "vbench", "vbench": vbench}))
     before = evaluated.published("eval_scores/motive")
     publication = publish_eval_scores(ws, "motive")
     num_videos = len(ws.published("generated_videos/motive").table("videos"))

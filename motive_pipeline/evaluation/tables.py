@@ -211,7 +211,7 @@ def _cell(text: str) -> str:
     line = " ".join(text.split())
     for character in "\\`*|<>~":
         line = line.replace(character, "\\" + character)
-    return line
+    return line.replace("](", "]\\(")  # brackets are intervals and marks of backends; before a parenthesis they would be a link
 
 
 def aligned(table: Table) -> str:
