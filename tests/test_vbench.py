@@ -20,7 +20,7 @@ from motive_pipeline.evaluation.tables import STYLES
 from motive_pipeline.evaluation.values import METRICS
 from motive_pipeline.evaluation.vbench.child import VBenchFailed
 from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS, VBENCH_METRICS, Weight
-from motive_pipeline.evaluation.vbench.environment import LOCK, environment_folder, require_interpreter
+from motive_pipeline.evaluation.vbench.environment import LOCK, build_environment, environment_folder, require_interpreter
 from motive_pipeline.evaluation.vbench.measure import checked, measure_videos
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
 from motive_pipeline.storage.workspace import Workspace
@@ -226,11 +226,13 @@ def test_an_environment_that_is_not_there_or_lacks_a_package_says_what_to_do(tmp
     bare = make_environment(tmp_path / "bare", with_vbench=False)
     with pytest.raises(MotiveError, match="has no package vbench"):
         measure_videos(project(tmp_path, dims | {"python": str(bare), "device": "cpu"}), "motive", videos)
+    with pytest.raises(MotiveError, match=r"evaluate.vbench.device = 'cuda:1': torch 2.13.0 of .* sees no such device"):
+        measure_videos(project(tmp_path, dims | {"python": str(python), "device": "cuda:1"}), "motive", videos)
     lean = make_environment(tmp_path / "lean")
     shutil.rmtree(next(lean.parents[1].glob("lib/*/site-packages/pyiqa-*")))
     lay_out(tmp_path / "w", ["imaging_quality"])
     settings = {"dimensions": ["imaging_quality"], "weights": "w", "accept_noncommercial": True, "accept_other_weights": True}
-    with pytest.raises(MotiveError, match=r"lacks pyiqa \(for imaging_quality\)"):
+    with pytest.raises(MotiveError, match=r"lacks pyiqa \(for imaging_quality\). Install it there; .*lock"):
         measure_videos(project(tmp_path, settings | {"python": str(lean)}), "motive", videos)
 
 
@@ -292,6 +294,9 @@ def test_a_fetched_environment_counts_once_it_is_whole(tmp_path, monkeypatch):
     assert require_interpreter(settings) == environment_folder() / "bin" / "python"
     with pytest.raises(MotiveError, match="not whole"):
         require_interpreter(accepted)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(MotiveError, match="x86-64 processor only, not on Linux arm64"):
+        build_environment(accepted)
 
 
 def test_fetch_tells_what_there_is_and_writes_the_prompts(tmp_path, python, monkeypatch, capsys):

@@ -71,6 +71,7 @@ def device(name): return name
 no_grad = contextlib.nullcontext
 class cuda:
     is_available = staticmethod(lambda: False)
+    device_count = staticmethod(lambda: 0)
 """
 SUITE = [
     {"prompt_en": "a dog, running", "dimension": ["dynamic_degree", "motion_smoothness"]},
