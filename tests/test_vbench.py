@@ -306,9 +306,22 @@ def test_fetch_tells_what_there_is_and_writes_the_prompts(tmp_path, python, monk
     file.write_text(f"clips: {{source: demo}}\nqueries: {{source: demo}}\nevaluate: {{vbench: {vbench}}}\n")
     assert main(["fetch", "vbench", "--config", str(file)]) == 0
     said = capsys.readouterr().out
-    for part in ("vbench 0.1.5", "8 of 8 files of weights are missing", "left out", "motion_smoothness: the network AMT-S", "PolyForm"):
+    for part in (
+        "vbench 0.1.5",
+        "8 of 8 files of weights are missing",
+        "left out",
+        "motion_smoothness: the network AMT-S",
+        "PolyForm",
+        "evaluate.backend is standin",
+    ):
         assert part in said
     assert (tmp_path / "cache" / "vbench" / "prompts.txt").read_text().splitlines() == ['a "still" life', "a dog, running"]
+
+
+def test_the_document_lists_every_file_of_weights():
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for weight in needed_weights(DIMENSIONS.values()):
+        assert f"| `{weight.file}` | {weight.megabytes:g} | {weight.licence} | <{weight.url}> |" in page
 
 
 def test_every_package_of_the_lock_is_pinned():

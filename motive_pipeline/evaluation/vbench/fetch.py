@@ -40,3 +40,5 @@ def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
     if left_out:
         terms = "; ".join(f"{name}: {DIMENSIONS[name].non_commercial}" for name in left_out)
         yield f"left out, since evaluate.vbench.accept_noncommercial is false: {terms}"
+    if config.evaluate.backend != "vbench":
+        yield f"evaluate.backend is {config.evaluate.backend}: with vbench, `motive run` measures by VBench, too"
