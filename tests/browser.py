@@ -42,10 +42,10 @@ CONTRAST = """() => {
         const under = ground(node)
         const ink = channels(node.closest('svg') ? style.fill : style.color).map((c, i) => opacity * c + (1 - opacity) * under[i])
         const pair = [light(ink), light(under)].sort((a, b) => b - a)
-        return [node.id || node.className.baseVal || node.className || node.tagName, node.textContent.trim().slice(0, 40), (pair[0] + 0.05) / (pair[1] + 0.05)]
+        return [node.id || node.tagName, node.textContent.trim().slice(0, 40), (pair[0] + 0.05) / (pair[1] + 0.05)]
     })
 }"""
-"""What kind of element, its text, and the contrast of the text with what lies under it, for every text that is shown."""
+"""The id or the tag of an element, its text, and the contrast of the text with what lies under it, for every text that is shown."""
 MIN_CONTRAST = 4.5  # WCAG 2.1, level AA
 STARTED_WITHIN_S = 180.0
 STOPPED_WITHIN_S = 10.0

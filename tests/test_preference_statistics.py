@@ -77,10 +77,17 @@ def test_a_tie_counts_half_and_an_unfinished_rater_counts_with_what_was_given():
 
 
 @pytest.mark.parametrize("score", [1.0, 0.5, 0.0])
-def test_where_all_agree_the_interval_is_wilsons(score):
-    found = win_rate(crossed(np.full((2, 10), score)), num_samples=100)
-    expected = stats.binomtest(int(score * 20), 20).proportion_ci(method="wilson")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+def test_where_all_agree_the_interval_is_the_exact_one_of_a_vote_for_each_prompt(score):
+    expected = stats.binomtest(int(score * 10), 10).proportion_ci(method="exact")
+    for shape in ((1, 10), (7, 10), (10, 1)):
+        found = win_rate(crossed(np.full(shape, score)), num_samples=100)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high)), "more raters of one mind are no more prompts"
+
+
+@pytest.mark.parametrize(("prompts", "is_clear"), [(5, False), (6, True)])
+def test_votes_of_one_mind_are_clear_where_the_sign_test_says_so(prompts, is_clear):
+    votes = crossed(np.ones((3, prompts)))
+    assert (win_rate(votes, num_samples=100).low > 0.5) == is_clear == (sign_test(votes).p_value < 0.05)
 
 
 def test_one_rater_on_one_prompt_has_no_interval_and_the_same_votes_the_same_one():

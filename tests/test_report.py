@@ -203,7 +203,7 @@ def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
             assert number["value"] == row[column]
             assert number["shown"] in text
             assert number["shown"] in markdown
-    assert "People like the videos of MOTIVE better than those of base model." in text
+    assert "People's votes leave open whether MOTIVE or base model is better." in text, "four prompts are too few"
     assert "3 raters gave" in text
     assert "1 rater failed the catch trials and is left out." in text
     assert "failed_catch_trials" in text, "among what was left out"

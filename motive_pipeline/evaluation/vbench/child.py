@@ -111,7 +111,8 @@ class Child:
                 return process.wait(self.timeout_s)
             except subprocess.TimeoutExpired as error:
                 raise VBenchFailed(
-                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. {_tail(said)}"
+                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. Raise it, or let fewer "
+                    f"videos go at a time (engine.commit_rows). {_tail(said)}"
                 ) from error
             finally:
                 if process.poll() is None:
