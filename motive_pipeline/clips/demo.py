@@ -28,7 +28,7 @@ NUM_FRAMES = 17
 FPS = 16
 
 MOTIONS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "sway")
-# Out to the right and back again: seldom among the films that the embedded model was trained on, and the query motion by default.
+# Out to the right and back again: the embedded model knows it and hardly ever draws it. The query motion by default.
 RARE_MOTION = "sway"
 SHAPES = ("disc", "square", "diamond")
 TEXTURES = ("checked", "ringed", "spotted")
