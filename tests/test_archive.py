@@ -149,6 +149,17 @@ class TestSplit:
         assert (bad.reason, bad.relative) == ("incomplete_archive", "OpenVid_part7_partaa")
         assert "the first is number 3" in bad.detail
 
+    def test_the_first_part_missing_is_named_once_and_other_names_that_end_in_a_count_are_left_alone(self, tmp_path):
+        self.parts(tmp_path, 4)[0].unlink()
+        for name in ("notes_ab", "take_01", "b.zip.002"):
+            (tmp_path / name).write_bytes(b"x")
+        entries = listed(tmp_path)
+        assert reasons(entries) == {"OpenVid_part7_partab": "incomplete_archive", "b.zip.002": "incomplete_archive"}
+        assert [entry.detail for entry in entries if isinstance(entry, BadEntry)] == [
+            "a part of a split archive whose first part, OpenVid_part7_partaa, is missing",
+            "a part of a split archive whose first part, b.zip.001, is missing",
+        ]
+
     def test_the_last_part_missing_leaves_a_damaged_archive(self, tmp_path):
         self.parts(tmp_path, 4)[3].unlink()
         assert reasons(listed(tmp_path)) == {"OpenVid_part7_partaa": "damaged_archive"}

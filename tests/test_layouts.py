@@ -16,7 +16,9 @@ import zarr
 
 from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
+from motive_pipeline.clips.entries import BadEntry, SourceEntry
 from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.clips.sources import clip_source
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.workspace import Publication
@@ -53,6 +55,14 @@ def catalogued(folder: Path, source: str, **settings) -> Publication:
 
 def captions(publication: Publication) -> list[str]:
     return sorted(publication.table("catalog")["caption"])
+
+
+def listed_captions(folder: Path, source: str) -> list[str | None]:
+    """The captions of a source by themselves: no video is opened, and a bad entry fails."""
+    ws = project(folder, clips={"source": source, "path": "clips"})
+    entries = [entry for entry in clip_source(ws).entries() if not (isinstance(entry, BadEntry) and entry.reason == "orphan_file")]
+    assert all(isinstance(entry, SourceEntry) for entry in entries), entries
+    return sorted((entry.caption for entry in entries if isinstance(entry, SourceEntry)), key=str)
 
 
 def reasons(publication: Publication) -> list[str]:
@@ -257,6 +267,51 @@ def test_each_layout_gives_every_clip_with_its_caption(films, clips, source):
     assert set(frame["source"]) == {source}
     again = catalogued(clips.parent, source)
     assert again.data_version == publication.data_version
+
+
+def by_name(path_column: str, caption_column: str) -> dict[str, dict]:
+    """Rows under their file's name, as some tools write JSON."""
+    return {row.pop(path_column): row for row in rows(path_column, caption_column)}
+
+
+OTHER_FORMS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
+    "diffsynth json": ("diffsynth", "", lambda f: write_json(f / "metadata.json", rows("video", "prompt"))),
+    "diffsynth jsonl": ("diffsynth", "", lambda f: write_lines(f / "metadata.jsonl", rows("video", "prompt"))),
+    "musubi relative": ("musubi", "", lambda f: write_lines(f / "train.jsonl", rows("video_path", "caption"))),
+    "simpletuner parquet": ("simpletuner", "", lambda f: pq.write_table(pa.Table.from_pylist(rows("filename", "caption")), f / "m.parquet")),
+    "videox_fun csv": ("videox_fun", "", lambda f: write_csv(f / "metadata.csv", rows("file_path", "text", type="video"))),
+    "nemo meta.json": ("nemo", "", lambda f: write_json(f / "meta.json", rows("file_name", "caption"))),
+    "nemo jsonl": ("nemo", "", lambda f: write_lines(f / "meta.jsonl", rows("file_name", "caption"))),
+    "open_sora csv": ("open_sora", "", lambda f: write_csv(f / "train.csv", rows("path", "text", num_frames=9))),
+    "ltx csv": ("ltx", "", lambda f: write_csv(f / "data.csv", rows("media_path", "caption"))),
+    "ltx json": ("ltx", "", lambda f: write_json(f / "data.json", rows("media_path", "caption"))),
+    "videofolder jsonl": ("videofolder", "train", lambda f: write_lines(f / "train" / "metadata.jsonl", rows("file_name", "caption"))),
+    "json of objects by name": ("json", "", lambda f: write_json(f / "any.json", by_name("path", "caption"))),
+    "tsv": ("csv", "", lambda f: pd.DataFrame(rows("path", "caption")).to_csv(f / "t.tsv", sep="\t", index=False)),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_the_other_forms_of_a_layout_are_read_too(films, clips, form):
+    source, below, write = OTHER_FORMS[form]
+    plain(films, clips, below)
+    write(clips)
+    assert listed_captions(clips.parent, source) == sorted(CAPTIONS)
+
+
+@pytest.mark.parametrize("source", ["diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "nemo", "video2dataset"])
+def test_trainers_that_read_text_files_beside_the_videos_are_served_without_a_table(films, clips, source):
+    plain(films, clips, "", txt)
+    assert listed_captions(clips.parent, source) == sorted(CAPTIONS)
+
+
+def test_a_folder_that_leads_back_to_itself_ends_for_tables_and_archives_too(films, clips):
+    layout_videofolder(films, clips)
+    packed(films[3:], clips / "more.zip", names=("extra",))
+    (clips / "train" / "up").symlink_to(clips)
+    (clips / "self").symlink_to("self")
+    assert listed_captions(clips.parent, "videofolder") == sorted(CAPTIONS)
+    assert listed_captions(clips.parent, "zip") == [None]
 
 
 def test_the_settings_know_every_layout():

@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +30,9 @@ MARK = "!/"
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 FIRST_PART = re.compile(r"^(?P<stem>.+?)(?P<mark>[._-](?:part)?)(?P<count>aa|00|001)$")
 """The first part of an archive cut by ``split``: OpenVid's ``OpenVid_part73_partaa``, Pexels' ``pexels_45k.tar.00``."""
+
+_ANY_PART = re.compile(r"^(?P<head>.+[._-]part|.+\.(?:zip|tar)[._-])(?P<count>[a-z]{2}|[0-9]{2,3})$")
+"""Any part, where the name leaves no doubt: other things end in ``_01``, too."""
 
 MAX_INFLATION = 100
 """A compressed member that grows by more than this is no video, whose data hardly compress; it is refused unread."""
@@ -291,10 +294,13 @@ def _parts(archive: Path) -> list[Path]:
     """The files that make up ``archive``: itself, or all parts of one that was split.
 
     Raises:
-        RejectRow: ``incomplete_archive``: a part between two others is missing.
+        RejectRow: ``incomplete_archive``: the first part, or one between two others, is missing.
     """
     found = FIRST_PART.match(archive.name)
     if found is None:
+        first = _first_part(archive.name)
+        if first is not None and not (archive.parent / first).exists():
+            raise RejectRow("incomplete_archive", f"a part of a split archive whose first part, {first}, is missing")
         return [archive]
     head, width = found["stem"] + found["mark"], len(found["count"])
     count = re.compile(rf"^{re.escape(head)}(?P<count>{'[a-z]' if found['count'] == 'aa' else '[0-9]'}{{{width}}})$")
@@ -303,6 +309,25 @@ def _parts(archive: Path) -> list[Path]:
     if missing:
         raise RejectRow("incomplete_archive", f"{len(missing)} of the parts {head}* are missing; the first is number {missing[0] + 1}")
     return [numbered[number] for number in sorted(numbered)] if len(numbered) > 1 else [archive]
+
+
+def parts_without_first(names: Collection[str]) -> list[str]:
+    """Of each split archive whose first part is not among ``names``, the lowest part that is."""
+    lowest: dict[str, str] = {}
+    for name in sorted(names):
+        first = _first_part(name)
+        if first is not None and first not in names:
+            lowest.setdefault(first, name)
+    return list(lowest.values())
+
+
+def _first_part(name: str) -> str | None:
+    """What the first part is called, where ``name`` is a later one's."""
+    found = _ANY_PART.match(name)
+    if found is None:
+        return None
+    first = "aa" if found["count"].isalpha() else "001" if len(found["count"]) == 3 else "00"
+    return found["head"] + first if found["count"] != first else None
 
 
 def _number(count: str) -> int:
