@@ -56,7 +56,7 @@ def refused(project: Project, *parts: str) -> None:
 
 ODD_NAMES = {
     "--help.mp4": "None",
-    "it's \"so\" #1 100%d; $(touch hacked).mp4": "NA",
+    'it\'s "so" #1 100%d; $(touch hacked).mp4': "NA",
     "línea🎬.mp4": "",
     "x" * 246 + ".mp4": "a long walk " * 900,
     "new\nline.mp4": "<script>alert(1)</script><img src=x onerror=alert(2)>",

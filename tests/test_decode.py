@@ -311,7 +311,6 @@ class TestBadFiles:
                 pass
             assert caught.value.transient is transient
 
-
     def test_a_codec_that_this_ffmpeg_does_not_know(self, tmp_path):
         path = write_video(tmp_path / "v.mp4", counting_frames(9))
         path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))

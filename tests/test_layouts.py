@@ -278,7 +278,11 @@ OTHER_FORMS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "diffsynth json": ("diffsynth", "", lambda f: write_json(f / "metadata.json", rows("video", "prompt"))),
     "diffsynth jsonl": ("diffsynth", "", lambda f: write_lines(f / "metadata.jsonl", rows("video", "prompt"))),
     "musubi relative": ("musubi", "", lambda f: write_lines(f / "train.jsonl", rows("video_path", "caption"))),
-    "simpletuner parquet": ("simpletuner", "", lambda f: pq.write_table(pa.Table.from_pylist(rows("filename", "caption")), f / "m.parquet")),
+    "simpletuner parquet": (
+        "simpletuner",
+        "",
+        lambda f: pq.write_table(pa.Table.from_pylist(rows("filename", "caption")), f / "m.parquet"),
+    ),
     "videox_fun csv": ("videox_fun", "", lambda f: write_csv(f / "metadata.csv", rows("file_path", "text", type="video"))),
     "nemo meta.json": ("nemo", "", lambda f: write_json(f / "meta.json", rows("file_name", "caption"))),
     "nemo jsonl": ("nemo", "", lambda f: write_lines(f / "meta.jsonl", rows("file_name", "caption"))),
