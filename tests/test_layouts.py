@@ -15,12 +15,17 @@ import pytest
 import zarr
 
 from motive_pipeline.attribution.stage import publish_gradients
+from motive_pipeline.clips import archive, parquet_videos
+from motive_pipeline.clips import scan as scan_module
+from motive_pipeline.clips.archive import open_bytes
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.clips.entries import BadEntry, SourceEntry
 from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.clips.scan import ID_DIGITS, HashMemory
 from motive_pipeline.clips.sources import clip_source
-from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
+from motive_pipeline.errors import ConfigError, GateFailed, MotiveError, RejectRow
 from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Publication
 from tests.clip_fixtures import moving_square, project, write_video
 
@@ -295,6 +300,81 @@ OTHER_FORMS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 }
 
 
+class TestVideosInParquet:
+    """Hugging Face's ``struct{bytes, path}``, or a plain column of bytes: read in place, row group by row group."""
+
+    def write(
+        self, films: list[Path], file: Path, first: int = 0, column: str = "video", plain_bytes: bool = False, captions: bool = True
+    ) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        videos = [film.read_bytes() for film in films]
+        # HF keeps the path that the file once had.
+        cells = videos if plain_bytes else [{"bytes": data, "path": f"/root/.cache/{n}.mp4"} for n, data in enumerate(videos)]
+        found = [{column: cell, "fps": 8.0} | ({"caption": f"film {first + n}"} if captions else {}) for n, cell in enumerate(cells)]
+        pq.write_table(pa.Table.from_pylist(found), file, row_group_size=2)
+
+    def test_every_row_of_every_shard_is_a_clip_known_by_the_bytes_of_its_video(self, films, clips):
+        self.write(films[:3], clips / "data" / "train-00000-of-00002.parquet")
+        self.write(films[3:], clips / "data" / "train-00001-of-00002.parquet", first=3)
+        publication = catalogued(clips.parent, "parquet")
+        frame = publication.table("catalog").sort_values("caption")
+        assert frame["caption"].tolist() == [f"film {n}" for n in range(4)]
+        assert frame["clip_id"].tolist() == [digest_file(film)[:ID_DIGITS] for film in films]
+        assert frame["path"].tolist()[2:] == [
+            f"{clips}/data/train-00000-of-00002.parquet!/video/00000003",
+            f"{clips}/data/train-00001-of-00002.parquet!/video/00000001",
+        ]
+        assert json.loads(frame["published"].iloc[0]) == {"fps": 8.0}
+        assert reasons(publication) == []
+
+    @pytest.mark.parametrize(("column", "remembered"), [("mp4", 2**26), ("movie", 0)])
+    def test_a_column_of_bytes_is_read_too_and_large_groups_are_not_kept_in_memory(self, films, clips, monkeypatch, column, remembered):
+        monkeypatch.setattr(parquet_videos, "_REMEMBERED_BYTES", remembered)
+        self.write(films, clips / "table.parquet", column=column, plain_bytes=True)
+        ws = project(clips.parent, clips={"source": "parquet", "path": "clips", "path_column": column})
+        entries = list(clip_source(ws).entries())
+        assert [entry.relative for entry in entries] == [f"table.parquet!/{column}/{n:08d}" for n in range(1, 5)]
+        for number in (0, 1, 2, 3, 1, 0, 0, 3):
+            with open_bytes(Path(entries[number].path)) as file:
+                assert file.read() == films[number].read_bytes()
+
+    def test_rows_without_bytes_and_bytes_that_are_no_video_are_rejects_and_files_that_are_there_are_used(self, films, clips):
+        place(films[0], clips, "a.mp4")
+        data = films[1].read_bytes()
+        cells = [{"bytes": None, "path": "a.mp4"}, {"bytes": None, "path": "gone.mp4"}, None, {"bytes": b"", "path": None}]
+        cells += [{"bytes": b"<html>404</html>" * 9, "path": "b.mp4"}, {"bytes": data, "path": "../../etc/passwd"}]
+        pq.write_table(pa.Table.from_pylist([{"video": cell, "caption": str(n)} for n, cell in enumerate(cells)]), clips / "t.parquet")
+        publication = catalogued(clips.parent, "parquet")
+        assert captions(publication) == ["0", "5"]
+        rejects = publication.rejects().sort_values("path")
+        assert rejects["reason"].tolist() == ["missing_file", "missing_file", "empty_file", "not_a_video"]
+        assert rejects["detail"].tolist()[0] == ("row 2 of t.parquet holds no bytes in column video, and names no file that is there")
+
+    def test_an_unchanged_table_is_not_read_again_and_a_cell_that_has_gone_is_missing(self, films, clips, monkeypatch):
+        monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+        self.write(films, clips / "t.parquet")
+        source = clip_source(project(clips.parent, clips={"source": "parquet", "path": "clips"}))
+        memory = HashMemory(clips.parent / "state")
+        first = scan_module.scan(source, memory)
+        with monkeypatch.context() as patch:
+            patch.setattr(archive, "read_video", None)
+            again = scan_module.scan(source, memory)
+        assert (first.num_hashed, again.num_hashed) == (4, 0)
+        assert [file.num_bytes for file in again.files] == [film.stat().st_size for film in films]
+        self.write(films[:2], clips / "t.parquet")
+        with pytest.raises(RejectRow, match=r"missing_file: t\.parquet holds no video/00000004"):
+            memory.sha256(Path(first.files[3].entry.path))
+
+    def test_damage_in_a_row_group_costs_its_videos(self, films, clips):
+        self.write(films, clips / "t.parquet")
+        data = bytearray((clips / "t.parquet").read_bytes())
+        data[4:40] = bytes(36)
+        (clips / "t.parquet").write_bytes(bytes(data))
+        publication = catalogued(clips.parent, "parquet")
+        assert captions(publication) == ["film 2", "film 3"]
+        assert reasons(publication) == ["damaged_archive", "damaged_archive"]
+
+
 @pytest.mark.parametrize("form", OTHER_FORMS)
 def test_the_other_forms_of_a_layout_are_read_too(films, clips, form):
     source, below, write = OTHER_FORMS[form]
@@ -498,8 +578,9 @@ def test_members_of_archives_are_encoded_as_the_files_would_be(films, clips):
     for ending in ("zip", "tar"):
         packed(films[:1], clips.parent / "s" / f"x.{ending}")
     packed(films[:1], clips.parent / "c" / "x.zip", stored=False)
+    TestVideosInParquet().write(films[:1], clips.parent / "p" / "x.parquet", captions=False)
     contents = set()
-    for source, folder in (("folder", "plain"), ("zip", "s"), ("zip", "c")):
+    for source, folder in (("folder", "plain"), ("zip", "s"), ("zip", "c"), ("parquet", "p")):
         ws = project(clips.parent, clips={"source": source, "path": folder}, storage={"root": f"root-{folder}"})
         assert publish_clip_catalog(ws).counts.rejected == 0
         contents.add(tuple(publish_latents(ws, role="clip").table("index")[["clip_id", "content"]].to_numpy()[0]))

@@ -1,8 +1,8 @@
-"""Videos inside zips and tars, read where they lie: nothing is unpacked.
+"""Videos inside zips, tars and Parquet files, read where they lie: nothing is unpacked.
 
 A member is addressed as a path, ``/data/part12.zip!/inner/a.mp4``; every function here takes such a path as well as that of a plain file.
 Names that would leave their folder when unpacked are refused, though nothing here ever unpacks. An archive that was split into ``..._partaa``,
-``..._partab`` is read as a whole under the name of its first part.
+``..._partab`` is read as a whole under the name of its first part. In a Parquet file a member is a row's bytes (parquet_videos.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from motive_pipeline.clips.parquet_videos import is_parquet, read_video
 from motive_pipeline.errors import RejectRow
 
 MARK = "!/"
@@ -115,7 +116,9 @@ def num_bytes(path: Path) -> int:
         OSError: a plain file is not there.
     """
     address = split_address(path)
-    return _member(*address).num_bytes if address else os.stat(path).st_size
+    if address is None:
+        return os.stat(path).st_size
+    return len(read_video(*address)) if is_parquet(address[0]) else _member(*address).num_bytes
 
 
 def read_small(archive: Path, wanted: Sequence[Member], most: int) -> Iterator[tuple[Member, bytes]]:
@@ -150,8 +153,11 @@ def open_bytes(path: Path, *, check: bool = False) -> Iterator[io.BufferedReader
         with path.open("rb") as file:
             yield file
         return
-    archive, _ = address
-    member = _member(*address)
+    archive, name = address
+    if is_parquet(archive):
+        yield io.BufferedReader(io.BytesIO(read_video(archive, name)))  # type: ignore[arg-type]
+        return
+    member = _member(archive, name)
     with _open_archive(archive) as file, _damage_named(archive):
         if member.start is not None and not (check and _is_zip(file)):
             yield io.BufferedReader(_Range(file, member.start, member.num_bytes), buffer_size=_BUFFER_BYTES)

@@ -92,10 +92,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with _opened(path, str(path)) as container:
             yield container, _video_stream(container)
         return
-    if num_bytes(path) == 0:
-        raise RejectRow("empty_file", "the archive's member has 0 bytes")
-    with open_bytes(path) as file, _opened(path, file) as container:
-        yield container, _video_stream(container)
+    with open_bytes(path) as file:
+        if not file.peek(1):
+            raise RejectRow("empty_file", "the archive's member has 0 bytes")
+        with _opened(path, file) as container:
+            yield container, _video_stream(container)
 
 
 @contextmanager

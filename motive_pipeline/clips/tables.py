@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motive_pipeline.clips.parquet_videos import bytes_leaf, member_name
 from motive_pipeline.errors import MotiveError
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -26,10 +27,14 @@ _LONGEST_LINE_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """A row, and where it stands (``line 7``, ``entry 7``)."""
+    """A row, and where it stands (``line 7``, ``entry 7``).
+
+    ``held`` names, for each column with bytes in it, the member of the file that the row's bytes are (parquet_videos.py); ``values`` lack them.
+    """
 
     where: str
     values: dict[str, Any]
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +172,25 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
     except pa.ArrowInvalid as error:
         raise MotiveError(f"{file}: no Parquet file ({error})") from error
     with table:
-        names = [field.name for field in table.schema_arrow if not _holds_bytes(field.type)]
+        held = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None]
+        names = [name for column in table.schema_arrow for name in _without_bytes(column.type, column.name)]
         number = 0
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
-            for values in batch.to_pylist():
+            for values in batch.to_pylist() if names else [{}] * batch.num_rows:
                 number += 1
-                yield TableRow(where=f"row {number}", values=values)
+                yield TableRow(where=f"row {number}", values=values, held={name: member_name(name, number) for name in held})
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, such as whole videos, which are not read."""
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    return pa.types.is_struct(kind) and any(_holds_bytes(kind.field(position).type) for position in range(kind.num_fields))
+def _without_bytes(kind: pa.DataType, name: str) -> Iterator[str]:
+    """The dotted names of a column's parts that hold no bytes, such as whole videos, which are not read here."""
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from _without_bytes(child.type, f"{name}.{child.name}")
+    elif not _are_bytes(kind):
+        yield name
+
+
+def _are_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _are_bytes(kind.value_type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
