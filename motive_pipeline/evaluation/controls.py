@@ -94,7 +94,7 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
     rule, grid = FrameRule.of(ws.config), latent_grid(ws)
     store = _store(ws, "flow_similarity")
     clips = _clips(ws, role)
-    size = [rule.num_frames, rule.min_frames, rule.fps, rule.width, rule.height]
+    size = list(rule.content().values())
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
     row = functools.partial(_flow_row, read=ClipReader(rule, ws.config.engine), grid=grid)
     missing = [piece.item for piece in work if store.find(piece.key) is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
     queries = [clip for clip in usable if clip.part == "held_out"] or usable
     rule = FrameRule.of(ws.config)
     store = ws.store("eval_scores", DIMS)
-    work = [Work(key=digest("query flow", query.clip_id, asdict(rule)), item=query) for query in queries]
+    work = [Work(key=digest("query flow", query.clip_id, rule.content()), item=query) for query in queries]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
     with side_by_side(
         functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
