@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -469,6 +470,54 @@ def test_lines_of_json_under_the_name_of_a_json_file_are_read_as_such(films, cli
     plain(films, clips)
     write_lines(clips / "rows.json", rows("video", "caption"))
     assert captions(catalogued(clips.parent, "json")) == sorted(CAPTIONS)
+
+
+TORN = "half of a character"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "detail"),
+    [
+        ("t.jsonl", b'{"video": "a.mp4", "caption": "cut \\ud83c"}\n', f"line 1 of t.jsonl: {TORN}"),
+        ("t.jsonl", b'{"video": "a.mp4", "caption": "x", "\\udfff": 1}\n', f"line 1 of t.jsonl: {TORN}"),
+    ],
+)
+def test_a_row_with_a_torn_text_is_a_reject(films, clips, name, data, detail):
+    place(films[0], clips, "b.mp4")
+    (clips / name).write_bytes(data)
+    source = clip_source(project(clips.parent, clips={"source": name.rpartition(".")[2], "path": "clips"}))
+    bad = next(entry for entry in source.entries() if isinstance(entry, BadEntry) and entry.reason != "orphan_file")
+    assert bad.reason == "bad_row"
+    assert bad.detail.startswith(detail)
+    assert repr(bad).encode()
+
+
+def test_texts_of_a_parquet_file_that_are_no_utf8_are_rejects(films, clips):
+    plain(films, clips)
+    said = pa.array([CAPTIONS[0].encode(), b"caf\xe9", CAPTIONS[2].encode()])
+    table = pa.Table.from_arrays([pa.array([f"{name}.mp4" for name in NAMES]), said.view(pa.utf8())], ["video", "caption"])
+    pq.write_table(table, clips / "t.parquet")
+    publication = catalogued(clips.parent, "parquet")
+    assert captions(publication) == sorted([CAPTIONS[0], CAPTIONS[2]])
+    assert reasons(publication) == ["bad_row", "orphan_file"]
+    assert "row 2 of t.parquet: not valid UTF-8" in details(publication)
+
+
+def test_a_table_whose_columns_names_are_no_utf8_is_an_error_that_says_so(films, clips):
+    place(films[0], clips, "a.mp4")
+    (clips / "t.csv").write_bytes(b"video,caption,caf\xe9\na.mp4,x,1\n")
+    with pytest.raises(MotiveError, match=r"t\.csv: its first line.*not valid UTF-8"):
+        catalogued(clips.parent, "csv")
+
+
+def test_numbers_that_no_float_holds_are_no_scores(films, clips):
+    place(films[0], clips, "a.mp4")
+    numbers = f'"fps": 1{"0" * 400}, "aesthetic_score": 1{"0" * 400}, "motion_score": Infinity, "width": NaN'
+    (clips / "t.jsonl").write_text(f'{{"video": "a.mp4", "caption": "x", {numbers}}}\n')
+    row = catalogued(clips.parent, "jsonl").table("catalog").iloc[0]
+    assert np.isnan([row["aesthetic_score"], row["motion_score"]]).all()
+    assert row["disagrees"] == ""
+    assert json.loads(row["published"]).keys() == {"fps", "aesthetic_score"}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motive_pipeline.clips.parquet_videos import bytes_leaf, member_name
+from motive_pipeline.clips.said import TORN, is_torn
 from motive_pipeline.errors import MotiveError
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -69,6 +70,8 @@ def read_json_values(file: Path) -> dict[str, Any]:
     values = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
+    if is_torn(values):
+        raise ValueError(TORN)
     return values
 
 
@@ -90,6 +93,8 @@ def _csv_rows(file: Path) -> Iterator[TableRow | BadRow]:
                 continue
             if header is None:
                 header = [name.strip() for name in cells]
+                if _is_no_utf8(cells):
+                    raise MotiveError(f"{file}: its first line, which names the columns, is not valid UTF-8; save the table as UTF-8")
                 if len(set(header)) < len(header):
                     raise MotiveError(f"{file}: two columns have one name in its first line: {', '.join(header)}")
             elif (trouble := _csv_trouble(cells, header)) is not None:
@@ -105,9 +110,11 @@ def _csv_trouble(cells: list[str], header: list[str]) -> str | None:
         return f"{len(cells)} cells where the first line names {len(header)} columns"
     if [cell.strip() for cell in cells] == header:
         return "the first line again"
-    if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-        return "not valid UTF-8"
-    return None
+    return "not valid UTF-8" if _is_no_utf8(cells) else None
+
+
+def _is_no_utf8(cells: list[str]) -> bool:
+    return any("\udc80" <= character <= "\udcff" for cell in cells for character in cell)
 
 
 def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:
@@ -120,10 +127,7 @@ def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:
             except (ValueError, RecursionError) as error:
                 yield BadRow(where=f"line {number}", detail=f"no JSON: {error}")
                 continue
-            if isinstance(values, dict):
-                yield TableRow(where=f"line {number}", values=values)
-            else:
-                yield BadRow(where=f"line {number}", detail="no JSON object")
+            yield _json_row(f"line {number}", values)
 
 
 def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
@@ -144,9 +148,7 @@ def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
                 yield from (_json_row(f"entry {number}", values) for number, values in found)
             elif first == b"{":
                 for key, value in ijson.kvitems(opened, "", use_float=True):
-                    yield TableRow(
-                        where=f"entry {key!r}", values={"path": key} | (value if isinstance(value, dict) else {"caption": value})
-                    )
+                    yield _json_row(f"entry {key!r}", {"path": key} | (value if isinstance(value, dict) else {"caption": value}))
             else:
                 raise MotiveError(f"{file}: expected a JSON list of objects, or an object with a caption for each file")
         except ijson.JSONError as error:
@@ -154,7 +156,9 @@ def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
 
 
 def _json_row(where: str, values: Any) -> TableRow | BadRow:
-    return TableRow(where=where, values=values) if isinstance(values, dict) else BadRow(where=where, detail="no JSON object")
+    if not isinstance(values, dict):
+        return BadRow(where=where, detail="no JSON object")
+    return BadRow(where=where, detail=TORN) if is_torn(values) else TableRow(where=where, values=values)
 
 
 def _has_lines(opened: IO[bytes]) -> bool:
@@ -176,9 +180,26 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
         names = [name for column in table.schema_arrow for name in _without_bytes(column.type, column.name)]
         number = 0
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
-            for values in batch.to_pylist() if names else [{}] * batch.num_rows:
+            for values in _parquet_values(batch) if names else [{}] * batch.num_rows:
                 number += 1
-                yield TableRow(where=f"row {number}", values=values, held={name: member_name(name, number) for name in held})
+                if values is None:
+                    yield BadRow(where=f"row {number}", detail="not valid UTF-8")
+                else:
+                    yield TableRow(where=f"row {number}", values=values, held={name: member_name(name, number) for name in held})
+
+
+def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Each row's values; None for a row with a text that is none."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for place in range(batch.num_rows):
+        try:
+            yield batch.slice(place, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            yield None
 
 
 def _without_bytes(kind: pa.DataType, name: str) -> Iterator[str]:
