@@ -108,6 +108,13 @@ def test_a_file_that_is_no_archive_is_a_reject_and_the_others_are_used(tmp_path,
     assert len(entries) == 2
 
 
+def test_an_archive_that_is_a_pipe_or_a_link_to_nowhere_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.zip")
+    os.mkfifo(tmp_path / "b_part_00")
+    (tmp_path / "c.tar").symlink_to("nowhere")
+    assert reasons(listed(tmp_path)) == {"a.zip": "not_a_file", "c.tar": "unreadable"}
+
+
 def test_a_zip_cut_in_half_is_damaged(tmp_path):
     data = zipped(tmp_path / "a.zip", {"a.mp4": DATA, "b.mp4": DATA}).read_bytes()
     (tmp_path / "a.zip").write_bytes(data[: len(data) // 2])

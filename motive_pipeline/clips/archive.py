@@ -184,6 +184,8 @@ def _index(archive: Path) -> dict[str, Member]:
         found = _archive_status(archive)
     except OSError as error:
         raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise RejectRow("not_a_file", "a pipe, a socket or a device under the name of an archive")
     return _remembered_index(archive, (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
@@ -244,6 +246,8 @@ def _unsafe(name: str) -> tuple[str, str] | None:
 
 def is_archive(path: Path) -> bool:
     """Whether the file begins as a zip or a tar does, whatever its name says."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return _is_zip(file) or _is_tar(file)
