@@ -9,6 +9,7 @@ Each seed is one run of the whole graph with ``motive.yaml`` but for ``clips.dem
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import subprocess
 import sys
@@ -31,8 +32,8 @@ def run_seed(folder: Path, *, seed: int, split: str, overrides: dict) -> pd.Data
     settings = yaml.safe_load((REPOSITORY / "motive.yaml").read_text(encoding="utf-8"))
     settings["clips"]["demo"] |= {"seed": seed, "split": split}
     for dotted, value in overrides.items():
-        section, key = dotted.split(".")
-        settings[section][key] = value
+        *sections, key = dotted.split(".")
+        functools.reduce(dict.__getitem__, sections, settings)[key] = value
     home = folder / f"{split}-{seed}"
     home.mkdir(parents=True, exist_ok=True)
     (home / "seed.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -129,8 +129,10 @@ STAGES: dict[str, Stage] = {
             "preference.question",
         )
     ),
-    "preference_study": Stage(settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples")),
+    "preference_study": Stage(
+        settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples"), version=2
+    ),
     "vbench": Stage(settings=("engine.threads",)),  # rows of eval_scores; package, weights and device stand in their keys
     "rejected_clips": Stage(),
-    "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms")),
+    "eval_report": Stage(settings=("evaluate.bootstrap_samples", "arms"), version=2),
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -26,6 +26,27 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+CONTRAST = """() => {
+    const channels = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)
+    const light = (rgb) => rgb.map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0)
+    const above = (node) => node ? [node, ...above(node.parentElement)] : []
+    const ground = (node) => {
+        const painted = above(node).map((each) => getComputedStyle(each).backgroundColor).find((colour) => !colour.endsWith(', 0)'))
+        return channels(painted || 'rgb(255, 255, 255)')
+    }
+    const isText = (node) => node.checkVisibility() && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
+    return [...document.querySelectorAll('body *:not(script, style)')].filter(isText).map((node) => {
+        const style = getComputedStyle(node)
+        const opacity = above(node).reduce((product, each) => product * getComputedStyle(each).opacity, 1)
+        const under = ground(node)
+        const ink = channels(node.closest('svg') ? style.fill : style.color).map((c, i) => opacity * c + (1 - opacity) * under[i])
+        const pair = [light(ink), light(under)].sort((a, b) => b - a)
+        return [node.id || node.tagName, node.textContent.trim().slice(0, 40), (pair[0] + 0.05) / (pair[1] + 0.05)]
+    })
+}"""
+"""The id or the tag of an element, its text, and the contrast of the text with what lies under it, for every text that is shown."""
+MIN_CONTRAST = 4.5  # WCAG 2.1, level AA
 STARTED_WITHIN_S = 180.0
 STOPPED_WITHIN_S = 10.0
 
@@ -51,6 +72,13 @@ def open_browser() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def low_contrast(page: Page) -> list[tuple[str, str, float]]:
+    """The texts of a page that are harder to read than they may be."""
+    found = page.evaluate(CONTRAST)
+    assert len(found) > 5, "no text was found"
+    return [each for each in found if each[2] < MIN_CONTRAST]
 
 
 @contextmanager

@@ -73,6 +73,13 @@ def copied(ws: Workspace, folder: Path, model: Path) -> Workspace:
     return open_workspace(folder, model)
 
 
+def with_settings(ws: Workspace, **sections) -> Workspace:
+    """The same project under other settings, whole sections of them."""
+    config = ws.config.model_copy(update=sections)
+    config._file = ws.config.file
+    return Workspace(config)
+
+
 def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> None:
     """Publish ``asset`` anew: the files it has, with some of its tables replaced."""
     old = ws.published(asset)

@@ -8,12 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from motive_pipeline import stages
 from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.config import Config
 from motive_pipeline.evaluation.preference.key import Key
 from tests.graph_project import SETTINGS, Project
 from tests.preference_fixtures import drop, result_of
 from tests.test_bad_input import moving
 from tests.tiny_wan import save_tiny_wan
+from tests.vbench_standin import make_environment
 
 CAPTIONS = (
     "a red square moves right",
@@ -47,21 +47,6 @@ class StalenessProject(Project):
                 "generate": {"num_steps": 1, "guidance": 1.0, "batch_size": 1},
             },
         )
-        self.backend: str | None = None
-
-    @property
-    def config(self) -> Config:
-        """The settings as they are now. VBench is not at hand, so another backend's name is put in past the YAML's check."""
-        config = super().config
-        if self.backend is None:
-            return config
-        return _with_file(config, evaluate=config.evaluate.model_copy(update={"backend": self.backend}))
-
-
-def _with_file(config: Config, **update) -> Config:
-    changed = config.model_copy(update=update)
-    changed._file = config.file
-    return changed
 
 
 def write_clip(path: Path, number: int) -> None:
@@ -131,7 +116,10 @@ def _write_prompts(project: StalenessProject) -> None:
 
 
 def _set_backend(project: StalenessProject) -> None:
-    project.backend = "another"
+    """``vbench`` with the dimension that needs no weights, in an environment that holds the small package of tests/vbench_standin.py."""
+    python = make_environment(project.folder / "vbench")
+    vbench = {"python": str(python), "weights": "weights", "dimensions": ["temporal_flickering"]}
+    project.set("evaluate", project.settings["evaluate"] | {"backend": "vbench", "vbench": vbench})
 
 
 def _comment(project: StalenessProject) -> None:

@@ -19,6 +19,7 @@ def drawn(rng, trainings, prompts, *, training=0.0, prompt=0.0, rest=0.0):
 @pytest.mark.parametrize(
     ("trainings", "prompts", "luck"),
     [
+        (1, 3, {"prompt": 1.0}),
         (1, 8, {"prompt": 1.0}),
         (1, 24, {"prompt": 1.0}),
         (3, 8, {"training": 1.0, "prompt": 1.0, "rest": 1.0}),

@@ -24,8 +24,9 @@ from motive_pipeline.training.prompts import load_prompts, planned_videos, sampl
 from tests.curation_fixtures import clip_names, publish_table
 from tests.tiny_wan import build_pipeline, save_tiny_wan
 
-CAPTIONS = ["a red circle", "a blue square", "a red circle", "a circle & a square"]
-PROMPTS = ["a red circle", "a blue square", "a circle & a square"]
+ODD = 'a "circle"/\\.. & it\'s <b>\U0001f408</b>'
+CAPTIONS = ["a red circle", "a blue square", "a red circle", ODD]
+PROMPTS = ["a red circle", "a blue square", ODD]
 CONFIG = """
 clips: {{source: demo, num_frames: 5, width: 32, height: 32, fps: 8}}
 queries: {{source: demo}}

@@ -248,6 +248,40 @@ def test_a_clip_that_does_not_fit_in_memory_is_tried_again_another_time(error, w
     assert gradient(*clip(0)).norm > 0, "the next clip must work"
 
 
+@pytest.fixture
+def as_the_pipeline_sets_torch():
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("as_the_pipeline_sets_torch")
+def test_deterministic_kernels_are_demanded_and_done_without_where_there_are_none(caplog):
+    """``put_`` has no deterministic kernel on any device."""
+    model = build_model()
+    strict = []
+    plain = build_clip_gradient(model, Gradient(store_dim=256))(*clip(0))
+
+    def forward_hook(*_):
+        strict.append(not torch.is_deterministic_algorithms_warn_only_enabled())
+        torch.zeros(3).put_(torch.tensor([1]), torch.tensor([2.0]))
+
+    with caplog.at_level("WARNING"):
+        gradient = build_clip_gradient(model, Gradient(store_dim=256))
+        gradient(*clip(1))
+        assert not strict
+        handle = model.transformer.register_forward_hook(forward_hook)
+        with pytest.warns(UserWarning, match="put_"):
+            features = [gradient(*clip(0)) for _ in range(2)]
+        handle.remove()
+    assert strict == [True, False, False], "asked for once, then the pass runs without"
+    assert all(np.array_equal(feature.gradient_P, plain.gradient_P) for feature in features)
+    assert torch.is_deterministic_algorithms_warn_only_enabled(), "torch is left as it was"
+    [record] = caplog.records
+    assert "put_" in record.message
+    assert "last bits" in record.message
+
+
 def test_other_runtime_errors_are_not_swallowed():
     model = build_model()
     latents, prompt, mask = clip(0)

@@ -17,6 +17,7 @@ def made(tmp_path_factory):
     ws = study_workspace(
         tmp_path_factory.mktemp("human"),
         settings="comparisons: [[motive, base], [motive, random], [random, base]], catch_share: 0.5, plans: 4",
+        prompts=[f"film {number}" for number in range(8)],
     )
     published_key(ws)
     return ws
@@ -65,8 +66,8 @@ def test_two_raters_give_a_table_and_no_statement(ws):
 def test_three_raters_of_one_mind_give_a_statement_and_a_scale(ws):
     sentence, tables, numbers = said(ws, a=first, b=first, c=first)
     assert "People like the videos of MOTIVE better than those of base model." in sentence
-    assert "3 raters gave 36 votes on 4 prompts." in sentence
-    assert tables["preference"].rows[0][:5] == ["MOTIVE against base model", "12", "0", "0", numbers[3].shown]
+    assert "3 raters gave 72 votes on 8 prompts." in sentence
+    assert tables["preference"].rows[0][:5] == ["MOTIVE against base model", "24", "0", "0", numbers[3].shown]
     assert numbers[3].shown.startswith("100.0 [")
     assert [row[0] for row in tables["strengths"].rows] == ["MOTIVE", "random", "base model"]
 
@@ -74,13 +75,13 @@ def test_three_raters_of_one_mind_give_a_statement_and_a_scale(ws):
 def test_ties_leave_open_which_is_better(ws):
     sentence, tables, _ = said(ws, a=tied, b=tied, c=tied)
     assert "People's votes leave open whether MOTIVE or base model is better." in sentence
-    assert tables["preference"].rows[0][1:4] == ["0", "12", "0"]
+    assert tables["preference"].rows[0][1:4] == ["0", "24", "0"]
 
 
 def test_raters_who_failed_are_told(ws):
     sentence, _, _ = said(ws, a=first, b=first, c=first, d=(first, True))
     assert "1 rater failed the catch trials and is left out." in sentence
-    assert "3 raters gave 36 votes" in sentence
+    assert "3 raters gave 72 votes" in sentence
 
 
 def test_when_every_file_was_left_out_that_is_said(ws):

@@ -16,6 +16,7 @@ from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import results_folder
 from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.storage.workspace import Workspace
+from tests.browser import low_contrast
 from tests.preference_fixtures import PROMPTS, choice, published_key, study_workspace
 
 TIMEOUT_MS = 20_000
@@ -214,6 +215,7 @@ def test_on_a_phone_both_videos_and_the_choices_fit_the_screen(browser, index):
     visit = Visit(browser, index.as_uri(), viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, device_scale_factor=2)
     visit.page.get_by_role("button", name="Start", exact=True).tap()
     visit.until_seen()
+    visit.page.locator("#caption").evaluate("(part) => { part.textContent = 'a dog runs over a green meadow, '.repeat(20) }")
     boxes = [visit.page.locator(name).bounding_box() for name in ("#video-0 video", "#video-1 video", "#left", "#tie", "#right")]
     for box in boxes:
         assert box["x"] >= 0
@@ -222,6 +224,9 @@ def test_on_a_phone_both_videos_and_the_choices_fit_the_screen(browser, index):
     assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "one above the other"
     assert min(box["height"] for box in boxes[2:]) >= 44
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+    visit.page.set_viewport_size({"width": 740, "height": 360})
+    hint, choices = (visit.page.locator(name).bounding_box() for name in ("#hint", ".choices"))
+    assert hint["y"] + hint["height"] <= choices["y"] + 1, "held sideways, the choices leave the hint in sight"
     visit.page.locator("#tie").tap()
     expect(visit.page.locator("#place")).to_have_text("Pair 2 of 7")
     visit.close()
@@ -299,24 +304,6 @@ def test_captions_are_only_text(browser, ws, index):
     visit.close()
 
 
-CONTRAST = """() => {
-    const channels = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)
-    const light = (colour) => channels(colour).map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0)
-    const ground = (node) => {
-        for (; node; node = node.parentElement) {
-            const colour = getComputedStyle(node).backgroundColor
-            if (!colour.endsWith(', 0)')) return colour
-        }
-        return 'rgb(255, 255, 255)'
-    }
-    return [...document.querySelectorAll('h1, h2, p, li, button, figcaption, kbd')].filter((node) => node.innerText.trim()).map((node) => {
-        const pair = [light(getComputedStyle(node).color), light(ground(node))].sort((a, b) => b - a)
-        return [node.id || node.tagName, (pair[0] + 0.05) / (pair[1] + 0.05)]
-    })
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_readable_focus_is_seen_and_everything_has_a_name(browser, index, scheme):
     visit = Visit(browser, index.as_uri(), color_scheme=scheme)
@@ -324,8 +311,7 @@ def test_text_is_readable_focus_is_seen_and_everything_has_a_name(browser, index
     assert (ground == "rgb(22, 24, 27)") == (scheme == "dark")
     for go_on in (lambda: None, visit.start, lambda: visit.page.locator("#stop").click()):
         go_on()
-        low = [found for found in visit.page.evaluate(CONTRAST) if found[1] < 4.5]
-        assert low == [], "WCAG 2.1 AA asks for 4.5"
+        assert low_contrast(visit.page) == []
     visit.page.keyboard.press("Tab")
     assert float(visit.page.evaluate("getComputedStyle(document.activeElement).outlineWidth").removesuffix("px")) >= 2
     visit.page.get_by_role("button", name="Go on").click()

@@ -77,10 +77,17 @@ def test_a_tie_counts_half_and_an_unfinished_rater_counts_with_what_was_given():
 
 
 @pytest.mark.parametrize("score", [1.0, 0.5, 0.0])
-def test_where_all_agree_the_interval_is_wilsons(score):
-    found = win_rate(crossed(np.full((2, 10), score)), num_samples=100)
-    expected = stats.binomtest(int(score * 20), 20).proportion_ci(method="wilson")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+def test_where_all_agree_the_interval_is_the_exact_one_of_a_vote_for_each_prompt(score):
+    expected = stats.binomtest(int(score * 10), 10).proportion_ci(method="exact")
+    for shape in ((1, 10), (7, 10), (10, 1)):
+        found = win_rate(crossed(np.full(shape, score)), num_samples=100)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high)), "more raters of one mind are no more prompts"
+
+
+@pytest.mark.parametrize(("prompts", "is_clear"), [(5, False), (6, True)])
+def test_votes_of_one_mind_are_clear_where_the_sign_test_says_so(prompts, is_clear):
+    votes = crossed(np.ones((3, prompts)))
+    assert (win_rate(votes, num_samples=100).low > 0.5) == is_clear == (sign_test(votes).p_value < 0.05)
 
 
 def test_one_rater_on_one_prompt_has_no_interval_and_the_same_votes_the_same_one():
@@ -161,6 +168,12 @@ def test_strengths_rank_three_arms_with_intervals_around_them():
     for each in found:
         assert each.low < each.value < each.high
     assert found == strengths(compared(("x", "y", 0.9), ("y", "z", 0.8), ("x", "z", 0.95)), num_samples=100)
+
+
+def test_strengths_have_no_interval_where_every_vote_on_a_pair_is_the_same():
+    found = strengths(compared(("x", "y", 1.0), ("x", "z", 1.0)), num_samples=50)
+    assert found[0].arm == "x"
+    assert all(np.isnan(each.low) and np.isnan(each.high) for each in found), "resampling cannot tell how certain that is"
 
 
 def test_there_is_no_scale_for_two_arms_or_for_arms_that_nothing_connects():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from motive_pipeline.attribution import noise, projection
 from motive_pipeline.attribution.gradient_set import prefix
 from motive_pipeline.attribution.projection import CountSketch, Exact, Fastfood, hadamard_matrix, walsh_hadamard
-from motive_pipeline.attribution.signed_sum import SIGN_BLOCKS, OrderedSum, natural_order
+from motive_pipeline.attribution.signed_sum import SIGN_BLOCKS, OrderedSum, SignedSum, natural_order
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import MotiveError
 
@@ -228,6 +228,20 @@ def test_an_ordered_sum_has_the_same_bits_for_every_order(order):
         sums.append(ordered.finish())
     assert torch.equal(*sums)
     assert torch.allclose(sums[0], sum(vectors.values()), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [100, 640, 1 + 64 * 70, 64 * 33 + 5])
+def test_blocks_added_by_groups_are_the_blocks_added_one_by_one(size):
+    """As on a GPU and as on a CPU: of fewer blocks than a group, of a whole number of groups or not, with and without a rest."""
+    sums = []
+    for grouped in (False, True):
+        signed = SignedSum(block=64, seed=size, device=CPU, grouped=grouped)
+        signed.start({"w": size, "short": 7})
+        for name, value in gradient_of(3, {"w": size, "short": 7}).items():
+            signed.add(name, value)
+        sums.append(signed.finish())
+    torch.testing.assert_close(sums[1][0], sums[0][0], rtol=1e-5, atol=1e-4)
+    assert sums[1][1] == pytest.approx(sums[0][1], rel=1e-6)
 
 
 def test_an_ordered_sum_holds_few_vectors_when_they_come_in_order():

@@ -3,15 +3,18 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM
-from motive_pipeline.evaluation.metrics import DYNAMIC
+from motive_pipeline.evaluation.gallery import Gallery
+from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING
 from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.study import publish_preference_study
@@ -19,10 +22,15 @@ from motive_pipeline.evaluation.report import publish_report, summary
 from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.tables import STYLES, aligned, shown_estimate, shown_number
 from motive_pipeline.evaluation.values import HELD_OUT_DROP
+from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 from motive_pipeline.evaluation.verdict import verdict
-from tests.eval_fixtures import copied, republish, several_trainings
+from tests.browser import low_contrast
+from tests.eval_fixtures import copied, republish, several_trainings, with_settings
 from tests.preference_fixtures import drop, result_of
 
+LONG = "a" * 300
+HOSTILE_NAME = '<svg onload=alert(3)> [x](javascript:y) `z` & it\'s "one".mp4'
+ARMS = "The arms side by side"
 HOSTILE = "<script>alert(1)</script> | <img src=x onerror=alert(2)> 'quoted' \"twice\" \u202e [link](javascript:x) `code`\nsecond line"
 
 
@@ -56,11 +64,31 @@ def report(evaluated):
 
 
 @pytest.fixture(scope="module")
-def three(evaluated, tmp_path_factory, tiny_model):
-    """A project with three trainings an arm, in which MOTIVE beats random, loses to full and cannot be told from no mask."""
+def many(evaluated, tmp_path_factory, tiny_model):
+    """A project with all that can stand on the page: three trainings an arm, in which MOTIVE beats random, loses to full and cannot be told from no
+    mask; values in the place of VBench's; four people who like MOTIVE better than anything, one of them without looking; captions without a place to break a line."""
     ws = copied(evaluated, tmp_path_factory.mktemp("three"), tiny_model)
     several_trainings(ws, {"full": 4.0, "random": 1.0, "motion_magnitude": 1.0, "no_mask": 3.0, "motive": 3.0})
-    publication = publish_report(ws)
+    key = Key.of(ws.published("preference_bundle"))
+    for number in range(4):
+        drop(ws, result_of(key, number, lambda first, second, _: "first" if first == "motive" else "tie", is_careless=number == 3))
+    publish_preference_study(ws)
+    clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
+    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=LONG))
+    republish(ws, "query_catalog", "query_catalog", queries=queries.assign(caption=LONG, category=LONG))
+    for arm in ws.config.arms:
+        values = ws.published(f"eval_scores/{arm}").table("per_video")
+        exact = values[values["metric"] == FLICKERING.name]
+        theirs = [exact.assign(metric=metric.name, backend=metric.backend) for metric in VBENCH_METRICS]
+        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=pd.concat([values, *theirs]))
+        videos = ws.published(f"generated_videos/{arm}").table("videos")
+        republish(ws, f"generated_videos/{arm}", "generated_videos", videos=videos.assign(prompt=LONG))
+    return ws
+
+
+@pytest.fixture(scope="module")
+def three(many):
+    publication = publish_report(many)
     return (
         publication,
         (publication.path / "report.html").read_text(encoding="utf-8"),
@@ -89,7 +117,7 @@ def test_all_arms_and_controls_are_there(report):
         "full pool",
         "random",
         "most motion",
-        "gradient, no mask",
+        "unmasked gradient",
         "MOTIVE",
         "flow similarity",
         "untrained network",
@@ -132,7 +160,7 @@ def test_one_training_gives_no_verdict(report):
 
 def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
     publication, html, markdown = three
-    headline = "On held-out loss drop, MOTIVE beats random, loses to full pool and cannot be told from gradient, no mask"
+    headline = "On held-out loss drop, MOTIVE beats random, loses to full pool and cannot be told from unmasked gradient"
     assert publication.facts["verdict"] == headline
     assert headline in html
     assert headline in markdown
@@ -146,6 +174,18 @@ def test_stand_ins_are_labelled_and_never_called_vbench(report):
     assert "they are not VBench's" in text
 
 
+def test_vbenchs_numbers_stand_in_tables_of_their_own(three):
+    _, html, markdown = three
+    ours, theirs = (
+        html.split(f"<h{level}>{title}</h{level}>")[1].split("<table>")[1].split("</table>")[0]
+        for level, title in ((2, ARMS), (3, f"{ARMS}: VBench"))
+    )
+    assert "[vbench]" not in Page(ours.replace("<wbr>", "")).text
+    for metric in VBENCH_METRICS:
+        assert metric.label in Page(theirs.replace("<wbr>", "")).text
+    assert f"## {ARMS}: VBench" in markdown
+
+
 def test_without_votes_the_report_says_so_in_words(report):
     publication, html, markdown = report
     assert "Nobody has voted yet" in Page(html).text
@@ -153,21 +193,9 @@ def test_without_votes_the_report_says_so_in_words(report):
     assert "preference" not in set(publication.table("numbers")["table"])
 
 
-@pytest.fixture(scope="module")
-def voted(evaluated, tmp_path_factory, tiny_model):
-    """A project in which four people like MOTIVE better than anything, one of them without looking."""
-    ws = copied(evaluated, tmp_path_factory.mktemp("voted"), tiny_model)
-    key = Key.of(ws.published("preference_bundle"))
-    for number in range(4):
-        drop(ws, result_of(key, number, lambda first, second, _: "first" if first == "motive" else "tie", is_careless=number == 3))
-    study = publish_preference_study(ws)
-    publication = publish_report(ws)
-    return study, publication, (publication.path / "report.html").read_text(encoding="utf-8")
-
-
-def test_votes_become_a_table_with_wins_ties_losses_and_sentences(voted):
-    study, publication, html = voted
-    text, markdown = Page(html).text, (publication.path / "report.md").read_text(encoding="utf-8")
+def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
+    publication, html, markdown = three
+    text, study = Page(html).text, many.published("preference_study")
     numbers = publication.table("numbers").query("table == 'preference'").set_index(["row", "column"])
     for row in study.table("preference").to_dict("records"):
         for column in ("wins", "ties", "losses", "win_rate"):
@@ -175,18 +203,23 @@ def test_votes_become_a_table_with_wins_ties_losses_and_sentences(voted):
             assert number["value"] == row[column]
             assert number["shown"] in text
             assert number["shown"] in markdown
-    assert "People like the videos of MOTIVE better than those of base model." in text
+    assert "People's votes leave open whether MOTIVE or base model is better." in text, "four prompts are too few"
     assert "3 raters gave" in text
     assert "1 rater failed the catch trials and is left out." in text
+    assert "failed_catch_trials" in text, "among what was left out"
+    assert "Every file could be used" not in text
+    assert "Computed by people, read from preference_study." in text
     assert "All arms on one scale" in text
     assert "Nobody has voted" not in text
 
 
 def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
+    ws = with_settings(ws, preference=ws.config.preference.model_copy(update={"question": HOSTILE}))
     clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
     videos = ws.published("generated_videos/base").table("videos")
-    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=HOSTILE))
+    named = [str(shutil.copy(path, tmp_path / f"{number} {HOSTILE_NAME}")) for number, path in enumerate(clips["path"])]
+    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=HOSTILE, path=named))
     republish(ws, "query_catalog", "query_catalog", queries=queries.assign(caption=HOSTILE, category=HOSTILE))
     republish(ws, "generated_videos/base", "generated_videos", videos=videos.assign(prompt=HOSTILE))
     publication = publish_report(ws)
@@ -194,9 +227,82 @@ def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, t
     assert "script" not in {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "<script>alert(1)</script>" in page.text
+    assert HOSTILE_NAME in page.text
+    assert HOSTILE in page.text.partition("preference.question")[2], "the question, among the settings"
     markdown = (publication.path / "report.md").read_text(encoding="utf-8")
-    assert not re.search(r"(?<!\\)<(script|img)", markdown)
+    assert not re.search(r"(?<!\\)<(script|img|svg)", markdown)
+    assert "](" not in markdown, "no link and no picture"
     assert "\x1b" not in summary(ws)
+
+
+def opened(browser, publication, **context):
+    """The page in a browser of its own, every part of it unfolded."""
+    page = browser.new_context(**context).new_page()
+    page.goto((publication.path / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true })")
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_is_readable_on_light_and_dark_ground(browser, three, scheme):
+    page = opened(browser, three[0], color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (ground == "rgb(22, 24, 27)") == (scheme == "dark")
+    assert low_contrast(page) == []
+
+
+def test_on_a_phone_only_tables_and_plots_are_wider_than_the_screen(browser, three):
+    page = opened(browser, three[0], viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("innerWidth") == 390
+    table = page.locator("#arms .scroll").first
+    table.evaluate("(part) => { part.scrollLeft = 200 }")
+    left = table.evaluate("(part) => part.querySelector('tbody th').getBoundingClientRect().left")
+    assert left == pytest.approx(table.bounding_box()["x"], abs=1), "the arm's name stays in sight"
+
+
+WIDTH_OF_A4_PX = round((210 - 2 * 14) / 25.4 * 96)
+
+
+def test_on_paper_nothing_is_cut_off_or_folded(browser, three):
+    page = opened(browser, three[0], viewport={"width": WIDTH_OF_A4_PX, "height": 1000}, color_scheme="dark")
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = false })")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("[...document.querySelectorAll('details table')].every((table) => table.checkVisibility())")
+    wide = "[...document.querySelectorAll('body *')].filter((part) => part.getBoundingClientRect().right > innerWidth + 1)"
+    assert page.evaluate(f"{wide}.map((part) => part.outerHTML.slice(0, 80))") == []
+    assert low_contrast(page) == []
+
+
+def test_who_asked_for_less_motion_sees_pictures_that_stand_still(browser, three):
+    first = "document.querySelector('#videos img').currentSrc"
+    moving = opened(browser, three[0]).evaluate(first)
+    still = opened(browser, three[0], reduced_motion="reduce").evaluate(first)
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    frames = [getattr(Image.open(BytesIO(b64decode(source.split(",")[1]))), "n_frames", 1) for source in (moving, still)]
+    assert frames == [17, 1]
+
+
+def test_the_page_can_be_used_with_the_keyboard_alone(browser, three):
+    page = opened(browser, three[0], viewport={"width": 390, "height": 844})
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#arms"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
+    scrollers = "[...document.querySelectorAll('.scroll, .plot')].filter((part) => part.tabIndex < 0 || !part.getAttribute('aria-label'))"
+    assert page.evaluate(f"{scrollers}.length") == 0
+
+
+def test_a_video_that_has_gone_stops_the_report_and_is_named(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/random")
+    (videos.path / videos.table("videos")["file"].iloc[0]).unlink()
+    with pytest.raises(GateFailed, match=rf"random/.*{videos.table('videos')['file'].iloc[0]} can no longer be read"):
+        Gallery(ws, None).prompts(ws.config.arms)
 
 
 def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(evaluated, tmp_path, tiny_model):
@@ -243,6 +349,7 @@ def test_every_number_has_its_backend_its_count_and_where_it_was_read(three):
     assert (numbers["num"] > 0).all()
     marked = numbers[numbers["column"].str.contains("[dis]", regex=False)]
     assert set(marked["backend"]) == {"dis"}
+    assert set(numbers.loc[numbers["table"].isin(["preference", "strengths"]), "backend"]) == {"people"}
     record = json.loads((three[0].path / "provenance.json").read_text(encoding="utf-8"))
     assert {source for sources in numbers["source"] for source in sources.split(", ")} <= set(record["assets"])
     assert "12 videos an arm, 4 of the base model" in three[1]

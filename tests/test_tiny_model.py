@@ -35,7 +35,7 @@ def films():
     """Two of each motion, from a seed that no training film came from."""
     rng = np.random.default_rng(1)
     specs = [demo.sample_spec(rng, motion=motion) for motion in demo.MOTIONS for _ in range(2)]
-    return specs, np.stack([demo.render_clip(spec) for spec in specs])
+    return specs, torch.from_numpy(np.stack([demo.render_clip(spec) for spec in specs]))
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +139,8 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
 
 
 def test_learning_rates_follow_the_computing_time_of_the_training_thread():
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=4.0)
-    schedule = Schedule([optimizer], minutes=0.2 / 60, warmup_steps=2)
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    schedule = Schedule([(optimizer, 4.0)], minutes=0.2 / 60, device=torch.device("cpu"), warmup_steps=2)
     time.sleep(0.3)
     assert schedule.progress < 0.5, "waiting is no training"
     assert schedule.advance(0.0)
@@ -155,7 +155,7 @@ def test_learning_rates_follow_the_computing_time_of_the_training_thread():
 
 def test_helping_threads_do_not_count_twice():
     """Two threads that compute side by side use the training's minutes as one does."""
-    schedule = Schedule([], minutes=1.0)
+    schedule = Schedule([], minutes=1.0, device=torch.device("cpu"))
     matrix, process_s = torch.randn(700, 700), time.process_time()
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

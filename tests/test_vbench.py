@@ -20,11 +20,11 @@ from motive_pipeline.evaluation.tables import STYLES
 from motive_pipeline.evaluation.values import METRICS
 from motive_pipeline.evaluation.vbench.child import VBenchFailed
 from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS, VBENCH_METRICS, Weight
-from motive_pipeline.evaluation.vbench.environment import LOCK, environment_folder, require_interpreter
+from motive_pipeline.evaluation.vbench.environment import LOCK, build_environment, environment_folder, require_interpreter
 from motive_pipeline.evaluation.vbench.measure import checked, measure_videos
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
 from motive_pipeline.storage.workspace import Workspace
-from tests.eval_fixtures import copied
+from tests.eval_fixtures import copied, with_settings
 from tests.vbench_standin import film, make_environment, project, publish_films
 
 TWO = [(0, "one", 0, film(1)), (0, "two", 0, film(2))]
@@ -226,11 +226,13 @@ def test_an_environment_that_is_not_there_or_lacks_a_package_says_what_to_do(tmp
     bare = make_environment(tmp_path / "bare", with_vbench=False)
     with pytest.raises(MotiveError, match="has no package vbench"):
         measure_videos(project(tmp_path, dims | {"python": str(bare), "device": "cpu"}), "motive", videos)
+    with pytest.raises(MotiveError, match=r"evaluate.vbench.device = 'cuda:1': torch 2.13.0 of .* sees no such device"):
+        measure_videos(project(tmp_path, dims | {"python": str(python), "device": "cuda:1"}), "motive", videos)
     lean = make_environment(tmp_path / "lean")
     shutil.rmtree(next(lean.parents[1].glob("lib/*/site-packages/pyiqa-*")))
     lay_out(tmp_path / "w", ["imaging_quality"])
     settings = {"dimensions": ["imaging_quality"], "weights": "w", "accept_noncommercial": True, "accept_other_weights": True}
-    with pytest.raises(MotiveError, match=r"lacks pyiqa \(for imaging_quality\)"):
+    with pytest.raises(MotiveError, match=r"lacks pyiqa \(for imaging_quality\). Install it there; .*lock"):
         measure_videos(project(tmp_path, settings | {"python": str(lean)}), "motive", videos)
 
 
@@ -292,6 +294,9 @@ def test_a_fetched_environment_counts_once_it_is_whole(tmp_path, monkeypatch):
     assert require_interpreter(settings) == environment_folder() / "bin" / "python"
     with pytest.raises(MotiveError, match="not whole"):
         require_interpreter(accepted)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(MotiveError, match="x86-64 processor only, not on Linux arm64"):
+        build_environment(accepted)
 
 
 def test_fetch_tells_what_there_is_and_writes_the_prompts(tmp_path, python, monkeypatch, capsys):
@@ -301,9 +306,24 @@ def test_fetch_tells_what_there_is_and_writes_the_prompts(tmp_path, python, monk
     file.write_text(f"clips: {{source: demo}}\nqueries: {{source: demo}}\nevaluate: {{vbench: {vbench}}}\n")
     assert main(["fetch", "vbench", "--config", str(file)]) == 0
     said = capsys.readouterr().out
-    for part in ("vbench 0.1.5", "8 of 8 files of weights are missing", "left out", "motion_smoothness: the network AMT-S", "PolyForm"):
+    for part in (
+        "vbench 0.1.5",
+        "8 of 8 files of weights are missing",
+        "left out",
+        "motion_smoothness: the network AMT-S",
+        "PolyForm",
+        "evaluate.backend is standin",
+    ):
         assert part in said
-    assert (tmp_path / "cache" / "vbench" / "prompts.txt").read_text().splitlines() == ['a "still" life', "a dog, running"]
+    (prompts,) = (tmp_path / "cache" / "vbench").glob("prompts-*.txt")
+    assert prompts.read_text().splitlines() == ['a "still" life', "a dog, running"]
+    assert str(prompts) in said
+
+
+def test_the_document_lists_every_file_of_weights():
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for weight in needed_weights(DIMENSIONS.values()):
+        assert f"| `{weight.file}` | {weight.megabytes:g} | {weight.licence} | <{weight.url}> |" in page
 
 
 def test_every_package_of_the_lock_is_pinned():
@@ -318,9 +338,7 @@ def test_vbench_stands_beside_the_standins(evaluated, tmp_path, tiny_model, pyth
     vbench = ws.config.evaluate.vbench.model_copy(
         update={"python": python, "dimensions": ("temporal_flickering",), "weights": tmp_path / "weights"}
     )
-    config = ws.config.model_copy(update={"evaluate": ws.config.evaluate.model_copy(update={"backend": "vbench", "vbench": vbench})})
-    config._file = ws.config.file
-    ws = Workspace(config)
+    ws = with_settings(ws, evaluate=ws.config.evaluate.model_copy(update={"backend": "vbench", "vbench": vbench}))
     before = evaluated.published("eval_scores/motive")
     publication = publish_eval_scores(ws, "motive")
     num_videos = len(ws.published("generated_videos/motive").table("videos"))

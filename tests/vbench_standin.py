@@ -1,7 +1,7 @@
 """An environment with a small package in VBench's API instead of VBench, and a project that uses it.
 
 The package measures ``temporal_flickering`` by VBench's formula and gives 0.5 for everything else. ``STANDIN_VBENCH`` makes it misbehave, and
-``STANDIN_VBENCH_LOG`` names a file that notes each call.
+``STANDIN_VBENCH_LOG``, where it is set, names a file that notes each call.
 """
 
 import json
@@ -34,7 +34,7 @@ class VBench:
             with open(self.info) as file:
                 prompts = [each["prompt_en"] for each in json.load(file) if dimension in each["dimension"]]
             names = [f"{prompt}-{n}.mp4" for prompt in prompts for n in range(5) if f"{prompt}-{n}.mp4" in names]
-        with open(os.environ["STANDIN_VBENCH_LOG"], "a") as file:
+        with open(os.environ.get("STANDIN_VBENCH_LOG", os.devnull), "a") as file:
             trusting = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "")
             file.write(json.dumps([dimension, mode, sorted(names), trusting]) + "\\n")
         print("{junk on standard output", flush=True)
@@ -71,6 +71,7 @@ def device(name): return name
 no_grad = contextlib.nullcontext
 class cuda:
     is_available = staticmethod(lambda: False)
+    device_count = staticmethod(lambda: 0)
 """
 SUITE = [
     {"prompt_en": "a dog, running", "dimension": ["dynamic_degree", "motion_smoothness"]},

@@ -75,6 +75,22 @@ def rejecting_what_does_not_fit(latents_CFHW: torch.Tensor) -> Iterator[None]:
         raise RejectRow("out_of_memory", detail, transient=True) from error
 
 
+@contextmanager
+def nothing_but_deterministic() -> Iterator[None]:
+    """Where deterministic kernels were asked for with a warning at most, an operation that has none raises RuntimeError while this lasts.
+
+    The backward pass of attention on a GPU is deterministic only so: asked with a warning, torch warns and takes the other kernel.
+    """
+    if not (torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()):
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from motive_pipeline.evaluation.tables import (
     estimate_number,
     heading,
     shown_number,
+    with_origin,
 )
 from motive_pipeline.evaluation.truth import Truth, load_truth
 from motive_pipeline.evaluation.values import (
@@ -40,6 +41,7 @@ from motive_pipeline.evaluation.values import (
     unit_values,
     value_matrix,
 )
+from motive_pipeline.evaluation.vbench.dimensions import BACKEND as VBENCH
 from motive_pipeline.evaluation.verdict import Verdict, verdict
 from motive_pipeline.storage.workspace import Workspace
 
@@ -134,15 +136,15 @@ def load_findings(ws: Workspace) -> Findings:
     tables: dict[str, Table] = {}
     numbers: list[Number] = []
     parts = [
-        _arms_table(arms, metrics, estimates),
-        _differences_table(others, metrics, differences),
+        *_by_source("arms", metrics, lambda chosen: _arms_table(arms, chosen, estimates)),
+        *_by_source("differences", metrics, lambda chosen: _differences_table(others, chosen, differences)),
         *(by_unit_table(units, metric, others, texts, key=key) for metric, key in zip(main_metrics, BY_UNIT, strict=True)),
         _lengths_table(ws),
         *([_precision_table(precision, truth)] if truth is not None else []),
-        *([_trainings_table(arms, metrics, units)] if num_trainings(units, arms) > 1 else []),
+        *(_by_source("trainings", metrics, lambda chosen: _trainings_table(arms, chosen, units)) if num_trainings(units, arms) > 1 else []),
     ]
     for table, its_numbers in parts:
-        tables[table.key] = table
+        tables[table.key] = with_origin(table, its_numbers)
         numbers += its_numbers
     human = load_human(ws)
     numbers += human.numbers
@@ -184,6 +186,17 @@ def _main_metrics(metrics: Sequence[Metric]) -> list[Metric]:
     """What the verdict is about: the causal check, then whether videos show the query's motion: by its name where that is known, else by flow."""
     drop = [metric for metric in (HELD_OUT_DROP, IN_SAMPLE_DROP) if metric in metrics][:1]
     return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else HISTOGRAM]
+
+
+def _by_source(
+    key: str, metrics: Sequence[Metric], table: Callable[[Sequence[Metric]], tuple[Table, list[Number]]]
+) -> Iterator[tuple[Table, list[Number]]]:
+    """The table of our own metrics as ``key`` and, where there are any, that of VBench's as ``<key>_vbench``: apart, and no wider than paper."""
+    yield table([metric for metric in metrics if metric.backend != VBENCH])
+    theirs = [metric for metric in metrics if metric.backend == VBENCH]
+    if theirs:
+        found, numbers = table(theirs)
+        yield replace(found, key=f"{key}_vbench", title=f"{found.title}: VBench"), numbers
 
 
 def _arms_table(

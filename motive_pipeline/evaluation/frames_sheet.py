@@ -95,4 +95,4 @@ def _strip(title: str, note: str, pictures: list[UInt8[np.ndarray, "H W 3"]]) ->
     stream = io.BytesIO()
     sheet.save(stream, "WEBP", quality=_QUALITY, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Strip(title=title, note=note, picture=Animation(uri=uri, width=sheet.width, height=sheet.height))
+    return Strip(title=title, note=note, picture=Animation(uri=uri, still=uri, width=sheet.width, height=sheet.height))

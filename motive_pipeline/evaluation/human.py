@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.tables import Number, Style, Table, arm_name, shown_estimate, shown_number
+from motive_pipeline.evaluation.tables import Number, Style, Table, arm_name, shown_estimate, shown_number, with_origin
 from motive_pipeline.storage.workspace import Workspace
 
 MIN_RATERS = 3
 """With fewer raters the report makes no statement about what people prefer."""
+
+BACKEND, SOURCE = "people", "preference_study"
 
 WIN_RATE = Style(title="win rate", unit="% of votes", factor=100.0, decimals=1, meaning="share of votes won, a tie counting half")
 STRENGTH = Style(title="strength", unit="log-odds", factor=1.0, decimals=2, meaning="Bradley-Terry strength against the average arm")
@@ -45,10 +47,11 @@ def load_human(ws: Workspace) -> Human:
             f"{none}. The folder that “motive path preference_bundle” names holds a page that shows people the arms' videos side by side, blind; "
             "the result files that it saves become a table here."
         )
-    found = [_table(preference), _strengths(study.table("strengths"))]
+    votes = study.table("votes")
+    found = [_table(preference), _strengths(study.table("strengths"), len(votes))]
     return Human(
-        sentences=[*_verdicts(preference), _who(raters, study.table("votes"), left_out)],
-        tables=[table for table, _ in found if table.rows],
+        sentences=[*_verdicts(preference), _who(raters, votes, left_out)],
+        tables=[with_origin(table, numbers) for table, numbers in found if table.rows],
         numbers=[number for _, numbers in found for number in numbers],
     )
 
@@ -94,7 +97,7 @@ def _table(preference: pd.DataFrame) -> tuple[Table, list[Number]]:
     return table, numbers
 
 
-def _strengths(strengths: pd.DataFrame) -> tuple[Table, list[Number]]:
+def _strengths(strengths: pd.DataFrame, num_votes: int) -> tuple[Table, list[Number]]:
     rows, numbers = [], []
     for row in strengths.to_dict("records"):
         found = Estimate(value=row["value"], low=row["low"], high=row["high"], num_trainings=1, num_prompts=0)
@@ -102,7 +105,7 @@ def _strengths(strengths: pd.DataFrame) -> tuple[Table, list[Number]]:
         numbers.append(
             Number(
                 table="strengths", row=row["arm"], column="strength", value=found.value, ci_low=found.low, ci_high=found.high,
-                num=0, unit=STRENGTH.unit, shown=shown,
+                num=num_votes, unit=STRENGTH.unit, shown=shown, backend=BACKEND, source=SOURCE,
             )
         )  # fmt: skip
         rows.append([arm_name(row["arm"]), shown])
@@ -111,7 +114,8 @@ def _strengths(strengths: pd.DataFrame) -> tuple[Table, list[Number]]:
         title="All arms on one scale",
         columns=["arm", "strength (log-odds)"],
         rows=rows,
-        caption="Bradley-Terry strengths against the average arm, with 95 % intervals: an arm that lies 1.1 above another wins three votes of four.",
+        caption="Bradley-Terry strengths against the average arm, with 95 % intervals: an arm that lies 1.1 above another wins three votes of four. "
+        "There is no interval where all votes on each pair of arms agree, and too narrow a one where those on some pairs do.",
     )
     return table, numbers
 
@@ -130,7 +134,7 @@ def _count(row: dict, column: str, votes: int) -> Number:
 def _number(row: dict, column: str, found: Estimate, shown: str, unit: str, votes: int) -> Number:
     return Number(
         table="preference", row=f"{row['arm_a']}/{row['arm_b']}", column=column, value=found.value, ci_low=found.low, ci_high=found.high,
-        num=votes, unit=unit, shown=shown,
+        num=votes, unit=unit, shown=shown, backend=BACKEND, source=SOURCE,
     )  # fmt: skip
 
 
@@ -160,7 +164,7 @@ def _who(raters: pd.DataFrame, votes: pd.DataFrame, left_out: int) -> str:
         fate = "left out" if not any(failed["counted"].tolist()) else "counted all the same"
         words.append(f"{_counted(len(failed), 'rater')} failed the catch trials and {'is' if len(failed) == 1 else 'are'} {fate}.")
     if left_out:
-        words.append(f"{_counted(left_out, 'result file')} left out in all; the table “rejects” says why.")
+        words.append(f"{_counted(left_out, 'result file')} left out in all; “Left out” below and the table “rejects” say why.")
     return " ".join(words)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,9 +26,10 @@ _MASK_OPACITY = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Animation:
-    """A looping picture: its data URI and its size in pixels."""
+    """A looping picture: its data URI, its size in pixels, and the frame that stands for it where nothing is to move."""
 
     uri: str
+    still: str
     width: int
     height: int
 
@@ -46,21 +48,16 @@ def animation(
         if mask_FHW is not None:
             picture_HWC = painted(picture_HWC, mask_FHW[min(latent_frame(frame, temporal_stride), len(mask_FHW) - 1)])
         pictures.append(Image.fromarray(picture_HWC))
-    stream = io.BytesIO()
-    duration_ms = round(1000 * step / fps)
-    pictures[0].save(
-        stream,
-        "WEBP",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=duration_ms,
-        loop=0,
-        quality=QUALITY,
-        method=4,
-        minimize_size=True,
+    loop = _webp(
+        pictures[0], save_all=True, append_images=pictures[1:], duration=round(1000 * step / fps), loop=0, method=4, minimize_size=True
     )
-    uri = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-    return Animation(uri=uri, width=pictures[0].width, height=pictures[0].height)
+    return Animation(uri=loop, still=_webp(pictures[len(pictures) // 2]), width=pictures[0].width, height=pictures[0].height)
+
+
+def _webp(picture: Image.Image, **options: Any) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "WEBP", quality=QUALITY, **options)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def latent_frame(frame: int, temporal_stride: int) -> int:

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from motive_pipeline.evaluation.bootstrap import Estimate
@@ -24,7 +25,7 @@ from motive_pipeline.evaluation.tables import STYLES, arm_name
 WIDTH_IN = 11.5
 """Width of every figure, so that letters have one size on the page."""
 
-PANELS_A_LINE = 5
+PANELS_A_LINE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
     for panel, (metric, rows) in zip(axes, panels.items(), strict=False):
         style = STYLES[metric]
         _dots(panel, palette, rows, factor=style.factor)
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=3))  # a panel is narrow, and some metrics have five decimals
         if style.factor == 100:
             _percent_axis(panel)
         panel.set_title(metric.label, fontsize=9.5, color=palette.ink, pad=8)
@@ -157,7 +159,7 @@ def precision_figure(
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.0, hspace=0.06))
 
 
 def _dots(axes: Axes, palette: Palette, rows: Sequence[Dots], *, factor: float) -> None:

@@ -16,15 +16,16 @@ from motive_pipeline.storage.workspace import Workspace
 
 
 def rejects_table(ws: Workspace) -> Table:
-    """What each stage left out, by reason."""
-    rejects = pd.concat([ws.published(asset).rejects() for asset in rejecting_assets(ws.config)], ignore_index=True)
+    """What each stage left out, by reason: clips and queries, and people's result files."""
+    assets = [*rejecting_assets(ws.config), *(["preference_study"] if ws.config.comparisons else [])]
+    rejects = pd.concat([ws.published(asset).rejects() for asset in assets], ignore_index=True)
     counts = rejects.groupby(["stage", "reason"], sort=True).size()
     return Table(
         key="rejects",
         title="Left out",
         columns=["stage", "reason", "files"],
         rows=[[str(stage), str(reason), str(number)] for (stage, reason), number in counts.items()],  # type: ignore[misc]
-        caption="Files that a stage could not use. The table `rejects` (`motive sql`) names each with a sentence.",
+        caption="Files that a stage could not use. The table “rejects” (motive sql) names each with a sentence.",
         words=frozenset({1}),
     )
 
@@ -50,7 +51,8 @@ def _without_folder(encoder: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+    """The value as ``motive.yaml`` writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def versions_table(ws: Workspace) -> Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
@@ -106,7 +106,7 @@ ARM_NAMES: Mapping[str, str] = {
     "motion_magnitude": "most motion",
     "embedding": "nearest embeddings",
     "bottom": "lowest influence",
-    "no_mask": "gradient, no mask",
+    "no_mask": "unmasked gradient",
     "motive": "MOTIVE",
 }
 
@@ -131,7 +131,8 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as people see it. The first column is a heading; ``strong_rows`` are set off; ``words`` are columns of text."""
+    """A table as people see it. The first column is a heading; ``strong_rows`` are set off; ``words`` are columns of text;
+    ``origin`` says what computed the numbers and where they were read."""
 
     key: str
     title: str
@@ -140,6 +141,7 @@ class Table:
     caption: str
     strong_rows: frozenset[int] = field(default_factory=frozenset)
     words: frozenset[int] = field(default_factory=frozenset)
+    origin: str = ""
 
 
 def shown_estimate(found: Estimate, style: Style, *, signed: bool = False) -> str:
@@ -209,7 +211,7 @@ def _cell(text: str) -> str:
     line = " ".join(text.split())
     for character in "\\`*|<>~":
         line = line.replace(character, "\\" + character)
-    return line
+    return line.replace("](", "]\\(")  # brackets are intervals and marks of backends; before a parenthesis they would be a link
 
 
 def aligned(table: Table) -> str:
@@ -223,6 +225,18 @@ def aligned(table: Table) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def with_origin(table: Table, numbers: Sequence[Number]) -> Table:
+    """The table with a sentence on what computed its numbers and which assets they were read from."""
+    backends = sorted({number.backend for number in numbers})
+    sources = sorted({asset.partition("/")[0] for number in numbers for asset in number.source.split(", ")})
+    return replace(table, origin=f"Computed by {listed(backends)}, read from {listed(sources)}.") if backends else table
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def numbers_frame(numbers: Sequence[Number]) -> pd.DataFrame:

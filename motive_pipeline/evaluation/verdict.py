@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.evaluation.tables import STYLES, arm_name, shown_estimate
+from motive_pipeline.evaluation.tables import STYLES, arm_name, listed, shown_estimate
 
 MIN_TRAININGS = 3
 RIVALS = ("full", "random", "embedding", "bottom", "no_mask")
@@ -53,22 +53,22 @@ def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
     name = STYLES[metric].title
     beaten, lost, open_ = _sorted_out(metric, found)
     if not lost and not open_:
-        return f"MOTIVE beats {_listed(beaten)} on {name}"
-    parts = [f"beats {_listed(beaten)}"] if beaten else []
-    parts += [f"loses to {_listed(lost)}"] if lost else []
-    parts += [f"cannot be told from {_listed(open_)}"] if open_ else []
-    return f"On {name}, MOTIVE {_joined(parts)}"
+        return f"MOTIVE beats {_names(beaten)} on {name}"
+    parts = [f"beats {_names(beaten)}"] if beaten else []
+    parts += [f"loses to {_names(lost)}"] if lost else []
+    parts += [f"cannot be told from {_names(open_)}"] if open_ else []
+    return f"On {name}, MOTIVE {listed(parts)}"
 
 
 def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
     style = STYLES[metric]
     beaten, lost, open_ = _sorted_out(metric, found)
     shown = "; ".join(f"against {arm_name(rival)} {shown_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
-    says = [f"better than {_listed(beaten)}"] if beaten else []
-    says += [f"worse than {_listed(lost)}"] if lost else []
-    says += [f"not to be told from {_listed(open_)}"] if open_ else []
+    says = [f"better than {_names(beaten)}"] if beaten else []
+    says += [f"worse than {_names(lost)}"] if lost else []
+    says += [f"not to be told from {_names(open_)}"] if open_ else []
     unit = "percentage points" if style.unit.startswith("%") else "score, lower is better" if metric.lower_is_better else "score"
-    return f"{style.title[0].upper()}{style.title[1:]}: {_joined(says)}. Difference in {unit}, 95 % interval: {shown}."
+    return f"{style.title[0].upper()}{style.title[1:]}: {listed(says)}. Difference in {unit}, 95 % interval: {shown}."
 
 
 def _sorted_out(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
@@ -79,9 +79,5 @@ def _sorted_out(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str
     return beaten, lost, [rival for rival in found if rival not in (*beaten, *lost)]
 
 
-def _listed(arms: Sequence[str]) -> str:
-    return _joined([arm_name(arm) for arm in arms])
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+def _names(arms: Sequence[str]) -> str:
+    return listed([arm_name(arm) for arm in arms])

@@ -11,7 +11,8 @@ bootstrap over both, as ``evaluation/bootstrap.py`` does it over trainings and p
   multiway clustering": V = V_raters + V_prompts - V_votes).
 
 The luck is added on the scale of log-odds, where a rate near 1 has more room below than above, and nothing leaves 0 to 1. Where all votes
-agree, nothing varies; the interval is then Wilson's for as many independent votes, the narrowest that can be meant.
+agree, nothing varies; the interval is then Clopper and Pearson's (1934) with each prompt as one vote (each rater, of a single prompt), since
+votes on a prompt may agree for no other reason than its videos.
 
 Axes: R raters, P prompts, B bootstrap samples, K arms, V votes.
 """
@@ -76,7 +77,8 @@ def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate
     score_V = votes["score"].to_numpy(np.float64)
     rate = float(score_V.mean())
     if np.ptp(score_V) == 0:
-        low, high = _wilson(rate, len(score_V))
+        num_prompts, num_raters = (len(set(votes[column])) for column in ("prompt", "rater"))
+        low, high = _exact(rate, num_prompts if num_prompts > 1 else num_raters)
         return Rate(value=rate, low=low, high=high)
     rng = np.random.default_rng(seed)
     rater_V, prompt_V = _codes(votes, "rater"), _codes(votes, "prompt")
@@ -100,7 +102,8 @@ def sign_test(votes: pd.DataFrame) -> SignTest:
 def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> list[Strength]:
     """Bradley-Terry strengths of all arms, the strongest first; empty with fewer than three arms, or where votes do not connect them all.
 
-    ``votes`` holds rater, prompt, arm_a, arm_b and score. Intervals resample raters and prompts at once, which errs on the wide side.
+    ``votes`` holds rater, prompt, arm_a, arm_b and score. Intervals resample raters and prompts at once, which errs on the wide side; they
+    are NaN where all votes on each pair of arms agree, since every resample then says the same.
     """
     arms = sorted(set(votes["arm_a"]) | set(votes["arm_b"]))
     if len(arms) < 3 or not _connected(votes, len(arms)):
@@ -119,6 +122,9 @@ def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> lis
     fitted_BK = np.stack([bradley_terry(_wins(first_V, second_V, score_V, weight_V, len(arms))) for weight_V in weight_BV])
     tail = (1 - LEVEL) / 2
     low_K, high_K = np.quantile(fitted_BK, (tail, 1 - tail), axis=0)
+    pairs = list(zip(votes["arm_a"], votes["arm_b"], strict=True))
+    if len(set(zip(pairs, score_V.tolist(), strict=True))) == len(set(pairs)):
+        low_K = high_K = np.full(len(arms), np.nan)
     found = [Strength(arm=arm, value=float(fitted_K[k]), low=float(low_K[k]), high=float(high_K[k])) for k, arm in enumerate(arms)]
     return sorted(found, key=lambda each: (-each.value, each.arm))
 
@@ -213,12 +219,12 @@ def _cluster_means(value_V: np.ndarray, cluster_V: np.ndarray) -> np.ndarray:
     return np.bincount(cluster_V, weights=value_V) / np.bincount(cluster_V)
 
 
-def _wilson(rate: float, num: int) -> tuple[float, float]:
-    """Wilson's interval (1927) for a rate among ``num`` independent votes; ties may make the number won a half."""
-    z = float(stats.norm.ppf(1 - (1 - LEVEL) / 2))
-    centre = (rate + z**2 / (2 * num)) / (1 + z**2 / num)
-    half = z / (1 + z**2 / num) * math.sqrt(rate * (1 - rate) / num + z**2 / (4 * num**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _exact(rate: float, num: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval for a rate among ``num`` independent votes; ties may make the number won a half."""
+    won, tail = rate * num, (1 - LEVEL) / 2
+    low = float(stats.beta.ppf(tail, won, num - won + 1)) if won else 0.0
+    high = float(stats.beta.ppf(1 - tail, won + 1, num - won)) if won < num else 1.0
+    return low, high
 
 
 def _wins(first_V: np.ndarray, second_V: np.ndarray, score_V: np.ndarray, weight_V: np.ndarray, num_arms: int) -> np.ndarray:

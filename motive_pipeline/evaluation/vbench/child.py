@@ -45,13 +45,18 @@ class Child:
         """What lies in the environment; ``suite`` names dimensions whose prompts are wanted.
 
         Raises:
-            VBenchFailed: the interpreter does not run, or has no ``vbench``.
+            VBenchFailed: the interpreter does not run, has no ``vbench``, or sees no such device.
         """
         answer = self._answer({"dimension": None, "device": device, "suite": list(suite)}, f"looking at {self.python}", {})
         if "vbench" not in answer["versions"]:
             raise VBenchFailed(
                 f"{self.python} has no package vbench. Set evaluate.vbench.python to the interpreter of an environment that has it, or leave it "
                 "out and run `motive fetch vbench`."
+            )
+        if answer["device"] is None:
+            raise VBenchFailed(
+                f"evaluate.vbench.device = {device!r}: torch {answer['versions'].get('torch')} of {self.python} sees no such device. Look at "
+                "`nvidia-smi` and CUDA_VISIBLE_DEVICES; a driver too old for this torch looks the same (docs/evaluation.md). Use auto or cpu to go on without."
             )
         return Installed(versions=answer["versions"], device=answer["device"], suite=answer.get("suite", {}))
 
@@ -106,7 +111,8 @@ class Child:
                 return process.wait(self.timeout_s)
             except subprocess.TimeoutExpired as error:
                 raise VBenchFailed(
-                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. {_tail(said)}"
+                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. Raise it, or let fewer "
+                    f"videos go at a time (engine.commit_rows). {_tail(said)}"
                 ) from error
             finally:
                 if process.poll() is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from motive_pipeline.config import VBench
 from motive_pipeline.errors import ConfigError, MotiveError
+from motive_pipeline.pinned import cache_folder
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.lock import FileLock
@@ -51,16 +53,15 @@ def require_interpreter(settings: VBench) -> Path:
 
 def environment_folder() -> Path:
     """Where the built environment lies; another lock file is another folder."""
-    cache = Path(os.environ.get("MOTIVE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "motive-pipeline").expanduser()
     lock = digest(*((LOCK / name).read_text(encoding="utf-8") for name, _ in (*_COMMON, *_NON_COMMERCIAL)), list(sys.version_info[:2]))
-    return cache.absolute() / "vbench" / lock[:12]
+    return cache_folder() / "vbench" / lock[:12]
 
 
 def build_environment(settings: VBench) -> Path:
     """Build the environment, or what is missing of it; gives its interpreter. A second call does nothing.
 
     Raises:
-        MotiveError: venv or pip failed; their last lines are in the message.
+        MotiveError: this is no machine for it, or venv or pip failed; what they said stands on standard error.
     """
     folder = environment_folder()
     with FileLock(folder.with_suffix(".lock"), f"the environment {folder}"):
@@ -69,6 +70,7 @@ def build_environment(settings: VBench) -> Path:
         if not waiting:
             log.info("%s is whole already", folder)
             return _python(folder)
+        _require_platform()
         if len(waiting) == len(steps):
             shutil.rmtree(folder, ignore_errors=True)
             log.info("making the environment %s", folder)
@@ -78,6 +80,16 @@ def build_environment(settings: VBench) -> Path:
             _run([str(_python(folder)), "-m", "pip", "install", "--disable-pip-version-check", *options, "-r", str(LOCK / name)], "pip")
             atomic.write_bytes(_stamp(folder, name), b"")
     return _python(folder)
+
+
+def _require_platform() -> None:
+    """Raise :class:`MotiveError` where pip would find no wheel of decord, which VBench reads videos with."""
+    system, machine = platform.system(), platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        raise MotiveError(
+            f"VBench's environment can be built on Linux with an x86-64 processor only, not on {system} {machine}: decord, which it reads videos "
+            "with, has no wheels for others. Run the evaluation there, or name an environment of your own in evaluate.vbench.python."
+        )
 
 
 def _steps(settings: VBench) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -10,6 +10,7 @@ from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS
 from motive_pipeline.evaluation.vbench.environment import build_environment, environment_folder, require_interpreter
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest
 
 
 def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
@@ -26,7 +27,7 @@ def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
     installed = child.installed("auto", [dimension.name for dimension in dimensions])
     yield f"vbench {installed.versions['vbench']}, torch {installed.versions['torch']}, on {installed.device}: {python}"
     prompts = list(dict.fromkeys(prompt for dimension in dimensions for prompt in installed.suite[dimension.name]))
-    file = environment_folder().parent / "prompts.txt"
+    file = environment_folder().parent / f"prompts-{digest(prompts)[:8]}.txt"  # another project's dimensions have a file of their own
     atomic.write_bytes(file, ("\n".join(prompts) + "\n").encode())
     yield f"{len(prompts)} prompts, for generate.prompts with evaluate.vbench.suite: standard: {file}"
     weights = needed_weights(dimensions)
@@ -40,3 +41,5 @@ def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
     if left_out:
         terms = "; ".join(f"{name}: {DIMENSIONS[name].non_commercial}" for name in left_out)
         yield f"left out, since evaluate.vbench.accept_noncommercial is false: {terms}"
+    if config.evaluate.backend != "vbench":
+        yield f"evaluate.backend is {config.evaluate.backend}: with vbench, `motive run` measures by VBench, too"

@@ -19,7 +19,7 @@ from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.evaluation.vbench.child import Child, Installed, VBenchFailed
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND, DIMENSIONS, Dimension
-from motive_pipeline.evaluation.vbench.environment import require_interpreter
+from motive_pipeline.evaluation.vbench.environment import LOCK, require_interpreter
 from motive_pipeline.evaluation.vbench.weights import require_weights
 from motive_pipeline.keys import vbench_key
 from motive_pipeline.storage.digest import digest_file
@@ -112,10 +112,13 @@ def _open(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
     installed = child.installed(settings.device, suite)
     lacking = {name: dimension.name for dimension in dimensions for name in dimension.packages if name not in installed.versions}
     if lacking:
-        raise MotiveError(
-            f"the environment of {child.python} lacks {', '.join(f'{name} (for {dimension})' for name, dimension in lacking.items())}. Run `motive fetch "
-            "vbench`, or install it there."
-        )
+        what = ", ".join(f"{name} (for {dimension})" for name, dimension in lacking.items())
+        here = "Run `motive fetch vbench`." if settings.python is None else f"Install it there; {LOCK} has the versions that are tested."
+        raise MotiveError(f"the environment of {child.python} lacks {what}. {here}")
+    if installed.device.startswith("cuda"):
+        import torch
+
+        torch.cuda.empty_cache()  # what a training before has left cached is room that the child needs
     return _Setup(child=child, installed=installed, weights=weights)
 
 

@@ -36,7 +36,7 @@ def main():
 
 
 def installed(request):
-    """Versions, the device that ``auto`` means here, and the prompts of VBench's suite by dimension where they are asked for."""
+    """Versions, the device to run on (see ``_device``), and the prompts of VBench's suite by dimension where they are asked for."""
     answer = {"versions": _versions(), "device": _device(request["device"])}
     if request["suite"]:
         vbench = importlib.import_module("vbench")
@@ -120,11 +120,15 @@ def _lay_out_torch_hub(files, scratch):
 
 
 def _device(name):
-    if name != "auto":
+    """What ``auto`` means here, else ``name``; nothing where torch sees no such device."""
+    if name == "cpu":
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if count else "cpu"
+    return name if int(name.partition(":")[2] or 0) < count else None
 
 
 def _versions():

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from motive_pipeline.models.train_tiny.check import check
+from motive_pipeline.models.train_tiny.films import RARE_SHARE
 from motive_pipeline.models.train_tiny.pipeline import is_finished, machine
-from motive_pipeline.models.train_tiny.transformer import hand_over, run_transformer_worker
+from motive_pipeline.models.train_tiny.transformer import hand_over, train_in_processes, train_transformer
 from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
 
 STAGES = ("vae", "latents", "transformer", "check")
@@ -26,8 +27,11 @@ def main() -> None:
     parser.add_argument("--vae-minutes", type=float, default=20)
     parser.add_argument("--transformer-minutes", type=float, default=75)
     parser.add_argument("--learning-rate", type=float, default=3e-3, help="Muon's, at the start of the transformer's training")
-    parser.add_argument("--workers", type=int, default=2, help="processes that share a step of the transformer (divides 32)")
+    parser.add_argument("--device", type=torch.device, default="cpu", help="of the stages latents and transformer")
+    parser.add_argument("--batch", type=int, default=32, help="films in a step of the transformer's training")
+    parser.add_argument("--workers", type=int, default=2, help="processes that share a step of the transformer on a CPU (divides --batch)")
     parser.add_argument("--num-latents", type=int, default=12_800)
+    parser.add_argument("--rare-share", type=float, default=RARE_SHARE, help="share of the films that show the demo's query motion")
     parser.add_argument("--num-steps", type=int, default=20, help="of the sampler, in the check")
     parser.add_argument("--guidance", type=float, default=2.0, help="of the sampler, in the check; 1 is none")
     parser.add_argument("--sheet", type=Path, help="PNG for the check's samples")
@@ -48,12 +52,14 @@ def main() -> None:
     if "vae" in stages:
         train_vae(work, arguments.vae_minutes)
     if "latents" in stages:
-        cache_latents(work, arguments.num_latents)
+        cache_latents(work, arguments.num_latents, rare_share=arguments.rare_share, device=arguments.device)
     if "transformer" in stages:
-        (work / "meeting_point").unlink(missing_ok=True)
-        worker_arguments = (work, arguments.out, arguments.transformer_minutes, arguments.workers, arguments.learning_rate)
-        torch.multiprocessing.spawn(run_transformer_worker, args=worker_arguments, nprocs=arguments.workers)
-    print(f"{', '.join(stages)}: {(time.monotonic() - started_s) / 60:.1f} minutes on {machine()}")
+        goal = {"batch": arguments.batch, "learning_rate": arguments.learning_rate}
+        if arguments.device.type == "cpu":
+            train_in_processes(arguments.workers, work, arguments.out, arguments.transformer_minutes, **goal)
+        else:
+            train_transformer(work, arguments.out, arguments.transformer_minutes, device=arguments.device, **goal)
+    print(f"{', '.join(stages)}: {(time.monotonic() - started_s) / 60:.1f} minutes on {machine(arguments.device)}")
     if "check" in stages:
         figures = check(arguments.out, num_steps=arguments.num_steps, guidance=arguments.guidance, sheet=arguments.sheet)
         print(json.dumps(figures, indent=2))

@@ -7,24 +7,30 @@ import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each weight matrix is orthogonalised (Newton-Schulz); a convolution is a matrix with one row a filter."""
+    """Momentum whose update of each weight matrix is orthogonalised (Newton-Schulz); a convolution is a matrix with one row a filter.
 
-    def __init__(self, params, lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    Matrices of one shape are a parameter group, computed as one stack.
+    """
+
+    def __init__(self, params, lr: float | torch.Tensor, momentum: float = 0.95) -> None:
+        same_shape: dict[torch.Size, list] = {}
+        for param in params:
+            same_shape.setdefault(param.flatten(1).shape, []).append(param)
+        groups = [{"params": params, "lr": lr.clone() if isinstance(lr, torch.Tensor) else lr} for params in same_shape.values()]
+        super().__init__(groups, {"momentum": momentum})
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            same_shape: dict[tuple, list] = {}
-            for param in group["params"]:
-                velocity = self.state[param].setdefault("velocity", torch.zeros_like(param))
-                velocity.lerp_(param.grad, 1 - group["momentum"])
-                direction = param.grad.lerp(velocity, group["momentum"]).reshape(len(param), -1)
-                same_shape.setdefault(direction.shape, []).append((param, direction))
-            for (rows, columns), pairs in same_shape.items():
-                updates = orthogonalised(torch.stack([direction for _, direction in pairs]))
-                for (param, _), update in zip(pairs, updates, strict=True):
-                    param.sub_(update.reshape(param.shape), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)
+            params, momentum = group["params"], group["momentum"]
+            gradients = torch.stack([param.grad.flatten(1) for param in params])
+            state = self.state[params[0]]
+            if "velocity" not in state:
+                state["velocity"] = torch.zeros_like(gradients)
+            velocity = state["velocity"].lerp_(gradients, 1 - momentum)
+            _, rows, columns = gradients.shape
+            updates = orthogonalised(gradients.lerp(velocity, momentum)) * (group["lr"] * max(1.0, rows / columns) ** 0.5)
+            torch._foreach_sub_(params, [update.view(param.shape) for param, update in zip(params, updates, strict=True)])
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
@@ -39,19 +45,24 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
 
 
 class Schedule:
-    """Learning rates on the computing time of the thread that trains: a short warm-up, then a cosine that reaches zero when the minutes are over.
+    """Learning rates on the training's clock: a short warm-up, then a cosine that reaches zero when the minutes are over.
 
-    So a training that is held up loses no steps, and threads that help it (the VAE's) do not count twice.
+    On a CPU the clock is the computing time of the thread that trains: a training that is held up loses no steps, and threads that help it
+    (the VAE's) do not count twice. A GPU's work has no such clock, so there it is the clock on the wall. Each optimizer comes with its rate
+    at the start.
     """
 
-    def __init__(self, optimizers: list[torch.optim.Optimizer], minutes: float, warmup_steps: int = 50) -> None:
-        self.groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+    def __init__(
+        self, optimizers: list[tuple[torch.optim.Optimizer, float]], minutes: float, *, device: torch.device, warmup_steps: int = 50
+    ) -> None:
+        self.groups = [(group, rate) for optimizer, rate in optimizers for group in optimizer.param_groups]
         self.budget_s, self.warmup_steps = minutes * 60, warmup_steps
-        self.started_s, self.steps = time.thread_time(), 0
+        self.clock = time.thread_time if device.type == "cpu" else time.monotonic
+        self.started_s, self.steps = self.clock(), 0
 
     @property
     def progress(self) -> float:
-        return min(1.0, (time.thread_time() - self.started_s) / self.budget_s)
+        return min(1.0, (self.clock() - self.started_s) / self.budget_s)
 
     def advance(self, progress: float | None = None) -> bool:
         """Set the rates for the next step, from the clock unless `progress` is given; false when the time is over."""
@@ -59,8 +70,16 @@ class Schedule:
         self.steps += 1
         factor = min(1.0, self.steps / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
         for group, rate in self.groups:
-            group["lr"] = rate * factor
+            set_rate(group, rate * factor)
         return progress < 1
+
+
+def set_rate(group: dict, rate: float) -> None:
+    """In place where the rate is a tensor, which a CUDA graph reads at every replay."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def split_parameters(module: torch.nn.Module, plain: tuple[str, ...]) -> tuple[list, list]:

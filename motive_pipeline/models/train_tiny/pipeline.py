@@ -113,5 +113,6 @@ def is_finished(folder: Path) -> bool:
     return record.is_file() and not json.loads(record.read_text()).get("unfinished", False)
 
 
-def machine() -> dict:
-    return {"cpu_cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__, "device": "cpu"}
+def machine(device: torch.device) -> dict:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"cpu_cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__, "device": name}

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 
 from motive_pipeline.clips import demo
-from motive_pipeline.models.train_tiny.films import TRAIN_SEED, render_all, training_specs, video_tensor
+from motive_pipeline.models.train_tiny.films import TRAIN_SEED, render, render_all, training_specs, video_tensor
 from motive_pipeline.models.train_tiny.optimizers import Muon, Schedule, split_parameters
 from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae
 
@@ -61,7 +61,7 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
     held_out = video_tensor(render_all(training_specs(16, TRAIN_SEED + 1)))
     vae = whole_sequence(load_vae(work) if (work / "vae_unfinished.pt").exists() else build_vae())
     matrices, rest = split_parameters(vae, plain=("quant_conv",))
-    optimizers = [Muon(matrices, lr=5e-3), torch.optim.AdamW(rest, lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99))]
+    optimizers = [Muon(matrices, lr=0.0), torch.optim.AdamW(rest, lr=0.0, weight_decay=0.0, betas=(0.9, 0.99))]
 
     def loss_of(video: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         latents = encode_whole(vae, video)
@@ -71,7 +71,7 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
     loss_of = torch.compile(loss_of)
     loss_of(video_tensor(frames[:batch]), torch.randn(batch, LATENT_CHANNELS, 5, 8, 8)).backward()  # compiles before the clock starts
     vae.zero_grad()
-    schedule = Schedule(optimizers, minutes)
+    schedule = Schedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=torch.device("cpu"))
     rng = np.random.default_rng(0)
     logged_s = time.monotonic()
     while schedule.advance():
@@ -127,18 +127,18 @@ def load_vae(work: Path) -> AutoencoderKLWan:
 
 
 @torch.no_grad()
-def cache_latents(work: Path, num_clips: int) -> None:
+def cache_latents(work: Path, num_clips: int, *, rare_share: float, device: torch.device) -> None:
     """Normalised latents (fp16, N C F h w) and the caption of fresh films."""
-    vae = whole_sequence(load_vae(work))
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
+    vae = whole_sequence(load_vae(work).to(device))
+    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
     encode = torch.compile(lambda video: encode_whole(vae, video))
-    specs = training_specs(num_clips, TRAIN_SEED + 2)
+    specs, batch = training_specs(num_clips, TRAIN_SEED + 2, rare_share), 16 if device.type == "cpu" else 256
     parts, started_s = [], time.monotonic()
-    for start in range(0, num_clips, 1024):
-        frames = render_all(specs[start : start + 1024])
-        for video in torch.from_numpy(frames).split(16):
-            video = video_tensor(video.numpy()).contiguous(memory_format=torch.channels_last_3d)
-            parts.append(((encode(video) - mean) / std).to(torch.float16))
-        print(f"latents {start + len(frames)} of {num_clips}, {time.monotonic() - started_s:.0f} s", flush=True)
-    torch.save({"latents": torch.cat(parts).contiguous(), "captions": [demo.caption(spec) for spec in specs]}, work / "latents.tmp")
+    for number, frames in enumerate(render(specs, batch), start=1):
+        video = video_tensor(frames.to(device)).contiguous(memory_format=torch.channels_last_3d)
+        parts.append(((encode(video) - mean) / std).to("cpu", torch.float16))
+        if number % 64 == 0:
+            print(f"latents {number * batch} of {num_clips}, {time.monotonic() - started_s:.0f} s", flush=True)
+    captions = [demo.caption(spec) for spec in specs]
+    torch.save({"latents": torch.cat(parts).contiguous(), "captions": captions, "rare_share": rare_share}, work / "latents.tmp")
     os.replace(work / "latents.tmp", work / "latents.pt")
