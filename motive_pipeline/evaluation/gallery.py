@@ -169,7 +169,7 @@ class Gallery:
             frames_THWC = self._read(file).frames_THWC
         except RejectRow as rejection:
             raise GateFailed(
-                f"{file} cannot be read now ({rejection.detail}). Run `motive run` to take in what has changed."
+                f"{file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed."
             ) from rejection
         return animation(frames_THWC, float(self._rule.fps), mask_FHW=mask_FHW, temporal_stride=self._stride)
 
