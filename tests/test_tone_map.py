@@ -12,7 +12,7 @@ from av.filter import Graph
 from motive_pipeline.clips.catalog import publish_clip_catalog
 from motive_pipeline.clips.decode import read_clip
 from motive_pipeline.clips.latents import publish_latents
-from motive_pipeline.clips.tone_map import HLG, KNEE, PEAK, PQ, moebius, sdr
+from motive_pipeline.clips.tone_map import HLG, KNEE, PEAK, PQ, _light_table, moebius, sdr
 from tests.clip_fixtures import RULE, moving_square, project, write_video
 
 MAPPED = replace(RULE, tone_map=True)
@@ -80,6 +80,7 @@ def test_the_white_of_hlg_at_three_quarters_is_reference_white():
     """BT.2408: 75 % HLG is 203 cd/m2 on a screen of 1000."""
     assert int(sdr(grey(round(0.75 * 65535)), HLG)[0, 0, 0]) == pytest.approx(int(sdr(grey(pq_code(203)), PQ)[0, 0, 0]), abs=1)
     assert sdr(grey(65535), HLG).min() == 255
+    assert _light_table(HLG)[[32767, 32768, 65535]] == pytest.approx([1 / 12, 1 / 12, 1], rel=1e-3), "the two halves meet, BT.2100 table 5"
 
 
 def test_colours_become_those_of_bt709_and_grey_stays_grey():

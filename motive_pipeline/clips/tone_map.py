@@ -34,7 +34,8 @@ def sdr(coded_HWC: UInt16[np.ndarray, "H W 3"], transfer: int) -> UInt8[np.ndarr
     if transfer == HLG:
         light_HWC *= PEAK * np.power(light_HWC @ _BT2020_LUMA, 0.2)[..., None]
     light_HWC = np.maximum(cv2.transform(light_HWC, _BT2020_TO_BT709), 0.0)
-    largest_HW = np.maximum(light_HWC.max(axis=2), 1e-6)
+    red_HW, green_HW, blue_HW = np.moveaxis(light_HWC, 2, 0)
+    largest_HW = np.maximum(np.maximum(np.maximum(red_HW, green_HW), blue_HW), 1e-6)
     light_HWC *= (moebius(largest_HW) / largest_HW)[..., None]
     return _code_table()[(np.minimum(light_HWC, 1.0) * (_SDR_STEPS - 1) + 0.5).astype(np.uint16)]
 
