@@ -4,17 +4,20 @@
 
 Both sides open each file and decode its first frame. Ours also hashes every file, reads its caption, writes rows and publishes the catalog
 with its picture; the bare loop does nothing else and skips what it cannot open. Each round has files of its own content, in the page cache for
-both sides; sides take turns at going first. Memory is the resident size of the process and of its workers after a tenth of the files and at the end.
+both sides; sides take turns at going first. Memory is the resident size of the process and of its workers together, looked at ten times a second; shown is
+the largest of each fifth of the run, and the last fifth of every round.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -90,8 +93,29 @@ def running_workers() -> list[subprocess.Popen]:
 POOLS: list[workers.DecodePool] = []
 
 
-def ours(folder: Path, num_workers: int) -> tuple[float, int]:
-    """(seconds, rejected files) of a first catalog, the workers' start included."""
+class MemoryWatch(threading.Thread):
+    """Looks at the resident memory until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._seen_mb: list[float] = []
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(0.1):
+            with contextlib.suppress(FileNotFoundError):  # a worker that has just ended
+                self._seen_mb.append(resident_mb())
+
+    def fifths(self) -> list[int]:
+        """The largest in each fifth of the time watched (MB)."""
+        self._stopped.set()
+        self.join()
+        count = len(self._seen_mb)
+        return [round(max(self._seen_mb[part * count // 5 : (part + 1) * count // 5], default=0)) for part in range(5)]
+
+
+def ours(folder: Path, num_workers: int) -> tuple[float, int, list[int]]:
+    """(seconds, rejected files, resident memory by fifths) of a first catalog, the workers' start included."""
     file = folder / "project.yaml"
     settings = {
         "clips": {"path": "clips", "max_reject_share": 0.9},
@@ -101,11 +125,13 @@ def ours(folder: Path, num_workers: int) -> tuple[float, int]:
     file.write_text(yaml.safe_dump(settings), encoding="utf-8")
     ws = Workspace(load_config(file))
     workers.decode_pool.cache_clear()
+    watch = MemoryWatch()
+    watch.start()
     started = time.perf_counter()
     POOLS[:] = [workers.decode_pool(num_workers, ws.config.engine.decode_timeout_s)]
     publication = publish_clip_catalog(ws)
     seconds = time.perf_counter() - started
-    return seconds, publication.counts.rejected
+    return seconds, publication.counts.rejected, watch.fifths()
 
 
 def main() -> None:
@@ -123,24 +149,21 @@ def main() -> None:
         folder = Path(tempfile.mkdtemp())
         try:
             files = make_files(folder / "clips", arguments.clips, arguments.broken, scale=arguments.scale, round_number=number)
-            sides = {"bare": lambda files=files, folder=folder: (bare(files, arguments.workers, folder), 0)}
-            sides["ours"] = lambda folder=folder: ours(folder, arguments.workers)
-            took = {name: sides[name]() for name in (("bare", "ours") if number % 2 else ("ours", "bare"))}
-            memory.append(resident_mb())
+            bare_s = bare(files, arguments.workers, folder) if number % 2 else 0.0
+            ours_s, rejected, fifths = ours(folder, arguments.workers)
+            bare_s = bare_s or bare(files, arguments.workers, folder)
         finally:
             for pool in POOLS:
                 pool.close()
             shutil.rmtree(folder)
-        (bare_s, _), (ours_s, rejected) = took["bare"], took["ours"]
+        memory.append(fifths)
         ratios.append(bare_s / ours_s)
         print(
             f"bare {arguments.clips / bare_s:.0f} files/s, ours {arguments.clips / ours_s:.0f} files/s ({rejected} rejected), "
-            f"ratio {bare_s / ours_s:.2f}, resident {memory[-1]:.0f} MB",
+            f"ratio {bare_s / ours_s:.2f}, resident memory by fifths of the run {fifths} MB",
             flush=True,
         )
-    print(
-        f"median ratio {statistics.median(ratios):.2f} (ours / bare, of the rate); resident memory by round {[round(m) for m in memory]} MB"
-    )
+    print(f"median ratio {statistics.median(ratios):.2f} (ours / bare, of the rate); last fifths {[fifths[-1] for fifths in memory]} MB")
 
 
 if __name__ == "__main__":

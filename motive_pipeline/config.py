@@ -116,7 +116,7 @@ class Policies(Section):
 
     alpha: Accept = "accept"
     frozen: Accept = "accept"
-    hdr: Accept = "accept"
+    hdr: Literal["accept", "repair", "reject"] = "accept"
     hidden_cut: Accept = "accept"
     interlaced: Repair = "repair"
     no_caption: Accept = "accept"

@@ -31,6 +31,9 @@ CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column",
 FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
 """What decides the pixels that any stage sees (clips/decode.py)."""
 
+TONE_MAPPED: Mapping[tuple[str, object], tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
+"""The one policy that decides pixels, too."""
+
 MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
@@ -43,13 +46,14 @@ STAGES: dict[str, Stage] = {
     "query_catalog": Stage(gates=("queries", "clips.demo", "clips.policies.no_caption")),
     "latents": Stage(
         settings=(*FRAMES, *MODEL, "engine.threads"),
-        when={("engine.keep_latents", False): ("engine.keep_latents",)},
+        when={("engine.keep_latents", False): ("engine.keep_latents",), **TONE_MAPPED},
         gates=("clips.max_reject_share", "clips.policies"),
     ),
-    "clip_looks": Stage(settings=FRAMES),
+    "clip_looks": Stage(settings=FRAMES, when=TONE_MAPPED),
     "motion_masks": Stage(
         settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
         when={
+            **TONE_MAPPED,
             ("motion.camera", "subtract"): ("motion.camera",),
             ("motion.camera", "downweight"): ("motion.camera",),
             ("motion.cuts", "skip"): ("motion.cuts",),
@@ -85,7 +89,7 @@ STAGES: dict[str, Stage] = {
     ),
     "voted_ranking": Stage(settings=("vote", "subset.share")),
     # Which encoder it is, and what it is given, stand in a row's key.
-    "embeddings": Stage(settings=(*FRAMES, "engine.threads"), gates=("embedding", "clips.max_reject_share")),
+    "embeddings": Stage(settings=(*FRAMES, "engine.threads"), when=TONE_MAPPED, gates=("embedding", "clips.max_reject_share")),
     "curated_subset": Stage(settings=("subset",)),
     # finetune.micro_batch_size and engine.threads change the last bits of a training, so they count.
     "finetuned_checkpoint": Stage(

@@ -83,6 +83,18 @@ def ws(tmp_path: Path) -> Workspace:
     return catalogued(project(tmp_path))
 
 
+@pytest.fixture
+def strange_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Workers whose decoder dies, hangs or has no memory by the name of the file; see :mod:`tests.strange_decoders`."""
+    from motive_pipeline.clips.workers import decode_pool
+    from tests.strange_decoders import start_strange_workers
+
+    start_strange_workers(tmp_path / "site", monkeypatch)
+    decode_pool.cache_clear()
+    yield
+    decode_pool.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in diffusers' layout, smaller than the embedded one."""

@@ -108,6 +108,13 @@ def test_a_file_that_is_no_archive_is_a_reject_and_the_others_are_used(tmp_path,
     assert len(entries) == 2
 
 
+def test_an_archive_that_is_a_pipe_or_a_link_to_nowhere_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.zip")
+    os.mkfifo(tmp_path / "b_part_00")
+    (tmp_path / "c.tar").symlink_to("nowhere")
+    assert reasons(listed(tmp_path)) == {"a.zip": "not_a_file", "c.tar": "unreadable"}
+
+
 def test_a_zip_cut_in_half_is_damaged(tmp_path):
     data = zipped(tmp_path / "a.zip", {"a.mp4": DATA, "b.mp4": DATA}).read_bytes()
     (tmp_path / "a.zip").write_bytes(data[: len(data) // 2])
@@ -148,6 +155,17 @@ class TestSplit:
         assert isinstance(bad, BadEntry)
         assert (bad.reason, bad.relative) == ("incomplete_archive", "OpenVid_part7_partaa")
         assert "the first is number 3" in bad.detail
+
+    def test_the_first_part_missing_is_named_once_and_other_names_that_end_in_a_count_are_left_alone(self, tmp_path):
+        self.parts(tmp_path, 4)[0].unlink()
+        for name in ("notes_ab", "take_01", "b.zip.002"):
+            (tmp_path / name).write_bytes(b"x")
+        entries = listed(tmp_path)
+        assert reasons(entries) == {"OpenVid_part7_partab": "incomplete_archive", "b.zip.002": "incomplete_archive"}
+        assert [entry.detail for entry in entries if isinstance(entry, BadEntry)] == [
+            "a part of a split archive whose first part, OpenVid_part7_partaa, is missing",
+            "a part of a split archive whose first part, b.zip.001, is missing",
+        ]
 
     def test_the_last_part_missing_leaves_a_damaged_archive(self, tmp_path):
         self.parts(tmp_path, 4)[3].unlink()

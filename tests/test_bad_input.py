@@ -11,6 +11,7 @@ import zarr
 from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.clips.rejected import publish_rejected
 from motive_pipeline.motion.stage import publish_motion_masks
 from tests.graph_project import SETTINGS, Project
 
@@ -53,15 +54,38 @@ def refused(project: Project, *parts: str) -> None:
     assert "Traceback" not in outcome.err
 
 
-def test_a_corrupt_file_among_good_ones_is_a_row_in_rejects(project):
-    (project.folder / "clips" / "broken.mp4").write_bytes(b"<html>404 not found</html>" * 50)
+ODD_NAMES = {
+    "--help.mp4": "None",
+    'it\'s "so" #1 100%d; $(touch hacked).mp4': "NA",
+    "línea🎬.mp4": "",
+    "x" * 246 + ".mp4": "a long walk " * 900,
+    "new\nline.mp4": "<script>alert(1)</script><img src=x onerror=alert(2)>",
+    "<img src=x onerror=alert(1)>.mp4": "one\nline\0nul\u2028separator",
+}
+"""File names and captions; the names have up to 250 bytes."""
+
+
+def test_odd_names_and_captions_go_through_the_graph_and_a_corrupt_file_among_them_is_a_row_in_rejects(project):
+    clips = project.folder / "clips"
+    for seed, (name, caption) in enumerate(ODD_NAMES.items()):
+        (clips / f"{seed}.mp4").rename(clips / name)
+        (clips / f"{seed}.txt").unlink()
+        (clips / name).with_suffix(".txt").write_text(caption, encoding="utf-8")
+    (clips / "broken<b>#%.mp4").write_bytes(b"<html>404 not found</html>" * 50)
+    before = {path.name for path in (*project.folder.iterdir(), *clips.iterdir())}
     project.run("--select", CURATE)
     rejects = project.sql("SELECT path, stage, reason, detail FROM rejects")
-    assert len(rejects) == 1
-    assert rejects[0]["path"].endswith("broken.mp4")
-    assert rejects[0]["stage"] == "clip_catalog"
-    assert rejects[0]["reason"]
-    assert project.sql("SELECT count(*) AS n FROM clips")[0]["n"] == 6
+    assert [(row["path"], row["stage"], row["reason"]) for row in rejects] == [
+        (str(clips / "broken<b>#%.mp4"), "clip_catalog", "not_a_video")
+    ]
+    found = project.sql("SELECT c.path, c.caption FROM clips c JOIN ranking r USING (clip_id) WHERE r.variant = 'motive'")
+    said = {name: " ".join(caption.replace("\0", " ").split()) for name, caption in ODD_NAMES.items()}
+    assert {row["path"].rpartition("clips/")[2]: row["caption"] for row in found} == said
+    page = (publish_rejected(project.workspace).path / "rejected.html").read_text(encoding="utf-8")
+    assert 'clips/broken%3Cb%3E%23%25.mp4"' in page
+    assert "<b>" not in page
+    written = {path.name for path in (*project.folder.iterdir(), *clips.iterdir())} - before
+    assert written <= {"motive_data", "motive_state", "dagster_home"}, "nothing is written beside the clips, and nothing was executed"
 
 
 def test_a_missing_folder(project):

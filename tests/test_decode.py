@@ -311,6 +311,59 @@ class TestBadFiles:
                 pass
             assert caught.value.transient is transient
 
+    def test_a_codec_that_this_ffmpeg_does_not_know(self, tmp_path):
+        path = write_video(tmp_path / "v.mp4", counting_frames(9))
+        path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+        assert reason(path) == "unsupported_codec"
+
+    def test_a_moving_webp_under_a_videos_name(self, tmp_path):
+        from PIL import Image
+
+        first, *others = (Image.fromarray(frame) for frame in counting_frames(9))
+        first.save(tmp_path / "v.webp", save_all=True, append_images=others, duration=125)
+        (tmp_path / "v.webp").rename(tmp_path / "v.mp4")
+        assert reason(tmp_path / "v.mp4") == "not_a_video"
+
+    @pytest.mark.parametrize("fps", [240, 1000])
+    def test_a_few_frames_at_an_absurd_rate_are_too_short(self, tmp_path, fps):
+        assert reason(write_video(tmp_path / "v.mp4", counting_frames(40), fps=fps)) == "too_short"
+
+
+class TestContainer:
+    def test_the_content_counts_and_not_the_suffix(self, tmp_path):
+        write_video(tmp_path / "v.webm", counting_frames(9), codec="libvpx-vp9").rename(tmp_path / "v.mp4")
+        assert which_frames(read(tmp_path / "v.mp4").frames_THWC) == list(range(9))
+
+    def test_av1_is_read(self, tmp_path):
+        path = write_video(tmp_path / "v.mp4", counting_frames(9), codec="libsvtav1")
+        assert which_frames(read(path).frames_THWC) == list(range(9))
+
+    def test_frames_that_an_edit_list_hides_are_not_shown_though_the_header_counts_them(self, tmp_path):
+        whole = write_video(tmp_path / "whole.mp4", counting_frames(24), options={"bf": "0", "g": "12"})
+        shift = Fraction(5, 8)  # as cutting without encoding leaves it: the five frames since the key frame are in the file, before time 0
+        options = {"avoid_negative_ts": "disabled"}
+        with av.open(str(whole)) as given, av.open(str(tmp_path / "v.mp4"), "w", options=options) as container:
+            stream = container.add_stream_from_template(given.streams.video[0])
+            for packet in given.demux(video=0):
+                if packet.dts is not None:
+                    packet.pts, packet.dts = (int(stamp - shift / packet.time_base) for stamp in (packet.pts, packet.dts))
+                    packet.stream = stream
+                    container.mux(packet)
+        assert probe(tmp_path / "v.mp4").num_frames == 24
+        assert which_frames(read(tmp_path / "v.mp4").frames_THWC) == list(range(5, 14))
+
+    def test_a_stream_of_time_codes_beside_the_video_is_left_alone(self, tmp_path):
+        with av.open(str(tmp_path / "v.mov"), "w") as container:
+            container.metadata["timecode"] = "01:00:00:00"
+            stream = container.add_stream("libx264", rate=8)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for frame_HWC in counting_frames(9):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")))
+            container.mux(stream.encode())
+        with av.open(str(tmp_path / "v.mov")) as container:
+            assert "data" in {stream.type for stream in container.streams}
+        assert which_frames(read(tmp_path / "v.mov").frames_THWC) == list(range(9))
+
 
 class TestProbe:
     def test_it_tells_what_the_container_says(self, tmp_path):

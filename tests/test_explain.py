@@ -14,10 +14,11 @@ from PIL import Image
 from motive_pipeline import cli
 from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.evaluation.explain import arms_with, nearest, request, standing
 from motive_pipeline.evaluation.explain_page import write_explanation
 from motive_pipeline.evaluation.frames_sheet import shown_frames, strips
+from motive_pipeline.evaluation.gallery import Gallery
 from motive_pipeline.evaluation.lookup import Known, find, load_known
 from motive_pipeline.motion.field import MotionField
 from motive_pipeline.storage.digest import digest_file
@@ -230,6 +231,19 @@ def test_a_clip_whose_file_has_gone_is_explained_without_pictures(evaluated, ran
     html, text = page_of(ws, clip_id, tmp_path)
     assert "Not chosen: rank 9" in text
     assert "No pictures:" in html
+
+
+def test_a_decoder_that_dies_on_a_clip_costs_its_pictures_and_not_the_process(evaluated, ranking, tmp_path, tiny_model, strange_workers):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    clip_id = ranking["clip_id"][8]
+    table = ws.published("clip_catalog").table("catalog")
+    found = table["clip_id"] == clip_id
+    shutil.copy(table.loc[found, "path"].item(), tmp_path / "crash.mp4")
+    table.loc[found, "path"] = str(tmp_path / "crash.mp4")
+    republish(ws, "clip_catalog", "clip_catalog", catalog=table)
+    assert "No pictures: the process that read it died (signal SIGABRT)" in page_of(ws, clip_id, tmp_path)[0]
+    with pytest.raises(GateFailed, match=r"crash\.mp4 can no longer be read .the process that read it died"):
+        Gallery(ws, None).clip(clip_id, [])
 
 
 def test_a_file_that_was_rejected_is_explained_by_the_stage_and_the_reason(evaluated, tmp_path, tiny_model):

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,17 @@ import pytest
 import zarr
 
 from motive_pipeline.attribution.stage import publish_gradients
+from motive_pipeline.clips import archive, parquet_videos
+from motive_pipeline.clips import scan as scan_module
+from motive_pipeline.clips.archive import open_bytes
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
+from motive_pipeline.clips.entries import BadEntry, SourceEntry
 from motive_pipeline.clips.latents import publish_latents
-from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
+from motive_pipeline.clips.scan import ID_DIGITS, HashMemory
+from motive_pipeline.clips.sources import clip_source
+from motive_pipeline.errors import ConfigError, GateFailed, MotiveError, RejectRow
 from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Publication
 from tests.clip_fixtures import moving_square, project, write_video
 
@@ -53,6 +61,14 @@ def catalogued(folder: Path, source: str, **settings) -> Publication:
 
 def captions(publication: Publication) -> list[str]:
     return sorted(publication.table("catalog")["caption"])
+
+
+def listed_captions(folder: Path, source: str) -> list[str | None]:
+    """The captions of a source by themselves: no video is opened, and a bad entry fails."""
+    ws = project(folder, clips={"source": source, "path": "clips"})
+    entries = [entry for entry in clip_source(ws).entries() if not (isinstance(entry, BadEntry) and entry.reason == "orphan_file")]
+    assert all(isinstance(entry, SourceEntry) for entry in entries), entries
+    return sorted((entry.caption for entry in entries if isinstance(entry, SourceEntry)), key=str)
 
 
 def reasons(publication: Publication) -> list[str]:
@@ -259,6 +275,130 @@ def test_each_layout_gives_every_clip_with_its_caption(films, clips, source):
     assert again.data_version == publication.data_version
 
 
+def by_name(path_column: str, caption_column: str) -> dict[str, dict]:
+    """Rows under their file's name, as some tools write JSON."""
+    return {row.pop(path_column): row for row in rows(path_column, caption_column)}
+
+
+OTHER_FORMS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
+    "diffsynth json": ("diffsynth", "", lambda f: write_json(f / "metadata.json", rows("video", "prompt"))),
+    "diffsynth jsonl": ("diffsynth", "", lambda f: write_lines(f / "metadata.jsonl", rows("video", "prompt"))),
+    "musubi relative": ("musubi", "", lambda f: write_lines(f / "train.jsonl", rows("video_path", "caption"))),
+    "simpletuner parquet": (
+        "simpletuner",
+        "",
+        lambda f: pq.write_table(pa.Table.from_pylist(rows("filename", "caption")), f / "m.parquet"),
+    ),
+    "videox_fun csv": ("videox_fun", "", lambda f: write_csv(f / "metadata.csv", rows("file_path", "text", type="video"))),
+    "nemo meta.json": ("nemo", "", lambda f: write_json(f / "meta.json", rows("file_name", "caption"))),
+    "nemo jsonl": ("nemo", "", lambda f: write_lines(f / "meta.jsonl", rows("file_name", "caption"))),
+    "open_sora csv": ("open_sora", "", lambda f: write_csv(f / "train.csv", rows("path", "text", num_frames=9))),
+    "ltx csv": ("ltx", "", lambda f: write_csv(f / "data.csv", rows("media_path", "caption"))),
+    "ltx json": ("ltx", "", lambda f: write_json(f / "data.json", rows("media_path", "caption"))),
+    "videofolder jsonl": ("videofolder", "train", lambda f: write_lines(f / "train" / "metadata.jsonl", rows("file_name", "caption"))),
+    "json of objects by name": ("json", "", lambda f: write_json(f / "any.json", by_name("path", "caption"))),
+    "tsv": ("csv", "", lambda f: pd.DataFrame(rows("path", "caption")).to_csv(f / "t.tsv", sep="\t", index=False)),
+}
+
+
+class TestVideosInParquet:
+    """Hugging Face's ``struct{bytes, path}``, or a plain column of bytes: read in place, row group by row group."""
+
+    def write(
+        self, films: list[Path], file: Path, first: int = 0, column: str = "video", plain_bytes: bool = False, captions: bool = True
+    ) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        videos = [film.read_bytes() for film in films]
+        # HF keeps the path that the file once had.
+        cells = videos if plain_bytes else [{"bytes": data, "path": f"/root/.cache/{n}.mp4"} for n, data in enumerate(videos)]
+        found = [{column: cell, "fps": 8.0} | ({"caption": f"film {first + n}"} if captions else {}) for n, cell in enumerate(cells)]
+        pq.write_table(pa.Table.from_pylist(found), file, row_group_size=2)
+
+    def test_every_row_of_every_shard_is_a_clip_known_by_the_bytes_of_its_video(self, films, clips):
+        self.write(films[:3], clips / "data" / "train-00000-of-00002.parquet")
+        self.write(films[3:], clips / "data" / "train-00001-of-00002.parquet", first=3)
+        publication = catalogued(clips.parent, "parquet")
+        frame = publication.table("catalog").sort_values("caption")
+        assert frame["caption"].tolist() == [f"film {n}" for n in range(4)]
+        assert frame["clip_id"].tolist() == [digest_file(film)[:ID_DIGITS] for film in films]
+        assert frame["path"].tolist()[2:] == [
+            f"{clips}/data/train-00000-of-00002.parquet!/video/00000003",
+            f"{clips}/data/train-00001-of-00002.parquet!/video/00000001",
+        ]
+        assert json.loads(frame["published"].iloc[0]) == {"fps": 8.0}
+        assert reasons(publication) == []
+
+    @pytest.mark.parametrize(("column", "remembered"), [("mp4", 2**26), ("movie", 0)])
+    def test_a_column_of_bytes_is_read_too_and_large_groups_are_not_kept_in_memory(self, films, clips, monkeypatch, column, remembered):
+        monkeypatch.setattr(parquet_videos, "_REMEMBERED_BYTES", remembered)
+        self.write(films, clips / "table.parquet", column=column, plain_bytes=True)
+        ws = project(clips.parent, clips={"source": "parquet", "path": "clips", "path_column": column})
+        entries = list(clip_source(ws).entries())
+        assert [entry.relative for entry in entries] == [f"table.parquet!/{column}/{n:08d}" for n in range(1, 5)]
+        for number in (0, 1, 2, 3, 1, 0, 0, 3):
+            with open_bytes(Path(entries[number].path)) as file:
+                assert file.read() == films[number].read_bytes()
+
+    def test_rows_without_bytes_and_bytes_that_are_no_video_are_rejects_and_files_that_are_there_are_used(self, films, clips):
+        place(films[0], clips, "a.mp4")
+        data = films[1].read_bytes()
+        cells = [{"bytes": None, "path": "a.mp4"}, {"bytes": None, "path": "gone.mp4"}, None, {"bytes": b"", "path": None}]
+        cells += [{"bytes": b"<html>404</html>" * 9, "path": "b.mp4"}, {"bytes": data, "path": "../../etc/passwd"}]
+        pq.write_table(pa.Table.from_pylist([{"video": cell, "caption": str(n)} for n, cell in enumerate(cells)]), clips / "t.parquet")
+        publication = catalogued(clips.parent, "parquet")
+        assert captions(publication) == ["0", "5"]
+        rejects = publication.rejects().sort_values("path")
+        assert rejects["reason"].tolist() == ["missing_file", "missing_file", "empty_file", "not_a_video"]
+        assert rejects["detail"].tolist()[0] == ("row 2 of t.parquet holds no bytes in column video, and names no file that is there")
+
+    def test_an_unchanged_table_is_not_read_again_and_a_cell_that_has_gone_is_missing(self, films, clips, monkeypatch):
+        monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+        self.write(films, clips / "t.parquet")
+        source = clip_source(project(clips.parent, clips={"source": "parquet", "path": "clips"}))
+        memory = HashMemory(clips.parent / "state")
+        first = scan_module.scan(source, memory)
+        with monkeypatch.context() as patch:
+            patch.setattr(archive, "read_video", None)
+            again = scan_module.scan(source, memory)
+        assert (first.num_hashed, again.num_hashed) == (4, 0)
+        assert [file.num_bytes for file in again.files] == [film.stat().st_size for film in films]
+        self.write(films[:2], clips / "t.parquet")
+        with pytest.raises(RejectRow, match=r"missing_file: t\.parquet holds no video/00000004"):
+            memory.sha256(Path(first.files[3].entry.path))
+
+    def test_damage_in_a_row_group_costs_its_videos(self, films, clips):
+        self.write(films, clips / "t.parquet")
+        data = bytearray((clips / "t.parquet").read_bytes())
+        data[4:40] = bytes(36)
+        (clips / "t.parquet").write_bytes(bytes(data))
+        publication = catalogued(clips.parent, "parquet")
+        assert captions(publication) == ["film 2", "film 3"]
+        assert reasons(publication) == ["damaged_archive", "damaged_archive"]
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_the_other_forms_of_a_layout_are_read_too(films, clips, form):
+    source, below, write = OTHER_FORMS[form]
+    plain(films, clips, below)
+    write(clips)
+    assert listed_captions(clips.parent, source) == sorted(CAPTIONS)
+
+
+@pytest.mark.parametrize("source", ["diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "nemo", "video2dataset"])
+def test_trainers_that_read_text_files_beside_the_videos_are_served_without_a_table(films, clips, source):
+    plain(films, clips, "", txt)
+    assert listed_captions(clips.parent, source) == sorted(CAPTIONS)
+
+
+def test_a_folder_that_leads_back_to_itself_ends_for_tables_and_archives_too(films, clips):
+    layout_videofolder(films, clips)
+    packed(films[3:], clips / "more.zip", names=("extra",))
+    (clips / "train" / "up").symlink_to(clips)
+    (clips / "self").symlink_to("self")
+    assert listed_captions(clips.parent, "videofolder") == sorted(CAPTIONS)
+    assert listed_captions(clips.parent, "zip") == [None]
+
+
 def test_the_settings_know_every_layout():
     from typing import get_args
 
@@ -330,6 +470,54 @@ def test_lines_of_json_under_the_name_of_a_json_file_are_read_as_such(films, cli
     plain(films, clips)
     write_lines(clips / "rows.json", rows("video", "caption"))
     assert captions(catalogued(clips.parent, "json")) == sorted(CAPTIONS)
+
+
+TORN = "half of a character"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "detail"),
+    [
+        ("t.jsonl", b'{"video": "a.mp4", "caption": "cut \\ud83c"}\n', f"line 1 of t.jsonl: {TORN}"),
+        ("t.jsonl", b'{"video": "a.mp4", "caption": "x", "\\udfff": 1}\n', f"line 1 of t.jsonl: {TORN}"),
+    ],
+)
+def test_a_row_with_a_torn_text_is_a_reject(films, clips, name, data, detail):
+    place(films[0], clips, "b.mp4")
+    (clips / name).write_bytes(data)
+    source = clip_source(project(clips.parent, clips={"source": name.rpartition(".")[2], "path": "clips"}))
+    bad = next(entry for entry in source.entries() if isinstance(entry, BadEntry) and entry.reason != "orphan_file")
+    assert bad.reason == "bad_row"
+    assert bad.detail.startswith(detail)
+    assert repr(bad).encode()
+
+
+def test_texts_of_a_parquet_file_that_are_no_utf8_are_rejects(films, clips):
+    plain(films, clips)
+    said = pa.array([CAPTIONS[0].encode(), b"caf\xe9", CAPTIONS[2].encode()])
+    table = pa.Table.from_arrays([pa.array([f"{name}.mp4" for name in NAMES]), said.view(pa.utf8())], ["video", "caption"])
+    pq.write_table(table, clips / "t.parquet")
+    publication = catalogued(clips.parent, "parquet")
+    assert captions(publication) == sorted([CAPTIONS[0], CAPTIONS[2]])
+    assert reasons(publication) == ["bad_row", "orphan_file"]
+    assert "row 2 of t.parquet: not valid UTF-8" in details(publication)
+
+
+def test_a_table_whose_columns_names_are_no_utf8_is_an_error_that_says_so(films, clips):
+    place(films[0], clips, "a.mp4")
+    (clips / "t.csv").write_bytes(b"video,caption,caf\xe9\na.mp4,x,1\n")
+    with pytest.raises(MotiveError, match=r"t\.csv: its first line.*not valid UTF-8"):
+        catalogued(clips.parent, "csv")
+
+
+def test_numbers_that_no_float_holds_are_no_scores(films, clips):
+    place(films[0], clips, "a.mp4")
+    numbers = f'"fps": 1{"0" * 400}, "aesthetic_score": 1{"0" * 400}, "motion_score": Infinity, "width": NaN'
+    (clips / "t.jsonl").write_text(f'{{"video": "a.mp4", "caption": "x", {numbers}}}\n')
+    row = catalogued(clips.parent, "jsonl").table("catalog").iloc[0]
+    assert np.isnan([row["aesthetic_score"], row["motion_score"]]).all()
+    assert row["disagrees"] == ""
+    assert json.loads(row["published"]).keys() == {"fps", "aesthetic_score"}
 
 
 @pytest.mark.parametrize(
@@ -439,8 +627,9 @@ def test_members_of_archives_are_encoded_as_the_files_would_be(films, clips):
     for ending in ("zip", "tar"):
         packed(films[:1], clips.parent / "s" / f"x.{ending}")
     packed(films[:1], clips.parent / "c" / "x.zip", stored=False)
+    TestVideosInParquet().write(films[:1], clips.parent / "p" / "x.parquet", captions=False)
     contents = set()
-    for source, folder in (("folder", "plain"), ("zip", "s"), ("zip", "c")):
+    for source, folder in (("folder", "plain"), ("zip", "s"), ("zip", "c"), ("parquet", "p")):
         ws = project(clips.parent, clips={"source": source, "path": folder}, storage={"root": f"root-{folder}"})
         assert publish_clip_catalog(ws).counts.rejected == 0
         contents.add(tuple(publish_latents(ws, role="clip").table("index")[["clip_id", "content"]].to_numpy()[0]))

@@ -11,7 +11,9 @@ from motive_pipeline.clips.decode import read_clip
 from motive_pipeline.clips.duplicates import MAX_BITS, duplicates_table, near_pairs
 from motive_pipeline.clips.latents import publish_latents
 from motive_pipeline.clips.look import look_at
+from motive_pipeline.clips.looks import clip_looks
 from motive_pipeline.clips.rejected import publish_rejected
+from motive_pipeline.clips.rowset import catalog_clips
 from motive_pipeline.errors import GateFailed
 from tests.clip_fixtures import RULE, counting_frames, moving_square, project, write_project, write_video
 
@@ -144,3 +146,17 @@ def test_a_clip_whose_latents_are_there_already_is_looked_at_all_the_same(tmp_pa
     after = publish_latents(project(tmp_path), role="clip")
     assert (after.counts.computed, after.data_version) == (0, before.data_version)
     assert json.dumps(after.table("index")["phash"].tolist()) == json.dumps(before.table("index")["phash"].tolist())
+
+
+def test_a_file_that_has_changed_since_it_was_catalogued_gives_no_look(tmp_path):
+    """The new content's look must not be kept under the old content's id."""
+    write_project(tmp_path)
+    ws = project(tmp_path)
+    publish_clip_catalog(ws)
+    clips = catalog_clips(ws, "clip")
+    file = clips[1].path
+    old = file.read_bytes()
+    write_video(file, moving_square(seed=77))
+    assert clip_looks(ws, clips, {}).keys() == {clips[0].clip_id, clips[2].clip_id}
+    file.write_bytes(old)
+    assert clip_looks(project(tmp_path), clips, {})[clips[1].clip_id] == look_at(read_clip(file, RULE).frames_THWC)

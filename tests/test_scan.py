@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sqlite3
 import time
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_the_data_version_covers_names_contents_and_captions_and_no_times_or_pla
     changed = data_version(scanned(moved))
     (moved / "broken.mp4").symlink_to("nowhere")
     assert len({first, captioned, recaptioned, renamed, changed, data_version(scanned(moved))}) == 6
+
+
+def test_a_memory_from_before_sizes_were_kept_is_still_one(folder, settled):
+    first = scanned(folder)
+    with sqlite3.connect(folder.parent / "state" / "hashes.sqlite") as db:
+        db.execute("ALTER TABLE hashes DROP COLUMN num_bytes")
+    db.close()
+    again = scanned(folder)
+    assert (again.num_hashed, again.files) == (0, first.files)
 
 
 def test_an_unusable_memory_says_that_it_may_be_deleted(tmp_path):

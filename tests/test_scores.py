@@ -116,6 +116,7 @@ def test_clips_carry_their_motion_magnitude(scores):
     )
     scores.publish({("catalog", "catalog"): catalog, ("motion", "motion"): pd.DataFrame({"clip_id": ["a"], "motion_magnitude_px": [2.5]})})
     assert rows(scores, "SELECT clip_id, motion_magnitude_px FROM clips ORDER BY clip_id") == [("a", 2.5), ("b", None)]
+    assert rows(scores, "SELECT published->>'fps' FROM clips") == [(None,), (None,)], "clips of which a table says nothing are no error"
 
 
 def test_columns_that_a_table_has_gained_since_are_there_over_an_older_version(scores, monkeypatch):

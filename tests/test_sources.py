@@ -122,6 +122,14 @@ def test_what_cannot_be_a_video_is_listed_with_its_reason(tmp_path):
     assert "folder.mp4/inside.mp4" in names(e for e in entries if isinstance(e, SourceEntry))
 
 
+def test_a_caption_file_that_is_a_pipe_or_a_link_to_itself_is_not_waited_for(tmp_path):
+    touch(tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "c.mp4")
+    os.mkfifo(tmp_path / "a.txt")
+    (tmp_path / "b.txt").symlink_to("b.txt")
+    (tmp_path / "c.txt").mkdir()
+    assert reasons(listed(tmp_path)) == dict.fromkeys(["a.mp4", "b.mp4", "c.mp4"], "bad_caption")
+
+
 def test_a_missing_folder_and_a_file_in_its_place_name_the_setting_and_the_path(tmp_path):
     with pytest.raises(ConfigError, match=r"clips\.path = .*nowhere: there is no such folder"):
         listed(tmp_path / "nowhere")

@@ -21,45 +21,10 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.motion.stage import publish_motion_masks
 from tests.clip_fixtures import RULE, counting_frames, moving_square, project, write_project, write_video
 
-HARNESS = """
-import os, sys, time
-from motive_pipeline.clips import decode_worker
-real = dict(decode_worker.TASKS)
-def strange(name):
-    def task(path, **arguments):
-        if "crash" in path.name:
-            os.abort()
-        if "hang" in path.name:
-            time.sleep(600)
-        if "memory" in path.name:
-            raise MemoryError
-        return real[name](path, **arguments)
-    return task
-decode_worker.TASKS = {name: strange(name) for name in real}
-"""
-
 
 @pytest.fixture
 def clips(tmp_path) -> list[Path]:
     return [write_video(tmp_path / f"{n}.mp4", moving_square(step_px=n, seed=n)) for n in range(6)]
-
-
-@pytest.fixture
-def strange_workers(tmp_path, monkeypatch):
-    """Workers whose decoder dies on a file called crash, and hangs on one called hang: by a sitecustomize of their own."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "strange.py").write_text(HARNESS)
-    start = f"import sys; sys.path.insert(0, {str(folder)!r}); import strange, runpy; sys.argv = ['worker', sys.argv[1]]\n"
-    start += "import signal; signal.signal(signal.SIGALRM, signal.SIG_DFL)\nimport socket\n"
-    start += "from motive_pipeline.clips.decode_worker import serve\nserve(socket.socket(fileno=int(sys.argv[1])))"
-    real = subprocess.Popen
-    monkeypatch.setattr(
-        workers_module.subprocess, "Popen", lambda command, **more: real([sys.executable, "-c", start, command[-1]], **more)
-    )
-    workers_module.decode_pool.cache_clear()
-    yield
-    workers_module.decode_pool.cache_clear()
 
 
 def same(left, right) -> bool:

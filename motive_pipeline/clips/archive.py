@@ -1,8 +1,8 @@
-"""Videos inside zips and tars, read where they lie: nothing is unpacked.
+"""Videos inside zips, tars and Parquet files, read where they lie: nothing is unpacked.
 
 A member is addressed as a path, ``/data/part12.zip!/inner/a.mp4``; every function here takes such a path as well as that of a plain file.
 Names that would leave their folder when unpacked are refused, though nothing here ever unpacks. An archive that was split into ``..._partaa``,
-``..._partab`` is read as a whole under the name of its first part.
+``..._partab`` is read as a whole under the name of its first part. In a Parquet file a member is a row's bytes (parquet_videos.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,12 +24,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from motive_pipeline.clips.parquet_videos import is_parquet, read_video
 from motive_pipeline.errors import RejectRow
 
 MARK = "!/"
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 FIRST_PART = re.compile(r"^(?P<stem>.+?)(?P<mark>[._-](?:part)?)(?P<count>aa|00|001)$")
 """The first part of an archive cut by ``split``: OpenVid's ``OpenVid_part73_partaa``, Pexels' ``pexels_45k.tar.00``."""
+
+_ANY_PART = re.compile(r"^(?P<head>.+[._-]part|.+\.(?:zip|tar)[._-])(?P<count>[a-z]{2}|[0-9]{2,3})$")
+"""Any part, where the name leaves no doubt: other things end in ``_01``, too."""
 
 MAX_INFLATION = 100
 """A compressed member that grows by more than this is no video, whose data hardly compress; it is refused unread."""
@@ -112,7 +116,9 @@ def num_bytes(path: Path) -> int:
         OSError: a plain file is not there.
     """
     address = split_address(path)
-    return _member(*address).num_bytes if address else os.stat(path).st_size
+    if address is None:
+        return os.stat(path).st_size
+    return len(read_video(*address)) if is_parquet(address[0]) else _member(*address).num_bytes
 
 
 def read_small(archive: Path, wanted: Sequence[Member], most: int) -> Iterator[tuple[Member, bytes]]:
@@ -147,8 +153,11 @@ def open_bytes(path: Path, *, check: bool = False) -> Iterator[io.BufferedReader
         with path.open("rb") as file:
             yield file
         return
-    archive, _ = address
-    member = _member(*address)
+    archive, name = address
+    if is_parquet(archive):
+        yield io.BufferedReader(io.BytesIO(read_video(archive, name)))  # type: ignore[arg-type]
+        return
+    member = _member(archive, name)
     with _open_archive(archive) as file, _damage_named(archive):
         if member.start is not None and not (check and _is_zip(file)):
             yield io.BufferedReader(_Range(file, member.start, member.num_bytes), buffer_size=_BUFFER_BYTES)
@@ -175,6 +184,8 @@ def _index(archive: Path) -> dict[str, Member]:
         found = _archive_status(archive)
     except OSError as error:
         raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise RejectRow("not_a_file", "a pipe, a socket or a device under the name of an archive")
     return _remembered_index(archive, (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
 
 
@@ -235,6 +246,8 @@ def _unsafe(name: str) -> tuple[str, str] | None:
 
 def is_archive(path: Path) -> bool:
     """Whether the file begins as a zip or a tar does, whatever its name says."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return _is_zip(file) or _is_tar(file)
@@ -291,10 +304,13 @@ def _parts(archive: Path) -> list[Path]:
     """The files that make up ``archive``: itself, or all parts of one that was split.
 
     Raises:
-        RejectRow: ``incomplete_archive``: a part between two others is missing.
+        RejectRow: ``incomplete_archive``: the first part, or one between two others, is missing.
     """
     found = FIRST_PART.match(archive.name)
     if found is None:
+        first = _first_part(archive.name)
+        if first is not None and not (archive.parent / first).exists():
+            raise RejectRow("incomplete_archive", f"a part of a split archive whose first part, {first}, is missing")
         return [archive]
     head, width = found["stem"] + found["mark"], len(found["count"])
     count = re.compile(rf"^{re.escape(head)}(?P<count>{'[a-z]' if found['count'] == 'aa' else '[0-9]'}{{{width}}})$")
@@ -303,6 +319,25 @@ def _parts(archive: Path) -> list[Path]:
     if missing:
         raise RejectRow("incomplete_archive", f"{len(missing)} of the parts {head}* are missing; the first is number {missing[0] + 1}")
     return [numbered[number] for number in sorted(numbered)] if len(numbered) > 1 else [archive]
+
+
+def parts_without_first(names: Collection[str]) -> list[str]:
+    """Of each split archive whose first part is not among ``names``, the lowest part that is."""
+    lowest: dict[str, str] = {}
+    for name in sorted(names):
+        first = _first_part(name)
+        if first is not None and first not in names:
+            lowest.setdefault(first, name)
+    return list(lowest.values())
+
+
+def _first_part(name: str) -> str | None:
+    """What the first part is called, where ``name`` is a later one's."""
+    found = _ANY_PART.match(name)
+    if found is None:
+        return None
+    first = "aa" if found["count"].isalpha() else "001" if len(found["count"]) == 3 else "00"
+    return found["head"] + first if found["count"] != first else None
 
 
 def _number(count: str) -> int:

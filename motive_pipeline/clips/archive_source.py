@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from motive_pipeline.clips.archive import ARCHIVE_SUFFIXES, FIRST_PART, MARK, Member, is_archive, members, read_small
+from motive_pipeline.clips.archive import ARCHIVE_SUFFIXES, FIRST_PART, MARK, Member, is_archive, members, parts_without_first, read_small
 from motive_pipeline.clips.entries import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, printable, require_folder
 from motive_pipeline.clips.said import MAX_SIDECAR_BYTES, Said, decoded_sidecar
 from motive_pipeline.errors import RejectRow
@@ -108,13 +108,14 @@ def _joined(first: Said | None, second: Said) -> Said:
 
 
 def archives_below(root: Path) -> list[Path]:
-    """Every archive at or below ``root``, in the order of names; of one that was split, its first part."""
+    """Every archive at or below ``root``, in the order of names; of one that was split, its first part, or the lowest that is there."""
     if root.is_file():
         return [root]
     found = []
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += [Path(folder, name) for name in names if _looks_like_one(Path(folder, name))]
+        found += [Path(folder, name) for name in parts_without_first({name for name in names if not name.startswith(".")})]
     return sorted(found)
 
 

@@ -7,9 +7,10 @@ in every clip. The window starts at the clip's first frame and has 4n+1 frames: 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av.error
 import numpy as np
@@ -37,19 +38,32 @@ TRUNCATED_SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRule:
-    """Which frames of a clip are taken, and how large. ``num_frames`` and ``min_frames`` are 4n+1."""
+    """Which frames of a clip are taken, how large, and whether HDR is mapped to SDR. ``num_frames`` and ``min_frames`` are 4n+1."""
 
     num_frames: int
     min_frames: int
     fps: float
     width: int
     height: int
+    tone_map: bool = False
 
     @classmethod
     def of(cls, config: Config) -> FrameRule:
         """The rule that the section ``clips`` states."""
         clips = config.clips
-        return cls(num_frames=clips.num_frames, min_frames=config.min_frames, fps=clips.fps, width=clips.width, height=clips.height)
+        return cls(
+            num_frames=clips.num_frames,
+            min_frames=config.min_frames,
+            fps=clips.fps,
+            width=clips.width,
+            height=clips.height,
+            tone_map=clips.policies.hdr == "repair",
+        )
+
+    def content(self) -> dict[str, Any]:
+        """What the key of a row holds of the rule; a rule that maps nothing has the key it always had."""
+        said = asdict(self)
+        return said if self.tone_map else {name: value for name, value in said.items() if name != "tone_map"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +181,7 @@ class _Window:
         size = {"width": self.rule.width, "height": self.rule.height}
         if cover_scale(*shape.shown_size(frame.width, frame.height), **size) > UPSCALED_FROM:
             self.flags.add("upscaled")
-        return picture(frame, shape, **size)
+        return picture(frame, shape, **size, tone_map=self.rule.tone_map)
 
 
 class _Reading:

@@ -83,6 +83,8 @@ class FolderSource:
             str(path).encode()
         except UnicodeEncodeError:
             return self._bad(path, "bad_file_name", "the name is not valid UTF-8; rename the file")
+        if sidecar and (trouble := explained(sidecar)):
+            return self._bad(path, "bad_caption", f"the caption file {printable(sidecar.name)}: {trouble[1]}")
         try:
             _require_regular(path)
             said = read_sidecar(sidecar) if sidecar else Said()

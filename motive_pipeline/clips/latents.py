@@ -43,7 +43,7 @@ PROMPT_BLOCK = 32
 REJECTABLE = {
     "alpha": "it has an alpha channel, which is left out",
     "frozen": "nothing changes in it",
-    "hdr": "it is HDR (PQ or HLG), read without tone mapping, so that it looks washed out",
+    "hdr": "it is HDR (PQ or HLG)",
     "hidden_cut": "a cut hides in it",
     "interlaced": "it is interlaced",
     "non_square_pixels": "its pixels are not square",

@@ -13,6 +13,9 @@ from motive_pipeline.clips.said import CAPTION_COLUMNS
 PATH_COLUMNS = ("video", "file_name", "path", "file_path", "video_path", "media_path", "filename", "file", "clip_location", "vid")
 """Names under which tables keep the file, in the order in which they are looked for."""
 
+HELD_COLUMNS = ("mp4", "video_bytes", "bytes")
+"""Names under which tables keep whole videos as bytes, after those of :data:`PATH_COLUMNS`."""
+
 Join = Literal["path", "name", "stem", "number"]
 
 
@@ -40,7 +43,7 @@ LAYOUTS: dict[str, Layout] = {
     "csv": Layout(tables=("*.csv", "*.tsv")),
     "json": Layout(tables=("*.json",)),
     "jsonl": Layout(tables=("*.jsonl", "*.ndjson")),
-    "parquet": Layout(tables=("*.parquet",)),
+    "parquet": Layout(tables=("*.parquet", "data/*.parquet")),
     "videofolder": Layout(tables=("**/metadata.csv", "**/metadata.jsonl", "**/metadata.parquet"), path_columns=("file_name",)),
     "openvid": Layout(tables=("**/OpenVid-1M.csv", "**/OpenVidHD.csv", "**/OpenVid*.csv"), path_columns=("video",), join="name"),
     "vidgen": Layout(tables=("**/VidGen_1M_video_caption.json", "**/*caption*.json"), path_columns=("vid",), join="stem"),

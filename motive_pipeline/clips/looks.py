@@ -8,7 +8,8 @@ import numpy as np
 
 from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.look import Look
-from motive_pipeline.clips.rowset import CatalogClip
+from motive_pipeline.clips.rowset import CatalogClip, require_unchanged
+from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.storage.digest import digest
@@ -18,12 +19,19 @@ STAGE = "clip_looks"
 
 
 def clip_looks(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping[str, Look]) -> dict[str, Look]:
-    """The look of each of ``clips`` that can be read, by clip_id: as ``seen`` just now, from the store, or read for it."""
+    """The look of each of ``clips`` that can be read, by clip_id: as ``seen`` just now, from the store, or read for it.
+
+    A file that is no longer the one that was catalogued gives none: the store keeps looks by content.
+    """
     store = ws.store(STAGE, {"phash": ("digit",)})
+    memory = HashMemory(ws.state)
     reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)
 
     def row(clip: CatalogClip) -> dict[str, np.ndarray]:
-        look = seen.get(clip.clip_id) or reader(clip.path).look
+        look = seen.get(clip.clip_id)
+        if look is None:
+            look = reader(clip.path).look
+            require_unchanged(clip, memory)
         assert look is not None
         facts = np.array([-1 if look.cut_frame is None else look.cut_frame, look.is_frozen], dtype=np.int64)
         return {"phash": np.frombuffer(bytes.fromhex(look.phash), dtype=np.uint8).copy(), "facts": facts}

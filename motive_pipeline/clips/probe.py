@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from motive_pipeline.clips.archive import file_of, num_bytes, open_bytes
+from motive_pipeline.clips.tone_map import HLG, PQ
 from motive_pipeline.errors import RejectRow
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,h264,hevc,ivf,gif,nut"
@@ -31,7 +32,6 @@ FLAGS = (
 )  # fmt: skip
 """What can be unusual about a clip that is used all the same; the position of a flag is its bit in :func:`flag_bits`."""
 
-_HDR_TRANSFERS = (16, 18)  # AVCOL_TRC_SMPTE2084 (PQ) and AVCOL_TRC_ARIB_STD_B67 (HLG)
 _SANE_FPS = (0.01, 100_000)
 
 
@@ -92,10 +92,11 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         with _opened(path, str(path)) as container:
             yield container, _video_stream(container)
         return
-    if num_bytes(path) == 0:
-        raise RejectRow("empty_file", "the archive's member has 0 bytes")
-    with open_bytes(path) as file, _opened(path, file) as container:
-        yield container, _video_stream(container)
+    with open_bytes(path) as file:
+        if not file.peek(1):
+            raise RejectRow("empty_file", "the archive's member has 0 bytes")
+        with _opened(path, file) as container:
+            yield container, _video_stream(container)
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def frame_flags(frame: VideoFrame, stream: VideoStream) -> tuple[str, ...]:
     shape = geometry(frame, stream)
     holds = {
         "alpha": any(component.is_alpha for component in frame.format.components),
-        "hdr": int(frame.color_trc) in _HDR_TRANSFERS,
+        "hdr": int(frame.color_trc) in (PQ, HLG),
         "interlaced": bool(frame.interlaced_frame),
         "non_square_pixels": shape.pixel_aspect != 1,
         "rotated": shape.quarter_turns != 0,

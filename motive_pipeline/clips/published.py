@@ -46,7 +46,9 @@ def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, floa
 def _first_number(told: Mapping[str, Scalar], names: tuple[str, ...]) -> float:
     for name in names:
         try:
-            return float(told[name])
-        except (KeyError, ValueError):
+            number = float(told[name])
+        except (KeyError, ValueError, OverflowError):
             continue
+        if math.isfinite(number):
+            return number
     return float("nan")

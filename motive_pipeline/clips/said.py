@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,18 @@ MAX_PUBLISHED_CHARACTERS = 2000
 
 _UNUSABLE = {"status": lambda value: value != "success", "valid": lambda value: value is False or str(value).lower() == "false"}
 """video2dataset writes ``status``, cosmos-curate ``valid``; where the publisher says that a video failed, it is no clip."""
+
+
+TORN = "half of a character (a lone surrogate), which is no valid text"
+
+
+def is_torn(value: Any) -> bool:
+    """Whether a text in what JSON gave is no valid Unicode: ``"\\ud83c"`` without its other half, as a caption cut in the middle of an emoji."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +99,8 @@ def decoded_sidecar(data: bytes, name: str) -> Said:
         raise CaptionError(f"{name} is no JSON ({error})") from error
     if not isinstance(values, dict):
         raise CaptionError(f"{name} holds no JSON object")
+    if is_torn(values):
+        raise CaptionError(f"{name} holds {TORN}")
     return said_by(values)
 
 
@@ -110,10 +125,10 @@ def _windowed(windows: Any) -> tuple[str, ...] | None:
 
 
 def _cell(value: Any) -> Scalar | None:
-    """A value as the catalog keeps it; what is nested as JSON text, what is empty or very long not at all."""
+    """A value as the catalog keeps it; what is nested as JSON text, what is empty, no number or very long not at all."""
     if isinstance(value, dict | list | tuple):
         value = json.dumps(value, ensure_ascii=False, default=str)
-    if value is None or value != value or value == "" or isinstance(value, bytes):
+    if value is None or value == "" or isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, str):
         return one_line(value) if len(value) <= MAX_PUBLISHED_CHARACTERS else None

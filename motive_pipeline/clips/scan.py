@@ -92,8 +92,10 @@ class HashMemory:
             with self._db:
                 self._db.execute(
                     "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
-                    " inode INTEGER, sha256 TEXT, settled INTEGER) WITHOUT ROWID"
+                    " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
                 )
+                if not any(column[1] == "num_bytes" for column in self._db.execute("PRAGMA table_info(hashes)")):
+                    self._db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
         except sqlite3.DatabaseError as error:
             raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
         self._unsaved: list[tuple[Any, ...]] = []
@@ -108,10 +110,12 @@ class HashMemory:
         try:
             status = archive.status(path)
             found = self._db.execute(
-                "SELECT sha256 FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
+                "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
                 (str(path), *_identity(status)),
             ).fetchone()
-            return (found[0], archive.num_bytes(path)) if found else self._hash(path)
+            if found is None:
+                return self._hash(path)
+            return found[0], archive.num_bytes(path) if found[1] is None else found[1]
         except FileNotFoundError as error:
             raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
         except OSError as error:
@@ -124,7 +128,7 @@ class HashMemory:
     def save(self) -> None:
         """Write down the hashes found since the last call."""
         with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?)", self._unsaved)
+            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
         self._unsaved.clear()
 
     def _hash(self, path: Path) -> tuple[str, int]:
@@ -140,7 +144,7 @@ class HashMemory:
             after = archive.status(path)
             if _identity(before) == _identity(after):
                 settled = now_ns - before.st_ctime_ns >= SETTLED_AFTER_NS
-                self._unsaved.append((str(path), *_identity(before), sha.hexdigest(), int(settled)))
+                self._unsaved.append((str(path), *_identity(before), sha.hexdigest(), int(settled), size))
                 self.num_hashed += 1
                 if len(self._unsaved) >= _COMMIT_EVERY:
                     self.save()

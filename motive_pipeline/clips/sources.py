@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from motive_pipeline.clips.archive_source import ArchiveSource, archives_below
@@ -16,6 +17,10 @@ from motive_pipeline.errors import ConfigError, MotiveError
 from motive_pipeline.storage.workspace import Workspace
 
 __all__ = ["BadEntry", "ClipSource", "SourceEntry", "clip_source", "demo_folder", "held_out_source", "query_source"]
+
+
+_SHARD = re.compile(r".*-\d+-of-\d+\.parquet$")
+"""A part of a table, as Hugging Face names it: ``train-00000-of-00010.parquet``."""
 
 
 def clip_source(ws: Workspace) -> ClipSource:
@@ -81,7 +86,7 @@ def _tables(root: Path, layout: Layout, key: str, without: Path | None) -> tuple
     require_folder(root, key)
     for pattern in layout.tables:
         found = sorted(file for file in root.glob(pattern) if file.is_file() and not (without and file.is_relative_to(without)))
-        if len(found) > 1 and "/" not in pattern and "*" in pattern:
+        if len(found) > 1 and "/" not in pattern and "*" in pattern and not all(_SHARD.match(file.name) for file in found):
             raise ConfigError(
                 f"{key} = {root}: which of {', '.join(file.name for file in found[:5])} is the table? Name it with {key.replace('path', 'table')}."
             )

@@ -11,7 +11,7 @@ from motive_pipeline.clips.archive import MARK
 from motive_pipeline.clips.archive_source import ArchiveSource, archives_below
 from motive_pipeline.clips.entries import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, printable, require_folder
 from motive_pipeline.clips.folder import FolderSource, explained
-from motive_pipeline.clips.layouts import Layout
+from motive_pipeline.clips.layouts import HELD_COLUMNS, Layout
 from motive_pipeline.clips.said import said_by
 from motive_pipeline.clips.tables import BadRow, TableRow, read_json_values, read_table
 from motive_pipeline.errors import ConfigError, MotiveError
@@ -25,6 +25,7 @@ class TableSource:
 
     A row whose file is not there is ``missing_file``; a video that no row names is ``orphan_file``, and one whose name stands for another
     already ``duplicate_name``: neither counts for the gate. A file that several rows name is one clip, the first row's caption its caption.
+    A row that holds its video as bytes needs no file.
     """
 
     root: Path
@@ -74,20 +75,23 @@ class TableSource:
             return BadEntry(
                 path=f"{table}: {row.where}", relative=f"{table.name}: {row.where}", reason="bad_row", detail=f"{where}: {row.detail}"
             )
-        column = next((name for name in self.layout.path_columns if row.values.get(name) not in (None, "")), None)
-        if column is None:
+        column = next((name for name in self.layout.path_columns if _named(row, name)), None)
+        held = self._held(table, row)
+        if column is None and held is None:
             self._require_column(table, row)
             return BadEntry(
                 path=f"{table}: {row.where}", relative=f"{table.name}: {row.where}", reason="bad_row", detail=f"{where}: it names no file"
             )
-        named = str(row.values[column])
-        found = self._found(table, named, videos)
+        found = held if column is None else self._found(table, _named(row, column), videos)
+        if isinstance(found, BadEntry) and held is not None:
+            found = held
+        assert found is not None
         if isinstance(found, BadEntry):
             return replace(found, detail=f"{where}: {found.detail}")
         if row.values.get("type", "video") != "video":
             return replace(_bad(found.path, found.relative, "not_a_video", ""), detail=f"{where}: its type is {row.values['type']!r}")
         try:
-            said = said_by(row.values, caption_columns=self.layout.caption_columns, without=(column, "type", "category"))
+            said = said_by(row.values, caption_columns=self.layout.caption_columns, without=(*row.held, column or "", "type", "category"))
         except CaptionError as error:
             return _bad(found.path, found.relative, "bad_caption", f"{where}: {error}")
         if said.trouble:
@@ -105,9 +109,18 @@ class TableSource:
     def _require_column(self, table: Path, row: TableRow) -> None:
         if not any(name in row.values for name in self.layout.path_columns):
             raise ConfigError(
-                f"{self.key}: no column of {table} names the videos. It has {', '.join(map(str, row.values)) or 'none'}; looked for "
+                f"{self.key}: no column of {table} names the videos. It has {', '.join(map(str, {**row.values, **row.held})) or 'none'}; looked for "
                 f"{', '.join(self.layout.path_columns)}. Name it with path_column."
             )
+
+    def _held(self, table: Path, row: TableRow) -> SourceEntry | None:
+        """The video that lies in the row itself, as bytes."""
+        column = next((name for name in (*self.layout.path_columns, *HELD_COLUMNS) if name in row.held), None)
+        if column is None:
+            return None
+        beside = table.relative_to(self.root).as_posix() if table.is_relative_to(self.root) else table.name
+        member = f"{MARK}{row.held[column]}"
+        return SourceEntry(path=Path(f"{table}{member}"), relative=f"{beside}{member}", caption=None, extra={"category": ""})
 
     def _found(self, table: Path, named: str, videos: _Videos) -> SourceEntry | BadEntry:
         shown = printable(named)
@@ -133,6 +146,13 @@ class TableSource:
         if trouble is None:
             return SourceEntry(path=path, relative=shown, caption=None, extra={"category": ""})
         return None if trouble[0] == "missing_file" else _bad(path, shown, *trouble)
+
+
+def _named(row: TableRow, column: str) -> str:
+    """The file that ``column`` names: a text, or the ``path`` of a struct."""
+    value = row.values.get(column)
+    value = value.get("path") if isinstance(value, dict) else value
+    return "" if value is None else str(value)
 
 
 @dataclass

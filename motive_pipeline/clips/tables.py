@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,8 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motive_pipeline.clips.parquet_videos import bytes_leaf, member_name
+from motive_pipeline.clips.said import TORN, is_torn
 from motive_pipeline.errors import MotiveError
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -26,10 +28,14 @@ _LONGEST_LINE_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """A row, and where it stands (``line 7``, ``entry 7``)."""
+    """A row, and where it stands (``line 7``, ``entry 7``).
+
+    ``held`` names, for each column with bytes in it, the member of the file that the row's bytes are (parquet_videos.py); ``values`` lack them.
+    """
 
     where: str
     values: dict[str, Any]
+    held: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,8 @@ def read_json_values(file: Path) -> dict[str, Any]:
     values = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
+    if is_torn(values):
+        raise ValueError(TORN)
     return values
 
 
@@ -85,6 +93,8 @@ def _csv_rows(file: Path) -> Iterator[TableRow | BadRow]:
                 continue
             if header is None:
                 header = [name.strip() for name in cells]
+                if _is_no_utf8(cells):
+                    raise MotiveError(f"{file}: its first line, which names the columns, is not valid UTF-8; save the table as UTF-8")
                 if len(set(header)) < len(header):
                     raise MotiveError(f"{file}: two columns have one name in its first line: {', '.join(header)}")
             elif (trouble := _csv_trouble(cells, header)) is not None:
@@ -100,9 +110,11 @@ def _csv_trouble(cells: list[str], header: list[str]) -> str | None:
         return f"{len(cells)} cells where the first line names {len(header)} columns"
     if [cell.strip() for cell in cells] == header:
         return "the first line again"
-    if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
-        return "not valid UTF-8"
-    return None
+    return "not valid UTF-8" if _is_no_utf8(cells) else None
+
+
+def _is_no_utf8(cells: list[str]) -> bool:
+    return any("\udc80" <= character <= "\udcff" for cell in cells for character in cell)
 
 
 def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:
@@ -115,10 +127,7 @@ def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:
             except (ValueError, RecursionError) as error:
                 yield BadRow(where=f"line {number}", detail=f"no JSON: {error}")
                 continue
-            if isinstance(values, dict):
-                yield TableRow(where=f"line {number}", values=values)
-            else:
-                yield BadRow(where=f"line {number}", detail="no JSON object")
+            yield _json_row(f"line {number}", values)
 
 
 def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
@@ -139,9 +148,7 @@ def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
                 yield from (_json_row(f"entry {number}", values) for number, values in found)
             elif first == b"{":
                 for key, value in ijson.kvitems(opened, "", use_float=True):
-                    yield TableRow(
-                        where=f"entry {key!r}", values={"path": key} | (value if isinstance(value, dict) else {"caption": value})
-                    )
+                    yield _json_row(f"entry {key!r}", {"path": key} | (value if isinstance(value, dict) else {"caption": value}))
             else:
                 raise MotiveError(f"{file}: expected a JSON list of objects, or an object with a caption for each file")
         except ijson.JSONError as error:
@@ -149,7 +156,9 @@ def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
 
 
 def _json_row(where: str, values: Any) -> TableRow | BadRow:
-    return TableRow(where=where, values=values) if isinstance(values, dict) else BadRow(where=where, detail="no JSON object")
+    if not isinstance(values, dict):
+        return BadRow(where=where, detail="no JSON object")
+    return BadRow(where=where, detail=TORN) if is_torn(values) else TableRow(where=where, values=values)
 
 
 def _has_lines(opened: IO[bytes]) -> bool:
@@ -167,16 +176,42 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
     except pa.ArrowInvalid as error:
         raise MotiveError(f"{file}: no Parquet file ({error})") from error
     with table:
-        names = [field.name for field in table.schema_arrow if not _holds_bytes(field.type)]
+        held = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None]
+        names = [name for column in table.schema_arrow for name in _without_bytes(column.type, column.name)]
         number = 0
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
-            for values in batch.to_pylist():
+            for values in _parquet_values(batch) if names else [{}] * batch.num_rows:
                 number += 1
-                yield TableRow(where=f"row {number}", values=values)
+                if values is None:
+                    yield BadRow(where=f"row {number}", detail="not valid UTF-8")
+                else:
+                    yield TableRow(where=f"row {number}", values=values, held={name: member_name(name, number) for name in held})
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, such as whole videos, which are not read."""
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    return pa.types.is_struct(kind) and any(_holds_bytes(kind.field(position).type) for position in range(kind.num_fields))
+def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """Each row's values; None for a row with a text that is none."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for place in range(batch.num_rows):
+        try:
+            yield batch.slice(place, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            yield None
+
+
+def _without_bytes(kind: pa.DataType, name: str) -> Iterator[str]:
+    """The dotted names of a column's parts that hold no bytes, such as whole videos, which are not read here."""
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from _without_bytes(child.type, f"{name}.{child.name}")
+    elif not _are_bytes(kind):
+        yield name
+
+
+def _are_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _are_bytes(kind.value_type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

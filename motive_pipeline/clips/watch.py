@@ -9,15 +9,18 @@ from pathlib import Path
 
 from motive_pipeline.clips.archive import file_of, num_bytes, open_bytes
 from motive_pipeline.clips.entries import BadEntry, SourceEntry
-from motive_pipeline.clips.probe import probe
 from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
+from motive_pipeline.clips.workers import Prober
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.storage.workspace import Workspace
 
 WHOLE_WITHIN_S = 60.0
 """A file that is no whole video and was written less than this ago is taken for one that is still being copied."""
+
+_LOOK_WITHIN_S = 20.0
+"""The sensor must answer within a minute, whatever a decoder does."""
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 
@@ -43,12 +46,13 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
     """
     now_s = time.time() if now_s is None else now_s
     sources = [clip_source(ws), query_source(ws), held_out_source(ws)]
+    look = Prober(ws.config.engine.model_copy(update={"decode_workers": 1, "decode_timeout_s": _LOOK_WITHIN_S}))
     found: dict[Path, None] = {}
     for entry in (entry for source in sources if source for entry in source.entries()):
         if isinstance(entry, BadEntry):
             if entry.reason.endswith("_archive") and _age_s(Path(entry.path), now_s) < WHOLE_WITHIN_S:
                 found[Path(entry.path)] = None
-        elif _unsettled(entry, now_s, settle_s):
+        elif _unsettled(entry, look, now_s, settle_s):
             found[entry.path] = None
     return list(found)
 
@@ -59,7 +63,7 @@ def _age_s(path: Path, now_s: float) -> float:
     return min((age_s for age_s in ages_s if age_s >= 0), default=float("inf"))
 
 
-def _unsettled(entry: SourceEntry, now_s: float, settle_s: float) -> bool:
+def _unsettled(entry: SourceEntry, look: Prober, now_s: float, settle_s: float) -> bool:
     beside = entry.caption_file or entry.path.with_suffix(".txt")
     age_s = min(_age_s(file_of(entry.path), now_s), _age_s(beside, now_s))
     if age_s < settle_s:
@@ -67,7 +71,7 @@ def _unsettled(entry: SourceEntry, now_s: float, settle_s: float) -> bool:
     if age_s >= WHOLE_WITHIN_S:
         return False
     try:
-        probe(entry.path)
+        look(entry.path)
     except RejectRow:
         return True
     return ends_early(entry.path)

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from motive_pipeline.attribution.tiles import influence_tiles
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.config import Config
 from motive_pipeline.curation.encoders import Encode, encoder_content, load_encoder
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
@@ -46,12 +47,14 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
     clips = catalog_clips(ws, role)
     content = encoder_content(ws)
     keys = [embedding_key(clip.clip_id, content) for clip in clips]
+    row_function = _RowFunction(ws)
     outcome = compute_rows(
         ws.store(STAGE, DIMS),
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        _RowFunction(ws),
+        row_function,
         what=EmbeddingSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        expect=row_function.expect,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
@@ -64,14 +67,18 @@ class _RowFunction:
 
     def __init__(self, ws: Workspace) -> None:
         self._config: Config = ws.config
-        self._rule = FrameRule.of(ws.config)
+        self._read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
         self._memory = HashMemory(ws.state)
         self._encode: Encode | None = None
+
+    def expect(self, clips: Sequence[CatalogClip]) -> None:
+        """These clips will be asked for, in this order."""
+        self._read.expect([clip.path for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._encode is None:
             self._encode = load_encoder(self._config)
-        embedding_E = self._encode(read_clip(clip.path, self._rule).frames_THWC)
+        embedding_E = self._encode(self._read(clip.path).frames_THWC)
         if not np.isfinite(embedding_E).all():
             raise RejectRow("non_finite_embedding", "the encoder's embedding holds NaN or infinity")
         require_unchanged(clip, self._memory)

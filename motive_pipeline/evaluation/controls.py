@@ -19,9 +19,10 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
@@ -93,16 +94,16 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
     rule, grid = FrameRule.of(ws.config), latent_grid(ws)
     store = _store(ws, "flow_similarity")
     clips = _clips(ws, role)
-    size = [rule.num_frames, rule.min_frames, rule.fps, rule.width, rule.height]
+    size = list(rule.content().values())
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
-    row = functools.partial(_flow_row, rule=rule, grid=grid)
+    row = functools.partial(_flow_row, read=ClipReader(rule, ws.config.engine), grid=grid)
     missing = [piece.item for piece in work if store.find(piece.key) is None]
     with side_by_side(row, missing, threads=ws.config.engine.threads) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
 
 
-def _flow_row(clip: CatalogClip, *, rule: FrameRule, grid: LatentGrid) -> dict[str, np.ndarray]:
-    return {"feature": flow_field(read_clip(clip.path, rule).frames_THWC, grid)}
+def _flow_row(clip: CatalogClip, *, read: ClipReader, grid: LatentGrid) -> dict[str, np.ndarray]:
+    return {"feature": flow_field(read(clip.path).frames_THWC, grid)}
 
 
 def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> Float32[np.ndarray, " P"]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.rowset import Role
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.explain import (
     QueryVote,
@@ -190,7 +191,7 @@ def _nearest_cards(ws: Workspace, gallery: Gallery, known: Known) -> list[Card]:
 def _look(ws: Workspace, known: Known) -> Look:
     """Frames and magnitude from the file as it is now, the mask as it was published."""
     try:
-        frames_THWC = read_clip(_existing(known), FrameRule.of(ws.config)).frames_THWC
+        frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine)(_existing(known)).frames_THWC
     except RejectRow as rejection:
         return Look(note=f"No pictures: {rejection.detail}")
     motion, grid = ws.config.motion, latent_grid(ws)

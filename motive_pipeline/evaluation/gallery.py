@@ -11,7 +11,8 @@ import pandas as pd
 import zarr
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import FrameRule
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.pictures import Animation, animation
 from motive_pipeline.evaluation.tables import arm_name, shown_number
@@ -78,6 +79,7 @@ class Gallery:
     def __init__(self, ws: Workspace, truth: Truth | None) -> None:
         self._ws = ws
         self._rule = FrameRule.of(ws.config)
+        self._read = ClipReader(self._rule, ws.config.engine)
         self._stride = latent_grid(ws).temporal_stride
         self._truth = truth
         self._clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
@@ -164,7 +166,7 @@ class Gallery:
 
     def _animated(self, file: Path, mask_FHW: Float[np.ndarray, "F h w"] | None) -> Animation:
         try:
-            frames_THWC = read_clip(file, self._rule).frames_THWC
+            frames_THWC = self._read(file).frames_THWC
         except RejectRow as rejection:
             raise GateFailed(
                 f"{file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed."

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
@@ -41,9 +42,11 @@ def query_flow(ws: Workspace) -> QueryFlow:
     queries = [clip for clip in usable if clip.part == "held_out"] or usable
     rule = FrameRule.of(ws.config)
     store = ws.store("eval_scores", DIMS)
-    work = [Work(key=digest("query flow", query.clip_id, asdict(rule)), item=query) for query in queries]
+    work = [Work(key=digest("query flow", query.clip_id, rule.content()), item=query) for query in queries]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(functools.partial(_query_row, rule=rule), missing, threads=ws.config.engine.threads) as ready:
+    with side_by_side(
+        functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
+    ) as ready:
         outcome = compute_rows(store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows)
     if outcome.rejects:
         named = [f"{piece.item.path} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
@@ -61,5 +64,5 @@ def feature_table(features_KD: Float[np.ndarray, "K D"]) -> pd.DataFrame:
     return pd.DataFrame(features_KD, columns=FEATURES).rename_axis("pair").reset_index()
 
 
-def _query_row(query: CatalogClip, *, rule: FrameRule) -> dict[str, np.ndarray]:
-    return dict(flow_row(sampled_flow(read_clip(query.path, rule).frames_THWC, rule.fps), rule.fps))
+def _query_row(query: CatalogClip, *, read: ClipReader, fps: float) -> dict[str, np.ndarray]:
+    return dict(flow_row(sampled_flow(read(query.path).frames_THWC, fps), fps))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     files = [VideoFile(path=videos.path / str(name), fps=fps, is_read=motion is not None) for name in table["file"]]
     _require_files(arm, files)
     rule = FrameRule.of(ws.config)
-    keys = [digest("video", digest_file(file.path), asdict(rule), file.is_read) for file in files]
+    keys = [digest("video", digest_file(file.path), rule.content(), file.is_read) for file in files]
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]

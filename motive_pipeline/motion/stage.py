@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import DecodedClip, FrameRule, read_clip
+from motive_pipeline.clips.decode import DecodedClip, FrameRule
 from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
@@ -93,7 +93,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
         upstream=[catalog_asset(role)],
         facts=_facts(magnitude_px, num_still=len(still)),
         scores=scores,
-        preview=_Preview(store, run, FrameRule.of(ws.config), grid),
+        preview=_Preview(store, run, ClipReader(FrameRule.of(ws.config), ws.config.engine), grid),
     )
 
 
@@ -139,7 +139,7 @@ def mask_row(
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
     Raises:
-        RejectRow: the clip cannot be read (:func:`read_clip`), or ``non_finite_motion``.
+        RejectRow: the clip cannot be read (:func:`~motive_pipeline.clips.decode.read_clip`), or ``non_finite_motion``.
     """
     frames_THWC = read(clip.path).frames_THWC
     field = motion_field(frames_THWC, tracker, mask_rule)
@@ -180,7 +180,7 @@ class _Preview:
 
     store: RowStore
     run: RowRun
-    rule: FrameRule
+    read: ClipReader
     grid: LatentGrid
 
     def __call__(self, path: Path) -> None:
@@ -192,7 +192,7 @@ class _Preview:
         latent_frames = [round(step * (len(mask_Fhw) - 1) / (_PREVIEW_FRAMES - 1)) for step in range(_PREVIEW_FRAMES)]
         texts = [clip.path.name, clip.clip_id, *[""] * _PREVIEW_FRAMES][:_PREVIEW_FRAMES]
         try:
-            frames_THWC = read_clip(clip.path, self.rule).frames_THWC
+            frames_THWC = self.read(clip.path).frames_THWC
         except RejectRow as rejection:
             return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
         return [

@@ -90,7 +90,8 @@ TABLES: dict[str, pa.Schema] = {
 }
 """Tables on disk. The views of DESIGN.md have the same names, but for ``clips`` = ``catalog`` joined with ``motion``."""
 
-_CLIPS_VIEW = "SELECT c.* EXCLUDE (source), m.motion_magnitude_px, c.source FROM catalog c LEFT JOIN motion m USING (clip_id)"
+# '' is no JSON, and published->>'x' would fail over it
+_CLIPS_VIEW = "SELECT c.* EXCLUDE (source) REPLACE (nullif(c.published, '') AS published), m.motion_magnitude_px, c.source FROM catalog c LEFT JOIN motion m USING (clip_id)"
 
 
 class ScoreTables:

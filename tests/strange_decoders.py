@@ -1,0 +1,37 @@
+"""Decoding workers whose decoder dies on a file called crash, hangs on one called hang, and has no memory for one called memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from motive_pipeline.clips import workers as workers_module
+
+HARNESS = """
+import os, sys, time
+from motive_pipeline.clips import decode_worker
+real = dict(decode_worker.TASKS)
+def strange(name):
+    def task(path, **arguments):
+        if "crash" in path.name:
+            os.abort()
+        if "hang" in path.name:
+            time.sleep(600)
+        if "memory" in path.name:
+            raise MemoryError
+        return real[name](path, **arguments)
+    return task
+decode_worker.TASKS = {name: strange(name) for name in real}
+"""
+
+
+def start_strange_workers(folder: Path, monkeypatch) -> None:
+    """From now on the workers that start are strange ones; ``folder`` is for their code."""
+    folder.mkdir()
+    (folder / "strange.py").write_text(HARNESS)
+    start = f"import sys; sys.path.insert(0, {str(folder)!r}); import strange, runpy; sys.argv = ['worker', sys.argv[1]]\n"
+    start += "import signal; signal.signal(signal.SIGALRM, signal.SIG_DFL)\nimport socket\n"
+    start += "from motive_pipeline.clips.decode_worker import serve\nserve(socket.socket(fileno=int(sys.argv[1])))"
+    real = subprocess.Popen
+    monkeypatch.setattr(
+        workers_module.subprocess, "Popen", lambda command, **more: real([sys.executable, "-c", start, command[-1]], **more)
+    )
