@@ -16,10 +16,10 @@ from motive_pipeline.clips import demo
 from motive_pipeline.evaluation.motion_class import motion_class
 from motive_pipeline.models.train_tiny.__main__ import main
 from motive_pipeline.models.train_tiny.check import random_captions, sample_videos
-from motive_pipeline.models.train_tiny.films import video_tensor
+from motive_pipeline.models.train_tiny.films import training_specs, video_tensor
 from motive_pipeline.models.train_tiny.optimizers import Schedule, orthogonalised
-from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, save_pipeline
-from motive_pipeline.models.train_tiny.transformer import hand_over
+from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_finished, save_pipeline
+from motive_pipeline.models.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_transformer
 from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, whole_sequence
 
 FOLDER = Path(models.__file__).parent / "tiny"
@@ -214,3 +214,31 @@ def test_samples_are_pictures_and_depend_on_their_own_seed_alone(pipeline):
         in_time = np.corrcoef(grey[8].ravel(), grey[9].ravel())[0, 1]
         assert neighbours > 0.8, "a noise picture: neighbouring pixels do not agree"
         assert in_time > 0.8, "flicker: consecutive frames do not agree"
+
+
+def test_the_transformer_trains_further_and_the_pipeline_says_how(pipeline, tmp_path):
+    """A second of training on noise in place of latents, uncompiled: the step, the schedule, the running mean, the record."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    hand_over(FOLDER, work)
+    captions = [demo.caption(spec) for spec in training_specs(NUM_HELD_OUT + 8, seed=0)]
+    latents = torch.randn(len(captions), LATENT_CHANNELS, 5, 8, 8).half()
+    torch.save({"latents": latents, "captions": captions, "rare_share": 0.25}, work / "latents.pt")
+    with torch.compiler.set_stance("force_eager"):
+        train_transformer(work, out, 1 / 60, device=torch.device("cpu"), batch=4, learning_rate=1e-3)
+    assert is_finished(out)
+    *earlier, figures = json.loads((out / "training.json").read_text())["transformer"]
+    assert earlier == json.loads((FOLDER / "training.json").read_text())["transformer"]
+    assert figures["steps"] > 1
+    assert (figures["batch"], figures["num_latents"], figures["rare_share"]) == (4, 8, 0.25)
+    trained = WanPipeline.from_pretrained(out)
+    moved = [not torch.equal(trained.transformer.state_dict()[name], value) for name, value in pipeline.transformer.state_dict().items()]
+    assert np.mean(moved) > 0.7, "the rest moved by less than fp16 shows"
+    assert all(torch.equal(trained.vae.state_dict()[name], value) for name, value in pipeline.vae.state_dict().items())
+
+
+def test_the_rare_motion_comes_as_often_as_asked():
+    motions = [spec.motion for spec in training_specs(4000, seed=1, rare_share=0.2)]
+    assert motions.count(demo.RARE_MOTION) / len(motions) == pytest.approx(0.2, abs=0.03)
+    assert motions.count("pan") / len(motions) == pytest.approx(0.05, abs=0.02)
+    assert demo.RARE_MOTION not in {spec.motion for spec in training_specs(500, seed=1, rare_share=0.0)}
