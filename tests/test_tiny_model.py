@@ -202,6 +202,18 @@ def test_a_start_that_cannot_be_is_refused_and_nothing_is_written(folder, extra,
     assert (work / "vae.pt").read_text() == "somebody's"
 
 
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(["--num-latents", "256"], "--num-latents: 256 films are too few"), (["--batch", "33"], "cannot be shared evenly by 2 workers")],
+)
+def test_a_training_that_cannot_be_is_refused_before_it_begins(extra, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_tiny", "--out", str(tmp_path / "out"), *extra])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_samples_are_pictures_and_depend_on_their_own_seed_alone(pipeline):
     captions = random_captions(4, seed=5)
     videos = sample_videos(pipeline, captions, [1, 2, 3, 4], num_steps=12, guidance=1.0)

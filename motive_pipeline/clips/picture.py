@@ -1,7 +1,8 @@
 """One decoded frame -> an RGB picture of the wanted size.
 
 The stored picture is made RGB, turned as its rotation says, its pixels made square, scaled until it covers the wanted size, and
-cropped in the middle; last of all HDR becomes SDR, where that is asked for (tone_map.py). Shrinking averages over areas (no aliasing); enlarging is bilinear; a picture of the right size is left as it is.
+cropped in the middle; last of all HDR becomes SDR, where that is asked for (tone_map.py). Shrinking averages over areas (no aliasing);
+enlarging is bilinear; a picture of the right size is left as it is.
 """
 
 from __future__ import annotations

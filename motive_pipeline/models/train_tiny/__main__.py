@@ -10,7 +10,7 @@ import torch
 from motive_pipeline.models.train_tiny.check import check
 from motive_pipeline.models.train_tiny.films import RARE_SHARE
 from motive_pipeline.models.train_tiny.pipeline import is_finished, machine
-from motive_pipeline.models.train_tiny.transformer import hand_over, train_in_processes, train_transformer
+from motive_pipeline.models.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_in_processes, train_transformer
 from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
 
 STAGES = ("vae", "latents", "transformer", "check")
@@ -36,6 +36,12 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=2.0, help="of the sampler, in the check; 1 is none")
     parser.add_argument("--sheet", type=Path, help="PNG for the check's samples")
     arguments = parser.parse_args()
+    if arguments.num_latents <= NUM_HELD_OUT:
+        parser.error(f"--num-latents: {arguments.num_latents} films are too few; {NUM_HELD_OUT} are held out, the rest is trained on")
+    if arguments.device.type == "cpu" and arguments.batch % arguments.workers:
+        parser.error(
+            f"--batch: {arguments.batch} films cannot be shared evenly by {arguments.workers} workers; give a multiple of --workers"
+        )
     work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
     if arguments.start:
         if not is_finished(arguments.start):

@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchi
 from motive_pipeline.clips import demo
 from motive_pipeline.models.train_tiny.films import TRAIN_SEED, render, render_all, training_specs, video_tensor
 from motive_pipeline.models.train_tiny.optimizers import Muon, Schedule, split_parameters
-from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae
+from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae, machine
 
 
 def _resample_whole_sequence(self: WanResample, x: torch.Tensor, feat_cache=None, feat_idx=None) -> torch.Tensor:
@@ -55,7 +55,8 @@ def psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int = 4) -> None:
-    """L1 through latents that carry noise of a fixed size, which makes the decoder forgive the transformer's small errors."""
+    """L1 through latents that carry noise of a fixed size, which makes the decoder forgive the transformer's small errors. On the CPU."""
+    device = torch.device("cpu")
     torch.manual_seed(0)
     frames = render_all(training_specs(num_clips, TRAIN_SEED))
     held_out = video_tensor(render_all(training_specs(16, TRAIN_SEED + 1)))
@@ -71,7 +72,7 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
     loss_of = torch.compile(loss_of)
     loss_of(video_tensor(frames[:batch]), torch.randn(batch, LATENT_CHANNELS, 5, 8, 8)).backward()  # compiles before the clock starts
     vae.zero_grad()
-    schedule = Schedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=torch.device("cpu"))
+    schedule = Schedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=device)
     rng = np.random.default_rng(0)
     logged_s = time.monotonic()
     while schedule.advance():
@@ -92,7 +93,8 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
             save_vae(vae, work)
     _measure_latents(vae, video_tensor(frames[:800]))
     print(f"vae: {schedule.steps} steps, held-out {_vae_psnr(vae, held_out):.2f} dB", flush=True)
-    save_vae(vae, work, {"minutes": minutes, "steps": schedule.steps, "held_out_psnr_db": _vae_psnr(vae, held_out)})
+    figures = {"machine": machine(device), "minutes": minutes, "steps": schedule.steps, "held_out_psnr_db": _vae_psnr(vae, held_out)}
+    save_vae(vae, work, figures)
 
 
 @torch.no_grad()
