@@ -20,7 +20,7 @@ from motive_pipeline.models.train_tiny.films import training_specs, video_tensor
 from motive_pipeline.models.train_tiny.optimizers import Schedule, orthogonalised
 from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_finished, save_pipeline
 from motive_pipeline.models.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_transformer
-from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, whole_sequence
+from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, train_vae, whole_sequence
 
 FOLDER = Path(models.__file__).parent / "tiny"
 
@@ -247,6 +247,16 @@ def test_the_transformer_trains_further_and_the_pipeline_says_how(pipeline, tmp_
     moved = [not torch.equal(trained.transformer.state_dict()[name], value) for name, value in pipeline.transformer.state_dict().items()]
     assert np.mean(moved) > 0.7, "the rest moved by less than fp16 shows"
     assert all(torch.equal(trained.vae.state_dict()[name], value) for name, value in pipeline.vae.state_dict().items())
+
+
+def test_the_vae_trains_and_hands_over_its_figures(tmp_path):
+    """A second on four films, uncompiled."""
+    with torch.compiler.set_stance("force_eager"):
+        train_vae(tmp_path, 1 / 60, num_clips=4, batch=2)
+    figures = torch.load(tmp_path / "vae.pt", weights_only=True)["figures"]
+    assert figures["steps"] > 0
+    assert figures["machine"]["device"] == "cpu"
+    assert load_vae(tmp_path).config.latents_std != build_vae().config.latents_std
 
 
 def test_the_rare_motion_comes_as_often_as_asked():

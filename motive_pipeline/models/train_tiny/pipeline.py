@@ -115,4 +115,4 @@ def is_finished(folder: Path) -> bool:
 
 def machine(device: torch.device) -> dict:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"cpu_cores": os.cpu_count(), "architecture": platform.machine(), "torch": torch.__version__, "device": name}
+    return {"cpu_cores": os.cpu_count(), "architecture": platform.machine(), "torch": str(torch.__version__), "device": name}
