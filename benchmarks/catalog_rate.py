@@ -1,6 +1,6 @@
 """Cataloguing a folder of which some files are broken, beside a bare PyAV loop over the same files with the same number of processes.
 
-    python -m benchmarks.catalog_rate [--clips 2000] [--broken 0.05] [--workers 1] [--rounds 3] [--width 320 --height 240]
+    python -m benchmarks.catalog_rate [--clips 2000] [--broken 0.05] [--workers 1] [--rounds 3] [--scale 10]
 
 Both sides open each file and decode its first frame. Ours also hashes every file, reads its caption, writes rows and publishes the catalog
 with its picture; the bare loop does nothing else and skips what it cannot open. Each round has files of its own content, in the page cache for
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shutil
 import statistics
 import subprocess
@@ -62,6 +63,7 @@ def make_files(folder: Path, count: int, broken: float, *, scale: int, round_num
         file.write_bytes(body + (b"" if bad else b"\0\0\0\x14free" + round_number.to_bytes(4, "big") + number.to_bytes(8, "big")))
         file.with_suffix(".txt").write_text(f"film number {number}", encoding="utf-8")
         files.append(file)
+    os.sync()  # or the disk is still writing while the first side runs
     return files
 
 
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--broken", type=float, default=0.05)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scale", type=int, default=5, help="times 64 pixels is the films' side")
+    parser.add_argument("--scale", type=int, default=10, help="times 64 pixels is the films' side; 10 gives as many pixels as 480 x 832")
     arguments = parser.parse_args()
     ratios = []
     memory = []

@@ -73,6 +73,23 @@ def test_only_a_few_clips_are_read_ahead(clips, monkeypatch):
     assert len(asked) == 4
 
 
+def test_paths_that_become_known_one_by_one_are_probed_meanwhile_in_whole_messages(clips, monkeypatch):
+    monkeypatch.setattr(workers_module, "PROBES_AT_ONCE", 2)
+    asked, wanted = [], clips * 4 + clips[:1]
+    real = DecodePool.submit
+    monkeypatch.setattr(DecodePool, "submit", lambda self, tasks: asked.append(len(tasks)) or real(self, tasks))
+    prober = Prober(Engine(decode_workers=1))
+    until = time.monotonic() + 30
+    for path in wanted:
+        prober.expect([path])
+    while sum(asked) < len(wanted) - 1 and time.monotonic() < until:
+        time.sleep(0.01)
+        prober.expect([])
+    assert asked == [2] * 12, "nobody has asked for a result yet, and all but the last, half message was sent"
+    assert [prober(path) for path in wanted] == [probe(path) for path in wanted]
+    assert asked == [2] * 12 + [1]
+
+
 @pytest.mark.parametrize(("name", "reason"), [("crash", "decoder_crash"), ("hang", "decode_timeout"), ("memory", "out_of_memory")])
 def test_a_decoder_that_dies_hangs_or_has_no_memory_costs_one_clip(tmp_path, strange_workers, name, reason):
     (tmp_path / "clips").mkdir()

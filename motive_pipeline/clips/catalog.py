@@ -128,21 +128,26 @@ class _Listing:
 
 
 def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
-    found = scan(source, HashMemory(ws.state))
-    by_content: dict[str, list[SourceFile]] = {}
-    for file in found.files:
-        by_content.setdefault(file.clip_id, []).append(file)
-    contents = sorted(by_content.items())
     store = ws.store("clip_catalog", {"probed": ("fact",)})
     prober = Prober(ws.config.engine)
+    by_content: dict[str, list[SourceFile]] = {}
+
+    def seen(file: SourceFile) -> None:
+        """A new content is probed while the next files are hashed."""
+        same = by_content.setdefault(file.clip_id, [])
+        same.append(file)
+        if len(same) == 1 and store.find(digest(file.clip_id)) is None:
+            prober.expect([file.entry.path])
+
+    found = scan(source, HashMemory(ws.state), seen)
     outcome = compute_rows(
         store,
-        [Work(key=digest(clip_id), item=files[0].entry.path) for clip_id, files in contents],
+        [Work(key=digest(clip_id), item=files[0].entry.path) for clip_id, files in by_content.items()],
         lambda path: {"probed": _vector(prober(path))},
         what=asset,
         commit_rows=_COMMIT_ROWS,
-        expect=prober.expect,
     )
+    contents = sorted(by_content.items())
     refs = [outcome.refs[digest(clip_id)] for clip_id, _ in contents if digest(clip_id) in outcome.refs]
     probed = {refs[position].key: vector for position, vector in store.read_many(refs, "probed")}
     rows = [_row(clip_id, files, probed[digest(clip_id)], source.name) for clip_id, files in contents if digest(clip_id) in probed]

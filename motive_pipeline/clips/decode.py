@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av.error
 import numpy as np
@@ -23,8 +23,10 @@ from jaxtyping import Float, UInt8
 from motive_pipeline.clips.look import Look
 from motive_pipeline.clips.picture import cover_scale, picture
 from motive_pipeline.clips.probe import FLAGS, frame_flags, geometry, open_video
-from motive_pipeline.config import Config
 from motive_pipeline.errors import RejectRow
+
+if TYPE_CHECKING:  # a decoding process starts a fifth of a second sooner without the settings
+    from motive_pipeline.config import Config
 
 VARIABLE_RATE_SPREAD = 1.5
 """A clip whose longest frame lasts this much longer than its shortest is flagged ``variable_rate``."""
@@ -177,7 +179,7 @@ class _Window:
 
     def _picture(self, frame: VideoFrame, stream: VideoStream) -> UInt8[np.ndarray, "H W 3"]:
         shape = geometry(frame, stream)
-        self.flags.update(frame_flags(frame, stream))
+        self.flags.update(frame_flags(frame, shape))
         size = {"width": self.rule.width, "height": self.rule.height}
         if cover_scale(*shape.shown_size(frame.width, frame.height), **size) > UPSCALED_FROM:
             self.flags.add("upscaled")

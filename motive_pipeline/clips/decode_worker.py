@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from motive_pipeline.clips import wire
 from motive_pipeline.clips.decode import FrameRule, frame_near, read_clip
 from motive_pipeline.clips.look import look_at
 from motive_pipeline.clips.probe import probe
+from motive_pipeline.clips.wire import Channel
 from motive_pipeline.errors import RejectRow
 
 Answer = tuple[dict[str, Any], np.ndarray | None]
@@ -35,7 +35,7 @@ def read(path: Path, rule: dict[str, Any], look: bool) -> Answer:
 
 def facts(path: Path) -> Answer:
     """What :func:`~.probe.probe` says."""
-    return asdict(probe(path)), None
+    return vars(probe(path)), None
 
 
 def picture(path: Path, share: float, width: int, height: int) -> Answer:
@@ -56,18 +56,19 @@ def answer(task: str, path: str, arguments: dict[str, Any]) -> Answer:
         return {"reject": ["out_of_memory", "decoding needs more memory than there is", True]}, None
 
 
-def serve(channel: socket.socket) -> None:
+def serve(end: socket.socket) -> None:
     """Answer tasks until the run has gone."""
+    channel = Channel(end)
     while True:
         try:
-            task, _ = wire.receive(channel)
+            task, _ = channel.receive()
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, task["timeout_s"])
         header, array = answer(task["task"], task["path"], task["arguments"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            wire.send(channel, header, array)
+            channel.send(header, array)
         except OSError:
             return
 
@@ -78,6 +79,5 @@ if __name__ == "__main__":
     import cv2
 
     cv2.setNumThreads(1)
-    with socket.socket(fileno=int(sys.argv[1])) as inherited:
-        serve(inherited)
+    serve(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)

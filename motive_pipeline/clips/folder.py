@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.clips.entries import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, printable, require_folder
 from motive_pipeline.clips.said import Said, read_sidecar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Listed:
+    """A file with the name of a video, not looked at yet."""
+
+    path: Path
+    relative: str
+    category: str
+    sidecar: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +49,13 @@ class FolderSource:
             ConfigError: the folder is missing or is no folder.
         """
         require_folder(self.root, self.key)
-        found: list[SourceEntry | BadEntry] = []
-        for folder in self._folders(found):
-            found.extend(self._videos(folder))
-        if self.category is not None:
-            found = [replace(entry, extra={"category": self.category}) if isinstance(entry, SourceEntry) else entry for entry in found]
-        yield from sorted(found, key=lambda entry: entry.relative)
+        listed: list[_Listed | BadEntry] = []
+        for folder in self._folders(listed):
+            listed.extend(self._videos(folder))
+        for each in sorted(listed, key=lambda each: each.relative):
+            yield self._entry(each) if isinstance(each, _Listed) else each
 
-    def _folders(self, bad: list[SourceEntry | BadEntry]) -> Iterator[Path]:
+    def _folders(self, bad: list[_Listed | BadEntry]) -> Iterator[Path]:
         """Every folder below the root, real ones before those behind links; those that cannot be listed go to ``bad``."""
         seen: set[tuple[int, int]] = set()
         waiting, links = [self.root], list[Path]()
@@ -68,17 +77,24 @@ class FolderSource:
             links.extend(Path(entry.path) for entry in below if entry.is_symlink())
             waiting.extend(Path(entry.path) for entry in reversed(below) if not entry.is_symlink())
 
-    def _videos(self, folder: Path) -> Iterator[SourceEntry | BadEntry]:
+    def _videos(self, folder: Path) -> Iterator[_Listed]:
         names = {name for name in os.listdir(folder) if not name.startswith(".")}
         below = folder.relative_to(self.root).parts
-        for name in sorted(names):
+        for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in VIDEO_SUFFIXES:
                 beside = (stem + text for ending in self.sidecars for text in (ending, ending.upper()))
                 sidecar = next((each for each in beside if each in names), None)
-                yield self._entry(folder / name, below, folder / sidecar if sidecar else None)
+                yield _Listed(
+                    path=folder / name,
+                    relative=printable("/".join((*below, name))),
+                    category=self.category if self.category is not None else below[0] if below else "",
+                    sidecar=folder / sidecar if sidecar else None,
+                )
 
-    def _entry(self, path: Path, below: tuple[str, ...], sidecar: Path | None) -> SourceEntry | BadEntry:
+    def _entry(self, video: _Listed) -> SourceEntry | BadEntry:
+        """Reads the caption only now, so that whoever asks for entries one by one need not wait for all captions."""
+        path, sidecar = video.path, video.sidecar
         try:
             str(path).encode()
         except UnicodeEncodeError:
@@ -96,9 +112,9 @@ class FolderSource:
             return self._bad(path, *said.trouble)
         return SourceEntry(
             path=path,
-            relative="/".join((*below, path.name)),
+            relative=video.relative,
             caption=said.caption,
-            extra={"category": below[0] if below else ""},
+            extra={"category": video.category},
             published=said.published,
             caption_file=sidecar,
         )

@@ -22,7 +22,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from motive_pipeline.clips.archive import file_of, num_bytes, open_bytes
+from motive_pipeline.clips.archive import num_bytes, open_bytes, split_address
 from motive_pipeline.clips.tone_map import HLG, PQ
 from motive_pipeline.errors import RejectRow
 
@@ -87,7 +87,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         RejectRow: ``missing_file``, ``broken_symlink``, ``is_a_directory``, ``not_a_file``, ``unreadable``, ``empty_file``, ``no_moov``,
             ``not_a_video``, ``no_video_stream``, ``unsupported_codec``; for an archive's member see :mod:`~.archive`.
     """
-    if file_of(path) == path:
+    if split_address(path) is None:
         _require_plain_file(path)
         with _opened(path, str(path)) as container:
             yield container, _video_stream(container)
@@ -127,7 +127,7 @@ def probe(path: Path) -> VideoFacts:
         width, height = shape.shown_size(first.width, first.height)
         num_frames = stream.frames or None
         rate = _rate(stream)
-        flags = frame_flags(first, stream)
+        flags = frame_flags(first, shape)
         duration_s = _duration_s(container, stream)
     if num_frames is None:
         num_frames = _count_packets(path)
@@ -145,9 +145,8 @@ def geometry(frame: VideoFrame, stream: VideoStream) -> Geometry:
     return Geometry(pixel_aspect=aspect, quarter_turns=round(frame.rotation / 90) % 4)
 
 
-def frame_flags(frame: VideoFrame, stream: VideoStream) -> tuple[str, ...]:
-    """Which of alpha, hdr, interlaced, non_square_pixels, rotated hold for ``frame``, in the order of :data:`FLAGS`."""
-    shape = geometry(frame, stream)
+def frame_flags(frame: VideoFrame, shape: Geometry) -> tuple[str, ...]:
+    """Which of alpha, hdr, interlaced, non_square_pixels, rotated hold for ``frame``, shown as ``shape`` says, in the order of :data:`FLAGS`."""
     holds = {
         "alpha": any(component.is_alpha for component in frame.format.components),
         "hdr": int(frame.color_trc) in (PQ, HLG),
@@ -232,8 +231,8 @@ def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
 
 
 def _rate(stream: VideoStream) -> float | None:
-    rate = stream.average_rate or stream.guessed_rate
-    return float(rate) if rate and _SANE_FPS[0] <= rate <= _SANE_FPS[1] else None
+    rate = float(stream.average_rate or stream.guessed_rate or 0)
+    return rate if _SANE_FPS[0] <= rate <= _SANE_FPS[1] else None
 
 
 def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:

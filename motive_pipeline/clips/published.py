@@ -28,6 +28,8 @@ _MARGIN = {"num_frames": 1.0, "fps": 0.02, "duration_s": 0.15, "width": 0.0, "he
 
 def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, float]) -> dict[str, Any]:
     """``aesthetic_score`` and ``motion_score`` (NaN where there is none), ``published`` (JSON) and ``disagrees`` (comma-separated names)."""
+    if not published:
+        return dict.fromkeys(SCORES, float("nan")) | {"published": "", "disagrees": ""}
     told = {name.strip().lower(): value for name, value in published.items()}
     wrong = [
         name
@@ -38,7 +40,7 @@ def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, floa
     ]
     return {
         **{name: _first_number(told, aliases) for name, aliases in SCORES.items()},
-        "published": json.dumps(dict(published), ensure_ascii=False, sort_keys=True) if published else "",
+        "published": json.dumps(dict(published), ensure_ascii=False, sort_keys=True),
         "disagrees": ",".join(wrong),
     }
 

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,8 @@ class HashMemory:
         )
 
 
-def scan(source: ClipSource, memory: HashMemory) -> Scan:
-    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``.
+def scan(source: ClipSource, memory: HashMemory, seen: Callable[[SourceFile], None] | None = None) -> Scan:
+    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``. ``seen`` is told of each file as it is found.
 
     Raises:
         MotiveError: the source holds no video at all.
@@ -169,6 +170,8 @@ def scan(source: ClipSource, memory: HashMemory) -> Scan:
         if isinstance(found, SourceFile):
             files.append(found)
             progress.report(found.num_bytes, memory.num_hashed - hashed_before)
+            if seen is not None:
+                seen(found)
         else:
             bad.append(found)
     memory.save()

@@ -12,43 +12,50 @@ import numpy as np
 _LENGTH = struct.Struct("<Q")
 
 
-def send(channel: socket.socket, header: dict[str, Any], array: np.ndarray | None = None) -> None:
-    """Send ``header`` and, where there is one, a ``uint8`` array.
+class Channel:
+    """One end of a socket, which it takes over. Messages that lie ready are read at once, however many they are."""
 
-    Raises:
-        OSError: the other side has gone.
-    """
-    if array is not None:
-        header = header | {"shape": list(array.shape)}
-    text = json.dumps(header).encode()
-    channel.sendall(_LENGTH.pack(len(text)) + text)
-    if array is not None:
-        channel.sendall(np.ascontiguousarray(array).data.cast("B"))
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._incoming = end.makefile("rb")
 
+    def send(self, header: dict[str, Any], array: np.ndarray | None = None) -> None:
+        """Send ``header`` and, where there is one, a ``uint8`` array.
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The next header, and the array that belongs to it.
+        Raises:
+            OSError: the other side has gone.
+        """
+        if array is not None:
+            header = header | {"shape": list(array.shape)}
+        text = json.dumps(header).encode()
+        self._socket.sendall(_LENGTH.pack(len(text)) + text)
+        if array is not None:
+            self._socket.sendall(np.ascontiguousarray(array).data.cast("B"))
 
-    Raises:
-        EOFError: the other side has gone.
-    """
-    text = bytearray(_LENGTH.unpack(_filled(channel, bytearray(_LENGTH.size)))[0])
-    header = json.loads(bytes(_filled(channel, text)))
-    if "shape" not in header:
-        return header, None
-    array = np.empty(header["shape"], dtype=np.uint8)
-    _filled(channel, array.data.cast("B"))
-    return header, array
+    def receive(self) -> tuple[dict[str, Any], np.ndarray | None]:
+        """The next header, and the array that belongs to it.
 
+        Raises:
+            EOFError: the other side has gone.
+        """
+        (length,) = _LENGTH.unpack(self._filled(bytearray(_LENGTH.size)))
+        header = json.loads(self._filled(bytearray(length)))
+        if "shape" not in header:
+            return header, None
+        array = np.empty(header["shape"], dtype=np.uint8)
+        self._filled(array.data.cast("B"))
+        return header, array
 
-def _filled(channel: socket.socket, buffer: Any) -> Any:
-    view, done = memoryview(buffer), 0
-    while done < len(view):
+    def close(self) -> None:
+        """Let the other side know that nothing follows."""
+        self._incoming.close()
+        self._socket.close()
+
+    def _filled(self, buffer: Any) -> Any:
         try:
-            read = channel.recv_into(view[done:])
+            read = self._incoming.readinto(buffer)
         except ConnectionError as error:
             raise EOFError from error
-        if not read:
+        if read < len(buffer):
             raise EOFError
-        done += read
-    return buffer
+        return buffer

@@ -22,10 +22,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from motive_pipeline.clips import wire
 from motive_pipeline.clips.decode import DecodedClip, FrameRule, frame_near, read_clip
 from motive_pipeline.clips.look import Look, look_at
 from motive_pipeline.clips.probe import VideoFacts, probe
+from motive_pipeline.clips.wire import Channel
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
 
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 PROBES_AT_ONCE = 32
 """Probing takes a millisecond; one message for each would cost more."""
 
-MAX_TASKS = 5000
+MAX_TASKS = 20_000
 """After so many tasks a worker is replaced, should a decoder leak memory."""
 
 _FRAMES_AHEAD = 2
@@ -58,7 +58,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._channel: Channel | None = None
         self._num_tasks = 0
 
     def run(self, tasks: Sequence[Task], timeout_s: float) -> list[Reply]:
@@ -68,12 +68,9 @@ class _Worker:
             channel = self._started()
             try:
                 for task in tasks[len(replies) :]:
-                    wire.send(
-                        channel,
-                        {"task": task.task, "path": str(task.path), "arguments": task.arguments, "timeout_s": timeout_s},
-                    )
+                    channel.send({"task": task.task, "path": str(task.path), "arguments": task.arguments, "timeout_s": timeout_s})
                 while len(replies) < len(tasks):
-                    replies.append(_reply(*wire.receive(channel)))
+                    replies.append(_reply(*channel.receive()))
             except (EOFError, OSError):
                 replies.append(_death(self._ended(), timeout_s))
         self._num_tasks += len(tasks)
@@ -87,7 +84,7 @@ class _Worker:
             self._channel.close()
             self._ended()
 
-    def _started(self) -> socket.socket:
+    def _started(self) -> Channel:
         if self._channel is None:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -99,7 +96,7 @@ class _Worker:
                     stdin=subprocess.DEVNULL,
                     env=os.environ | {"PYTHONPATH": paths},
                 )
-            self._channel, self._num_tasks = ours, 0
+            self._channel, self._num_tasks = Channel(ours), 0
         return self._channel
 
     def _ended(self) -> int:
@@ -180,10 +177,13 @@ class Ahead(Generic[Result]):
         self._ready: deque[tuple[Path, Reply]] = deque()
 
     def expect(self, paths: Sequence[Path]) -> None:
-        """``paths`` will be asked for, in this order."""
+        """``paths`` will be asked for, in this order, after those expected before. What has been answered meanwhile is taken in, so that the
+        workers go on while the caller is still finding out what it will ask for."""
         if self._pool is not None:
             self._expected.extend(paths)
-            self._ask()
+            while self._asked and self._asked[0][1].done():
+                self._take()
+            self._ask(whole=True)
 
     def __call__(self, path: Path) -> Result:
         """The result for ``path``.
@@ -200,17 +200,23 @@ class Ahead(Generic[Result]):
 
     def _next(self, path: Path) -> Reply:
         assert self._pool is not None
-        if not self._ready and self._asked:
-            paths, future = self._asked.popleft()
-            self._ready.extend(zip(paths, future.result(), strict=True))
+        if not self._ready:
             self._ask()
+            if self._asked:
+                self._take()
+                self._ask()
         if self._ready and self._ready[0][0] == path:
             return self._ready.popleft()[1]
         return self._pool.submit([self._task(path)]).result()[0]
 
-    def _ask(self) -> None:
+    def _take(self) -> None:
+        paths, future = self._asked.popleft()
+        self._ready.extend(zip(paths, future.result(), strict=True))
+
+    def _ask(self, *, whole: bool = False) -> None:
+        """Give the workers what is expected, as far ahead as they go; ``whole``: only as many at once as one message holds."""
         assert self._pool is not None
-        while self._expected and len(self._asked) < self._pool.num_workers + _FRAMES_AHEAD:
+        while len(self._expected) >= (self._at_once if whole else 1) and len(self._asked) < self._pool.num_workers + _FRAMES_AHEAD:
             paths = [self._expected.popleft() for _ in range(min(self._at_once, len(self._expected)))]
             self._asked.append((paths, self._pool.submit([self._task(path) for path in paths])))
 
