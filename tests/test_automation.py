@@ -269,8 +269,8 @@ def test_cron_comes_from_the_settings_and_asks_again_for_what_failed(project):
     assert schedule.cron_schedule == "30 3 * * 1"
 
     def tick():
-        with open_instance(project.config) as instance:
-            return schedule.evaluate_tick(dg.build_schedule_context(instance=instance))
+        with open_instance(project.config) as instance, dg.build_schedule_context(instance=instance) as context:
+            return schedule.evaluate_tick(context)
 
     assert tick().skip_message == "nothing new"
     clip_file(project.folder / "clips", 10)
