@@ -147,3 +147,13 @@ def browser():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(MISSING)
     with open_browser() as browser:
         yield browser
+
+
+@pytest.fixture
+def as_the_pipeline_sets_torch():
+    """Deterministic kernels are preferred, as :func:`~motive_pipeline.models.load.load_model` leaves it."""
+    import torch
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -248,13 +248,6 @@ def test_a_clip_that_does_not_fit_in_memory_is_tried_again_another_time(error, w
     assert gradient(*clip(0)).norm > 0, "the next clip must work"
 
 
-@pytest.fixture
-def as_the_pipeline_sets_torch():
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures("as_the_pipeline_sets_torch")
 def test_deterministic_kernels_are_demanded_and_done_without_where_there_are_none(caplog):
     """``put_`` has no deterministic kernel on any device."""

@@ -121,6 +121,27 @@ def test_a_clip_without_a_finite_gradient_leaves_no_trace_in_the_warm_up(model):
     assert all(torch.equal(found[name], good[name]) for name in good)
 
 
+@pytest.mark.usefixtures("as_the_pipeline_sets_torch")
+def test_the_warm_up_demands_deterministic_kernels_and_begins_anew_where_there_are_none(model, caplog):
+    """``put_`` has none; it comes when the sums hold the first clip already."""
+    expected, _ = warm_up(model, latents, ["a1", "b2"], parameters="attn1", seed=4, checkpointing=False)
+    strict = []
+
+    def forward_hook(*_):
+        strict.append(not torch.is_deterministic_algorithms_warn_only_enabled())
+        if len(strict) > 1:
+            torch.zeros(3).put_(torch.tensor([1]), torch.tensor([2.0]))
+
+    handle = model.transformer.register_forward_hook(forward_hook)
+    with caplog.at_level("WARNING"), pytest.warns(UserWarning, match="put_"):
+        found, used = warm_up(model, latents, ["a1", "b2"], parameters="attn1", seed=4, checkpointing=False)
+    handle.remove()
+    assert strict == [True, True, False, False]
+    assert used == ["a1", "b2"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert "last bits" in caplog.text
+
+
 def test_the_clips_of_the_warm_up_and_their_draws_are_a_function_of_seed_and_id():
     ids = [f"{number:016x}" for number in range(50)]
     chosen = warm_up_clips(ids, count=8, seed=0)

@@ -6,10 +6,10 @@ pass is about as cheap as a bare forward and backward. Several draws (timesteps,
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,15 +21,13 @@ from motive_pipeline.attribution.loss import Draw, FrameNorm, mean_motion_weight
 from motive_pipeline.attribution.preconditioner import Preconditioned
 from motive_pipeline.attribution.projection import Projected, Projector, build_projector
 from motive_pipeline.attribution.streaming import (
-    nothing_but_deterministic,
+    DeterministicPasses,
     rejecting_what_does_not_fit,
     selected_parameters,
     streamed_gradients,
 )
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.protocol import VideoModel
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ class ClipGradient:
         self.draws = draws
         self.frame_norm: FrameNorm = frame_norm
         self.checkpointing = checkpointing
-        self._strict = True  # until the model turns out to have an operation without a deterministic kernel
+        self._deterministic = DeterministicPasses()
         self._chosen = selected_parameters(model.transformer, parameters)
         self._factored = FactoredLinears(model.transformer, self._chosen if factored else {}, seed=proj_seed, device=model.device)
         self._sizes = {name: parameter.numel() for name, parameter in self._chosen.items()}
@@ -91,7 +89,7 @@ class ClipGradient:
             RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (which is tried again another time).
         """
         with rejecting_what_does_not_fit(latents_CFHW):
-            projected = _mean([self._project(latents_CFHW, prompt_LE, mask_FHW, draw) for draw in self.draws])
+            projected = _mean([self._deterministic(partial(self._project, latents_CFHW, prompt_LE, mask_FHW, draw)) for draw in self.draws])
         if not math.isfinite(projected.norm):
             raise RejectRow(
                 "non_finite_gradient", f"the gradient's length is {projected.norm}; latents, mask or model hold too large a number"
@@ -99,18 +97,6 @@ class ClipGradient:
         return Feature(gradient_P=_unit_length(projected.entries_P), norm=projected.norm)
 
     def _project(self, latents_CFHW: torch.Tensor, prompt_LE: torch.Tensor, mask_FHW: torch.Tensor | None, draw: Draw) -> Projected:
-        if self._strict:
-            try:
-                with nothing_but_deterministic():
-                    return self._one_pass(latents_CFHW, prompt_LE, mask_FHW, draw)
-            except RuntimeError as error:
-                if "deterministic" not in str(error):
-                    raise
-                log.warning("gradients may differ in their last bits from run to run on this device: %s", str(error).split(", but")[0])
-                self._strict = False
-        return self._one_pass(latents_CFHW, prompt_LE, mask_FHW, draw)
-
-    def _one_pass(self, latents_CFHW: torch.Tensor, prompt_LE: torch.Tensor, mask_FHW: torch.Tensor | None, draw: Draw) -> Projected:
         self.projector.start(self._sizes)
         streamed = streamed_gradients(self.model.transformer, self._chosen, self._take, checkpointing=self.checkpointing)
         with streamed, self._factored.sketching():

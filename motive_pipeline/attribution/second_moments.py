@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from safetensors.torch import load_file, save_file
 from motive_pipeline.attribution import noise
 from motive_pipeline.attribution.adam_state import load_adam_state
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
-from motive_pipeline.attribution.streaming import rejecting_what_does_not_fit, selected_parameters, streamed_gradients
+from motive_pipeline.attribution.streaming import (
+    DeterministicPasses,
+    rejecting_what_does_not_fit,
+    selected_parameters,
+    streamed_gradients,
+)
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.models.load import load_model, model_hash
@@ -105,16 +111,15 @@ def warm_up(
     chosen = selected_parameters(model.transformer, parameters)
     left = sorted(clip_ids)
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in chosen.items()}
+    deterministic = DeterministicPasses()
     while True:
-        bad = _add_squares(model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing)
+        bad = deterministic(partial(_sum_squares, model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing))
         if bad is None:
             return {name: total.div_(max(1, len(left))) for name, total in sums.items()}, left
-        left.remove(bad)
-        for total in sums.values():
-            total.zero_()  # the sums hold a part of its gradient: begin again without it
+        left.remove(bad)  # the sums hold a part of its gradient: begin again without it
 
 
-def _add_squares(
+def _sum_squares(
     model: VideoModel,
     latents: GetLatents,
     clip_ids: Sequence[str],
@@ -124,7 +129,9 @@ def _add_squares(
     seed: int,
     checkpointing: bool,
 ) -> str | None:
-    """Add every clip's squared gradient to ``sums``; the id of the first clip that cannot be used, else None."""
+    """Make ``sums`` those of every clip's squared gradient; the id of the first clip that cannot be used, else None."""
+    for total in sums.values():
+        total.zero_()
     lengths: list[torch.Tensor] = []
 
     def take(name: str, gradient: torch.Tensor) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
 from motive_pipeline.errors import MotiveError, RejectRow
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 """What torch's CPU allocator and the GPU's libraries say when they raise no exception class of their own; compared in lower case."""
@@ -75,12 +81,37 @@ def rejecting_what_does_not_fit(latents_CFHW: torch.Tensor) -> Iterator[None]:
         raise RejectRow("out_of_memory", detail, transient=True) from error
 
 
-@contextmanager
-def nothing_but_deterministic() -> Iterator[None]:
-    """Where deterministic kernels were asked for with a warning at most, an operation that has none raises RuntimeError while this lasts.
+class DeterministicPasses:
+    """Runs passes through a model with deterministic kernels alone where torch was told to prefer them, until an operation turns out to have none.
 
-    The backward pass of attention on a GPU is deterministic only so: asked with a warning, torch warns and takes the other kernel.
+    The backward pass of attention on a GPU is deterministic only so: asked with a warning at most, torch warns and takes the other kernel.
     """
+
+    def __init__(self) -> None:
+        self._possible = True
+
+    def __call__(self, run: Callable[[], Result]) -> Result:
+        """What ``run`` gives. It is called a second time, and must then begin anew, when an operation has no deterministic kernel."""
+        if not self._possible:
+            return run()
+        try:
+            with _nothing_but_deterministic():
+                return run()
+        except RuntimeError as error:
+            if "deterministic" not in str(error):
+                raise
+            log.warning("gradients may differ in their last bits from run to run on this device: %s", str(error).split(", but")[0])
+            self._possible = False
+        return run()
+
+
+def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def _nothing_but_deterministic() -> Iterator[None]:
+    """Where torch was told to warn of an operation that has no deterministic kernel, it raises RuntimeError while this lasts."""
     if not (torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()):
         yield
         return
@@ -89,10 +120,6 @@ def nothing_but_deterministic() -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 @contextmanager
