@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
-from motive_pipeline.config import Config, load_config
+from motive_pipeline.config import Arm, Config, load_config
+from motive_pipeline.curation.trainers import TRAINERS, Videos
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.trouble import storage_trouble
 
@@ -71,6 +73,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id, the first digits of one, the path of a video, or a file's name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
+    export = command("export", _export, "Write the clips of an arm to a folder, as a trainer reads them.")
+    export.add_argument("--arm", required=True, choices=[arm for arm in get_args(Arm) if arm != "base"])
+    export.add_argument("--to", required=True, metavar="FOLDER", help="a folder that is not there yet, or an empty one")
+    export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer, or the format")
+    export.add_argument(
+        "--videos",
+        choices=get_args(Videos),
+        default="window",
+        help="window (default): the frames that were scored, as H.264; original: the clips' own files, copied",
+    )
+    export.add_argument("--quiet", action="store_true", help="no progress lines")
     fetch = command("fetch", _fetch, "Download pinned code and weights, and check their hashes.", needs_config=False)
     fetch.add_argument(
         "what",
@@ -169,6 +182,26 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
     file, text = write_explanation(Workspace(config), arguments.name, file=Path(arguments.out) if arguments.out else None)
     print(text)
     print(f"Page: {file}")
+    return 0
+
+
+def _export(config: Config, arguments: argparse.Namespace) -> int:
+    from assets.planning import plan
+    from motive_pipeline.curation.export import export_subset
+    from motive_pipeline.storage.workspace import Workspace
+
+    found = export_subset(Workspace(config), arguments.arm, Path(arguments.to), arguments.trainer, videos=arguments.videos)
+    for warning in found.warnings:
+        print(f"motive: note: {warning}", file=sys.stderr)
+    stale = next((asset for asset in plan(config) if asset.asset == f"curated_subset/{arguments.arm}"), None)
+    if stale is not None:
+        print(
+            f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}): exported is what was "
+            "published last; `motive run` brings it up to date",
+            file=sys.stderr,
+        )
+    print(f"{found.num_clips} clips in {found.folder}" + ("" if found.num_written else " (nothing new to write)"))
+    print(f"Use: {found.use}")
     return 0
 
 

@@ -1,0 +1,303 @@
+"""``motive export``: an arm's subset as a folder that a trainer reads.
+
+By default a video of the export holds the very frames that the clip was scored by (its window, at the rate and size of the section ``clips``),
+so that a trainer that knows nothing of rotation, variable rates or HDR trains on what was measured. The folder appears whole: until then the
+videos that are finished lie in a hidden folder beside it, from which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from motive_pipeline.clips.archive import open_bytes
+from motive_pipeline.clips.decode import FrameRule
+from motive_pipeline.clips.encode import write_mp4
+from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.clips.workers import ClipReader, Prober
+from motive_pipeline.config import Arm
+from motive_pipeline.curation.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Videos
+from motive_pipeline.engine import Progress
+from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.trouble import storage_trouble
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+FORMAT = 1
+"""Raised when an export of equal input is written in another way."""
+
+ABOUT = "motive"
+"""The sub-folder with where the export comes from: MANIFEST.json, scores.csv, README.md."""
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A finished export. ``num_written`` videos were made now; the others were there from a run that was stopped, or the whole folder was."""
+
+    folder: Path
+    num_clips: int
+    num_written: int
+    use: str
+    warnings: list[str]
+
+
+def export_subset(ws: Workspace, arm: Arm, folder: Path, trainer: str, *, videos: Videos = "window") -> Exported:
+    """Write the clips of ``curated_subset/<arm>`` to ``folder`` in the layout that ``trainer`` (a key of ``TRAINERS``) reads.
+
+    ``videos``: ``window`` writes the frames that were scored, 4n+1 of them, as H.264 (yuv420p, BT.709, CRF 12); ``original`` copies each clip's
+    bytes as they are, out of archives, too. The same call again changes nothing when the folder is whole and goes on where it was stopped when it is not.
+
+    Raises:
+        NotPublished: there is no such subset yet.
+        MotiveError: ``folder`` holds something else; a clip has changed, vanished or cannot be read; the disk is full.
+    """
+    folder = folder.absolute()
+    if arm == "base":
+        raise MotiveError("the arm base is the model before any training: it has no clips to export. Name another with --arm.")
+    subset = ws.published(f"curated_subset/{arm}")
+    table = _with_catalog(ws, subset, arm)
+    rule = FrameRule.of(ws.config)
+    key = digest(FORMAT, arm, subset.data_version, trainer, videos, rule.content(), table["caption"].tolist(), str(folder))
+    if (there := _finished(folder)) is not None and there["key"] == key:
+        use = TRAINERS[trainer].use.format(home=folder)
+        return Exported(folder=folder, num_clips=len(table), num_written=0, use=use, warnings=there["warnings"])
+    _require_free(folder, there)
+    _require_unchanged(ws, table)
+    work = folder.parent / f".{folder.name}.unfinished-{key[:12]}"
+    try:
+        with FileLock(work.with_name(f"{work.name}.lock"), f"the export to {folder}").holding(who=f"motive export --to {folder}"):
+            (work / VIDEOS).mkdir(parents=True, exist_ok=True)
+            num_written = _write_videos(ws, table, rule, work / VIDEOS, videos)
+            warnings = _finish(
+                ws, table, rule, work, folder, trainer, {"key": key, "arm": arm, "videos": videos, "subset": subset.data_version}
+            )
+            os.rename(work, folder)
+        work.with_name(f"{work.name}.lock").unlink(missing_ok=True)
+    except OSError as error:
+        trouble = storage_trouble(error, folder.parent)
+        if trouble is None:
+            raise
+        raise MotiveError(f"the export to {folder} is not finished: {trouble} What is finished lies in {work}.") from error
+    return Exported(
+        folder=folder, num_clips=len(table), num_written=num_written, use=TRAINERS[trainer].use.format(home=folder), warnings=warnings
+    )
+
+
+def _with_catalog(ws: Workspace, subset: Publication, arm: Arm) -> pd.DataFrame:
+    """The subset in its order, with path and caption of each clip.
+
+    Raises:
+        MotiveError: a clip is no longer in the catalog.
+    """
+    table = subset.table("subset").sort_values("rank").merge(ws.published("clip_catalog").table("catalog"), on="clip_id", how="left")
+    gone = table.loc[table["path"].isna(), "clip_id"].tolist()
+    if gone:
+        raise MotiveError(
+            f"{len(gone)} clip(s) of curated_subset/{arm} are no longer in the catalog ({', '.join(gone[:_SHOWN])}): the subset is out of date. "
+            "`motive run` chooses anew."
+        )
+    return table
+
+
+def _finished(folder: Path) -> dict | None:
+    """The manifest of the export that ``folder`` holds."""
+    file = folder / ABOUT / "MANIFEST.json"
+    if not file.is_file():
+        return None
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return manifest if isinstance(manifest, dict) and "key" in manifest else None
+
+
+def _require_free(folder: Path, there: dict | None) -> None:
+    if there is not None:
+        raise MotiveError(
+            f"--to {folder}: this folder holds another export (arm {there['arm']}, for {there['trainer']}, subset {there['subset'][:12]}). It is "
+            "left as it is: name another folder, or remove this one."
+        )
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise MotiveError(
+            f"--to {folder}: there is something already, which is left as it is. Name a folder that is not there, or an empty one."
+        )
+    nearest = next(path for path in folder.parents if path.exists())
+    if not nearest.is_dir():
+        raise MotiveError(f"--to {folder}: {nearest} is a file. Name a folder that can be made.")
+
+
+def _require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
+    """Every clip is there with the bytes that were scored.
+
+    Raises:
+        MotiveError: otherwise, before anything is written.
+    """
+    memory = HashMemory(ws.state)
+    trouble = []
+    for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
+        try:
+            if memory.clip_id(Path(path)) != clip_id:
+                trouble.append(f"{path}: its content has changed")
+        except RejectRow as rejection:
+            trouble.append(f"{path}: {rejection.detail}")
+    memory.save()
+    _raise_if_any(trouble, len(table))
+
+
+def _raise_if_any(trouble: Sequence[str], total: int) -> None:
+    if trouble:
+        listed = "; ".join(trouble[:_SHOWN]) + ("; ..." if len(trouble) > _SHOWN else "")
+        raise MotiveError(
+            f"{len(trouble)} of {total} clips cannot be exported: {listed}. A subset that lacks clips is another subset, so there is none: put the "
+            "files back, or let `motive run` choose anew."
+        )
+
+
+def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Path, videos: Videos) -> int:
+    """Write those that are not there yet; how many."""
+    missing = [
+        (Path(path), folder / _file_name(clip_id, path, videos))
+        for clip_id, path in zip(table["clip_id"], table["path"], strict=True)
+        if not (folder / _file_name(clip_id, path, videos)).exists()
+    ]
+    progress = Progress("export", total=len(table))
+    progress.reused = len(table) - len(missing)
+    trouble: list[str] = []
+    threads = max(1, ws.config.engine.num_decode_workers)
+    reader = ClipReader(rule, ws.config.engine)
+    if videos == "window":
+        reader.expect([source for source, _ in missing])
+    written: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="encode") as pool:
+        try:
+            for source, target in missing:
+                try:
+                    if videos == "window":
+                        written.append(pool.submit(write_mp4, target, reader(source).frames_THWC, rule.fps))
+                    else:
+                        written.append(pool.submit(_copy, source, target))
+                except RejectRow as rejection:
+                    trouble.append(f"{source}: {rejection.detail}")
+                while len(written) > threads:
+                    written.popleft().result()
+                    progress.computed += 1
+                    progress.report()
+            while written:
+                written.popleft().result()
+                progress.computed += 1
+        finally:
+            for each in written:
+                each.cancel()
+    progress.report(last=True)
+    _raise_if_any(trouble, len(table))
+    return len(missing)
+
+
+def _file_name(clip_id: str, path: str, videos: str) -> str:
+    return f"{clip_id}.mp4" if videos == "window" else f"{clip_id}{Path(path).suffix.lower() or '.mp4'}"
+
+
+def _copy(source: Path, target: Path) -> None:
+    unfinished = target.with_name(f".{target.name}.part")
+    try:
+        with open_bytes(source) as opened, unfinished.open("wb") as file:
+            shutil.copyfileobj(opened, file, 2**20)
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _finish(ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, home: Path, trainer: str, about: dict[str, str]) -> list[str]:
+    """Write what stands around the videos; the warnings."""
+    clips = _exported(ws, table, work, about["videos"])
+    kind = TRAINERS[trainer]
+    export = Export(folder=work, home=home, clips=clips, fps=rule.fps, width=rule.width, height=rule.height)
+    kind.write(export)
+    warnings = list(kind.warnings(export))
+    hashes = {clip.file: digest_file(work / clip.path) for clip in clips}
+    if not kind.keeps_videos:
+        shutil.rmtree(work / VIDEOS)
+    (work / ABOUT).mkdir(exist_ok=True)
+    scores = _scores(ws, table)
+    scores.insert(1, "file", [clip.file for clip in clips])
+    scores.to_csv(work / ABOUT / "scores.csv", index=False)
+    (work / ABOUT / "README.md").write_text(_readme(export, trainer, about, warnings), encoding="utf-8")
+    manifest = about | {
+        "format": FORMAT,
+        "trainer": trainer,
+        "warnings": warnings,
+        "rule": rule.content(),
+        "provenance": ws.provenance("curated_subset", [f"curated_subset/{about['arm']}", "clip_catalog"]),
+        "clips": [
+            asdict(clip) | {"sha256": hashes[clip.file], "source": source} for clip, source in zip(clips, table["path"], strict=True)
+        ],
+    }
+    atomic.write_json(work / ABOUT / "MANIFEST.json", manifest)
+    return warnings
+
+
+def _exported(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> list[ExportedClip]:
+    """What each video that was written is, from the file itself."""
+    files = [_file_name(clip_id, path, videos) for clip_id, path in zip(table["clip_id"], table["path"], strict=True)]
+    prober = Prober(ws.config.engine)
+    prober.expect([work / VIDEOS / file for file in files])
+    clips = []
+    for clip_id, file, caption in zip(table["clip_id"], files, table["caption"], strict=True):
+        facts = prober(work / VIDEOS / file)
+        clips.append(
+            ExportedClip(
+                clip_id=clip_id,
+                file=file,
+                caption=caption,
+                num_frames=facts.num_frames,
+                fps=facts.fps,
+                width=facts.width,
+                height=facts.height,
+            )
+        )
+    return clips
+
+
+def _scores(ws: Workspace, table: pd.DataFrame) -> pd.DataFrame:
+    """Why each clip is in the subset: rank in the arm, motion, and votes and influence of each variant."""
+    masks = ws.published("motion_masks").table("index")[["clip_id", "motion_magnitude_px"]]
+    scores = table[["clip_id", "rank", "path", "caption"]].merge(masks, on="clip_id", how="left")
+    for variant in ws.config.variants:
+        ranking = ws.published(f"voted_ranking/{variant}").table("ranking")
+        named = ranking.rename(columns={name: f"{name}_{variant}" for name in ("votes", "mean_influence", "rank", "selected")})
+        scores = scores.merge(named, on="clip_id", how="left")
+    return scores
+
+
+def _readme(export: Export, trainer: str, about: dict[str, str], warnings: Sequence[str]) -> str:
+    kind = TRAINERS[trainer]
+    rule = f"at {export.fps:g} frames a second and {export.width} x {export.height} (width x height)"
+    content = (
+        f"Each video holds the frames that its clip was scored by: {' or '.join(map(str, export.lengths[:6]))} of them, {rule}."
+        if about["videos"] == "window"
+        else f"The videos are the clips' own files. Scored was the beginning of each, {rule}: a trainer that takes other frames trains on something else."
+    )
+    lines = [
+        f"# {len(export.clips)} clips of the arm {about['arm']}, for {kind.title}",
+        "",
+        content,
+        "",
+        f"Use: `{kind.use.format(home=export.home)}`",
+        "",
+        "To compare arms, train each for the same number of optimizer steps, not of epochs: a small subset has shorter epochs.",
+        "`scores.csv` says why each clip is here, `MANIFEST.json` where everything comes from, with a SHA-256 of every video.",
+        *(["", *(f"- {warning}" for warning in warnings)] if warnings else []),
+    ]
+    return "\n".join(lines) + "\n"
