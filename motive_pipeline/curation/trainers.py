@@ -341,7 +341,7 @@ TRAINERS: dict[str, Trainer] = {
         without_caption=_EMPTY_PROMPT,
     ),
     "fastvideo": Trainer(
-        title="FastVideo", write=_fastvideo, use="its preprocessing with {home}/merge.txt as the merged data set", without_caption=_EMPTY_PROMPT
+        title="FastVideo", write=_fastvideo, use="its preprocessing over {home} (videos/ and videos2caption.json); versions that take a merged data set want {home}/merge.txt", without_caption=_EMPTY_PROMPT
     ),
     "nemo": Trainer(
         title="NeMo Automodel",
