@@ -29,8 +29,9 @@ from motive_pipeline.models.wan import WanModel
 
 PROJ_DIM = 512
 LOGRA_RANK = 16
-DENSE_BATCH = 24
-"""Clips that share one pass over a dense projection matrix, which is drawn anew for each batch: the larger, the cheaper a clip."""
+DENSE_BATCH = 12
+"""Clips that share one pass over a dense projection matrix, which is drawn anew for each batch: the larger, the cheaper a clip, and the more memory:
+24 need more than 23 GB."""
 
 Features = Callable[[], np.ndarray]
 

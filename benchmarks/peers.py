@@ -67,6 +67,8 @@ def run_side(side: str, folder: Path, arguments: argparse.Namespace) -> dict[str
     command += ["--clips", str(arguments.clips + NUM_QUERIES)]
     environment = {**os.environ, "PYTHONPATH": str(common.REPOSITORY), "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
     done = subprocess.run(command, cwd=common.REPOSITORY, env=environment, capture_output=True, text=True)
+    if done.returncode < 0:
+        return {"failed": f"killed by signal {-done.returncode}, as for want of memory"}
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         return {"failed": said[-1] if said else f"exit code {done.returncode}"}
