@@ -1,8 +1,10 @@
 """A clip is its content: hashes, what is remembered of them, and the data version of a source."""
 
+import errno
 import hashlib
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -91,6 +93,35 @@ def test_a_file_that_keeps_changing_while_it_is_read_is_rejected_and_not_remembe
     memory.save()
     monkeypatch.undo()
     assert HashMemory(folder.parent / "state").clip_id(folder / "a.mp4") == hashlib.sha256((folder / "a.mp4").read_bytes()).hexdigest()[:16]
+
+
+def test_large_files_are_hashed_in_threads_and_come_in_order_all_the_same(folder, settled, monkeypatch):
+    monkeypatch.setattr(scan_module, "_LARGE_BYTES", 50)
+    for number in range(20):
+        (folder / f"n{number:02d}.mp4").write_bytes(bytes([number]) * (100 if number % 3 else 10))
+    threads, real = set(), scan_module.hashed
+
+    def slower_at_first(path):
+        threads.add(threading.current_thread() is threading.main_thread())
+        time.sleep(0.02 if path.name == "n01.mp4" else 0)
+        if path.name == "n05.mp4":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if path.name == "n07.mp4":
+            path.unlink()
+        return real(path)
+
+    monkeypatch.setattr(scan_module, "hashed", slower_at_first)
+    seen = []
+    memory = HashMemory(folder.parent / "state")
+    found = scan(FolderSource(root=folder, key="clips.path"), memory, threads=3, seen=seen.append)
+    names = [file.entry.relative for file in found.files]
+    assert names == sorted(names)
+    assert seen == found.files
+    assert [(bad.relative, bad.reason) for bad in found.bad] == [("n05.mp4", "unreadable"), ("n07.mp4", "missing_file")]
+    assert all(file.sha256 == hashlib.sha256((folder / file.entry.relative).read_bytes()).hexdigest() for file in found.files)
+    assert threads == {True, False}, "large ones in threads, small ones here"
+    again = scan(FolderSource(root=folder, key="clips.path"), HashMemory(folder.parent / "state"), threads=3)
+    assert again.num_hashed == 0, "what was hashed in a thread is remembered like the rest"
 
 
 def test_the_data_version_covers_names_contents_and_captions_and_no_times_or_places(folder, settled):

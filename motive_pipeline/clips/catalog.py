@@ -16,7 +16,7 @@ from motive_pipeline.clips.entries import ClipSource
 from motive_pipeline.clips.preview import TILE_PX, Tile, evenly, write_sheet
 from motive_pipeline.clips.probe import VideoFacts, flag_bits, flag_names
 from motive_pipeline.clips.published import published_columns
-from motive_pipeline.clips.scan import HashMemory, Scan, SourceFile, scan
+from motive_pipeline.clips.scan import HashMemory, Scan, SourceFile, hash_threads, scan
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.clips.workers import Glimpser, Prober
 from motive_pipeline.engine import Outcome, Work, compute_rows, require_few_rejects
@@ -139,7 +139,7 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
         if len(same) == 1 and store.find(digest(file.clip_id)) is None:
             prober.expect([file.entry.path])
 
-    found = scan(source, HashMemory(ws.state), seen)
+    found = scan(source, HashMemory(ws.state), threads=hash_threads(ws), seen=seen)
     outcome = compute_rows(
         store,
         [Work(key=digest(clip_id), item=files[0].entry.path) for clip_id, files in by_content.items()],

@@ -12,8 +12,10 @@ import logging
 import os
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,11 @@ DIFFERENCES = {
 _ATTEMPTS = 3
 _BLOCK_BYTES = 2**20
 _COMMIT_EVERY = 256
+_LARGE_BYTES = 2**18
+"""Hashing less takes about as long as handing it to another thread."""
+
+_HASHED_AHEAD = 4
+"""Large files that are begun before the one that is waited for, for each thread."""
 _REPORT_EVERY_S = 5.0
 
 
@@ -108,19 +115,26 @@ class HashMemory:
         Raises:
             RejectRow: ``missing_file``, ``unreadable`` or ``changed_while_reading``; all may be well next time.
         """
-        try:
-            status = archive.status(path)
-            found = self._db.execute(
-                "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
-                (str(path), *_identity(status)),
-            ).fetchone()
-            if found is None:
-                return self._hash(path)
-            return found[0], archive.num_bytes(path) if found[1] is None else found[1]
-        except FileNotFoundError as error:
-            raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
-        except OSError as error:
-            raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
+        with naming_trouble():
+            return self.known(path, archive.status(path)) or self.remember(hashed(path))
+
+    def known(self, path: Path, status: os.stat_result) -> tuple[str, int] | None:
+        """What :meth:`sha256` gives, if it is remembered of a file with this ``status``."""
+        found = self._db.execute(
+            "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
+            (str(path), *_identity(status)),
+        ).fetchone()
+        if found is None:
+            return None
+        return found[0], archive.num_bytes(path) if found[1] is None else found[1]
+
+    def remember(self, found: Hashed) -> tuple[str, int]:
+        """Take in what was hashed now; its hash and size."""
+        self._unsaved.append((str(found.path), *found.identity, found.sha256, int(found.settled), found.num_bytes))
+        self.num_hashed += 1
+        if len(self._unsaved) >= _COMMIT_EVERY:
+            self.save()
+        return found.sha256, found.num_bytes
 
     def clip_id(self, path: Path) -> str:
         """The clip's id; see :meth:`sha256`."""
@@ -132,31 +146,56 @@ class HashMemory:
             self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
         self._unsaved.clear()
 
-    def _hash(self, path: Path) -> tuple[str, int]:
-        for _ in range(_ATTEMPTS):
-            now_ns = time.time_ns()
-            before = archive.status(path)
-            with archive.open_bytes(path, check=True) as file:
-                sha = hashlib.sha256()
-                size = 0
-                while block := file.read(_BLOCK_BYTES):
-                    sha.update(block)
-                    size += len(block)
-            after = archive.status(path)
-            if _identity(before) == _identity(after):
-                settled = now_ns - before.st_ctime_ns >= SETTLED_AFTER_NS
-                self._unsaved.append((str(path), *_identity(before), sha.hexdigest(), int(settled), size))
-                self.num_hashed += 1
-                if len(self._unsaved) >= _COMMIT_EVERY:
-                    self.save()
-                return sha.hexdigest(), size
-        raise RejectRow(
-            "changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class Hashed:
+    """A file that was hashed now. ``settled``: it was old enough then for its time stamps to tell whether it changes."""
+
+    path: Path
+    sha256: str
+    num_bytes: int
+    identity: tuple[int, int, int, int]
+    settled: bool
 
 
-def scan(source: ClipSource, memory: HashMemory, seen: Callable[[SourceFile], None] | None = None) -> Scan:
-    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``. ``seen`` is told of each file as it is found.
+def hashed(path: Path) -> Hashed:
+    """Read ``path`` and hash it; may run in any thread.
+
+    Raises:
+        RejectRow: ``changed_while_reading``.
+        OSError: it cannot be read.
+    """
+    for _ in range(_ATTEMPTS):
+        now_ns = time.time_ns()
+        before = archive.status(path)
+        with archive.open_bytes(path, check=True) as file:
+            sha = hashlib.sha256()
+            size = 0
+            while block := file.read(_BLOCK_BYTES):
+                sha.update(block)
+                size += len(block)
+        if _identity(before) == _identity(archive.status(path)):
+            settled = now_ns - before.st_ctime_ns >= SETTLED_AFTER_NS
+            return Hashed(path=path, sha256=sha.hexdigest(), num_bytes=size, identity=_identity(before), settled=settled)
+    raise RejectRow(
+        "changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True
+    )
+
+
+@contextmanager
+def naming_trouble() -> Iterator[None]:
+    """Turns what the file system says into a rejection."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
+    except OSError as error:
+        raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
+
+
+def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Callable[[SourceFile], None] | None = None) -> Scan:
+    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``. ``seen`` is told of each file as it is found,
+    in order. Large files are hashed in ``threads`` threads.
 
     Raises:
         MotiveError: the source holds no video at all.
@@ -165,8 +204,7 @@ def scan(source: ClipSource, memory: HashMemory, seen: Callable[[SourceFile], No
     bad: list[BadEntry] = []
     hashed_before = memory.num_hashed
     progress = _HashProgress(source.key)
-    for entry in source.entries():
-        found = _identified(entry, memory) if isinstance(entry, SourceEntry) else entry
+    for found in _identified(source.entries(), memory, threads):
         if isinstance(found, SourceFile):
             files.append(found)
             progress.report(found.num_bytes, memory.num_hashed - hashed_before)
@@ -178,6 +216,11 @@ def scan(source: ClipSource, memory: HashMemory, seen: Callable[[SourceFile], No
     if not files and not bad:
         raise MotiveError(f"{source.describe()}: no video found. Put videos there ({source.expects}), or name another folder.")
     return Scan(files=files, bad=bad, num_hashed=memory.num_hashed - hashed_before)
+
+
+def hash_threads(ws: Workspace) -> int:
+    """As many as there are processes that read videos, at least one."""
+    return max(1, ws.config.engine.num_decode_workers)
 
 
 def data_version(*scans: Scan) -> str:
@@ -206,7 +249,7 @@ def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
     Raises:
         MotiveError: ``clips.path`` is missing, is no folder, or holds no video.
     """
-    found = scan(clip_source(ws), HashMemory(ws.state))
+    found = scan(clip_source(ws), HashMemory(ws.state), threads=hash_threads(ws))
     return data_version(found), found.facts()
 
 
@@ -217,11 +260,11 @@ def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
         MotiveError: as for the clips, with ``queries.path`` and ``queries.held_out_path``.
     """
     memory = HashMemory(ws.state)
-    queries = scan(query_source(ws), memory)
+    queries = scan(query_source(ws), memory, threads=hash_threads(ws))
     held_out = held_out_source(ws)
     if held_out is None:
         return data_version(queries), queries.facts()
-    kept = scan(held_out, memory)
+    kept = scan(held_out, memory, threads=hash_threads(ws))
     facts = queries.facts() | {f"held out: {name}": value for name, value in kept.facts().items()}
     return data_version(queries, kept), facts
 
@@ -230,12 +273,51 @@ def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _identified(entry: SourceEntry, memory: HashMemory) -> SourceFile | BadEntry:
+def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, threads: int) -> Iterator[SourceFile | BadEntry]:
+    """The entries in their order, each with its hash."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
+    waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]]] = deque()
     try:
-        sha256, num_bytes = memory.sha256(entry.path)
+        for entry in entries:
+            waiting.append(entry if isinstance(entry, BadEntry) else _begun(entry, memory, pool))
+            while waiting and (len(waiting) > threads * _HASHED_AHEAD or not isinstance(waiting[0], tuple) or waiting[0][1].done()):
+                yield _ended(waiting.popleft(), memory)
+        while waiting:
+            yield _ended(waiting.popleft(), memory)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begun(entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor) -> SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]]:
+    """The file with its hash, where that is remembered or soon made; else with the hash in the making."""
+    try:
+        with naming_trouble():
+            status = archive.status(entry.path)
+            found = memory.known(entry.path, status)
+            if found is None and status.st_size >= _LARGE_BYTES:
+                return entry, pool.submit(hashed, entry.path)
+            return _file(entry, *(found or memory.remember(hashed(entry.path))))
     except RejectRow as rejection:
-        return BadEntry(path=str(entry.path), relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
+        return _bad(entry, rejection)
+
+
+def _ended(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]], memory: HashMemory) -> SourceFile | BadEntry:
+    if not isinstance(begun, tuple):
+        return begun
+    entry, future = begun
+    try:
+        with naming_trouble():
+            return _file(entry, *memory.remember(future.result()))
+    except RejectRow as rejection:
+        return _bad(entry, rejection)
+
+
+def _file(entry: SourceEntry, sha256: str, num_bytes: int) -> SourceFile:
     return SourceFile(entry=entry, clip_id=sha256[:ID_DIGITS], sha256=sha256, num_bytes=num_bytes)
+
+
+def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:
+    return BadEntry(path=str(entry.path), relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
 
 
 class _HashProgress:
