@@ -30,8 +30,11 @@ from motive_pipeline.models.wan import WanModel
 PROJ_DIM = 512
 LOGRA_RANK = 16
 DENSE_BATCH = 12
-"""Clips that share one pass over a dense projection matrix, which is drawn anew for each batch: the larger, the cheaper a clip, and the more memory:
-24 need more than 23 GB."""
+"""Clips that share one pass over a dense projection matrix, which is drawn anew for each batch: the larger, the cheaper a clip, and the more memory
+(24 need more than 23 GB)."""
+
+DATTRI_BATCH = 4
+"""The same for dattri, where 8 need more than 18 GB."""
 
 Features = Callable[[], np.ndarray]
 
@@ -119,7 +122,7 @@ def dattri(model: WanModel, clips: list[common.Clip]) -> Features:
 
     def run() -> np.ndarray:
         rows = []
-        for batch in _batches(clips, DENSE_BATCH):
+        for batch in _batches(clips, DATTRI_BATCH):
             gradients = gradient(parameters, batch)
             project = random_project(gradients, len(batch[0]), proj_dim=PROJ_DIM, proj_max_batch_size=32, device="cpu")
             rows.append(project(gradients, ensemble_id=0).detach().numpy())

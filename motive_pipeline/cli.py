@@ -190,16 +190,20 @@ def _export(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.curation.export import export_subset
     from motive_pipeline.storage.workspace import Workspace
 
+    try:
+        stale = next((asset for asset in plan(config) if asset.asset == f"curated_subset/{arguments.arm}"), None)
+    except MotiveError as error:  # the clips are there all the same
+        print(f"motive: note: whether the subset is up to date cannot be said: {error}", file=sys.stderr)
+    else:
+        if stale is not None:
+            print(
+                f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}): exported is what was "
+                "published last; `motive run` brings it up to date",
+                file=sys.stderr,
+            )
     found = export_subset(Workspace(config), arguments.arm, Path(arguments.to), arguments.trainer, videos=arguments.videos)
     for warning in found.warnings:
         print(f"motive: note: {warning}", file=sys.stderr)
-    stale = next((asset for asset in plan(config) if asset.asset == f"curated_subset/{arguments.arm}"), None)
-    if stale is not None:
-        print(
-            f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}): exported is what was "
-            "published last; `motive run` brings it up to date",
-            file=sys.stderr,
-        )
     print(f"{found.num_clips} clips in {found.folder}" + ("" if found.num_written else " (nothing new to write)"))
     print(f"Use: {found.use}")
     return 0

@@ -27,6 +27,7 @@ from motive_pipeline.curation.export import export_subset
 from motive_pipeline.curation.trainers import TRAINERS
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.storage.digest import digest_file
+from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.workspace import Workspace
 from tests.clip_fixtures import moving_square, project, write_video
 from tests.curation_fixtures import publish_table
@@ -55,6 +56,7 @@ def publish(ws: Workspace, arm: str = "motive") -> list[str]:
     catalog = publish_clip_catalog(ws).table("catalog")
     order = {caption: number for number, caption in enumerate(WANTED)}
     ids = sorted(catalog["clip_id"], key=lambda clip_id: order[catalog.set_index("clip_id").at[clip_id, "caption"]])
+    publish_table(ws, "latents", "latents", "index", {"clip_id": ids})
     publish_table(ws, "motion_masks", "motion_masks", "index", {"clip_id": ids, "motion_magnitude_px": [1.5] * len(ids)})
     for variant in ws.config.variants:
         columns = {"clip_id": ids, "votes": [3] * len(ids), "mean_influence": [0.5] * len(ids), "rank": range(1, len(ids) + 1)}
@@ -109,13 +111,18 @@ def read_diffusion_pipe(home: Path) -> dict[Path, str]:
 
 
 def read_musubi(home: Path) -> dict[Path, str]:
+    """``head`` takes every target length that a clip has room for."""
     settings = tomllib.loads((home / "dataset.toml").read_text())
     assert settings["general"]["resolution"] == [64, 48]
-    (dataset,) = settings["datasets"]
-    assert isinstance(dataset["source_fps"], float)
-    assert dataset["target_frames"] == [5, 9]
-    assert dataset["cache_directory"]
-    return {Path(row["video_path"]): row["caption"] for row in lines(Path(dataset["video_jsonl_file"]))}
+    items = []
+    for dataset in settings["datasets"]:
+        assert isinstance(dataset["source_fps"], float)
+        for row in lines(Path(dataset["video_jsonl_file"])):
+            room = probe(Path(row["video_path"])).num_frames
+            items += [(Path(row["video_path"]), row["caption"], target) for target in dataset["target_frames"] if target <= room]
+    assert sorted(target for _, _, target in items) == [5, 9, 9, 9], "each clip once, whole"
+    assert len({dataset["cache_directory"] for dataset in settings["datasets"]}) == len(settings["datasets"])
+    return {video: caption for video, caption, _ in items}
 
 
 def read_finetrainers(home: Path) -> dict[Path, str]:
@@ -252,7 +259,7 @@ def test_the_manifest_and_the_scores_say_where_every_video_comes_from(tmp_path, 
     manifest = json.loads((home / "motive" / "MANIFEST.json").read_text(encoding="utf-8"))
     subset = ws.published("curated_subset/motive")
     assert (manifest["arm"], manifest["trainer"], manifest["subset"]) == ("motive", "diffsynth", subset.data_version)
-    assert manifest["provenance"]["upstream"]["curated_subset/motive"] == subset.data_version
+    assert manifest["provenance"] == subset.provenance, "of the subset, not of the settings of the day"
     assert [clip["clip_id"] for clip in manifest["clips"]] == subset.table("subset")["clip_id"].tolist()
     for clip in manifest["clips"]:
         assert digest_file(home / "videos" / clip["file"]) == clip["sha256"]
@@ -301,6 +308,79 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(tmp_path, 
     (tmp_path / "empty").mkdir()
     assert export_subset(ws, "motive", tmp_path / "empty", "diffsynth").num_written == 4
     assert not list(tmp_path.glob(".*")), "nothing is left beside the folders"
+    (tmp_path / "second").mkdir()
+    (tmp_path / "link").symlink_to("second")
+    assert export_subset(ws, "motive", tmp_path / "link", "diffsynth").folder == tmp_path / "second"
+
+
+def test_trainers_whose_settings_name_rate_and_lengths_do_not_take_the_clips_own_files(tmp_path, ws):
+    refused = [name for name, trainer in TRAINERS.items() if trainer.needs_window]
+    assert refused == ["diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner"]
+    for name in refused:
+        with pytest.raises(MotiveError, match="--videos original: the settings for"):
+            export_subset(ws, "motive", tmp_path / "out", name, videos="original")
+
+
+@pytest.mark.parametrize("what", ["vanishes", "changes"])
+def test_a_file_that_vanishes_or_changes_while_it_is_copied_is_named(tmp_path, ws, monkeypatch, what):
+    source, real = tmp_path / "clips" / "short.mp4", export_module._copy
+    whole = source.read_bytes()
+
+    def copy(path, target):
+        if path == source and what == "vanishes":
+            source.unlink()
+        elif path == source:
+            source.write_bytes(whole + b"more")
+        real(path, target)
+        if what == "changes":
+            source.write_bytes(whole)
+
+    monkeypatch.setattr(export_module, "_copy", copy)
+    with pytest.raises(MotiveError, match=r"1 of 4 clips cannot be exported: .*short.mp4: (the file has gone|its content has changed)"):
+        export_subset(ws, "motive", tmp_path / "out", "videofolder", videos="original")
+    assert not (tmp_path / "out").exists()
+    source.write_bytes(whole)
+    monkeypatch.undo()
+    export_subset(ws, "motive", tmp_path / "out", "videofolder", videos="original")
+    assert digest_file(tmp_path / "out" / "videos" / f"{digest_file(source)[:16]}.mp4") == digest_file(source)
+
+
+def test_frames_that_were_not_scored_are_refused(tmp_path, ws):
+    other = workspace(tmp_path, fps=8, num_frames=5)
+    with pytest.raises(MotiveError, match=r"clips.num_frames was 9 and is 5; clips.fps was 16.* and is 8.*Run `motive run`"):
+        export_subset(other, "motive", tmp_path / "out", "diffsynth")
+
+
+def test_an_arm_without_a_ranking_is_exported_and_what_a_killed_export_was_writing_is_not(tmp_path, ws, monkeypatch):
+    real = export_module._write_videos
+
+    def killed_before(*arguments):
+        (arguments[3] / ".0123.mp4.4711.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_module, "_write_videos", killed_before)
+    shutil.rmtree(ws.root / "published" / "voted_ranking")
+    with pytest.raises(KeyboardInterrupt):
+        export_subset(ws, "motive", tmp_path / "out", "diffusion_pipe")
+    monkeypatch.setattr(export_module, "_write_videos", real)
+    export_subset(ws, "motive", tmp_path / "out", "diffusion_pipe")
+    assert sorted(read_diffusion_pipe(tmp_path / "out").values()) == sorted(WANTED)
+    assert "votes_motive" not in (tmp_path / "out" / "motive" / "scores.csv").read_text(encoding="utf-8")
+
+
+def test_two_exports_to_one_folder_do_not_mix_and_what_is_left_of_another_is_named(tmp_path, ws, monkeypatch):
+    held = "import sys, time; from pathlib import Path; from motive_pipeline.storage.lock import FileLock\n"
+    held += "FileLock(Path(sys.argv[1]), 'x').acquire(who='motive export'); print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", held, str(tmp_path / ".out.export.lock")], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(Locked, match=r"the export to .*out is in use by motive export"):
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    other.kill()
+    other.wait()
+    (tmp_path / ".out.unfinished-0123").mkdir()
+    done = export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    assert ".out.unfinished-0123" in done.warnings[-1]
 
 
 def test_equal_input_gives_equal_bytes(tmp_path, ws, monkeypatch):
@@ -347,7 +427,7 @@ def test_a_clip_that_has_changed_or_vanished_stops_the_export_before_it_begins(t
 def test_a_clip_that_can_no_longer_be_read_is_named(tmp_path, ws, monkeypatch):
     target = tmp_path / "clips" / "short.mp4"
     shutil.copy(target, tmp_path / "kept.mp4")
-    monkeypatch.setattr(export_module, "_require_unchanged", lambda *_: target.write_bytes(b""))
+    monkeypatch.setattr(export_module, "_remove_half_written", lambda videos: (videos.mkdir(parents=True), target.write_bytes(b"")))
     with pytest.raises(MotiveError, match=r"1 of 4 clips cannot be exported: .*short.mp4: the file has 0 bytes"):
         export_subset(ws, "motive", tmp_path / "out", "diffsynth")
     assert not (tmp_path / "out").exists()
@@ -357,6 +437,7 @@ def test_what_a_trainer_makes_of_captions_and_lengths_is_said(tmp_path, ws):
     said = " ".join(export_subset(ws, "motive", tmp_path / "a", "open_sora").warnings)
     assert "1 of 4 clips have no caption: pandas makes them nan" in said
     assert "takes for no value (None)" in said
+    assert "at the comma" in " ".join(export_subset(ws, "motive", tmp_path / "a,b", "fastvideo").warnings)
     said = " ".join(export_subset(ws, "motive", tmp_path / "b", "simpletuner").warnings)
     assert "2 different numbers of frames (5, 9)" in said
     assert said in " ".join((tmp_path / "b" / "motive" / "README.md").read_text(encoding="utf-8").split("\n- "))

@@ -22,6 +22,7 @@ from typing import Any
 
 from motive_pipeline.clips import archive
 from motive_pipeline.clips.entries import BadEntry, ClipSource, SourceEntry
+from motive_pipeline.clips.parquet_videos import is_parquet
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.storage.digest import digest
@@ -45,7 +46,7 @@ _ATTEMPTS = 3
 _BLOCK_BYTES = 2**20
 _COMMIT_EVERY = 256
 _LARGE_BYTES = 2**18
-"""Hashing less takes about as long as handing it to another thread."""
+"""Hashing less takes about as long as handing it to another thread. A member of an archive is taken to be large."""
 
 _HASHED_AHEAD = 4
 """Large files that are begun before the one that is waited for, for each thread."""
@@ -294,11 +295,17 @@ def _begun(entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor) -> 
         with naming_trouble():
             status = archive.status(entry.path)
             found = memory.known(entry.path, status)
-            if found is None and status.st_size >= _LARGE_BYTES:
+            if found is None and _is_worth_a_thread(entry.path, status):
                 return entry, pool.submit(hashed, entry.path)
             return _file(entry, *(found or memory.remember(hashed(entry.path))))
     except RejectRow as rejection:
         return _bad(entry, rejection)
+
+
+def _is_worth_a_thread(path: Path, status: os.stat_result) -> bool:
+    """Not what lies in a Parquet file: threads would each decode the groups that one reader goes through once."""
+    address = archive.split_address(path)
+    return status.st_size >= _LARGE_BYTES and (address is None or not is_parquet(address[0]))
 
 
 def _ended(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]], memory: HashMemory) -> SourceFile | BadEntry:

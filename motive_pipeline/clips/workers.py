@@ -164,7 +164,8 @@ def decode_pool(num_workers: int, timeout_s: float) -> DecodePool:
 class Ahead(Generic[Result]):
     """A function of a video's path, run in the workers, some calls ahead of the caller.
 
-    Say with :meth:`expect` what will be asked for, in order; a path that was not expected is read when it is asked for.
+    Say with :meth:`expect` what will be asked for, in order; a path that was not expected is read when it is asked for. Said at once, a few
+    results are held; said bit by bit, all that are ready, which suits small ones.
     """
 
     def __init__(

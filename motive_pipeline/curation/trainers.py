@@ -68,7 +68,9 @@ class Export:
 
     def write(self, name: str, text: str) -> None:
         """A text file, UTF-8, lines ending in a line feed."""
-        (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
+        file = self.folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8", newline="\n")
 
     def write_json(self, name: str, value: Any) -> None:
         """JSON with every character beyond ASCII escaped: trainers open files in the encoding of their machine."""
@@ -106,6 +108,15 @@ class Trainer:
     without_caption: str = ""
     several_lengths: str = ""
     reads_csv: bool = False
+    needs_window: bool = False
+    """Its settings name the rate and the numbers of frames, which the clips' own files need not have."""
+
+    own_fps: tuple[float, ...] = ()
+    """The rates that it resamples to, whatever the file's."""
+
+    commas: bool = True
+    """Whether a comma may stand in the export's path."""
+
     keeps_videos: bool = True
     """False: ``write`` packs the videos, and the folder ``videos`` is not part of the export."""
 
@@ -117,9 +128,21 @@ class Trainer:
         lost = [clip.caption for clip in export.clips if clip.caption and clip.caption in PANDAS_NOTHING] if self.reads_csv else []
         if lost:
             yield f"{len(lost)} captions are words that pandas takes for no value ({', '.join(sorted(set(lost)))}): give these clips real ones."
+        if self.own_fps and export.fps not in self.own_fps:
+            rates = " or ".join(f"{fps:g}" for fps in self.own_fps)
+            yield f"clips.fps is {export.fps:g}, and it resamples to {rates} frames a second: other frames than were scored."
+        if not self.commas and "," in str(export.home):
+            yield f"it splits {export.home} at the comma: export to a folder without one."
+        if export.lengths[0] == 1:
+            yield "clips of one frame are pictures to most trainers."
         if len(export.lengths) > 1 and self.several_lengths:
             listed = ", ".join(map(str, export.lengths[:6]))
             yield f"the clips have {len(export.lengths)} different numbers of frames ({listed}{', ...' if len(export.lengths) > 6 else ''}): {self.several_lengths}."
+
+
+def _quoted(text: str) -> str:
+    """A string of TOML or YAML."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _diffsynth(export: Export) -> None:
@@ -127,24 +150,33 @@ def _diffsynth(export: Export) -> None:
 
 
 def _diffusion_pipe(export: Export) -> None:
+    """Its buckets count frames at the 16 a second that it resamples to."""
     export.write_json(f"{VIDEOS}/captions.json", {clip.file: [clip.caption] for clip in export.clips})
+    buckets = sorted({int(clip.num_frames * 16 / clip.fps) if clip.fps != 24 else clip.num_frames for clip in export.clips})
     export.write(
         "dataset.toml",
-        f"resolutions = [[{export.width}, {export.height}]]\n"
-        f"frame_buckets = {export.lengths}\n\n"
-        f"[[directory]]\npath = {json.dumps(export.videos)}\nnum_repeats = 1\n",
+        f"resolutions = [[{export.width}, {export.height}]]\nframe_buckets = {buckets}\n\n"
+        f"[[directory]]\npath = {_quoted(export.videos)}\nnum_repeats = 1\n",
     )
 
 
 def _musubi(export: Export) -> None:
-    export.write_lines("musubi.jsonl", [{"video_path": f"{export.videos}/{clip.file}", "caption": clip.caption} for clip in export.clips])
-    export.write(
-        "dataset.toml",
-        f"[general]\nresolution = [{export.width}, {export.height}]\nbatch_size = 1\nenable_bucket = true\n\n"
-        f"[[datasets]]\nvideo_jsonl_file = {json.dumps(str(export.home / 'musubi.jsonl'))}\n"
-        f"cache_directory = {json.dumps(str(export.home / 'cache'))}\n"
-        f'target_frames = {export.lengths}\nframe_extraction = "head"\nsource_fps = {float(export.fps)}\n',
-    )
+    """A data set for each length: of several ``target_frames`` it takes every one that a clip has room for, and so long clips several times."""
+
+    def table(name: str, clips: Sequence[ExportedClip]) -> str:
+        export.write_lines(name, [{"video_path": f"{export.videos}/{clip.file}", "caption": clip.caption} for clip in clips])
+        return str(export.home / name)
+
+    everything = table("musubi.jsonl", export.clips)
+    lines = [f"[general]\nresolution = [{export.width}, {export.height}]\nbatch_size = 1\nenable_bucket = true\n"]
+    for length in export.lengths:
+        own = [clip for clip in export.clips if clip.num_frames == length]
+        lines.append(
+            f"[[datasets]]\nvideo_jsonl_file = {_quoted(everything if len(export.lengths) == 1 else table(f'lengths/{length}.jsonl', own))}\n"
+            f"cache_directory = {_quoted(str(export.home / 'cache' / str(length)))}\n"
+            f'target_frames = [{length}]\nframe_extraction = "head"\nsource_fps = {float(export.fps)}\n'
+        )
+    export.write("dataset.toml", "\n".join(lines))
 
 
 def _finetrainers(export: Export) -> None:
@@ -164,7 +196,7 @@ def _ai_toolkit(export: Export) -> None:
     export.write_sidecars()
     export.write(
         "datasets.yaml",
-        f'datasets:\n  - folder_path: {json.dumps(export.videos)}\n    caption_ext: "txt"\n    num_frames: {export.lengths[0]}\n'
+        f'datasets:\n  - folder_path: {_quoted(export.videos)}\n    caption_ext: "txt"\n    num_frames: {export.lengths[0]}\n'
         f"    fps: {export.fps:g}\n    shrink_video_to_frames: false\n    resolution: [{min(export.width, export.height)}]\n",
     )
 
@@ -306,7 +338,7 @@ TRAINERS: dict[str, Trainer] = {
     "diffsynth": Trainer(
         title="DiffSynth-Studio",
         write=_diffsynth,
-        use="--dataset_base_path {home} --dataset_metadata_path {home}/metadata.jsonl --data_file_keys video --num_frames and --height, --width as below",
+        use="--dataset_base_path {home} --dataset_metadata_path {home}/metadata.jsonl --data_file_keys video, and --num_frames, --height, --width as scored",
         without_caption=_EMPTY_PROMPT,
         several_lengths="it cuts longer ones to --num_frames and takes shorter ones as they are",
     ),
@@ -315,10 +347,15 @@ TRAINERS: dict[str, Trainer] = {
         write=_diffusion_pipe,
         use="dataset = '{home}/dataset.toml' in the training's TOML",
         without_caption="it leaves them out, unless skip_empty_caption is false",
+        several_lengths="a length that fewer clips have than fill a batch is left out",
+        needs_window=True,
+        own_fps=(16.0, 24.0),
     ),
-    "musubi": Trainer(title="musubi-tuner", write=_musubi, use="--dataset_config {home}/dataset.toml", without_caption=_EMPTY_PROMPT),
+    "musubi": Trainer(
+        title="musubi-tuner", write=_musubi, use="--dataset_config {home}/dataset.toml", without_caption=_EMPTY_PROMPT, needs_window=True
+    ),
     "finetrainers": Trainer(
-        title="finetrainers", write=_finetrainers, use="--dataset_config {home}/training.json", without_caption=_EMPTY_PROMPT
+        title="finetrainers", write=_finetrainers, use="--dataset_config {home}/training.json", without_caption=_EMPTY_PROMPT, needs_window=True
     ),
     "ai_toolkit": Trainer(
         title="ai-toolkit",
@@ -326,6 +363,7 @@ TRAINERS: dict[str, Trainer] = {
         use="put the lines of {home}/datasets.yaml into the training's YAML",
         without_caption=_EMPTY_PROMPT,
         several_lengths=_SHORTEST,
+        needs_window=True,
     ),
     "simpletuner": Trainer(
         title="SimpleTuner",
@@ -333,6 +371,7 @@ TRAINERS: dict[str, Trainer] = {
         use='"data_backend_config": "{home}/multidatabackend.json"',
         without_caption=_EMPTY_PROMPT,
         several_lengths=_SHORTEST,
+        needs_window=True,
     ),
     "videox_fun": Trainer(
         title="VideoX-Fun",
@@ -341,7 +380,7 @@ TRAINERS: dict[str, Trainer] = {
         without_caption=_EMPTY_PROMPT,
     ),
     "fastvideo": Trainer(
-        title="FastVideo", write=_fastvideo, use="its preprocessing over {home} (videos/ and videos2caption.json); versions that take a merged data set want {home}/merge.txt", without_caption=_EMPTY_PROMPT
+        title="FastVideo", write=_fastvideo, use="its preprocessing over {home} (videos/ and videos2caption.json); versions that take a merged data set want {home}/merge.txt", without_caption=_EMPTY_PROMPT, commas=False
     ),
     "nemo": Trainer(
         title="NeMo Automodel",
@@ -353,7 +392,7 @@ TRAINERS: dict[str, Trainer] = {
         title="Open-Sora", write=_open_sora, use='dataset = dict(data_path="{home}/dataset.csv")', without_caption="pandas makes them nan", reads_csv=True
     ),
     "open_sora_plan": Trainer(
-        title="Open-Sora-Plan", write=_open_sora_plan, use="--data {home}/merge_data.txt", without_caption=_EMPTY_PROMPT
+        title="Open-Sora-Plan", write=_open_sora_plan, use="--data {home}/merge_data.txt", without_caption=_EMPTY_PROMPT, commas=False
     ),
     "videotuna": Trainer(
         title="VideoTuna", write=_videotuna, use="csv_path: {home}/metadata.csv, data_root: {home}", without_caption="pandas makes them nan", reads_csv=True
