@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from motive_pipeline.clips.published import published_columns
 from motive_pipeline.clips.scan import HashMemory, Scan, SourceFile, hash_threads, scan
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.clips.workers import Glimpser, Prober
-from motive_pipeline.engine import Outcome, Work, compute_rows, require_few_rejects
+from motive_pipeline.engine import Work, compute_rows, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.rows import RowReject
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 
 PROBED = ("num_frames", "fps", "width", "height", "duration_s", "flags")
@@ -131,27 +132,32 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
     store = ws.store("clip_catalog", {"probed": ("fact",)})
     prober = Prober(ws.config.engine)
     by_content: dict[str, list[SourceFile]] = {}
+    keys: dict[str, str] = {}
 
     def seen(file: SourceFile) -> None:
         """A new content is probed while the next files are hashed."""
-        same = by_content.setdefault(file.clip_id, [])
-        same.append(file)
-        if len(same) == 1 and store.find(digest(file.clip_id)) is None:
+        if file.clip_id in by_content:
+            by_content[file.clip_id].append(file)
+            return
+        by_content[file.clip_id] = [file]
+        keys[file.clip_id] = digest(file.clip_id)
+        if store.find(keys[file.clip_id]) is None:
             prober.expect([file.entry.path])
 
     found = scan(source, HashMemory(ws.state), threads=hash_threads(ws), seen=seen)
     outcome = compute_rows(
         store,
-        [Work(key=digest(clip_id), item=files[0].entry.path) for clip_id, files in by_content.items()],
+        [Work(key=keys[clip_id], item=files[0].entry.path) for clip_id, files in by_content.items()],
         lambda path: {"probed": _vector(prober(path))},
         what=asset,
         commit_rows=_COMMIT_ROWS,
     )
     contents = sorted(by_content.items())
-    refs = [outcome.refs[digest(clip_id)] for clip_id, _ in contents if digest(clip_id) in outcome.refs]
+    refs = [outcome.refs[keys[clip_id]] for clip_id, _ in contents if keys[clip_id] in outcome.refs]
     probed = {refs[position].key: vector for position, vector in store.read_many(refs, "probed")}
-    rows = [_row(clip_id, files, probed[digest(clip_id)], source.name) for clip_id, files in contents if digest(clip_id) in probed]
-    rejects = _rejects(asset, found, by_content, outcome)
+    rows = [_row(clip_id, files, probed[keys[clip_id]], source.name) for clip_id, files in contents if keys[clip_id] in probed]
+    refused = {clip_id: outcome.rejects[key] for clip_id, key in keys.items() if key in outcome.rejects}
+    rejects = _rejects(asset, found, by_content, refused)
     if ws.config.clips.policies.no_caption == "reject":
         rejects += [_without_caption(asset, row) for row in rows if not row["caption"]]
         rejects.sort(key=lambda reject: reject.path)
@@ -209,15 +215,14 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame.astype(types)
 
 
-def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], outcome: Outcome) -> list[Reject]:
+def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], refused: Mapping[str, RowReject]) -> list[Reject]:
     """Every entry that is no file, and every file of a content that could not be probed."""
     rejects = [Reject(path=bad.path, clip_id="", stage=asset, reason=bad.reason, detail=bad.detail) for bad in found.bad]
-    for clip_id, files in by_content.items():
-        if (refused := outcome.rejects.get(digest(clip_id))) is not None:
-            rejects += [
-                Reject(path=str(file.entry.path), clip_id=clip_id, stage=asset, reason=refused.reason, detail=refused.detail)
-                for file in files
-            ]
+    for clip_id, why in refused.items():
+        rejects += [
+            Reject(path=str(file.entry.path), clip_id=clip_id, stage=asset, reason=why.reason, detail=why.detail)
+            for file in by_content[clip_id]
+        ]
     return sorted(rejects, key=lambda reject: reject.path)
 
 
