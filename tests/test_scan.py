@@ -6,13 +6,17 @@ import os
 import sqlite3
 import threading
 import time
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from motive_pipeline.clips import scan as scan_module
 from motive_pipeline.clips.folder import FolderSource
 from motive_pipeline.clips.scan import HashMemory, data_version, observe_clip_files, observe_query_files, scan
+from motive_pipeline.clips.sources import clip_source
 from motive_pipeline.errors import MotiveError, RejectRow
 from tests.clip_fixtures import project
 
@@ -122,6 +126,29 @@ def test_large_files_are_hashed_in_threads_and_come_in_order_all_the_same(folder
     assert threads == {True, False}, "large ones in threads, small ones here"
     again = scan(FolderSource(root=folder, key="clips.path"), HashMemory(folder.parent / "state"), threads=3)
     assert again.num_hashed == 0, "what was hashed in a thread is remembered like the rest"
+
+
+def test_members_of_archives_are_hashed_in_threads_and_those_of_parquet_files_are_not(tmp_path, settled, monkeypatch):
+    """Threads would each decode the row groups that one reader goes through once."""
+    (tmp_path / "clips").mkdir()
+    data = [bytes([number]) * 2**17 for number in range(4)]
+    with zipfile.ZipFile(tmp_path / "clips" / "a.zip", "w") as packed:
+        for number, each in enumerate(data):
+            packed.writestr(f"{number}.mp4", each)
+    table = pa.table({"file_name": [f"p{number}.mp4" for number in range(4)], "video_bytes": data})
+    pq.write_table(table, tmp_path / "clips" / "b.parquet", compression="none")
+    threads, real = {}, scan_module.hashed
+
+    def hashed(path):
+        threads.setdefault(".zip!" in str(path), set()).add(threading.current_thread() is threading.main_thread())
+        return real(path)
+
+    monkeypatch.setattr(scan_module, "hashed", hashed)
+    for source in ("zip", "parquet"):
+        ws = project(tmp_path, clips={"source": source, "path": "clips"})
+        found = scan(clip_source(ws), HashMemory(tmp_path / f"state-{source}"), threads=2)
+        assert {file.sha256 for file in found.files} == {hashlib.sha256(each).hexdigest() for each in data}
+    assert threads == {True: {False}, False: {True}}
 
 
 def test_the_data_version_covers_names_contents_and_captions_and_no_times_or_places(folder, settled):
