@@ -4,6 +4,7 @@ Three films of different size, rate and pixel aspect are cut into clips of about
 """
 
 import importlib.util
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from av.video.frame import VideoFrame
 
+from motive_pipeline.clips.probe import probe
 from motive_pipeline.motion.stage import MaskSet, is_still
 from tests.graph_project import SETTINGS, Project
 
@@ -176,10 +178,14 @@ def test_the_other_commands_of_readme_answer(project):
         outcome = project.motive(command, *("bikes-0.mp4" if word == "cat.mp4" else word for word in rest))
         assert outcome.code == 0, outcome.err
         outputs[f"path {rest[0]}" if command == "path" else command] = outcome.out
-    assert set(outputs) == {"run", "sql", "explain", "path projected_gradients/motive", "path preference_bundle", "gc"}
+    assert set(outputs) == {"run", "sql", "explain", "export", "path projected_gradients/motive", "path preference_bundle", "gc"}
     assert "votes" in outputs["sql"]
     assert ".mp4" in outputs["sql"]
     assert "hosen: rank" in outputs["explain"]
     assert Path(outputs["explain"].splitlines()[-1].removeprefix("Page: ")).is_file()
+    chosen = [json.loads(line) for line in (project.folder / "subset" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert outputs["export"].startswith(f"{len(chosen)} clips in {project.folder / 'subset'}\n")
+    facts = [probe(project.folder / "subset" / row["video"]) for row in chosen]
+    assert all((each.num_frames, each.fps, each.flags) == (17, 16, ()) for each in facts), "what trainers get is what was scored"
     assert (Path(outputs["path projected_gradients/motive"].strip()) / "zarr.json").exists()
     assert (Path(outputs["path preference_bundle"].strip()) / "index.html").exists()
