@@ -351,6 +351,16 @@ def test_frames_that_were_not_scored_are_refused(tmp_path, ws):
         export_subset(other, "motive", tmp_path / "out", "diffsynth")
 
 
+def test_hdr_that_was_mapped_for_the_scores_and_would_not_be_now_is_refused_and_the_other_way_round(tmp_path, ws):
+    """The policy counts among a stage's settings only while it maps."""
+    mapping = workspace(tmp_path, policies={"hdr": "repair"})
+    with pytest.raises(MotiveError, match=r"clips.policies.hdr was None and is 'repair'"):
+        export_subset(mapping, "motive", tmp_path / "out", "diffsynth")
+    publish(mapping)
+    with pytest.raises(MotiveError, match=r"clips.policies.hdr was 'repair' and is None"):
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+
+
 def test_an_arm_without_a_ranking_is_exported_and_what_a_killed_export_was_writing_is_not(tmp_path, ws, monkeypatch):
     real = export_module._write_videos
 

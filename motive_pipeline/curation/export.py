@@ -133,9 +133,13 @@ def _rule_of_the_scores(ws: Workspace) -> FrameRule:
     Raises:
         MotiveError: the settings would take other ones now.
     """
-    scored = ws.published("latents").provenance["settings"]
-    now = ws.config.stage_settings("clip_looks")
-    changed = [f"{name} was {scored.get(name)!r} and is {value!r}" for name, value in now.items() if scored.get(name) != value]
+    scored, now = (
+        {name: value for name, value in settings.items() if name.startswith("clips.")}
+        for settings in (ws.published("latents").provenance["settings"], ws.config.stage_settings("latents"))
+    )
+    changed = [
+        f"{name} was {scored.get(name)!r} and is {now.get(name)!r}" for name in {**now, **scored} if scored.get(name) != now.get(name)
+    ]
     if changed:
         raise MotiveError(
             f"the clips were scored by other frames than the settings take now ({'; '.join(changed)}). Run `motive run` to score them anew, or "
@@ -200,16 +204,14 @@ def _require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
     """Every clip is there with the bytes that were scored.
 
     Raises:
-        MotiveError: otherwise, before anything is written.
+        MotiveError: otherwise.
     """
     memory = HashMemory(ws.state)
-    trouble = []
+    trouble: list[str] = []
     for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
-        try:
+        with _noting(trouble, path):
             if memory.clip_id(Path(path)) != clip_id:
                 trouble.append(f"{path}: its content has changed")
-        except RejectRow as rejection:
-            trouble.append(f"{path}: {rejection.detail}")
     memory.save()
     _raise_if_any(trouble, len(table))
 
@@ -267,7 +269,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
 
 
 @contextmanager
-def _noting(trouble: list[str], path: Path) -> Iterator[None]:
+def _noting(trouble: list[str], path: str | Path) -> Iterator[None]:
     """A clip that cannot be used becomes a line of ``trouble``."""
     try:
         yield
