@@ -252,6 +252,7 @@ class Gradient(Section):
     frame_norm: Literal["per_frame", "paper_literal"] = "per_frame"
     parameters: str = "all"
     checkpointing: bool = False
+    deterministic: bool = True
     max_reject_share: RejectShare = 0.25
 
     @field_validator("store_dim")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from motive_pipeline.attribution import noise
-from motive_pipeline.attribution.factored import FactoredLinear, FactoredLinears
+from motive_pipeline.attribution.factored import FactoredLinear, FactoredLinears, bfloat16_terms
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.loss import Draw
 from motive_pipeline.attribution.projection import Exact
@@ -227,6 +227,30 @@ def test_the_pass_gives_the_projection_of_sketches_and_formed_gradients(model, u
     assert len(expected) < exact.gradient_P.size
     np.testing.assert_allclose(found.gradient_P * found.norm, expected, atol=1e-5)
     assert found.norm == pytest.approx(np.linalg.norm(expected), rel=1e-5)
+
+
+def test_two_bfloat16_terms_hold_sixteen_bits():
+    values_Tk = torch.randn(100, 32, generator=torch.Generator().manual_seed(0)) * 1000
+    terms = bfloat16_terms(values_Tk)
+    assert terms.dtype == torch.bfloat16
+    high_Tk, low_Tk = terms.float().chunk(2, dim=1)
+    assert torch.equal(high_Tk, values_Tk.bfloat16().float())
+    assert ((high_Tk + low_Tk - values_Tk).abs() <= values_Tk.abs() * 2.0**-16).all()
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_bfloat16_rows_multiplied_as_such_give_the_same_sketch(uses):
+    """As on a GPU; against float64, and no worse than bfloat16 rows brought to float32 first."""
+    random = torch.Generator().manual_seed(1)
+    inputs_TI, gradient_TO = (torch.randn(500, size, generator=random).bfloat16() for size in (40, 24))
+    expected_Ok = uses * (gradient_TO.double().T @ inputs_TI.double() @ factor(40, "w", seed=3, width=32).double())
+    for halves in (True, False):
+        layer = FactoredLinear(torch.zeros(24, 40), name="w", seed=3, device=CPU, width=32, halves=halves)
+        for _ in range(uses):
+            layer.add(gradient_TO, layer.narrowed(inputs_TI))
+        sketch_Ok = layer.take()
+        assert sketch_Ok.dtype == torch.float32
+        assert (sketch_Ok - expected_Ok).abs().max() < 2.0**-16 * expected_Ok.abs().max()
 
 
 def test_the_config_chooses_it_and_its_seed(model):

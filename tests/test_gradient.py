@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
@@ -174,6 +175,26 @@ def test_checkpointing_computes_each_block_twice_and_changes_no_result(model):
     assert not model.transformer.gradient_checkpointing
 
 
+def test_checkpointing_attends_over_all_tokens_once_and_to_the_prompt_again(model):
+    attended = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+            if "scaled_dot_product" in str(operation) and "backward" not in str(operation):
+                attended.append("all" if args[1].shape[-2] == args[0].shape[-2] else "prompt")
+            return operation(*args, **(kwargs or {}))
+
+    def counted(**options):
+        attended.clear()
+        with Seen():
+            ClipGradient(model, projector=Exact(), draws=DRAWS, **options)(*clip(0, frames=5))
+        return attended.count("all"), attended.count("prompt")
+
+    blocks = len(model.transformer.blocks)
+    assert counted() == (blocks, blocks)
+    assert counted(checkpointing=True) == (blocks, 2 * blocks)
+
+
 def test_bfloat16_compute_stays_near_float32():
     exact = ClipGradient(build_model(), projector=Exact(), draws=DRAWS)(*clip(0))
     half_model = build_model()
@@ -273,6 +294,18 @@ def test_deterministic_kernels_are_demanded_and_done_without_where_there_are_non
     [record] = caplog.records
     assert "put_" in record.message
     assert "last bits" in record.message
+
+
+@pytest.mark.usefixtures("as_the_pipeline_sets_torch")
+def test_deterministic_kernels_need_not_be_demanded(caplog):
+    model = build_model()
+    strict = []
+    handle = model.transformer.register_forward_hook(lambda *_: strict.append(not torch.is_deterministic_algorithms_warn_only_enabled()))
+    for demanded in (True, False):
+        build_clip_gradient(model, Gradient(store_dim=256, deterministic=demanded))(*clip(0))
+    handle.remove()
+    assert strict == [True, False]
+    assert not caplog.records
 
 
 def test_other_runtime_errors_are_not_swallowed():

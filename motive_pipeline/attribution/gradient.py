@@ -47,8 +47,8 @@ class ClipGradient:
 
     The gradients of several ``draws`` are averaged before the unit length is taken, as in D-TRAK (Zheng et al., 2024): a projection is linear,
     so the mean of the projections is the projection of the mean, at the memory of one pass. ``factored`` sketches its Linears' weight gradients
-    instead of forming them. ``checkpointing`` trades a second forward pass for activations that are not kept. The model computes in its own
-    dtype; sums over the gradient are in float32.
+    instead of forming them. ``checkpointing`` trades a second forward pass for activations that are not kept. ``deterministic``: kernels that
+    give the same bits each time, where there are any. The model computes in its own dtype; sums over the gradient are in float32.
 
     Raises:
         MotiveError: ``parameters`` selects nothing.
@@ -65,13 +65,14 @@ class ClipGradient:
         checkpointing: bool = False,
         factored: bool = False,
         proj_seed: int = 0,
+        deterministic: bool = True,
     ) -> None:
         self.model = model
         self.projector = projector
         self.draws = draws
         self.frame_norm: FrameNorm = frame_norm
         self.checkpointing = checkpointing
-        self._deterministic = DeterministicPasses()
+        self._deterministic = DeterministicPasses(demanded=deterministic)
         self._chosen = selected_parameters(model.transformer, parameters)
         self._factored = FactoredLinears(model.transformer, self._chosen if factored else {}, seed=proj_seed, device=model.device)
         self._sizes = {name: parameter.numel() for name, parameter in self._chosen.items()}
@@ -128,6 +129,7 @@ def build_clip_gradient(model: VideoModel, gradient: config.Gradient, *, scales:
         checkpointing=gradient.checkpointing,
         factored=gradient.projection == "factored",
         proj_seed=gradient.proj_seed,
+        deterministic=gradient.deterministic,
     )
 
 

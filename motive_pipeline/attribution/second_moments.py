@@ -103,7 +103,14 @@ def second_moments_content(ws: Workspace) -> str:
 
 
 def warm_up(
-    model: VideoModel, latents: GetLatents, clip_ids: Sequence[str], *, parameters: str, seed: int, checkpointing: bool
+    model: VideoModel,
+    latents: GetLatents,
+    clip_ids: Sequence[str],
+    *,
+    parameters: str,
+    seed: int,
+    checkpointing: bool,
+    deterministic: bool = True,
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The mean squared gradient of the training loss over ``clip_ids``, and the clips it rests on: those that give no finite gradient, or
     do not fit in memory, are left out. ``latents`` gives a clip's latents and prompt embedding.
@@ -111,9 +118,9 @@ def warm_up(
     chosen = selected_parameters(model.transformer, parameters)
     left = sorted(clip_ids)
     sums = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in chosen.items()}
-    deterministic = DeterministicPasses()
+    passes = DeterministicPasses(demanded=deterministic)
     while True:
-        bad = deterministic(partial(_sum_squares, model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing))
+        bad = passes(partial(_sum_squares, model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing))
         if bad is None:
             return {name: total.div_(max(1, len(left))) for name, total in sums.items()}, left
         left.remove(bad)  # the sums hold a part of its gradient: begin again without it
@@ -185,6 +192,7 @@ def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Moment
         parameters=ws.config.gradient.parameters,
         seed=settings.adam_seed,
         checkpointing=ws.config.gradient.checkpointing,
+        deterministic=ws.config.gradient.deterministic,
     )
     if not used:
         raise GateFailed(f"{ASSET}: none of the {len(clip_ids)} clips of the warm-up has a finite gradient; see the log")

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.models.checkpointing import checkpointed
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def streamed_gradients(
     with (
         _requires_grad(chosen.values(), True),
         _requires_grad(others, False),
-        _checkpointing(module, checkpointing),
+        checkpointed(module, checkpointing),
         _streamed_into(take, chosen),
         torch.enable_grad(),
     ):
@@ -84,11 +85,12 @@ def rejecting_what_does_not_fit(latents_CFHW: torch.Tensor) -> Iterator[None]:
 class DeterministicPasses:
     """Runs passes through a model with deterministic kernels alone where torch was told to prefer them, until an operation turns out to have none.
 
-    The backward pass of attention on a GPU is deterministic only so: asked with a warning at most, torch warns and takes the other kernel.
+    The backward pass of attention on a GPU is deterministic only so: asked with a warning at most, torch warns and takes the other kernel, a
+    faster one. Not ``demanded``, that is what it does.
     """
 
-    def __init__(self) -> None:
-        self._possible = True
+    def __init__(self, *, demanded: bool = True) -> None:
+        self._possible = demanded
 
     def __call__(self, run: Callable[[], Result]) -> Result:
         """What ``run`` gives. It is called a second time, and must then begin anew, when an operation has no deterministic kernel."""
@@ -132,18 +134,6 @@ def _requires_grad(parameters: Iterable[torch.nn.Parameter], required: bool) -> 
     finally:
         for parameter in changed:
             parameter.requires_grad_(not required)
-
-
-@contextmanager
-def _checkpointing(module: torch.nn.Module, enabled: bool) -> Iterator[None]:
-    if not enabled:
-        yield
-        return
-    module.enable_gradient_checkpointing()  # type: ignore[operator]
-    try:
-        yield
-    finally:
-        module.disable_gradient_checkpointing()  # type: ignore[operator]
 
 
 @contextmanager

@@ -1,7 +1,10 @@
-"""The gradient pass on a model of the true Wan 2.1 T2V 1.3B shape with random weights: memory, time, and on a GPU the share of its peak.
+"""The gradient pass on models of the true shapes of Wan 2.1 T2V 1.3B and Wan 2.2 TI2V 5B with random weights: memory, time, and on a GPU
+the share of its peak.
 
-    python -m benchmarks.wan_1_3b [--dtype bfloat16] [--projection fastfood] [--memory-only] [--rounds 2] [--json]   few tokens, on a CPU
-    python -m benchmarks.wan_1_3b --device cuda [--rounds 5] [--peak-tflops T] [--json]           81 frames of 480 x 832, a clip as it comes
+    python -m benchmarks.wan_shapes [--shape 1.3B] [--dtype bfloat16] [--projection fastfood] [--memory-only] [--rounds 2] [--json]    on a CPU
+    python -m benchmarks.wan_shapes --device cuda [--shape 5B] [--rounds 5] [--peak-tflops T] [--json]                                 on a GPU
+
+On a CPU few tokens; on a GPU a clip as it comes: 81 frames of 480 x 832 for the 1.3B, 121 of 704 x 1280 for the 5B.
 
 Memory: the peak of the whole pass, model included, against weights plus activations. Weights: the bytes of the parameters. Activations: the
 bytes that the forward pass of a bare pass leaves for backward (each storage once, parameters not counted). The peak is resident memory above what
@@ -37,14 +40,19 @@ from motive_pipeline.models.load import fixed_device
 from motive_pipeline.models.wan import WanModel
 from tests.tiny_wan import build_pipeline
 
-SHAPE = {
-    "patch_size": (1, 2, 2), "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16, "out_channels": 16, "text_dim": 4096,
-    "freq_dim": 256, "ffn_dim": 8960, "num_layers": 30, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6,
-    "rope_max_seq_len": 1024,
+COMMON = {
+    "patch_size": (1, 2, 2), "attention_head_dim": 128, "text_dim": 4096, "freq_dim": 256, "num_layers": 30, "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024,
 }  # fmt: skip
-"""transformer/config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
-CLIPS = {"cpu": ((16, 1, 16, 16), 64), "cuda": ((16, 21, 60, 104), 512)}
-"""Latents [C, F, h, w] and tokens of the prompt."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "1.3B": {**COMMON, "num_attention_heads": 12, "in_channels": 16, "out_channels": 16, "ffn_dim": 8960},
+    "5B": {**COMMON, "num_attention_heads": 24, "in_channels": 48, "out_channels": 48, "ffn_dim": 14336},
+}
+"""transformer/config.json of Wan-AI/Wan2.1-T2V-1.3B-Diffusers and of Wan-AI/Wan2.2-TI2V-5B-Diffusers, which takes a timestep for each token."""
+FRAMES_FHW = {"1.3B": (21, 60, 104), "5B": (31, 44, 80)}
+"""Latent frames of a clip as it comes. On a CPU: :data:`FEW_FHW`."""
+FEW_FHW = (1, 16, 16)
+PROMPT_TOKENS = {"cpu": 64, "cuda": 512}
 MEMORY_AIM = 1.25
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
 """Dense bf16 by the makers' data sheets, the SXM version where there are several."""
@@ -52,6 +60,7 @@ PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="1.3B", choices=list(SHAPES))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--projection", default="fastfood", choices=PROJECTIONS)
@@ -70,10 +79,9 @@ def main() -> None:
         return
     memory = in_process("memory", arguments)
     timing = None if arguments.memory_only else in_process("timing", arguments)
-    latents_CFHW, prompt_tokens = CLIPS[arguments.device]
     title = (
-        f"Wan 2.1 1.3B shape, {memory['parameters']:,} parameters, {arguments.dtype}, {arguments.projection}, {arguments.device}: "
-        f"{num_tokens(latents_CFHW)} tokens, {prompt_tokens} of the prompt"
+        f"Wan {arguments.shape} shape, {memory['parameters']:,} parameters, {arguments.dtype}, {arguments.projection}, {arguments.device}: "
+        f"{num_tokens(latents_shape(arguments))} tokens, {PROMPT_TOKENS[arguments.device]} of the prompt"
     )
     common.report(title, lines_of(memory, timing, arguments), as_json=arguments.json)
 
@@ -108,8 +116,17 @@ def lines_of(memory: dict[str, Any], timing: dict[str, Any] | None, arguments: a
 
 def in_process(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """A part in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.wan_1_3b", "--part", part, "--device", arguments.device, "--dtype", arguments.dtype]
-    command += ["--projection", arguments.projection, "--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
+    command = [sys.executable, "-m", "benchmarks.wan_shapes", "--part", part, "--shape", arguments.shape, "--device", arguments.device]
+    command += [
+        "--dtype",
+        arguments.dtype,
+        "--projection",
+        arguments.projection,
+        "--threads",
+        str(arguments.threads),
+        "--rounds",
+        str(arguments.rounds),
+    ]
     command += ["--checkpointing" if arguments.checkpointing else "--no-checkpointing"]
     environment = common.tight_memory() if part == "memory" else None
     done = subprocess.run(command, env=environment, cwd=common.REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
@@ -120,7 +137,7 @@ def memory_part(arguments: argparse.Namespace) -> dict[str, Any]:
     """Weights, activations and the peak of the pass, in MB."""
     device = fixed_device(arguments.device, arguments.threads)
     libraries_mb = held_mb(device)
-    model = build_model(device, getattr(torch, arguments.dtype))
+    model = build_model(arguments, device)
     weights_mb = sum(parameter.nbytes for parameter in model.transformer.parameters()) / 1e6
     activations_mb = kept_by_autograd_mb(model, arguments)
     run = projected_pass(model, arguments)
@@ -171,7 +188,7 @@ def kept_by_autograd_mb(model: WanModel, arguments: argparse.Namespace) -> float
 def timing_part(arguments: argparse.Namespace) -> dict[str, Any]:
     """Ours and the pass whose gradients are dropped, in turn."""
     device = fixed_device(arguments.device, arguments.threads)
-    model = build_model(device, getattr(torch, arguments.dtype))
+    model = build_model(arguments, device)
     ways = {"ours": projected_pass(model, arguments), "dropped": projected_pass(model, arguments, dropped=True)}
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for number in range(arguments.rounds + 1):
@@ -212,29 +229,34 @@ def projected_pass(model: WanModel, arguments: argparse.Namespace, *, dropped: b
     gradient = clip_gradient(model, argparse.Namespace(**vars(arguments) | ({"projection": "fastfood"} if dropped else {})))
     if dropped:
         gradient.projector = Dropped()
-    given = clip(arguments.device)
+    given = clip(arguments)
     return lambda: gradient(*given)
 
 
-def clip(device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def clip(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random latents, prompt embedding and mask."""
-    latents_CFHW, prompt_tokens = CLIPS[device]
+    latents_CFHW = latents_shape(arguments)
     random = torch.Generator().manual_seed(0)
     return (
         torch.randn(latents_CFHW, generator=random),
-        torch.randn(prompt_tokens, SHAPE["text_dim"], generator=random),
+        torch.randn(PROMPT_TOKENS[arguments.device], COMMON["text_dim"], generator=random),
         torch.rand(latents_CFHW[1:], generator=random),
     )
 
 
+def latents_shape(arguments: argparse.Namespace) -> tuple[int, ...]:
+    return SHAPES[arguments.shape]["in_channels"], *(FRAMES_FHW[arguments.shape] if arguments.device == "cuda" else FEW_FHW)
+
+
 def num_tokens(latents_CFHW: tuple[int, ...]) -> int:
-    return math.prod(latents_CFHW[1:]) // math.prod(SHAPE["patch_size"])
+    return math.prod(latents_CFHW[1:]) // math.prod(COMMON["patch_size"])
 
 
-def build_model(device: torch.device, dtype: torch.dtype) -> WanModel:
+def build_model(arguments: argparse.Namespace, device: torch.device) -> WanModel:
     """The denoiser with random weights, each drawn where it stays, beside a VAE and a text encoder of no size."""
     with init_empty_weights(include_buffers=False):
-        transformer = WanTransformer3DModel(**SHAPE)
+        transformer = WanTransformer3DModel(**SHAPES[arguments.shape])
+    dtype = getattr(torch, arguments.dtype)
     random = torch.Generator(device).manual_seed(0)
     for module_name, module in transformer.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -245,22 +267,26 @@ def build_model(device: torch.device, dtype: torch.dtype) -> WanModel:
             else:
                 values.normal_(std=0.02, generator=random)
             module.register_parameter(name, torch.nn.Parameter(values))
-    pipeline = build_pipeline()
+    pipeline = build_pipeline(expand_timesteps=arguments.shape == "5B")
     pipeline.register_modules(transformer=transformer.eval())
-    return WanModel(pipeline, device=device, compute_dtype=dtype, max_prompt_tokens=CLIPS[device.type][1])
+    return WanModel(pipeline, device=device, compute_dtype=dtype, max_prompt_tokens=PROMPT_TOKENS[device.type])
 
 
 def operations(arguments: argparse.Namespace) -> int:
     """Floating-point operations of one forward and backward pass, counted by torch without computing them."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    latents_CFHW = latents_shape(arguments)
     with torch.device("meta"):
-        transformer = WanTransformer3DModel(**SHAPE)
-        latents_CFHW, prompt_tokens = CLIPS[arguments.device]
-        given = {"hidden_states": torch.empty(1, *latents_CFHW), "encoder_hidden_states": torch.empty(1, prompt_tokens, SHAPE["text_dim"])}
+        transformer = WanTransformer3DModel(**SHAPES[arguments.shape])
+        given = {
+            "hidden_states": torch.empty(1, *latents_CFHW),
+            "encoder_hidden_states": torch.empty(1, PROMPT_TOKENS[arguments.device], COMMON["text_dim"]),
+            "timestep": torch.empty(1, num_tokens(latents_CFHW)) if arguments.shape == "5B" else torch.empty(1),
+        }
         counter = FlopCounterMode(display=False)
         with counter:
-            transformer(**given, timestep=torch.empty(1), return_dict=False)[0].sum().backward()
+            transformer(**given, return_dict=False)[0].sum().backward()
     return counter.get_total_flops()
 
 
