@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--projection", default="fastfood", choices=PROJECTIONS)
     parser.add_argument("--checkpointing", action=argparse.BooleanOptionalAction, help="default: on a GPU only")
+    parser.add_argument("--deterministic", action=argparse.BooleanOptionalAction, default=True, help="gradient.deterministic")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peak-tflops", type=float, help="the chip's dense bf16 peak, if this file does not know it")
@@ -127,6 +128,7 @@ def in_process(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "--rounds",
         str(arguments.rounds),
     ]
+    command += ["--deterministic" if arguments.deterministic else "--no-deterministic"]
     command += ["--checkpointing" if arguments.checkpointing else "--no-checkpointing"]
     environment = common.tight_memory() if part == "memory" else None
     done = subprocess.run(command, env=environment, cwd=common.REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
@@ -220,7 +222,7 @@ class Dropped:
 
 
 def clip_gradient(model: WanModel, arguments: argparse.Namespace) -> ClipGradient:
-    section = {"projection": arguments.projection, "checkpointing": arguments.checkpointing}
+    section = {name: getattr(arguments, name) for name in ("projection", "checkpointing", "deterministic")}
     return build_clip_gradient(model, config.Gradient.model_validate(section))
 
 
