@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,16 +119,18 @@ def ours_curation(folder: Path, threads: int) -> Callable[[], object]:
     from motive_pipeline.attribution.influence import InfluenceMatrix
     from motive_pipeline.attribution.tiles import stream_influence, tile_clips
     from motive_pipeline.curation.vote import majority_vote, matrix_blocks, num_selected, ranking_order
+    from motive_pipeline.storage.plain_array import PlainArray
 
     group = zarr.open_group(folder / "gradients", mode="r")
+    shutil.rmtree(folder / "matrix", ignore_errors=True)
 
     def run() -> np.ndarray:
-        matrix = InfluenceMatrix(folder / "matrix", group["query_id"][:], group["clip_id"][:], {})
-        width = tile_clips(group["clip"], PROJ_DIM)
-        matrix.fill(stream_influence(group["query"][:], group["clip"], clips_per_tile=width, threads=threads))
-        matrix.content()
         clip_ids = group["clip_id"][:]
-        order = ranking_order(majority_vote(matrix_blocks(matrix.group, clip_ids), 90.0))
+        matrix = InfluenceMatrix(folder / "matrix", group["query_id"][:], clip_ids, {})
+        clips = PlainArray(folder / "gradients" / "clip")
+        matrix.fill(stream_influence(group["query"][:], clips, clips_per_tile=tile_clips(clips, PROJ_DIM), threads=threads))
+        matrix.content()
+        order = ranking_order(majority_vote(matrix_blocks(folder / "matrix", clip_ids), 90.0))
         return clip_ids[order[: num_selected(len(clip_ids), 0.1)]]
 
     return run

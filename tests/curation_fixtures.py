@@ -63,8 +63,8 @@ def publish_influence_matrix(ws: Workspace, variant: str, query_ids: Sequence[st
 
     def write(folder: Path) -> None:
         group = zarr.open_group(folder, mode="a", zarr_format=3)
-        group.create_array("query_id", data=np.array(query_ids, dtype="S16"), dimension_names=("query",))
-        group.create_array("clip_id", data=np.array(clip_ids, dtype="S16"), dimension_names=("clip",))
+        group.create_array("query_id", data=np.array(query_ids, dtype="S16"), compressors=None, dimension_names=("query",))
+        group.create_array("clip_id", data=np.array(clip_ids, dtype="S16"), compressors=None, dimension_names=("clip",))
         group.create_array(
             "influence", data=influence.astype(np.float32), chunks=(2, 5), compressors=None, dimension_names=("query", "clip")
         )

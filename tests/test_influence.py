@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from motive_pipeline.attribution import influence as influence_module
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.influence_table import descending_order, ranks
-from motive_pipeline.attribution.tiles import influence_tiles, on_grid, stream_influence
+from motive_pipeline.attribution.tiles import influence_tiles, on_grid, stream_influence, tile_clips
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.storage.plain_array import PlainArray
 from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
 
 QUERIES, CLIPS = unit_rows(3, 64, seed=1), unit_rows(40, 64, seed=2)
@@ -96,10 +97,17 @@ def test_features_longer_than_one_or_not_finite_are_refused() -> None:
 @pytest.mark.parametrize("clips_per_tile", [1, 7, 14, 40, 100])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_streaming_gives_the_same_bits_for_any_tile_and_number_of_threads(tmp_path, clips_per_tile: int, threads: int) -> None:
-    stored = zarr.create_array(tmp_path / "a.zarr", data=CLIPS, chunks=(7, 32), compressors=None)
+    zarr.create_array(tmp_path / "a.zarr", data=CLIPS, chunks=(7, 32), compressors=None)
+    stored = PlainArray(tmp_path / "a.zarr")
     tiles = list(stream_influence(QUERIES[:, :48], stored, clips_per_tile=clips_per_tile, threads=threads))
     assert [start for start, _ in tiles] == list(range(0, 40, clips_per_tile))
     assert bits(np.concatenate([tile for _, tile in tiles], axis=1)) == bits(influence_tiles(QUERIES[:, :48], CLIPS[:, :48]))
+
+
+def test_a_tile_is_a_chunk_but_no_larger_than_memory_allows(tmp_path) -> None:
+    zarr.create_array(tmp_path / "a.zarr", shape=(10_000, 2048), chunks=(4096, 512), dtype="float32", compressors=None)
+    stored = PlainArray(tmp_path / "a.zarr")
+    assert [tile_clips(stored, proj_dim) for proj_dim in (64, 512, 2048, 2**24)] == [4096, 4096, 1024, 1]
 
 
 def test_rank_one_is_the_highest_and_ties_go_to_the_earlier_clip() -> None:

@@ -1,5 +1,7 @@
 """TRAK's kernel against explicit matrices, and what its lambda means."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import zarr
@@ -10,6 +12,7 @@ from motive_pipeline.attribution.kernel import gram_matrix, kernel_directions
 from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError
+from motive_pipeline.storage.plain_array import PlainArray
 from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
 from tests.test_influence import bits, small
 
@@ -17,9 +20,14 @@ QUERIES, CLIPS = unit_rows(3, 64, seed=1), unit_rows(40, 64, seed=2)
 CLIP_NORM, QUERY_NORM = np.linspace(0.5, 4, 40), np.array([2.0, 3.0, 0.5])
 
 
+def on_disk(folder: Path, rows: np.ndarray) -> PlainArray:
+    zarr.create_array(folder, data=rows, chunks=(7, 32), compressors=None)
+    return PlainArray(folder)
+
+
 @pytest.fixture
 def stored(tmp_path):
-    return zarr.create_array(tmp_path / "a.zarr", data=CLIPS, chunks=(7, 32), compressors=None)
+    return on_disk(tmp_path / "a.zarr", CLIPS)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -36,7 +44,7 @@ def explicit(queries: np.ndarray, clips: np.ndarray, relative_lambda: float) -> 
 def scores(queries, stored, proj_dim, relative_lambda, *, query_norm=None, clip_norm=None, threads=1) -> np.ndarray:
     gram = gram_matrix(stored, proj_dim, clip_norm_N=clip_norm, threads=threads)
     found = kernel_directions(queries[:, :proj_dim], gram, relative_lambda=relative_lambda, query_norm_Q=query_norm)
-    return influence_tiles(found.unit_Qp, np.asarray(stored[:, :proj_dim]), query_norm_Q=found.length_Q, clip_norm_N=clip_norm)
+    return influence_tiles(found.unit_Qp, stored.rows(columns=proj_dim), query_norm_Q=found.length_Q, clip_norm_N=clip_norm)
 
 
 @pytest.mark.parametrize("relative_lambda", [0.01, 1.0, 30.0])
@@ -59,15 +67,15 @@ def test_a_large_lambda_leaves_the_plain_inner_product(stored):
 
 
 def test_lambda_means_the_same_for_twice_as_many_of_the_same_clips(stored, tmp_path):
-    twice = zarr.create_array(tmp_path / "b.zarr", data=np.concatenate([CLIPS, CLIPS]), chunks=(7, 32), compressors=None)
+    twice = on_disk(tmp_path / "b.zarr", np.concatenate([CLIPS, CLIPS]))
     np.testing.assert_allclose(scores(QUERIES, twice, 64, 0.3)[:, :40], scores(QUERIES, stored, 64, 0.3), rtol=1e-5, atol=1e-7)
 
 
-def test_what_all_clips_share_counts_less_than_what_one_has_alone():
+def test_what_all_clips_share_counts_less_than_what_one_has_alone(tmp_path):
     shared, alone = np.eye(8, dtype=np.float32)[0], np.eye(8, dtype=np.float32)[1]
     clips = np.stack([*[shared] * 9, alone])
     query = unit((shared + alone)[None]).astype(np.float32)
-    gram = gram_matrix(zarr.array(clips), 8, clip_norm_N=None, threads=1)
+    gram = gram_matrix(on_disk(tmp_path / "c.zarr", clips), 8, clip_norm_N=None, threads=1)
     found = kernel_directions(query, gram, relative_lambda=0.1)
     influence = influence_tiles(found.unit_Qp, clips, query_norm_Q=found.length_Q)[0]
     assert influence[9] > 3 * influence[0] > 0
@@ -85,14 +93,14 @@ def test_a_query_does_not_change_the_bits_of_another(stored):
     assert bits(scores(QUERIES[1:], stored, 64, 0.5)) == bits(scores(QUERIES, stored, 64, 0.5)[1:])
 
 
-def test_zero_gradients_score_zero_and_nothing_is_nan():
+def test_zero_gradients_score_zero_and_nothing_is_nan(tmp_path):
     clips, queries = CLIPS.copy(), QUERIES.copy()
     clips[5], queries[0] = 0, 0
-    found = scores(queries, zarr.array(clips), 64, 0.5)
+    found = scores(queries, on_disk(tmp_path / "some.zarr", clips), 64, 0.5)
     assert np.isfinite(found).all()
     assert not found[0].any()
     assert not found[:, 5].any()
-    assert not scores(queries, zarr.array(np.zeros_like(CLIPS)), 64, 0.5).any(), "no clip has a gradient"
+    assert not scores(queries, on_disk(tmp_path / "all.zarr", np.zeros_like(CLIPS)), 64, 0.5).any(), "no clip has a gradient"
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])

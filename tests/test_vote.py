@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motive_pipeline.curation.pool import publish_eligible_pool
-from motive_pipeline.curation.vote import majority_vote, num_selected, publish_ranking, ranking_order, threshold
+from motive_pipeline.curation.vote import Votes, majority_vote, num_selected, publish_ranking, ranking_order, threshold
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.workspace import Workspace
 from tests.curation_fixtures import clip_names, publish_clips, publish_gradients, publish_influence_matrix, publish_table, unit_rows
@@ -73,10 +73,24 @@ def test_a_vote_without_queries_is_refused() -> None:
 
 
 def test_ranking_is_by_votes_then_mean_then_clip_id() -> None:
-    from motive_pipeline.curation.vote import Votes
-
     votes = Votes(votes_N=np.array([1, 2, 2, 1, 2]), mean_influence_N=np.array([9, 0.5, 0.7, 9, 0.5]), num_queries=3)
     assert ranking_order(votes).tolist() == [2, 1, 4, 0, 3]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-1.5, -0.0, 0.0, 0.25, 2.0])), min_size=1, max_size=60),
+    st.sampled_from([3, 2**15, 2**40]),
+)
+def test_the_order_is_that_of_a_stable_sort(clips: list[tuple[int, float]], num_queries: int) -> None:
+    """The more queries, the larger the numbers of votes."""
+    scale = num_queries // 3
+    votes = Votes(
+        votes_N=np.array([count * scale for count, _ in clips]),
+        mean_influence_N=np.array([mean for _, mean in clips]),
+        num_queries=num_queries,
+    )
+    assert ranking_order(votes).tolist() == sorted(range(len(clips)), key=lambda clip: (-clips[clip][0], -clips[clip][1], clip))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from motive_pipeline.attribution.tiles import stream_influence, tile_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import HEX_DIGITS
+from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.scratch import move_children, scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import consolidate
@@ -41,7 +42,7 @@ class Features:
     asset: str
     id_R: Shaped[np.ndarray, " R"]
     norm_R: Float64[np.ndarray, " R"]
-    gradient_RP: zarr.Array
+    gradient_RP: PlainArray
     attributes: dict[str, Any]
 
 
@@ -87,14 +88,16 @@ class InfluenceMatrix:
         self.shape = len(query_id_Q), len(clip_id_N)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="zarr")  # about S16, which Zarr v3 has no page for yet
-            self.group.create_array("query_id", data=query_id_Q, compressors=None, dimension_names=("query",))
-            self.group.create_array("clip_id", data=clip_id_N, compressors=None, dimension_names=("clip",))
+            self.group.create_array("query_id", data=query_id_Q, chunks=query_id_Q.shape, compressors=None, dimension_names=("query",))
+            self.group.create_array("clip_id", data=clip_id_N, chunks=clip_id_N.shape, compressors=None, dimension_names=("clip",))
         width = max(1, min(CHUNK_CLIPS, MAX_BUFFER_ENTRIES // len(query_id_Q), len(clip_id_N)))
         self._array = self.group.create_array(
             "influence", shape=self.shape, dtype="float32", chunks=(min(CHUNK_QUERIES, len(query_id_Q)), width), compressors=None,
             dimension_names=("query", "clip"),
         )  # fmt: skip
-        self._sha = hashlib.sha256(json.dumps(self.shape).encode() + query_id_Q.tobytes() + clip_id_N.tobytes())
+        self._sha = hashlib.sha256(json.dumps(self.shape).encode())
+        for ids in (query_id_Q, clip_id_N):
+            self._sha.update(np.ascontiguousarray(ids).data)
         self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0
 
     def fill(self, tiles: Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]) -> None:
@@ -129,7 +132,7 @@ def _tiles(ws: Workspace, queries: Features, clips: Features) -> Iterator[tuple[
     settings, threads = ws.config.influence, ws.config.engine.threads
     proj_dim = clips.gradient_RP.shape[1] if clips.attributes["projection"] == "exact" else settings.proj_dim
     query_norm_Q, clip_norm_N = (queries.norm_R, clips.norm_R) if settings.similarity == "dot" else (None, None)
-    queries_QP = np.asarray(queries.gradient_RP[:, :proj_dim])
+    queries_QP = queries.gradient_RP.rows(columns=proj_dim)
     if settings.preconditioner == "trak":
         gram_PP = gram_matrix(clips.gradient_RP, proj_dim, clip_norm_N=clip_norm_N, threads=threads)
         directions = kernel_directions(queries_QP, gram_PP, relative_lambda=settings.trak_lambda, query_norm_Q=query_norm_Q)
@@ -145,9 +148,8 @@ def _tiles(ws: Workspace, queries: Features, clips: Features) -> Iterator[tuple[
 
 
 def _load_features(ws: Workspace, asset: str) -> Features:
-    group = zarr.open_group(ws.published(asset).path, mode="r")
-    gradient = group["gradient"]
-    assert isinstance(gradient, zarr.Array)
+    folder = ws.published(asset).path
+    group, gradient = zarr.open_group(folder, mode="r"), PlainArray(folder / "gradient")
     if not gradient.shape[0]:
         raise GateFailed(f"{asset} holds no gradient, so no influence can be computed; its rejects say why")
     ids, norms = (np.asarray(group[name][:]) for name in ("clip_id", "grad_norm"))  # type: ignore[index]

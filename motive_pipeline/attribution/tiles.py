@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 import torch
-import zarr
 from jaxtyping import Float, Float32, Float64
+
+from motive_pipeline.storage.plain_array import PlainArray
 
 Result = TypeVar("Result")
 
@@ -30,11 +32,13 @@ MAX_LENGTH = 2.0**GRID_BITS * 1.0001
 """Longest row, in grid units, for which every sum stays below 2^53."""
 
 TILE_ENTRIES = 2**21
-"""Feature entries in one tile, the unit that is read: 8 MiB."""
+"""Feature entries that a thread rounds and multiplies at a time, 16 MiB in float64: many, since between two such steps threads wait for each other."""
 
-BLOCK_ENTRIES = 2**19
-"""Feature entries that are rounded and multiplied at a time, 4 MiB in float64: so few that they stay near the processor, so many that threads
-are not held up by each other between two calls (blocks of a quarter take two threads almost twice as long)."""
+AHEAD_ENTRIES = 2**22
+"""Entries of the matrix that may be ready beyond one tile for each thread, 16 MiB: threads do not wait while a column of chunks is written."""
+
+QUERIES_AT_ONCE = 8
+"""A product with a multiple of so many queries takes less time than one with a few less, on processors that multiply eight float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,29 +50,64 @@ class GridRows:
 
 
 class Scratch:
-    """Memory for rounding up to ``num_rows`` rows: fresh memory for each block would cost more than the arithmetic."""
-
-    def __init__(self, num_rows: int, num_entries: int) -> None:
-        self.rounded_RP = torch.empty(num_rows, num_entries)
-        self.integers_RP = torch.empty(num_rows, num_entries, dtype=torch.float64)
-
-
-def on_grid(features_RP: Float32[np.ndarray, "R P"], scratch: Scratch | None = None) -> GridRows:
-    """The features as integers: multiples of 2^-26, rounded half to even. With ``scratch`` they lie in it, until it is used again.
-
-    Raises:
-        ValueError: a row is not finite or longer than 1, for which the product would not be exact.
+    """Memory of one thread in which up to ``num_clips`` features are rounded and multiplied by ``num_queries``: fresh memory for each tile would
+    cost more than the arithmetic.
     """
-    if scratch is None:
-        scratch = Scratch(*features_RP.shape)
-    rounded_RP, integers_RP = scratch.rounded_RP[: len(features_RP)], scratch.integers_RP[: len(features_RP)]
-    # Scaling by a power of two is exact in float32, and float32 numbers of 2^24 or more are integers already.
-    torch.mul(torch.from_numpy(np.ascontiguousarray(features_RP)), 2.0**GRID_BITS, out=rounded_RP).round_()
-    integers_RP.copy_(rounded_RP)
-    length_R = torch.linalg.vector_norm(integers_RP, dim=1)
-    if not bool((length_R <= MAX_LENGTH).all()):
-        raise ValueError("a gradient feature is not finite or longer than 1; features are stored with unit length")
-    return GridRows(integers_RP=integers_RP, length_R=length_R)
+
+    def __init__(self, num_clips: int, num_entries: int, num_queries: int = 0) -> None:
+        self._rounded_NP = torch.empty(num_clips, num_entries)
+        self._integers_NP = torch.empty(num_clips, num_entries, dtype=torch.float64)
+        self._product_NQ = torch.empty(num_clips, num_queries, dtype=torch.float64)
+
+    def on_grid(self, features_NP: Float32[np.ndarray, "N P"]) -> GridRows:
+        """The features as integers: multiples of 2^-26, rounded half to even. They lie in this memory, until it is used again.
+
+        Raises:
+            ValueError: a row is not finite or longer than 1, for which the product would not be exact.
+        """
+        # Scaling by a power of two is exact in float32, and float32 numbers of 2^24 or more are integers already.
+        rounded_NP = self._rounded_NP[: len(features_NP)]
+        np.multiply(features_NP, np.float32(2.0**GRID_BITS), out=rounded_NP.numpy())
+        integers_NP = self._integers_NP[: len(features_NP)].copy_(rounded_NP.round_())
+        length_N = torch.linalg.vector_norm(integers_NP, dim=1)
+        if not bool((length_N <= MAX_LENGTH).all()):
+            raise ValueError("a gradient feature is not finite or longer than 1; features are stored with unit length")
+        return GridRows(integers_RP=integers_NP, length_R=length_N)
+
+    def product(self, clips: GridRows, queries_PQ: Float64[torch.Tensor, "P Q"]) -> Float64[torch.Tensor, "N Q"]:
+        """The exact product of the integers, in this memory."""
+        return torch.mm(clips.integers_RP, queries_PQ, out=self._product_NQ[: len(clips.length_R)])
+
+
+def on_grid(features_RP: Float32[np.ndarray, "R P"]) -> GridRows:
+    """The features as integers, in memory of their own; see :meth:`Scratch.on_grid`."""
+    return Scratch(*features_RP.shape).on_grid(features_RP)
+
+
+class Queries:
+    """The side of the product that is the same for every tile: integers, and what each query's products are multiplied by. Queries of zeros fill
+    it up to a multiple of :data:`QUERIES_AT_ONCE`.
+    """
+
+    def __init__(self, queries_QP: Float32[np.ndarray, "Q P"], norm_Q: Float64[np.ndarray, " Q"] | None) -> None:
+        rows = on_grid(queries_QP)
+        self.num_queries = len(queries_QP)
+        missing = -self.num_queries % QUERIES_AT_ONCE
+        self._integers_PQ = torch.nn.functional.pad(rows.integers_RP.T, (0, missing)).contiguous()
+        self._factor_Q = torch.nn.functional.pad(row_factor(rows, norm_Q), (0, missing))
+
+    def scratch(self, num_clips: int) -> Scratch:
+        """Memory for tiles of up to ``num_clips``."""
+        return Scratch(num_clips, *self._integers_PQ.shape)
+
+    def influence(
+        self, clips_NP: Float32[np.ndarray, "N P"], norm_N: Float64[np.ndarray, " N"] | None, scratch: Scratch
+    ) -> Float32[np.ndarray, "Q N"]:
+        """The exact product with the clips' features, scaled once for each query and once for each clip, in this order."""
+        clips = scratch.on_grid(clips_NP)
+        product_NQ = scratch.product(clips, self._integers_PQ).mul_(self._factor_Q).mul_(row_factor(clips, norm_N)[:, None])
+        tile_QN = torch.empty(self.num_queries, len(clips_NP)).copy_(product_NQ[:, : self.num_queries].T)
+        return tile_QN.add_(0.0).numpy()  # adding 0 turns -0 into 0, so that equal scores have equal bits
 
 
 def influence_tiles(
@@ -83,37 +122,14 @@ def influence_tiles(
     Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
     A norm takes the place of that unit length: with both it is the cosine times both norms ("dot"). A zero row has influence 0.
     """
-    return _tile(on_grid(queries_QP), clips_NP, query_norm_Q, clip_norm_N)
-
-
-def _tile(
-    queries: GridRows,
-    clips_NP: Float32[np.ndarray, "N P"],
-    query_norm_Q: Float64[np.ndarray, " Q"] | None,
-    clip_norm_N: Float64[np.ndarray, " N"] | None,
-) -> Float32[np.ndarray, "Q N"]:
-    """The product block by block of clips."""
-    num_clips, num_entries = clips_NP.shape
-    step = max(1, BLOCK_ENTRIES // num_entries)
-    scratch = Scratch(min(step, num_clips), num_entries)
-    tile_QN = torch.empty(len(queries.length_R), num_clips)
-    for start in range(0, num_clips, step):
-        block = slice(start, start + step)
-        norm_N = None if clip_norm_N is None else clip_norm_N[block]
-        tile_QN[:, block] = _product(queries, on_grid(clips_NP[block], scratch), query_norm_Q, norm_N)
-    return tile_QN.numpy()
-
-
-def _product(
-    queries: GridRows,
-    clips: GridRows,
-    query_norm_Q: Float64[np.ndarray, " Q"] | None,
-    clip_norm_N: Float64[np.ndarray, " N"] | None,
-) -> Float32[torch.Tensor, "Q N"]:
-    """The exact product of the integers, scaled once for each query and once for each clip, in this order."""
-    tile_QN = queries.integers_RP @ clips.integers_RP.T
-    tile_QN.mul_(row_factor(queries, query_norm_Q)[:, None]).mul_(row_factor(clips, clip_norm_N)[None, :])
-    return tile_QN.float().add_(0.0)  # adding 0 turns -0 into 0, so that equal scores have equal bits
+    queries, (num_clips, num_entries) = Queries(queries_QP, query_norm_Q), clips_NP.shape
+    step = min(max(1, TILE_ENTRIES // num_entries), num_clips)
+    scratch = queries.scratch(step)
+    influence_QN = np.empty((len(queries_QP), num_clips), dtype=np.float32)
+    for start in range(0, num_clips, max(1, step)):
+        tile = slice(start, start + step)
+        influence_QN[:, tile] = queries.influence(clips_NP[tile], None if clip_norm_N is None else clip_norm_N[tile], scratch)
+    return influence_QN
 
 
 def row_factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Float64[torch.Tensor, " R"]:
@@ -122,15 +138,14 @@ def row_factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Floa
     return torch.where(rows.length_R > 0, wanted_R / rows.length_R, 0.0)
 
 
-def tile_clips(gradient_NP: zarr.Array, proj_dim: int) -> int:
-    """How many clips a tile holds: whole chunks of the stored array, about :data:`TILE_ENTRIES` entries."""
-    chunk_clips = gradient_NP.chunks[0]
-    return max(1, TILE_ENTRIES // proj_dim // chunk_clips) * chunk_clips
+def tile_clips(gradient_NP: PlainArray, proj_dim: int) -> int:
+    """How many clips a tile holds: those of a chunk of the stored array, but no more than :data:`TILE_ENTRIES` entries."""
+    return max(1, min(gradient_NP.chunks[0], TILE_ENTRIES // proj_dim))
 
 
 def stream_influence(
     queries_QP: Float32[np.ndarray, "Q P"],
-    gradient_NP: zarr.Array,
+    gradient_NP: PlainArray,
     *,
     clips_per_tile: int,
     threads: int,
@@ -141,25 +156,34 @@ def stream_influence(
 
     Memory: a few tiles, whatever N is. Each of ``threads`` workers reads and multiplies a tile of its own.
     """
-    queries = on_grid(queries_QP)
+    queries = Queries(queries_QP, query_norm_Q)
     num_clips, proj_dim = gradient_NP.shape[0], queries_QP.shape[1]
+    idle: SimpleQueue[Scratch] = SimpleQueue()
+    for _ in range(threads):
+        idle.put(queries.scratch(min(clips_per_tile, num_clips)))
 
     def tile(start: int) -> Float[np.ndarray, "Q tile"]:
         stop = min(start + clips_per_tile, num_clips)
-        clips_NP = np.asarray(gradient_NP[start:stop, :proj_dim])
-        norm_N = None if clip_norm_N is None else clip_norm_N[start:stop]
-        return _tile(queries, clips_NP, query_norm_Q, norm_N)
+        clips_NP = gradient_NP.mapped(start, stop, columns=proj_dim)
+        scratch = idle.get()
+        try:
+            return queries.influence(clips_NP, None if clip_norm_N is None else clip_norm_N[start:stop], scratch)
+        finally:
+            idle.put(scratch)
 
-    yield from in_order(tile, range(0, num_clips, clips_per_tile), threads=threads)
+    ahead = AHEAD_ENTRIES // (len(queries_QP) * clips_per_tile)
+    yield from in_order(tile, range(0, num_clips, clips_per_tile), threads=threads, ahead=ahead)
 
 
-def in_order(function: Callable[[int], Result], starts: Iterable[int], *, threads: int) -> Iterator[tuple[int, Result]]:
-    """``(start, function(start))`` for each of ``starts``, computed ``threads`` at a time on one thread each, given in their order."""
+def in_order(function: Callable[[int], Result], starts: Iterable[int], *, threads: int, ahead: int = 0) -> Iterator[tuple[int, Result]]:
+    """``(start, function(start))`` for each of ``starts``, computed ``threads`` at a time on one thread each, given in their order; up to
+    ``ahead`` results more wait to be taken.
+    """
     with _one_thread_each(), ThreadPoolExecutor(threads) as workers:
         pending: deque[tuple[int, Future[Result]]] = deque()
         for start in starts:
             pending.append((start, workers.submit(function, start)))
-            if len(pending) > threads:
+            if len(pending) > threads + ahead:
                 first, future = pending.popleft()
                 yield first, future.result()
         for first, future in pending:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 from jaxtyping import Float32, Float64, Int64, Shaped
 
 from motive_pipeline.attribution.influence_table import id_strings
@@ -24,11 +25,14 @@ from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_arrays
+from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.scores import TABLES
 from motive_pipeline.storage.scratch import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
+SPAN = 2**16
+"""Clips whose votes are counted at a time: so few that they stay near the processor from query to query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,29 +59,59 @@ def threshold(influence_N: Float32[np.ndarray, " N"], percentile: float) -> np.f
     return np.partition(influence_N, position)[position]
 
 
+class Counted:
+    """Votes and influence, added up query by query."""
+
+    def __init__(self, num_clips: int) -> None:
+        self.votes_N = np.zeros(num_clips, dtype=np.int64)
+        self.total_N = np.zeros(num_clips)
+        self.num_queries = 0
+
+    def add(self, block_BN: Float32[np.ndarray, "B N"], threshold_B: Iterable[np.float32]) -> None:
+        """The next queries."""
+        tau_B = list(threshold_B)
+        for start in range(0, len(self.votes_N), SPAN):
+            span = slice(start, start + SPAN)
+            for influence_n, tau in zip(block_BN[:, span], tau_B, strict=True):
+                self.votes_N[span] += influence_n > tau
+                self.total_N[span] += influence_n
+        self.num_queries += len(tau_B)
+
+
 def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percentile: float) -> Votes:
     """MajVote_n = sum over q of 1[I(n, q) > tau_q] (eq. 18), from blocks of queries; sums run over the queries in order.
 
     Raises:
         ValueError: there is no query.
     """
-    votes_N = total_N = None
-    num_queries = 0
-    for block_BN in influence_blocks:
-        for influence_N in block_BN:
-            if votes_N is None or total_N is None:
-                votes_N, total_N = np.zeros(len(influence_N), dtype=np.int64), np.zeros(len(influence_N))
-            votes_N += influence_N > threshold(influence_N, percentile)
-            total_N += influence_N
-            num_queries += 1
-    if votes_N is None or total_N is None:
-        raise ValueError("a vote needs at least one query")
-    return Votes(votes_N=votes_N, mean_influence_N=total_N / num_queries, num_queries=num_queries)
+    counted: Counted | None = None
+    with ThreadPoolExecutor(1) as finder:
+        waiting: tuple[np.ndarray, Iterator[np.float32]] | None = None
+        for block_BN in influence_blocks:
+            counted = counted or Counted(block_BN.shape[1])
+            found = block_BN, finder.map(partial(threshold, percentile=percentile), block_BN)  # while the block before it is counted
+            if waiting:
+                counted.add(*waiting)
+            waiting = found
+        if counted is None or waiting is None:
+            raise ValueError("a vote needs at least one query")
+        counted.add(*waiting)
+    return Votes(votes_N=counted.votes_N, mean_influence_N=counted.total_N / counted.num_queries, num_queries=counted.num_queries)
 
 
 def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
     """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id."""
-    return np.lexsort((-votes.mean_influence_N, -votes.votes_N))
+    order_N = np.argsort(-votes.mean_influence_N)
+    votes_N = -votes.votes_N[order_N]
+    order_N = order_N[np.argsort(votes_N.astype(np.int16) if votes.num_queries < 2**15 else votes_N, kind="stable")]
+    sorted_N = votes.votes_N[order_N], votes.mean_influence_N[order_N]
+    is_tied_N = np.concatenate([[False], np.logical_and(*(values[1:] == values[:-1] for values in sorted_N))])
+    if is_tied_N.any():
+        run_N = np.cumsum(~is_tied_N)
+        in_run_N = is_tied_N | np.append(is_tied_N[1:], False)
+        tied = order_N[in_run_N]
+        order_N[in_run_N] = tied[np.lexsort((tied, run_N[in_run_N]))]
+    return order_N
 
 
 def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
@@ -109,23 +143,24 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
 
 def _pool_blocks(ws: Workspace, variant: Variant, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
     """The published influence on the clips of the pool."""
-    group = zarr.open_group(ws.published(f"influence_matrix/{variant}").path, mode="r")
-    absent = np.setdiff1d(pool_N, np.asarray(group["clip_id"][:]))  # type: ignore[index]
+    folder = ws.published(f"influence_matrix/{variant}").path
+    absent = np.setdiff1d(pool_N, PlainArray(folder / "clip_id").rows())
     if len(absent):
         raise GateFailed(
             f"{len(absent)} clips of eligible_pool have no influence in influence_matrix/{variant} (the first: {absent[0].decode()}). "
             "One of the two is out of date: materialize influence_matrix and eligible_pool again."
         )
-    return matrix_blocks(group, pool_N)
+    return matrix_blocks(folder, pool_N)
 
 
-def matrix_blocks(group: zarr.Group, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
-    """The columns ``pool_N`` of an influence matrix, a few queries at a time: as many as one of its chunks holds."""
-    influence, clip_ids = group["influence"], np.asarray(group["clip_id"][:])  # type: ignore[index]
-    assert isinstance(influence, zarr.Array)
+def matrix_blocks(folder: Path, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
+    """The columns ``pool_N`` of the influence matrix at ``folder``, a few queries at a time: as many as one of its chunks holds."""
+    influence_QN, clip_ids = PlainArray(folder / "influence"), PlainArray(folder / "clip_id").rows()
     columns = None if np.array_equal(pool_N, clip_ids) else np.searchsorted(clip_ids, pool_N)
-    for first in range(0, influence.shape[0], influence.chunks[0]):
-        block_BN = np.asarray(influence[first : first + influence.chunks[0]])
+    num_queries, step = influence_QN.shape[0], influence_QN.chunks[0]
+
+    for first in range(0, num_queries, step):
+        block_BN = influence_QN.rows(first, min(first + step, num_queries))
         yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])
 
 

@@ -19,6 +19,7 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import matrix_blocks, threshold
 from motive_pipeline.evaluation.lookup import Known
 from motive_pipeline.evaluation.tables import shown_number
+from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.workspace import Workspace
 
 NEAREST = 6
@@ -132,12 +133,12 @@ def standing(ws: Workspace, variant: Variant, clip_id: str) -> Standing | None:
 
 
 def _query_votes(ws: Workspace, variant: Variant, clip_id: str) -> list[QueryVote]:
-    group = zarr.open_group(ws.published(f"influence_matrix/{variant}").path, mode="r")
-    query_ids = [bytes(query_id).decode() for query_id in np.asarray(group["query_id"][:]).tolist()]  # type: ignore[index]
+    folder = ws.published(f"influence_matrix/{variant}").path
+    query_ids = [query_id.decode() for query_id in PlainArray(folder / "query_id").rows().tolist()]
     pool_N = load_pool(ws)
     column = int(np.searchsorted(pool_N, np.bytes_(clip_id)))
     found = []
-    for block_BN in matrix_blocks(group, pool_N):
+    for block_BN in matrix_blocks(folder, pool_N):
         for influence_N in block_BN:
             own = float(influence_N[column])
             found.append(

@@ -20,7 +20,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.lock import FileLock
-from motive_pipeline.storage.segment_array import SegmentArray
+from motive_pipeline.storage.plain_array import PlainArray
 
 FORMAT = 1
 CHUNK_BYTES = 2**20
@@ -72,7 +72,7 @@ class RowStore:
     def __post_init__(self) -> None:
         self._index: dict[str, RowRef | RowReject] = {}
         self._seen: set[str] = set()
-        self._arrays: dict[tuple[str, str], SegmentArray] = {}
+        self._arrays: dict[tuple[str, str], PlainArray] = {}
         self._lock = FileLock(self.folder / ".lock", f"the row store {self.folder}")
         _require_format(self.folder)
 
@@ -137,9 +137,9 @@ class RowStore:
                 row = refs[position].row
                 yield position, array.row(row) if block is None else block[row]
 
-    def _array(self, segment: str, name: str) -> SegmentArray:
+    def _array(self, segment: str, name: str) -> PlainArray:
         if (segment, name) not in self._arrays:
-            self._arrays[segment, name] = SegmentArray(self.folder / "segments" / segment / "rows.zarr" / name)
+            self._arrays[segment, name] = PlainArray(self.folder / "segments" / segment / "rows.zarr" / name)
         return self._arrays[segment, name]
 
     def _prepare(self) -> None:

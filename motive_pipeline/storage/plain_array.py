@@ -1,0 +1,91 @@
+"""Reads Zarr v3 arrays that are not compressed straight from their chunks' files. zarr itself takes about a millisecond a call and reads through
+one thread: as much as a small row costs, and most of what multiplying a tile of gradients does.
+
+Chunks may be several across the second dimension of a matrix; every other dimension but the first lies in one. The last ones are padded, and zarr
+writes no file for a chunk of zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from zarr.dtype import parse_dtype
+
+_BUFFERS = 1024
+"""How many rows that do not lie side by side the system fills at once."""
+
+
+class PlainArray:
+    """One array at ``folder``; its first dimension is the row.
+
+    Raises:
+        ValueError: it is compressed, or divided in a way that this class does not read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        metadata = json.loads((folder / "zarr.json").read_bytes())
+        self.shape: tuple[int, ...] = tuple(metadata["shape"])
+        self.chunks: tuple[int, ...] = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
+        self.dtype = parse_dtype(metadata["data_type"], zarr_format=3).to_native_dtype().newbyteorder("<")
+        self._folder = str(folder)
+        self._chunk_entries = math.prod(self.chunks[1:])
+        self._row_entries = math.prod(self.shape[1:])
+        if [codec["name"] for codec in metadata["codecs"]] != ["bytes"]:
+            raise ValueError(f"{folder} is not an array of plain chunks: {metadata['codecs']}")
+        if self._chunk_entries < self._row_entries and len(self.shape) != 2:
+            raise ValueError(f"{folder} is divided across more than its rows: {self.chunks}")
+
+    def row(self, number: int) -> np.ndarray:
+        """One row, without reading the others."""
+        return self.rows(number, number + 1).reshape(self.shape[1:])
+
+    def rows(self, start: int = 0, stop: int | None = None, *, columns: int | None = None) -> np.ndarray:
+        """Rows ``start`` to ``stop`` - 1; of a matrix the first ``columns`` entries of each."""
+        stop = self.shape[0] if stop is None else stop
+        width = self._row_entries if columns is None else columns
+        found = np.empty((stop - start, width), self.dtype)
+        for chunk in range(start // self.chunks[0], math.ceil(stop / self.chunks[0])):
+            first = chunk * self.chunks[0]
+            place = slice(max(start - first, 0), min(stop - first, self.chunks[0]))
+            part = found[first + place.start - start : first + place.stop - start]
+            for number, left in enumerate(range(0, width, self._chunk_entries)):
+                self._read(chunk, number, place.start, part[:, left : left + self._chunk_entries])
+        return found.reshape(stop - start, *self.shape[1:]) if columns is None else found
+
+    def mapped(self, start: int, stop: int, *, columns: int) -> np.ndarray:
+        """The same rows of a matrix to look at, not to keep or change: in the system's own memory of the file where they lie in one chunk."""
+        chunk, first = divmod(start, self.chunks[0])
+        if first + stop - start > self.chunks[0] or columns > self._chunk_entries:
+            return self.rows(start, stop, columns=columns)
+        try:
+            stored = np.memmap(self._file(chunk, 0), self.dtype, "r", shape=self.chunks)
+        except FileNotFoundError:
+            return np.zeros((stop - start, columns), self.dtype)
+        return np.asarray(stored)[first : first + stop - start, :columns]
+
+    def _file(self, chunk: int, number: int) -> str:
+        return "/".join((self._folder, "c", str(chunk), *(str(number) for _ in self.shape[1:2]), *("0" for _ in self.shape[2:])))
+
+    def _read(self, chunk: int, number: int, first: int, out: np.ndarray) -> None:
+        """Fill ``out`` with rows of chunk ``chunk`` (along the columns: ``number``), from its row ``first`` on."""
+        file = self._file(chunk, number)
+        whole = out.shape[1] == self._chunk_entries and (out.flags.c_contiguous or len(out) <= _BUFFERS)
+        rows = out if whole else np.empty((len(out), self._chunk_entries), self.dtype)
+        try:
+            descriptor = os.open(file, os.O_RDONLY)
+        except FileNotFoundError:
+            out[...] = 0
+            return
+        try:
+            buffers = [part.view(np.uint8).data for part in ([rows] if rows.flags.c_contiguous else rows) if rows.size]
+            read = os.preadv(descriptor, buffers, first * self._chunk_entries * self.dtype.itemsize)
+        finally:
+            os.close(descriptor)
+        if read != rows.nbytes:
+            raise ValueError(f"{file} ends before row {first + len(out)}")
+        if not whole:
+            out[...] = rows[:, : out.shape[1]]

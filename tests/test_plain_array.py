@@ -1,0 +1,73 @@
+"""Arrays read straight from their chunks, against zarr."""
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from motive_pipeline.storage.plain_array import PlainArray
+
+
+def matrix(folder, *, rows=11, columns=10, chunks=(4, 3), dtype="float32", **options) -> np.ndarray:
+    values = np.random.default_rng(0).integers(1, 200, (rows, columns)).astype(dtype)
+    values[4:8, 3:6] = 0  # a chunk of zeros, which has no file
+    zarr.create_array(folder, data=values, chunks=chunks, **{"compressors": None} | options)
+    return values
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    chunks=st.tuples(st.integers(1, 12), st.integers(1, 11)),
+    span=st.tuples(st.integers(0, 11), st.integers(0, 11)),
+    columns=st.integers(1, 10),
+)
+def test_any_rows_and_first_columns_of_any_chunks(tmp_path_factory, chunks, span, columns):
+    folder = tmp_path_factory.mktemp("array") / "a"
+    values, (start, stop) = matrix(folder, chunks=chunks), sorted(span)
+    array = PlainArray(folder)
+    assert (array.shape, array.chunks) == ((11, 10), chunks)
+    for found in (array.rows(start, stop, columns=columns), array.mapped(start, stop, columns=columns)):
+        assert found.dtype == np.float32
+        assert np.array_equal(found, values[start:stop, :columns])
+    assert np.array_equal(array.rows(), values)
+
+
+def test_a_chunk_of_zeros_has_no_file(tmp_path, monkeypatch):
+    matrix(tmp_path / "a")
+    zarr.open_array(tmp_path / "a")[4:8, :3] = 0
+    assert not (tmp_path / "a" / "c" / "1" / "0").exists()
+    array = PlainArray(tmp_path / "a")
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 7, dtype))  # as memory may be that was used before
+    assert not array.mapped(5, 7, columns=2).any()
+    assert not array.rows(5, 7, columns=2).any()
+
+
+def test_mapped_rows_cannot_be_changed(tmp_path):
+    matrix(tmp_path / "a")
+    with pytest.raises(ValueError, match="read-only"):
+        PlainArray(tmp_path / "a").mapped(0, 2, columns=3)[0, 0] = 1
+
+
+def test_more_rows_than_the_system_fills_at_once(tmp_path):
+    values = matrix(tmp_path / "a", rows=1500, chunks=(1500, 3))
+    assert np.array_equal(PlainArray(tmp_path / "a").rows(), values)
+
+
+def test_what_it_cannot_read_is_refused(tmp_path):
+    matrix(tmp_path / "packed", compressors="auto")
+    with pytest.raises(ValueError, match="not an array of plain chunks"):
+        PlainArray(tmp_path / "packed")
+    zarr.create_array(tmp_path / "cube", shape=(4, 4, 4), chunks=(2, 2, 4), dtype="float32", compressors=None)
+    with pytest.raises(ValueError, match=r"divided across more than its rows: \(2, 2, 4\)"):
+        PlainArray(tmp_path / "cube")
+
+
+def test_a_chunk_that_was_cut_short_is_no_data(tmp_path):
+    matrix(tmp_path / "a")
+    file = tmp_path / "a" / "c" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="c/0/0 ends before row 4"):
+        PlainArray(tmp_path / "a").rows(0, 4)
+    with pytest.raises(ValueError, match="greater than file size"):
+        PlainArray(tmp_path / "a").mapped(0, 4, columns=3)
