@@ -33,7 +33,7 @@ class Outcome:
     counts: RowCounts
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Work(Generic[Item]):
     """One row to have: its key in the store, and what the row function needs to compute it."""
 

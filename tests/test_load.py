@@ -1,5 +1,6 @@
 """From the config's ``model`` section to a model: finding it, knowing it by content, loading it once, and saying what is wrong."""
 
+import gc
 import json
 import os
 import shutil
@@ -52,6 +53,11 @@ def test_the_base_model_is_loaded_once_and_again_when_its_files_change(copy):
     other = save_tiny_wan(copy.parent / "other", seed=1)
     shutil.copyfile(other / "transformer/diffusion_pytorch_model.safetensors", copy / "transformer/diffusion_pytorch_model.safetensors")
     assert load_model(section(copy), threads=1) is not first
+
+
+def test_the_library_is_left_out_of_the_search_for_garbage(source):
+    load_model(section(source), threads=1)
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_a_checkpoint_is_loaded_afresh_each_time(source):

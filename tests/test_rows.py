@@ -56,6 +56,16 @@ def test_read_many_gives_every_row_at_its_position(tmp_path):
     assert [got[p][0] for p in range(5)] == order
 
 
+def test_a_column_is_in_the_order_asked_for(tmp_path):
+    store = RowStore(tmp_path / "s")
+    refs = [ref for numbers in (range(4), range(4, 6), range(6, 8)) for ref in store.append([row(i) for i in numbers])]
+    order = [7, 0, 3, 5, 1]
+    column = store.column([refs[i] for i in order], "n")
+    assert column.dtype == np.int64
+    assert column.tolist() == order
+    assert not len(store.column([], "n"))
+
+
 def test_equal_content_has_equal_hash_and_other_content_another(tmp_path):
     a = Row(key="a", arrays={"g": np.ones(3, np.float32)})
     b = Row(key="b", arrays={"g": np.ones(3, np.float32)})

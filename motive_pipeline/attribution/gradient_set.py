@@ -89,22 +89,16 @@ def write_gradients(
         compressors=None,
         dimension_names=("clip", "proj"),
     )
+    rows = np.empty((min(TILE_ROWS, num_rows), num_entries), np.float32)
     for start in range(0, num_rows, TILE_ROWS):
         tile = refs[start : start + TILE_ROWS]
-        rows = np.zeros((len(tile), num_entries), np.float32)
-        for position, row in store.read_many(tile, "gradient"):
-            rows[position] = row
-        gradient[start : start + len(tile)] = rows
+        for positions, block in store.read_blocks(tile, "gradient"):
+            rows[positions] = block
+        gradient[start : start + len(tile)] = rows[: len(tile)]
     _write_column(group, "clip_id", np.array(clip_ids, dtype=_ID_BYTES))
-    _write_column(group, "grad_norm", scalars(store, refs, "grad_norm"))
-    _write_column(group, "num_frames", scalars(store, refs, "num_frames"))
+    _write_column(group, "grad_norm", store.column(refs, "grad_norm"))
+    _write_column(group, "num_frames", store.column(refs, "num_frames"))
     consolidate(group)
-
-
-def scalars(store: RowStore, refs: Sequence[RowRef], name: str) -> np.ndarray:
-    """The scalar ``name`` of each row, in the order of ``refs``."""
-    found = dict(store.read_many(refs, name))
-    return np.array([found[position] for position in range(len(refs))])
 
 
 def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:

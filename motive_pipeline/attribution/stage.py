@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
-from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, scalars, write_gradients
+from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import ASSET as MOMENTS_ASSET
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
@@ -92,6 +92,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     run.require_enough(max_share=ws.config.gradient.max_reject_share, key="gradient.max_reject_share")
     accepted = run.accepted()
     clip_ids, refs = [clip.clip_id for clip, _ in accepted], [ref for _, ref in accepted]
+    norms_N = store.column(refs, "grad_norm")
     return ws.publish(
         asset,
         stage=STAGE,
@@ -100,10 +101,10 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
         started=started,
         upstream=_upstream(ws, variant, role),
-        facts=_facts(store, refs, started, outcome.counts.computed),
+        facts=_facts(norms_N, started, outcome.counts.computed),
         counts=outcome.counts,
         rejects=run.rejects(),
-        preview=partial(_draw_norms, scalars(store, refs, "grad_norm")),
+        preview=partial(_draw_norms, norms_N),
     )
 
 
@@ -179,10 +180,9 @@ def _write(
     write_gradients(folder, store=store, refs=refs, clip_ids=clip_ids, num_entries=num_entries, attributes=attributes)
 
 
-def _facts(store: RowStore, refs: list[RowRef], started: float, num_computed: int) -> dict[str, Any]:
-    norms_N = scalars(store, refs, "grad_norm")
+def _facts(norms_N: np.ndarray, started: float, num_computed: int) -> dict[str, Any]:
     facts: dict[str, Any] = {
-        "rows": len(refs),
+        "rows": len(norms_N),
         "zero gradients": int((norms_N == 0).sum()),
         "gradient norm": f"{norms_N.min():.3g} to {norms_N.max():.3g}, median {np.median(norms_N):.3g}",
     }
@@ -195,8 +195,8 @@ def _draw_norms(norms_N: np.ndarray, path: Path) -> None:
     """A histogram of the gradients' lengths, zero gradients left out."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(5, 3))
+    axes = figure.subplots(gridspec_kw={"left": 0.15, "right": 0.97, "bottom": 0.16, "top": 0.97})
     axes.hist(np.log10(norms_N[norms_N > 0]), bins=30)
     axes.set_xlabel("log10 of the gradient's length")
     axes.set_ylabel("clips")

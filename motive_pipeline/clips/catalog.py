@@ -154,7 +154,7 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
     )
     contents = sorted(by_content.items())
     refs = [outcome.refs[keys[clip_id]] for clip_id, _ in contents if keys[clip_id] in outcome.refs]
-    probed = {refs[position].key: vector for position, vector in store.read_many(refs, "probed")}
+    probed = {refs[position].key: vector.tolist() for position, vector in store.read_many(refs, "probed")}
     rows = [_row(clip_id, files, probed[keys[clip_id]], source.name) for clip_id, files in contents if keys[clip_id] in probed]
     refused = {clip_id: outcome.rejects[key] for clip_id, key in keys.items() if key in outcome.rejects}
     rejects = _rejects(asset, found, by_content, refused)
@@ -178,12 +178,12 @@ def _vector(facts: VideoFacts) -> np.ndarray:
     return np.array([facts.num_frames, facts.fps, facts.width, facts.height, facts.duration_s, flag_bits(facts.flags)], dtype=np.float64)
 
 
-def _row(clip_id: str, files: Sequence[SourceFile], vector: np.ndarray, source: str) -> dict[str, Any]:
+def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source: str) -> dict[str, Any]:
     """One catalog row; ``files`` hold equal bytes, in the order of their names. The first that has a caption gives it."""
-    probed: dict[str, float] = dict(zip(PROBED, vector.tolist(), strict=True))
+    probed: dict[str, float] = dict(zip(PROBED, vector, strict=True))
     speaking = next((file for file in files if file.entry.caption), files[0])
     caption = speaking.entry.caption
-    said = {text for file in files for text in (file.entry.caption, *file.entry.further_captions) if text}
+    others = {text for file in files for text in (file.entry.caption, *file.entry.further_captions) if text} - {caption}
     published = next((file.entry.published for file in files if file.entry.published), {})
     return {
         "clip_id": clip_id,
@@ -197,7 +197,7 @@ def _row(clip_id: str, files: Sequence[SourceFile], vector: np.ndarray, source: 
         "source": source,
         "sources": json.dumps([file.entry.relative for file in files], ensure_ascii=False),
         "caption_source": "sidecar" if caption else "none" if caption is None else "empty_sidecar",
-        "other_captions": json.dumps(sorted(said - {caption}), ensure_ascii=False),
+        "other_captions": json.dumps(sorted(others), ensure_ascii=False) if others else "[]",
         "category": files[0].entry.extra.get("category", ""),
         "flags": ",".join(flag_names(int(probed["flags"]))),
         **published_columns(published, probed),

@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 
@@ -106,9 +105,10 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     looks = clip_looks(ws, [clip for clip, _ in run.accepted()], row_function.looks)
-    run = _by_policies(run, store, looks, ws.config.clips.policies)
+    flagged = _flags(store, run, looks)
+    run = _by_policies(run, flagged, ws.config.clips.policies)
     run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
-    columns = _columns(ws, store, run, looks)
+    columns = _columns(ws, store, run, looks, flagged)
     return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
 
 
@@ -196,53 +196,49 @@ def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
     return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
 
 
-def _flags(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> list[tuple[str, ...]]:
-    """What is unusual about each accepted clip, in order."""
+def _flags(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, tuple[str, ...]]:
+    """What is unusual about each accepted clip, by clip_id."""
     accepted = run.accepted()
-    bits = dict(store.read_many([ref for _, ref in accepted], "flags"))
+    bits = store.column([ref for _, ref in accepted], "flags").tolist()
     seen = (looks[clip.clip_id].flags() if clip.clip_id in looks else () for clip, _ in accepted)
-    return [(*flag_names(int(bits[position])), *further) for position, further in enumerate(seen)]
+    return {clip.clip_id: (*flag_names(own), *further) for (clip, _), own, further in zip(accepted, bits, seen, strict=True)}
 
 
-def _by_policies(run: RowRun, store: RowStore, looks: Mapping[str, Look], policies: Policies) -> RowRun:
+def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: Policies) -> RowRun:
     """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay, should the policy change."""
-    flagged = dict(zip((clip.clip_id for clip, _ in run.accepted()), _flags(store, run, looks), strict=True))
     for flag in REJECTABLE:
         if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
             run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")
     return run
 
 
-def _columns(ws: Workspace, store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, list[Any]]:
+def _columns(
+    ws: Workspace, store: RowStore, run: RowRun, looks: Mapping[str, Look], flagged: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[Any]]:
     """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
-    refs = [ref for _, ref in run.accepted()]
-    num_frames = dict(store.read_many(refs, "num_frames"))
-    flags = _flags(store, run, looks)
+    accepted = run.accepted()
+    num_frames = store.column([ref for _, ref in accepted], "num_frames").tolist()
     grid, size = latent_grid(ws), (ws.config.clips.height, ws.config.clips.width)
-    shapes = [grid.shape(int(num_frames[position]), *size) for position in range(len(refs))]
+    shapes = [grid.shape(frames, *size) for frames in num_frames]
     return {
-        "num_frames": [int(num_frames[position]) for position in range(len(refs))],
+        "num_frames": num_frames,
         "frames": [shape[1] for shape in shapes],
         "height": [shape[2] for shape in shapes],
         "width": [shape[3] for shape in shapes],
-        "flags": [",".join(names) for names in flags],
-        "phash": [looks[clip.clip_id].phash if clip.clip_id in looks else "" for clip, _ in run.accepted()],
+        "flags": [",".join(flagged[clip.clip_id]) for clip, _ in accepted],
+        "phash": [looks[clip.clip_id].phash if clip.clip_id in looks else "" for clip, _ in accepted],
     }
 
 
 def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
-    frame = pd.DataFrame(columns)
-    flagged = {
-        flag: int(frame["flags"].str.split(",").apply(lambda names, flag=flag: flag in names).sum())
-        for flag in (*FLAGS, "frozen", "hidden_cut")
-    }
+    flagged = Counter(flag for names in columns["flags"] for flag in names.split(","))
     return {
-        "clips": len(frame),
+        "clips": len(columns["flags"]),
         "rejected": len(outcome.rejects),
-        "decoded frames": f"{frame['num_frames'].min()} to {frame['num_frames'].max()}",
+        "decoded frames": f"{min(columns['num_frames'])} to {max(columns['num_frames'])}",
         "latent shapes": [
             {"frames": f, "height": h, "width": w, "clips": number}
             for (f, h, w), number in sorted(Counter(zip(columns["frames"], columns["height"], columns["width"], strict=True)).items())
         ],
-        **{f"flagged {flag}": count for flag, count in flagged.items() if count},
+        **{f"flagged {flag}": flagged[flag] for flag in (*FLAGS, "frozen", "hidden_cut") if flagged[flag]},
     }

@@ -36,16 +36,17 @@ def clip_looks(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping[str, L
         facts = np.array([-1 if look.cut_frame is None else look.cut_frame, look.is_frozen], dtype=np.int64)
         return {"phash": np.frombuffer(bytes.fromhex(look.phash), dtype=np.uint8).copy(), "facts": facts}
 
+    keys = {clip.clip_id: digest(clip.clip_id) for clip in clips}
     outcome = compute_rows(
         store,
-        [Work(key=digest(clip.clip_id), item=clip) for clip in clips],
+        [Work(key=keys[clip.clip_id], item=clip) for clip in clips],
         row,
         what="looks",
         commit_rows=512,
         expect=lambda missing: reader.expect([clip.path for clip in missing if clip.clip_id not in seen]),
     )
-    known = [clip.clip_id for clip in clips if digest(clip.clip_id) in outcome.refs]
-    refs = [outcome.refs[digest(clip_id)] for clip_id in known]
+    known = [clip.clip_id for clip in clips if keys[clip.clip_id] in outcome.refs]
+    refs = [outcome.refs[keys[clip_id]] for clip_id in known]
     phashes, facts = (dict(store.read_many(refs, name)) for name in ("phash", "facts"))
     return {clip_id: _look(phashes[position], facts[position]) for position, clip_id in enumerate(known)}
 

@@ -52,7 +52,7 @@ def write_sheet(path: Path, tiles: Sequence[Tile], *, columns: int) -> None:
         else:
             draw.rectangle((left, top, left + TILE_PX - 1, top + TILE_PX - 1), outline=_TEXT_COLOUR)
         draw.text((left, top + TILE_PX + 2), _short(tile.text), fill=_TEXT_COLOUR, font=font)
-    sheet.save(path)
+    sheet.save(path, compress_level=4)  # half the time of 6, and 5 % larger
 
 
 def with_mask(frame_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.engine import Outcome, require_few_rejects
@@ -25,14 +27,19 @@ from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 Role = Literal["clip", "query"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CatalogClip:
     """A clip or query of a published catalog. ``part`` is ``clip``, ``query`` or ``held_out``."""
 
     clip_id: str
-    path: Path
+    location: str
     caption: str
     part: str
+
+    @property
+    def path(self) -> Path:
+        """The file, or the address of an archive's member (archive.py)."""
+        return Path(self.location)
 
 
 def catalog_asset(role: Role) -> str:
@@ -46,13 +53,15 @@ def catalog_clips(ws: Workspace, role: Role) -> list[CatalogClip]:
     Raises:
         NotPublished: the catalog has not been materialized.
     """
-    publication = ws.published(catalog_asset(role))
+    folder = ws.published(catalog_asset(role)).path
     if role == "clip":
-        frame = publication.table("catalog").assign(role="clip")
+        table = pq.read_table(folder / "catalog.parquet", columns=["clip_id", "path", "caption"])
+        parts = ["clip"] * len(table)
     else:
-        frame = publication.table("queries").rename(columns={"query_id": "clip_id"})
-    rows = frame.sort_values("clip_id")[["clip_id", "path", "caption", "role"]].itertuples(index=False)
-    return [CatalogClip(clip_id=str(row[0]), path=Path(str(row[1])), caption=str(row[2]), part=str(row[3])) for row in rows]
+        table = pq.read_table(folder / "queries.parquet", columns=["query_id", "path", "caption", "role"])
+        parts = table["role"].to_pylist()
+    rows = sorted(zip(*(table.column(number).to_pylist() for number in range(3)), parts, strict=True))
+    return [CatalogClip(clip_id=clip_id, location=path, caption=caption, part=part) for clip_id, path, caption, part in rows]
 
 
 def require_unchanged(clip: CatalogClip, memory: HashMemory) -> None:
@@ -83,6 +92,10 @@ class RowRun:
 
     def accepted(self) -> list[tuple[CatalogClip, RowRef]]:
         """The clips that have a row, in the order of clip_id."""
+        return self._accepted
+
+    @cached_property
+    def _accepted(self) -> list[tuple[CatalogClip, RowRef]]:
         refs = self.outcome.refs
         return [(clip, refs[key]) for clip, key in zip(self.clips, self.keys, strict=True) if key in refs]
 
@@ -175,15 +188,20 @@ class RowSet:
     def __init__(self, ws: Workspace, role: Role) -> None:
         """Raises NotPublished when there is nothing yet."""
         self._asset = self.asset_of[role]
-        self.index = ws.published(self._asset).table("index")
-        self.clip_ids: list[str] = self.index["clip_id"].tolist()
+        self._table = pq.read_table(ws.published(self._asset).path / "index.parquet")
+        self.clip_ids, contents, keys, stores = (self._table[name].to_pylist() for name in ("clip_id", "content", "key", "store"))
         """In order, each once."""
-        self._content: dict[str, str] = dict(zip(self.clip_ids, self.index["content"], strict=True))
-        self._key: dict[str, str] = dict(zip(self.clip_ids, self.index["key"], strict=True))
-        self._stores = {name: RowStore(ws.root / "rows" / name) for name in sorted(set(self.index["store"]))}
-        self._store_of: dict[str, str] = dict(zip(self.clip_ids, self.index["store"], strict=True))
+        self._content: dict[str, str] = dict(zip(self.clip_ids, contents, strict=True))
+        self._key: dict[str, str] = dict(zip(self.clip_ids, keys, strict=True))
+        self._stores = {name: RowStore(ws.root / "rows" / name) for name in sorted(set(stores))}
+        self._store_of: dict[str, str] = dict(zip(self.clip_ids, stores, strict=True))
         for store in self._stores.values():
             store.refresh()
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """The index as it was published: a row for each clip, in the order of clip_id."""
+        return self._table.to_pandas()
 
     def __len__(self) -> int:
         return len(self.clip_ids)

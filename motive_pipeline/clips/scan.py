@@ -53,7 +53,7 @@ _HASHED_AHEAD = 4
 _REPORT_EVERY_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
     """A file of a source, with the identity of its content."""
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from motive_pipeline.clips.decode import DecodedClip, FrameRule
 from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
@@ -100,9 +100,15 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
 _NO_MOTION = "its motion mask is zero but for noise: nothing in it moves against the rest of the picture, so it shows no motion to look for"
 
 
+def are_still(masks_BFhw: Float[np.ndarray, "B F h w"]) -> Bool[np.ndarray, " B"]:
+    """Which masks hold nothing but noise; see :data:`STILL_MAX_WEIGHT`."""
+    weights_BW = masks_BFhw.reshape(len(masks_BFhw), -1)
+    return (weights_BW.max(axis=1) < STILL_MAX_WEIGHT) & (weights_BW.mean(axis=1) < STILL_MEAN_WEIGHT)
+
+
 def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
-    """Whether a mask holds nothing but noise; see :data:`STILL_MAX_WEIGHT`."""
-    return bool(mask_Fhw.max() < STILL_MAX_WEIGHT and mask_Fhw.mean() < STILL_MEAN_WEIGHT)
+    """Whether one mask does."""
+    return bool(are_still(mask_Fhw[None])[0])
 
 
 @contextmanager
@@ -150,17 +156,15 @@ def mask_row(
 
 
 def _still(store: RowStore, run: RowRun) -> set[str]:
-    """The accepted clips that :func:`is_still` holds for."""
+    """The accepted clips that :func:`are_still` holds for."""
     accepted = run.accepted()
-    masks = store.read_many([ref for _, ref in accepted], "mask")
-    return {accepted[position][0].clip_id for position, mask_Fhw in masks if is_still(mask_Fhw)}
+    masks = store.read_blocks([ref for _, ref in accepted], "mask")
+    return {accepted[positions[still]][0].clip_id for positions, masks_BFhw in masks for still in np.flatnonzero(are_still(masks_BFhw))}
 
 
 def _magnitudes(store: RowStore, run: RowRun) -> list[float]:
     """motion_magnitude_px of each accepted clip, in order."""
-    refs = [ref for _, ref in run.accepted()]
-    magnitude_px = dict(store.read_many(refs, "motion_magnitude_px"))
-    return [float(magnitude_px[position]) for position in range(len(refs))]
+    return store.column([ref for _, ref in run.accepted()], "motion_magnitude_px").tolist()
 
 
 def _facts(magnitude_px: list[float], *, num_still: int) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 HEX_DIGITS = 32
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 def digest(*parts: Any) -> str:
     """32 hex digits over JSON-like values (str, numbers, lists, dicts), unambiguous about where one part ends."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS]
+    return hashlib.sha256(_ENCODER.encode(parts).encode("utf-8", "surrogatepass")).hexdigest()[:HEX_DIGITS]
 
 
 def digest_arrays(arrays: Mapping[str, np.ndarray | np.generic]) -> str:
@@ -35,10 +36,12 @@ def digest_frame(frame: pd.DataFrame) -> str:
     for name in frame.columns:
         column = frame[name]
         sha.update(f"\0{name}\0".encode())
-        if pd.api.types.is_numeric_dtype(column) and not bool(np.any(column.isna())):
+        absent = column.isna().tolist()
+        if pd.api.types.is_numeric_dtype(column) and not any(absent):
             sha.update(np.ascontiguousarray(column.to_numpy()).tobytes())
         else:
-            sha.update(json.dumps([None if pd.isna(value) else str(value) for value in column]).encode())
+            values = zip(column.tolist(), absent, strict=True)
+            sha.update(json.dumps([None if is_absent else str(value) for value, is_absent in values]).encode())
     return sha.hexdigest()[:HEX_DIGITS]
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from zarr.dtype import parse_dtype
@@ -27,15 +29,13 @@ class PlainArray:
     """
 
     def __init__(self, folder: Path) -> None:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
-        self.shape: tuple[int, ...] = tuple(metadata["shape"])
-        self.chunks: tuple[int, ...] = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-        self.dtype = parse_dtype(metadata["data_type"], zarr_format=3).to_native_dtype().newbyteorder("<")
+        layout = _layout((folder / "zarr.json").read_bytes())
+        self.shape, self.chunks, self.dtype = layout.shape, layout.chunks, layout.dtype
         self._folder = str(folder)
         self._chunk_entries = math.prod(self.chunks[1:])
         self._row_entries = math.prod(self.shape[1:])
-        if [codec["name"] for codec in metadata["codecs"]] != ["bytes"]:
-            raise ValueError(f"{folder} is not an array of plain chunks: {metadata['codecs']}")
+        if layout.codecs != ("bytes",):
+            raise ValueError(f"{folder} is not an array of plain chunks: {', '.join(layout.codecs)}")
         if self._chunk_entries < self._row_entries and len(self.shape) != 2:
             raise ValueError(f"{folder} is divided across more than its rows: {self.chunks}")
 
@@ -89,3 +89,24 @@ class PlainArray:
             raise ValueError(f"{file} ends before row {first + len(out)}")
         if not whole:
             out[...] = rows[:, : out.shape[1]]
+
+
+class _Layout(NamedTuple):
+    """What an array's ``zarr.json`` says."""
+
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype
+    codecs: tuple[str, ...]
+
+
+@lru_cache(maxsize=256)
+def _layout(metadata: bytes) -> _Layout:
+    """Remembered, since the segments of a row store are nearly all alike."""
+    told = json.loads(metadata)
+    return _Layout(
+        shape=tuple(told["shape"]),
+        chunks=tuple(told["chunk_grid"]["configuration"]["chunk_shape"]),
+        dtype=parse_dtype(told["data_type"], zarr_format=3).to_native_dtype().newbyteorder("<"),
+        codecs=tuple(codec["name"] for codec in told["codecs"]),
+    )

@@ -40,7 +40,7 @@ class Row:
         return {name: array for name, array in self.arrays.items() if name not in self.left_out}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RowRef:
     """Where a committed row lies, and the hash of its content."""
 
@@ -50,7 +50,7 @@ class RowRef:
     content: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RowReject:
     """A row that could not be computed, remembered so that it is not tried again under the same key."""
 
@@ -125,17 +125,29 @@ class RowStore:
         """Shape of array ``name`` of one row, without reading it."""
         return self._array(ref.segment, name).shape[1:]
 
-    def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
-        """``(position in refs, array)`` for each row, segment by segment; not in the order of ``refs``."""
+    def read_blocks(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[list[int], np.ndarray]]:
+        """``(positions in refs, their arrays stacked)``, segment by segment."""
         by_segment: dict[str, list[int]] = {}
         for position, ref in enumerate(refs):
             by_segment.setdefault(ref.segment, []).append(position)
         for segment, positions in by_segment.items():
             array = self._array(segment, name)
-            block = array.rows() if 2 * len(positions) > array.shape[0] else None
-            for position in positions:
-                row = refs[position].row
-                yield position, array.row(row) if block is None else block[row]
+            rows = [refs[position].row for position in positions]
+            yield positions, array.rows()[rows] if 2 * len(rows) > array.shape[0] else np.stack([array.row(row) for row in rows])
+
+    def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """``(position in refs, array)`` for each row, segment by segment; not in the order of ``refs``."""
+        for positions, block in self.read_blocks(refs, name):
+            yield from zip(positions, block, strict=True)
+
+    def column(self, refs: Sequence[RowRef], name: str) -> np.ndarray:
+        """The scalar ``name`` of each row, in the order of ``refs``."""
+        found = np.empty(0)
+        for positions, block in self.read_blocks(refs, name):
+            if not len(found):
+                found = np.empty(len(refs), block.dtype)
+            found[positions] = block
+        return found
 
     def _array(self, segment: str, name: str) -> PlainArray:
         if (segment, name) not in self._arrays:

@@ -29,6 +29,7 @@ class ViewsFile:
         self.path = path
         self._names = path.parent / "views"
         self._told: str | None = None
+        self._written: tuple[int, ...] | None = None
 
     def show(self, version: Path, views: Mapping[str, str]) -> None:
         """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user has it in use or has things in it."""
@@ -48,6 +49,8 @@ class ViewsFile:
             if _is_locked(old, fcntl.LOCK_SH) or self._wal.exists():
                 os.replace(old, self.path)
                 self._tell("a shell has just opened it for writing")
+            else:
+                self._written = _identity(self.path)
             old.unlink(missing_ok=True)
 
     def versions_in_use(self) -> set[str]:
@@ -72,6 +75,8 @@ class ViewsFile:
             return "a shell has unsaved work in it (.wal)"
         if _is_locked(self.path, fcntl.LOCK_SH):
             return "a shell has it open for writing"
+        if _identity(self.path) == self._written:
+            return None
         copy = self._temp("copy")
         try:
             shutil.copyfile(self.path, copy)
@@ -115,6 +120,12 @@ def create_views(connection: duckdb.DuckDBPyConnection, views: Mapping[str, str]
     """``CREATE VIEW`` for each of ``views``, in order."""
     for name, select in views.items():
         connection.execute(f"CREATE VIEW {name} AS {select}")
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Changes when anybody writes to the file."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _is_locked(file: Path, how: int) -> bool:
