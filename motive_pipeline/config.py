@@ -251,7 +251,7 @@ class Gradient(Section):
     store_dim: Annotated[int, Field(ge=2, le=2**20)] = 2048
     frame_norm: Literal["per_frame", "paper_literal"] = "per_frame"
     parameters: str = "all"
-    checkpointing: bool = False
+    checkpointing: bool | Literal["full"] = False
     deterministic: bool = True
     max_reject_share: RejectShare = 0.25
 

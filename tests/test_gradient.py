@@ -168,10 +168,11 @@ def test_checkpointing_computes_each_block_twice_and_changes_no_result(model):
     handle = model.transformer.blocks[0].ffn.register_forward_hook(lambda *_: calls.append(1))
     kept = ClipGradient(model, projector=Exact(), draws=DRAWS)(*clip(0))
     assert len(calls) == 1
-    recomputed = ClipGradient(model, projector=Exact(), draws=DRAWS, checkpointing=True)(*clip(0))
-    assert len(calls) == 3
+    for number, how in enumerate((True, "full"), start=1):
+        recomputed = ClipGradient(model, projector=Exact(), draws=DRAWS, checkpointing=how)(*clip(0))
+        assert len(calls) == 1 + 2 * number
+        assert np.allclose(kept.gradient_P, recomputed.gradient_P, atol=1e-6)
     handle.remove()
-    assert np.allclose(kept.gradient_P, recomputed.gradient_P, atol=1e-6)
     assert not model.transformer.gradient_checkpointing
 
 
@@ -193,6 +194,7 @@ def test_checkpointing_attends_over_all_tokens_once_and_to_the_prompt_again(mode
     blocks = len(model.transformer.blocks)
     assert counted() == (blocks, blocks)
     assert counted(checkpointing=True) == (blocks, 2 * blocks)
+    assert counted(checkpointing="full") == (2 * blocks, 2 * blocks)
 
 
 def test_bfloat16_compute_stays_near_float32():

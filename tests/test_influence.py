@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motive_pipeline.attribution import influence as influence_module
+from motive_pipeline.attribution import tiles as tiles_module
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.influence_table import descending_order, ranks
-from motive_pipeline.attribution.tiles import influence_tiles, on_grid, stream_influence, tile_clips
+from motive_pipeline.attribution.tiles import in_order, influence_tiles, on_grid, stream_influence, tile_clips
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.plain_array import PlainArray
 from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
@@ -95,13 +96,33 @@ def test_features_longer_than_one_or_not_finite_are_refused() -> None:
 
 
 @pytest.mark.parametrize("clips_per_tile", [1, 7, 14, 40, 100])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_streaming_gives_the_same_bits_for_any_tile_and_number_of_threads(tmp_path, clips_per_tile: int, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "ahead_entries"), [(1, 2**22), (3, 2**22), (2, 0), (2, 60)])
+def test_streaming_gives_the_same_bits_for_any_tile_and_number_of_threads(
+    tmp_path, monkeypatch, clips_per_tile: int, threads: int, ahead_entries: int
+) -> None:
+    monkeypatch.setattr(tiles_module, "AHEAD_ENTRIES", ahead_entries)
     zarr.create_array(tmp_path / "a.zarr", data=CLIPS, chunks=(7, 32), compressors=None)
     stored = PlainArray(tmp_path / "a.zarr")
     tiles = list(stream_influence(QUERIES[:, :48], stored, clips_per_tile=clips_per_tile, threads=threads))
     assert [start for start, _ in tiles] == list(range(0, 40, clips_per_tile))
     assert bits(np.concatenate([tile for _, tile in tiles], axis=1)) == bits(influence_tiles(QUERIES[:, :48], CLIPS[:, :48]))
+
+
+def test_after_an_error_no_further_tile_is_begun() -> None:
+    begun = []
+
+    def function(start: int) -> None:
+        begun.append(start)
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        list(in_order(function, range(1000), threads=2, ahead=300))
+    assert len(begun) < 400
+
+
+def test_features_of_any_size_are_refused_without_a_warning() -> None:
+    with pytest.raises(ValueError, match="longer than 1"):
+        on_grid(np.full((1, 4), 3e38, np.float32))
 
 
 def test_a_tile_is_a_chunk_but_no_larger_than_memory_allows(tmp_path) -> None:

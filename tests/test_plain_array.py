@@ -1,10 +1,13 @@
 """Arrays read straight from their chunks, against zarr."""
 
+import os
+
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.codecs import BytesCodec
 
 from motive_pipeline.storage.plain_array import PlainArray
 
@@ -56,11 +59,37 @@ def test_more_rows_than_the_system_fills_at_once(tmp_path):
 
 def test_what_it_cannot_read_is_refused(tmp_path):
     matrix(tmp_path / "packed", compressors="auto")
-    with pytest.raises(ValueError, match="not an array of plain chunks"):
+    with pytest.raises(ValueError, match="not an array of plain"):
         PlainArray(tmp_path / "packed")
-    zarr.create_array(tmp_path / "cube", shape=(4, 4, 4), chunks=(2, 2, 4), dtype="float32", compressors=None)
-    with pytest.raises(ValueError, match=r"divided across more than its rows: \(2, 2, 4\)"):
-        PlainArray(tmp_path / "cube")
+    for number, chunks in enumerate([(2, 2, 4), (2, 2, 8), (2, 4, 8)]):
+        zarr.create_array(tmp_path / f"cube{number}", shape=(4, 4, 4), chunks=chunks, dtype="float32", compressors=None)
+        with pytest.raises(ValueError, match="divided across more than its rows"):
+            PlainArray(tmp_path / f"cube{number}")
+
+
+@pytest.mark.parametrize(
+    "options", [{"fill_value": 3.0}, {"serializer": BytesCodec(endian="big")}, {"chunk_key_encoding": {"name": "v2", "separator": "."}}]
+)
+def test_other_ways_to_store_numbers_are_refused(tmp_path, options):
+    zarr.create_array(tmp_path / "a", **{"shape": (4, 4), "chunks": (2, 4), "dtype": "float32", "compressors": None} | options)
+    with pytest.raises(ValueError, match="not an array of plain"):
+        PlainArray(tmp_path / "a")
+
+
+def test_what_lies_outside_is_no_zero(tmp_path):
+    matrix(tmp_path / "a")
+    array = PlainArray(tmp_path / "a")
+    for read in (array.rows, array.mapped):
+        for start, stop, columns in [(0, 12, 3), (0, 4, 11), (-1, 2, 3), (3, 2, 3)]:
+            with pytest.raises(IndexError, match=r"of shape \(11, 10\)"):
+                read(start, stop, columns=columns)
+
+
+def test_the_system_may_give_less_than_it_is_asked_for(tmp_path, monkeypatch):
+    values = matrix(tmp_path / "a")
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda descriptor, buffers, offset: preadv(descriptor, [buffers[0][:5]], offset))
+    assert np.array_equal(PlainArray(tmp_path / "a").rows(), values)
 
 
 def test_a_chunk_that_was_cut_short_is_no_data(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motive_pipeline.curation import vote
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import Votes, majority_vote, num_selected, publish_ranking, ranking_order, threshold
 from motive_pipeline.errors import GateFailed
@@ -45,6 +46,14 @@ def test_the_threshold_is_a_score_and_a_clip_must_lie_above_it() -> None:
     assert threshold(np.arange(101, dtype=np.float32), 29.0) == 29, "the percentile is the decimal number of the config"
 
 
+def test_clips_are_counted_some_at_a_time(monkeypatch) -> None:
+    whole = majority_vote([SCORES], 80.0)
+    monkeypatch.setattr(vote, "SPAN", 7)
+    found = majority_vote([SCORES], 80.0)
+    assert found.votes_N.tolist() == whole.votes_N.tolist()
+    assert found.mean_influence_N.tolist() == whole.mean_influence_N.tolist()
+
+
 def test_equal_scores_at_the_threshold_get_no_vote() -> None:
     scores = np.array([[1, 1, 1, 1, 0]], np.float32)
     assert majority_vote([scores], 50.0).votes_N.tolist() == [0, 0, 0, 0, 0]
@@ -73,6 +82,8 @@ def test_a_vote_without_queries_is_refused() -> None:
 
 
 def test_ranking_is_by_votes_then_mean_then_clip_id() -> None:
+    nameless = Votes(votes_N=np.zeros(40, np.int64), mean_influence_N=np.full(40, np.nan), num_queries=1)
+    assert ranking_order(nameless).tolist() == list(range(40))
     votes = Votes(votes_N=np.array([1, 2, 2, 1, 2]), mean_influence_N=np.array([9, 0.5, 0.7, 9, 0.5]), num_queries=3)
     assert ranking_order(votes).tolist() == [2, 1, 4, 0, 3]
 

@@ -27,6 +27,7 @@ from motive_pipeline.attribution.streaming import (
     streamed_gradients,
 )
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.models.checkpointing import Checkpointing
 from motive_pipeline.models.protocol import VideoModel
 
 
@@ -62,7 +63,7 @@ class ClipGradient:
         draws: Sequence[Draw],
         parameters: str = "all",
         frame_norm: FrameNorm = "per_frame",
-        checkpointing: bool = False,
+        checkpointing: Checkpointing = False,
         factored: bool = False,
         proj_seed: int = 0,
         deterministic: bool = True,
@@ -71,7 +72,7 @@ class ClipGradient:
         self.projector = projector
         self.draws = draws
         self.frame_norm: FrameNorm = frame_norm
-        self.checkpointing = checkpointing
+        self.checkpointing: Checkpointing = checkpointing
         self._deterministic = DeterministicPasses(demanded=deterministic)
         self._chosen = selected_parameters(model.transformer, parameters)
         self._factored = FactoredLinears(model.transformer, self._chosen if factored else {}, seed=proj_seed, device=model.device)

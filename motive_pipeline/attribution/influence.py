@@ -131,6 +131,11 @@ def _tiles(ws: Workspace, queries: Features, clips: Features) -> Iterator[tuple[
     """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others to ``influence.proj_dim``."""
     settings, threads = ws.config.influence, ws.config.engine.threads
     proj_dim = clips.gradient_RP.shape[1] if clips.attributes["projection"] == "exact" else settings.proj_dim
+    if proj_dim > clips.gradient_RP.shape[1]:
+        raise GateFailed(
+            f"influence.proj_dim = {proj_dim}, and the gradients that were published have {clips.gradient_RP.shape[1]} entries. Materialize "
+            f"{queries.asset} and {clips.asset} again."
+        )
     query_norm_Q, clip_norm_N = (queries.norm_R, clips.norm_R) if settings.similarity == "dot" else (None, None)
     queries_QP = queries.gradient_RP.rows(columns=proj_dim)
     if settings.preconditioner == "trak":

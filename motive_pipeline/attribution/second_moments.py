@@ -35,6 +35,7 @@ from motive_pipeline.attribution.streaming import (
 )
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.models.checkpointing import Checkpointing
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.stages import STAGES
@@ -109,7 +110,7 @@ def warm_up(
     *,
     parameters: str,
     seed: int,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
     deterministic: bool = True,
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The mean squared gradient of the training loss over ``clip_ids``, and the clips it rests on: those that give no finite gradient, or
@@ -134,7 +135,7 @@ def _sum_squares(
     sums: dict[str, torch.Tensor],
     *,
     seed: int,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
 ) -> str | None:
     """Make ``sums`` those of every clip's squared gradient; the id of the first clip that cannot be used, else None."""
     for total in sums.values():

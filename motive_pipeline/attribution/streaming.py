@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 
 from motive_pipeline.errors import MotiveError, RejectRow
-from motive_pipeline.models.checkpointing import checkpointed
+from motive_pipeline.models.checkpointing import Checkpointing, checkpointed
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def streamed_gradients(
     chosen: Mapping[str, torch.nn.Parameter],
     take: Callable[[str, torch.Tensor], None],
     *,
-    checkpointing: bool = False,
+    checkpointing: Checkpointing = False,
 ) -> Iterator[None]:
     """While this lasts only the ``chosen`` parameters of ``module`` have gradients, and backward gives each to ``take`` with its name and
     frees it. Afterwards the module is as it was before.
@@ -78,7 +78,7 @@ def rejecting_what_does_not_fit(latents_CFHW: torch.Tensor) -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         shape = " x ".join(str(size) for size in latents_CFHW.shape)
-        detail = f"the gradient of latents {shape} does not fit in memory; gradient.checkpointing: true needs less"
+        detail = f"the gradient of latents {shape} does not fit in memory; gradient.checkpointing: true needs less, full the least"
         raise RejectRow("out_of_memory", detail, transient=True) from error
 
 

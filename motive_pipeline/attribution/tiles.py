@@ -67,7 +67,8 @@ class Scratch:
         """
         # Scaling by a power of two is exact in float32, and float32 numbers of 2^24 or more are integers already.
         rounded_NP = self._rounded_NP[: len(features_NP)]
-        np.multiply(features_NP, np.float32(2.0**GRID_BITS), out=rounded_NP.numpy())
+        with np.errstate(over="ignore"):  # of features that are refused below
+            np.multiply(features_NP, np.float32(2.0**GRID_BITS), out=rounded_NP.numpy())
         integers_NP = self._integers_NP[: len(features_NP)].copy_(rounded_NP.round_())
         length_N = torch.linalg.vector_norm(integers_NP, dim=1)
         if not bool((length_N <= MAX_LENGTH).all()):
@@ -86,13 +87,13 @@ def on_grid(features_RP: Float32[np.ndarray, "R P"]) -> GridRows:
 
 class Queries:
     """The side of the product that is the same for every tile: integers, and what each query's products are multiplied by. Queries of zeros fill
-    it up to a multiple of :data:`QUERIES_AT_ONCE`.
+    it up to a multiple of :data:`QUERIES_AT_ONCE`, if there are more.
     """
 
     def __init__(self, queries_QP: Float32[np.ndarray, "Q P"], norm_Q: Float64[np.ndarray, " Q"] | None) -> None:
         rows = on_grid(queries_QP)
         self.num_queries = len(queries_QP)
-        missing = -self.num_queries % QUERIES_AT_ONCE
+        missing = -self.num_queries % QUERIES_AT_ONCE if self.num_queries > QUERIES_AT_ONCE else 0
         self._integers_PQ = torch.nn.functional.pad(rows.integers_RP.T, (0, missing)).contiguous()
         self._factor_Q = torch.nn.functional.pad(row_factor(rows, norm_Q), (0, missing))
 
@@ -181,13 +182,16 @@ def in_order(function: Callable[[int], Result], starts: Iterable[int], *, thread
     """
     with _one_thread_each(), ThreadPoolExecutor(threads) as workers:
         pending: deque[tuple[int, Future[Result]]] = deque()
-        for start in starts:
-            pending.append((start, workers.submit(function, start)))
-            if len(pending) > threads + ahead:
-                first, future = pending.popleft()
+        try:
+            for start in starts:
+                pending.append((start, workers.submit(function, start)))
+                if len(pending) > threads + ahead:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+            for first, future in pending:
                 yield first, future.result()
-        for first, future in pending:
-            yield first, future.result()
+        finally:
+            workers.shutdown(cancel_futures=True)
 
 
 @contextmanager

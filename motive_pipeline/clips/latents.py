@@ -235,7 +235,7 @@ def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
     return {
         "clips": len(columns["flags"]),
         "rejected": len(outcome.rejects),
-        "decoded frames": f"{min(columns['num_frames'])} to {max(columns['num_frames'])}",
+        "decoded frames": f"{min(columns['num_frames'], default=0)} to {max(columns['num_frames'], default=0)}",
         "latent shapes": [
             {"frames": f, "height": h, "width": w, "clips": number}
             for (f, h, w), number in sorted(Counter(zip(columns["frames"], columns["height"], columns["width"], strict=True)).items())

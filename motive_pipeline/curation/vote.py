@@ -104,8 +104,9 @@ def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
     order_N = np.argsort(-votes.mean_influence_N)
     votes_N = -votes.votes_N[order_N]
     order_N = order_N[np.argsort(votes_N.astype(np.int16) if votes.num_queries < 2**15 else votes_N, kind="stable")]
-    sorted_N = votes.votes_N[order_N], votes.mean_influence_N[order_N]
-    is_tied_N = np.concatenate([[False], np.logical_and(*(values[1:] == values[:-1] for values in sorted_N))])
+    votes_N, mean_N = votes.votes_N[order_N], votes.mean_influence_N[order_N]
+    is_equal_N = (mean_N[1:] == mean_N[:-1]) | (np.isnan(mean_N[1:]) & np.isnan(mean_N[:-1]))
+    is_tied_N = np.append(False, is_equal_N & (votes_N[1:] == votes_N[:-1]))
     if is_tied_N.any():
         run_N = np.cumsum(~is_tied_N)
         in_run_N = is_tied_N | np.append(is_tied_N[1:], False)

@@ -1,11 +1,11 @@
-"""Gradient checkpointing: blocks keep their inputs alone, and compute the rest again in backward (Chen et al., 2016), self-attention excepted."""
+"""Gradient checkpointing: blocks keep their inputs, and compute the rest again in backward (Chen et al., 2016); with or without self-attention."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -22,23 +22,25 @@ _ATTENTION = {
 """torch's fused kernels of attention; their arguments begin with queries and keys [B, heads, tokens, dim]."""
 
 
-def checkpoint_blocks(module: torch.nn.Module) -> None:
-    """Checkpoint the blocks of diffusers' ``module`` until its ``disable_gradient_checkpointing``.
-
-    What self-attention gives is kept, which is about as large as a block's input: of a clip as long as video models take (30,000 tokens),
-    computing it again would be most of a block's forward pass.
-    """
-    contexts = partial(create_selective_checkpoint_contexts, _kept_or_not)
-    module.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=contexts))  # type: ignore[operator]
+Checkpointing = bool | Literal["full"]
+"""Whether; ``full``: self-attention, too."""
 
 
 @contextmanager
-def checkpointed(module: torch.nn.Module, enabled: bool) -> Iterator[None]:
-    """While this lasts ``module`` is checkpointed, if ``enabled``."""
-    if not enabled:
+def checkpointed(module: torch.nn.Module, how: Checkpointing) -> Iterator[None]:
+    """While this lasts the blocks of diffusers' ``module`` are checkpointed, if so asked.
+
+    But for ``full``, what self-attention gives is kept, which is as large as a block's input: of a clip as long as video models take (30,000
+    tokens), computing it again would be most of a block's forward pass.
+    """
+    if not how:
         yield
         return
-    checkpoint_blocks(module)
+    if how == "full":
+        module.enable_gradient_checkpointing()  # type: ignore[operator]
+    else:
+        contexts = partial(create_selective_checkpoint_contexts, _kept_or_not)
+        module.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=contexts))  # type: ignore[operator]
     try:
         yield
     finally:

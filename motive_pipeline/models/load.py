@@ -70,6 +70,7 @@ def _library() -> Callable[..., VideoModel]:
     """
     from motive_pipeline.models.wan import load_wan
 
+    gc.collect()
     gc.freeze()
     return load_wan
 

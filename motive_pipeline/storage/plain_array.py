@@ -34,9 +34,9 @@ class PlainArray:
         self._folder = str(folder)
         self._chunk_entries = math.prod(self.chunks[1:])
         self._row_entries = math.prod(self.shape[1:])
-        if layout.codecs != ("bytes",):
-            raise ValueError(f"{folder} is not an array of plain chunks: {', '.join(layout.codecs)}")
-        if self._chunk_entries < self._row_entries and len(self.shape) != 2:
+        if not layout.is_plain:
+            raise ValueError(f"{folder} is not an array of plain little-endian chunks in folders of their own")
+        if len(self.shape) > 2 and self.chunks[1:] != tuple(max(1, size) for size in self.shape[1:]):
             raise ValueError(f"{folder} is divided across more than its rows: {self.chunks}")
 
     def row(self, number: int) -> np.ndarray:
@@ -47,6 +47,7 @@ class PlainArray:
         """Rows ``start`` to ``stop`` - 1; of a matrix the first ``columns`` entries of each."""
         stop = self.shape[0] if stop is None else stop
         width = self._row_entries if columns is None else columns
+        self._require_inside(start, stop, width)
         found = np.empty((stop - start, width), self.dtype)
         for chunk in range(start // self.chunks[0], math.ceil(stop / self.chunks[0])):
             first = chunk * self.chunks[0]
@@ -58,6 +59,7 @@ class PlainArray:
 
     def mapped(self, start: int, stop: int, *, columns: int) -> np.ndarray:
         """The same rows of a matrix to look at, not to keep or change: in the system's own memory of the file where they lie in one chunk."""
+        self._require_inside(start, stop, columns)
         chunk, first = divmod(start, self.chunks[0])
         if first + stop - start > self.chunks[0] or columns > self._chunk_entries:
             return self.rows(start, stop, columns=columns)
@@ -66,6 +68,10 @@ class PlainArray:
         except FileNotFoundError:
             return np.zeros((stop - start, columns), self.dtype)
         return np.asarray(stored)[first : first + stop - start, :columns]
+
+    def _require_inside(self, start: int, stop: int, width: int) -> None:
+        if not (0 <= start <= stop <= self.shape[0] and 0 <= width <= self._row_entries):
+            raise IndexError(f"{self._folder} is of shape {self.shape}: it has no rows {start} to {stop} of {width} entries")
 
     def _file(self, chunk: int, number: int) -> str:
         return "/".join((self._folder, "c", str(chunk), *(str(number) for _ in self.shape[1:2]), *("0" for _ in self.shape[2:])))
@@ -82,13 +88,28 @@ class PlainArray:
             return
         try:
             buffers = [part.view(np.uint8).data for part in ([rows] if rows.flags.c_contiguous else rows) if rows.size]
-            read = os.preadv(descriptor, buffers, first * self._chunk_entries * self.dtype.itemsize)
+            if not _filled(descriptor, buffers, first * self._chunk_entries * self.dtype.itemsize):
+                raise ValueError(f"{file} ends before row {first + len(out)}")
         finally:
             os.close(descriptor)
-        if read != rows.nbytes:
-            raise ValueError(f"{file} ends before row {first + len(out)}")
         if not whole:
             out[...] = rows[:, : out.shape[1]]
+
+
+def _filled(descriptor: int, buffers: list[memoryview], offset: int) -> bool:
+    """Fill ``buffers`` with what the file holds from ``offset`` on; whether it holds so much. The system may give less at a time than it is asked
+    for.
+    """
+    while buffers:
+        read = os.preadv(descriptor, buffers, offset)
+        if not read:
+            return False
+        offset += read
+        while buffers and read >= len(buffers[0]):
+            read -= len(buffers.pop(0))
+        if buffers:
+            buffers[0] = buffers[0][read:]
+    return True
 
 
 class _Layout(NamedTuple):
@@ -97,7 +118,7 @@ class _Layout(NamedTuple):
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: np.dtype
-    codecs: tuple[str, ...]
+    is_plain: bool
 
 
 @lru_cache(maxsize=256)
@@ -108,5 +129,8 @@ def _layout(metadata: bytes) -> _Layout:
         shape=tuple(told["shape"]),
         chunks=tuple(told["chunk_grid"]["configuration"]["chunk_shape"]),
         dtype=parse_dtype(told["data_type"], zarr_format=3).to_native_dtype().newbyteorder("<"),
-        codecs=tuple(codec["name"] for codec in told["codecs"]),
+        is_plain=[codec["name"] for codec in told["codecs"]] == ["bytes"]
+        and told["codecs"][0].get("configuration", {}).get("endian", "little") == "little"
+        and told["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and not (isinstance(told["fill_value"], int | float) and told["fill_value"]),
     )

@@ -45,12 +45,13 @@ class ViewsFile:
             second_name.unlink(missing_ok=True)
             _link(new, second_name)
             _link(self.path, old)
+            written = _identity(new)
             os.replace(new, self.path)
             if _is_locked(old, fcntl.LOCK_SH) or self._wal.exists():
                 os.replace(old, self.path)
                 self._tell("a shell has just opened it for writing")
             else:
-                self._written = _identity(self.path)
+                self._written = written
             old.unlink(missing_ok=True)
 
     def versions_in_use(self) -> set[str]:

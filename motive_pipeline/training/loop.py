@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.models.checkpointing import checkpoint_blocks
 from motive_pipeline.models.protocol import VideoModel
 
 CACHE_BYTES = 2**31
@@ -126,7 +125,7 @@ def finetune(
         weights.masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
     if settings.checkpointing:
-        checkpoint_blocks(model.transformer)
+        model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption_LE = Batches(clips, training), _Cached(read_clip), model.encode_prompt("")
     losses: list[float] = []
     for step in range(settings.steps):
