@@ -2,8 +2,8 @@
 
     python -m benchmarks.influence_scale [--clips N] [--queries Q] [--threads T] [--rounds 3] [--folder DIR] [--json]
 
-Two lines. Curation: influence from Zarr on disk to a matrix on disk, vote, ranking and selection, against reading the same array block by
-block and multiplying each block once in float32. Table: writing the ``influence`` score table (ranks included) as Parquet, against DuckDB's
+Curation: influence from Zarr on disk to a matrix on disk, vote, ranking and selection, against reading the same array block by block with zarr
+and multiplying each block once in float32; and, with no aim, against the same without zarr, straight from the chunks' files as ours does. Table: writing the ``influence`` score table (ranks included) as Parquet, against DuckDB's
 own COPY of the same rows from a table of its own. Each part runs in a process of its own, so that its peak memory is its own; files are in
 the page cache, for both sides.
 """
@@ -30,6 +30,7 @@ PROJ_DIM = 512
 ROWS = 4096
 AIMS = {
     "influence + vote + selection": ("ours_curation", "bare_curation", "reading the array + one matrix product", 1.5),
+    "the same": ("ours_curation", "plain_curation", "reading its chunks' files + one matrix product", None),
     "writing the influence table": ("ours_table", "bare_table", "DuckDB's own COPY of the same rows", 1.3),
 }
 
@@ -74,7 +75,7 @@ def make_gradients(folder: Path, num_clips: int, num_queries: int) -> None:
 
 def one_round(number: int, folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Every part once. The table is written after the matrix it is written from; which side of a line goes first alternates."""
-    order = list(PARTS) if number % 2 == 0 else ["ours_curation", "bare_curation", "bare_table", "ours_table"]
+    order = list(PARTS) if number % 2 == 0 else ["ours_curation", "plain_curation", "bare_curation", "bare_table", "ours_table"]
     return {part: measured(part, folder, options) for part in order}
 
 
@@ -98,17 +99,29 @@ def run_part(part: str, folder: Path, threads: int) -> dict[str, float]:
 
 def bare_curation(folder: Path, threads: int) -> Callable[[], object]:
     """Read the array and multiply it once by the queries."""
-    import torch
+    del threads
+    clips = zarr.open_group(folder / "gradients", mode="r")["clip"]
+    return one_product(folder, clips.shape[0], lambda start, stop: clips[start:stop])
+
+
+def plain_curation(folder: Path, threads: int) -> Callable[[], object]:
+    """The same without zarr."""
+    from motive_pipeline.storage.plain_array import PlainArray
 
     del threads
-    group = zarr.open_group(folder / "gradients", mode="r")
-    clips = group["clip"]
-    queries = torch.from_numpy(group["query"][:])
+    clips = PlainArray(folder / "gradients" / "clip")
+    return one_product(folder, clips.shape[0], clips.rows)
+
+
+def one_product(folder: Path, num_clips: int, read: Callable[[int, int], np.ndarray]) -> Callable[[], object]:
+    import torch
+
+    queries = torch.from_numpy(zarr.open_group(folder / "gradients", mode="r")["query"][:])
     influence = torch.empty(len(queries), ROWS)
 
     def run() -> None:
-        for start in range(0, clips.shape[0], ROWS):
-            block = torch.from_numpy(clips[start : start + ROWS])
+        for start in range(0, num_clips, ROWS):
+            block = torch.from_numpy(read(start, min(start + ROWS, num_clips)))
             torch.mm(queries, block.T, out=influence[:, : len(block)])
 
     return run
@@ -161,6 +174,7 @@ def bare_table(folder: Path, threads: int) -> Callable[[], object]:
 
 PARTS: dict[str, Callable[[Path, int], Callable[[], object]]] = {
     "bare_curation": bare_curation,
+    "plain_curation": plain_curation,
     "ours_curation": ours_curation,
     "ours_table": ours_table,
     "bare_table": bare_table,
