@@ -100,10 +100,14 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
 
 
 def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
-    """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id."""
+    """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id.
+
+    Full ties are put in order at the end: sorting a million clips by both keys at once, and stably, takes twice as long.
+    """
     order_N = np.argsort(-votes.mean_influence_N)
-    votes_N = -votes.votes_N[order_N]
-    order_N = order_N[np.argsort(votes_N.astype(np.int16) if votes.num_queries < 2**15 else votes_N, kind="stable")]
+    falling_N = -votes.votes_N[order_N]
+    small = np.int16 if votes.num_queries < 2**15 else np.int64  # which numpy sorts by radix
+    order_N = order_N[np.argsort(falling_N.astype(small), kind="stable")]
     votes_N, mean_N = votes.votes_N[order_N], votes.mean_influence_N[order_N]
     is_equal_N = (mean_N[1:] == mean_N[:-1]) | (np.isnan(mean_N[1:]) & np.isnan(mean_N[:-1]))
     is_tied_N = np.append(False, is_equal_N & (votes_N[1:] == votes_N[:-1]))
@@ -159,7 +163,6 @@ def matrix_blocks(folder: Path, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Fl
     influence_QN, clip_ids = PlainArray(folder / "influence"), PlainArray(folder / "clip_id").rows()
     columns = None if np.array_equal(pool_N, clip_ids) else np.searchsorted(clip_ids, pool_N)
     num_queries, step = influence_QN.shape[0], influence_QN.chunks[0]
-
     for first in range(0, num_queries, step):
         block_BN = influence_QN.rows(first, min(first + step, num_queries))
         yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])
