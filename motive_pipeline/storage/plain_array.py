@@ -87,7 +87,7 @@ class PlainArray:
             out[...] = 0
             return
         try:
-            buffers = [part.view(np.uint8).data for part in ([rows] if rows.flags.c_contiguous else rows) if rows.size]
+            buffers = [part.view(np.uint8).reshape(-1).data for part in ([rows] if rows.flags.c_contiguous else rows) if rows.size]
             if not _filled(descriptor, buffers, first * self._chunk_entries * self.dtype.itemsize):
                 raise ValueError(f"{file} ends before row {first + len(out)}")
         finally:
