@@ -58,6 +58,12 @@ def test_the_base_model_is_loaded_once_and_again_when_its_files_change(copy):
 def test_the_library_is_left_out_of_the_search_for_garbage(source):
     load_model(section(source), threads=1)
     assert gc.get_freeze_count() > 100_000
+    code = (
+        "import duckdb; from motive_pipeline import config; from motive_pipeline.models.load import load_model; duckdb.sql('SELECT 1').fetchall();"
+        "load_model(config.Model(path='tiny', dtype='float32', device='cpu', max_prompt_tokens=8), threads=1)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    assert "leaked" not in done.stderr, "what is never freed is complained of at the end"
 
 
 def test_a_checkpoint_is_loaded_afresh_each_time(source):

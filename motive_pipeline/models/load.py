@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def _library() -> Callable[..., VideoModel]:
 
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else libraries complain at the end of what was never freed
     return load_wan
 
 
