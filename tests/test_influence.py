@@ -1,6 +1,7 @@
 """Influence (eq. 10): exact to the bit, independent of everything but the query and the clip."""
 
 import math
+import time
 from fractions import Fraction
 
 import numpy as np
@@ -113,11 +114,13 @@ def test_after_an_error_no_further_tile_is_begun() -> None:
 
     def function(start: int) -> None:
         begun.append(start)
-        raise OSError("no space left")
+        if start == 0:
+            raise OSError("no space left")
+        time.sleep(0.01)
 
     with pytest.raises(OSError, match="no space"):
         list(in_order(function, range(1000), threads=2, ahead=300))
-    assert len(begun) < 400
+    assert len(begun) < 100, "303 were waiting"
 
 
 def test_features_of_any_size_are_refused_without_a_warning() -> None:
@@ -238,6 +241,15 @@ def test_dot_of_unprojected_gradients_is_their_inner_product(make_config) -> Non
     matrix = zarr.open_group(publish_influence(ws, "motive").path, mode="r")["influence"][:]
     expected = (QUERIES * query_norms[:, None]).astype(np.float64) @ (CLIPS * clip_norms[:, None]).T
     np.testing.assert_allclose(matrix, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_with_fewer_entries_than_are_asked_for_are_made_again(make_config) -> None:
+    """As they are after ``store_dim`` and ``proj_dim`` were raised and only the influence is materialized."""
+    ws = small(make_config)
+    publish_both(ws, queries=QUERIES[:, :8], clips=CLIPS[:, :8])
+    with pytest.raises(GateFailed, match=r"influence.proj_dim = 16, .* have 8 entries. Materialize query_gradients/motive and projected_"):
+        publish_influence(ws, "motive")
+    assert not ws.has_published("influence_matrix/motive")
 
 
 def test_gradients_made_in_different_ways_are_not_compared(make_config) -> None:
