@@ -3,9 +3,9 @@
     python -m benchmarks.influence_scale [--clips N] [--queries Q] [--threads T] [--rounds 3] [--folder DIR] [--json]
 
 Curation: influence from Zarr on disk to a matrix on disk, vote, ranking and selection, against reading the same array block by block with zarr
-and multiplying each block once in float32; and, with no aim, against the same without zarr, straight from the chunks' files as ours does. Table: writing the ``influence`` score table (ranks included) as Parquet, against DuckDB's
-own COPY of the same rows from a table of its own. Each part runs in a process of its own, so that its peak memory is its own; files are in
-the page cache, for both sides.
+and multiplying each block once in float32; and, with no aim, against the same without zarr, straight from the chunks' files as ours does.
+Table: writing the ``influence`` score table (ranks included) as Parquet, against DuckDB's own COPY of the same rows from a table of its own.
+Each part runs in a process of its own, so that its peak memory is its own; files are in the page cache, for all sides.
 """
 
 from __future__ import annotations

@@ -117,19 +117,9 @@ def lines_of(memory: dict[str, Any], timing: dict[str, Any] | None, arguments: a
 
 def in_process(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """A part in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.wan_shapes", "--part", part, "--shape", arguments.shape, "--device", arguments.device]
-    command += [
-        "--dtype",
-        arguments.dtype,
-        "--projection",
-        arguments.projection,
-        "--threads",
-        str(arguments.threads),
-        "--rounds",
-        str(arguments.rounds),
-    ]
-    command += ["--deterministic" if arguments.deterministic else "--no-deterministic"]
-    command += ["--checkpointing" if arguments.checkpointing else "--no-checkpointing"]
+    command = [sys.executable, "-m", "benchmarks.wan_shapes", "--part", part]
+    command += [f"--{name}={getattr(arguments, name)}" for name in ("shape", "device", "dtype", "projection", "threads", "rounds")]
+    command += [f"--{'' if getattr(arguments, name) else 'no-'}{name}" for name in ("deterministic", "checkpointing")]
     environment = common.tight_memory() if part == "memory" else None
     done = subprocess.run(command, env=environment, cwd=common.REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])

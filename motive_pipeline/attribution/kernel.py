@@ -46,7 +46,7 @@ def gram_matrix(
 
     def tile(start: int) -> Float64[torch.Tensor, "p p"]:
         stop = min(start + TILE_CLIPS, num_clips)
-        rows = on_grid(gradient_NP.rows(start, stop, columns=proj_dim))
+        rows = on_grid(gradient_NP.mapped(start, stop, columns=proj_dim))
         features_np = rows.integers_RP.mul_(row_factor(rows, None if clip_norm_N is None else clip_norm_N[start:stop])[:, None])
         return features_np.T @ features_np
 

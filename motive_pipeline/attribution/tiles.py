@@ -124,10 +124,10 @@ def influence_tiles(
     A norm takes the place of that unit length: with both it is the cosine times both norms ("dot"). A zero row has influence 0.
     """
     queries, (num_clips, num_entries) = Queries(queries_QP, query_norm_Q), clips_NP.shape
-    step = min(max(1, TILE_ENTRIES // num_entries), num_clips)
+    step = max(1, min(TILE_ENTRIES // num_entries, num_clips))
     scratch = queries.scratch(step)
     influence_QN = np.empty((len(queries_QP), num_clips), dtype=np.float32)
-    for start in range(0, num_clips, max(1, step)):
+    for start in range(0, num_clips, step):
         tile = slice(start, start + step)
         influence_QN[:, tile] = queries.influence(clips_NP[tile], None if clip_norm_N is None else clip_norm_N[tile], scratch)
     return influence_QN

@@ -189,7 +189,8 @@ class RowSet:
         """Raises NotPublished when there is nothing yet."""
         self._asset = self.asset_of[role]
         self._table = pq.read_table(ws.published(self._asset).path / "index.parquet")
-        self.clip_ids, contents, keys, stores = (self._table[name].to_pylist() for name in ("clip_id", "content", "key", "store"))
+        clip_ids, contents, keys, stores = (self._table[name].to_pylist() for name in ("clip_id", "content", "key", "store"))
+        self.clip_ids: list[str] = clip_ids
         """In order, each once."""
         self._content: dict[str, str] = dict(zip(self.clip_ids, contents, strict=True))
         self._key: dict[str, str] = dict(zip(self.clip_ids, keys, strict=True))
