@@ -32,10 +32,11 @@ from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.decode import FrameRule, read_clip
+from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.demo import write_demo
 from motive_pipeline.clips.latents import publish_latents
 from motive_pipeline.clips.rowset import catalog_clips
+from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.config import load_config
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
@@ -143,9 +144,9 @@ def run_pass(folder: Path) -> dict[str, Any]:
 
 
 def warm_up(ws: Workspace) -> None:
-    """One clip through decoder, tracker, model and row store, and one drawing, so that what is set up at first use counts as start-up."""
+    """One clip through the decoding process, tracker, model and row store, and one drawing, so that what is set up at first use counts as start-up."""
     model = load_model(ws.config.model, threads=ws.config.engine.threads)
-    frames_THWC = read_clip(catalog_clips(ws, "query")[0].path, FrameRule.of(ws.config)).frames_THWC
+    frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)(catalog_clips(ws, "query")[0].path).frames_THWC
     build_tracker(ws.config.motion).displacement(frames_THWC)
     latents_CFHW = model.encode_video(frames_THWC)
     gradient = build_clip_gradient(model, ws.config.gradient)

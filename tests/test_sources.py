@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline.clips.entries import BadEntry, CaptionError, SourceEntry, read_caption
+from motive_pipeline.clips.entries import BadEntry, CaptionError, SourceEntry
 from motive_pipeline.clips.folder import FolderSource
+from motive_pipeline.clips.said import read_sidecar
 from motive_pipeline.clips.scan import HashMemory, scan
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import ConfigError, MotiveError
@@ -76,7 +77,7 @@ def test_the_category_is_the_outermost_sub_folder(tmp_path):
 )
 def test_a_caption_is_one_line_whatever_the_text_file_looks_like(tmp_path, data, caption):
     (tmp_path / "v.txt").write_bytes(data)
-    assert read_caption(tmp_path / "v.txt") == caption
+    assert read_sidecar(tmp_path / "v.txt").caption == caption
 
 
 @pytest.mark.parametrize("data", [b"caf\xe9", b"x" * 70_000])
@@ -84,7 +85,7 @@ def test_a_caption_that_is_no_utf8_or_far_too_long_rejects_the_clip_and_says_why
     touch(tmp_path / "v.mp4")
     (tmp_path / "v.txt").write_bytes(data)
     with pytest.raises(CaptionError, match=r"v\.txt"):
-        read_caption(tmp_path / "v.txt")
+        read_sidecar(tmp_path / "v.txt")
     assert reasons(listed(tmp_path)) == {"v.mp4": "bad_caption"}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import zarr
 from jaxtyping import Float, Float32, Int
 
+from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.zarr_groups import consolidate
 
@@ -81,7 +82,7 @@ def write_gradients(
     """Write the rows ``refs``, in this order, as a group at ``folder``. Memory is one tile of rows, whatever their number."""
     group = zarr.open_group(folder, mode="a", zarr_format=3, attributes=attributes)
     num_rows = len(refs)
-    gradient = group.create_array(
+    group.create_array(
         "gradient",
         shape=(num_rows, num_entries),
         dtype="float32",
@@ -89,12 +90,13 @@ def write_gradients(
         compressors=None,
         dimension_names=("clip", "proj"),
     )
+    gradient = PlainArray(folder / "gradient")
     rows = np.empty((min(TILE_ROWS, num_rows), num_entries), np.float32)
     for start in range(0, num_rows, TILE_ROWS):
         tile = refs[start : start + TILE_ROWS]
         for positions, block in store.read_blocks(tile, "gradient"):
             rows[positions] = block
-        gradient[start : start + len(tile)] = rows[: len(tile)]
+        gradient.write(rows[: len(tile)], row=start)
     _write_column(group, "clip_id", np.array(clip_ids, dtype=_ID_BYTES))
     _write_column(group, "grad_norm", store.column(refs, "grad_norm"))
     _write_column(group, "num_frames", store.column(refs, "num_frames"))

@@ -91,10 +91,11 @@ class InfluenceMatrix:
             self.group.create_array("query_id", data=query_id_Q, chunks=query_id_Q.shape, compressors=None, dimension_names=("query",))
             self.group.create_array("clip_id", data=clip_id_N, chunks=clip_id_N.shape, compressors=None, dimension_names=("clip",))
         width = max(1, min(CHUNK_CLIPS, MAX_BUFFER_ENTRIES // len(query_id_Q), len(clip_id_N)))
-        self._array = self.group.create_array(
+        self.group.create_array(
             "influence", shape=self.shape, dtype="float32", chunks=(min(CHUNK_QUERIES, len(query_id_Q)), width), compressors=None,
             dimension_names=("query", "clip"),
         )  # fmt: skip
+        self._array = PlainArray(folder / "influence")
         self._sha = hashlib.sha256(json.dumps(self.shape).encode())
         for ids in (query_id_Q, clip_id_N):
             self._sha.update(np.ascontiguousarray(ids).data)
@@ -120,7 +121,7 @@ class InfluenceMatrix:
         return self._sha.hexdigest()[:HEX_DIGITS]
 
     def _write(self, stop: int, column_QW: Float32[np.ndarray, "Q W"]) -> None:
-        self._array[:, stop - column_QW.shape[1] : stop] = column_QW
+        self._array.write(column_QW, column=stop - column_QW.shape[1])
         self._sha.update(np.ascontiguousarray(column_QW).data)
         self.lowest = min(self.lowest, float(column_QW.min()))
         self.highest = max(self.highest, float(column_QW.max()))

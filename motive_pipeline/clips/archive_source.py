@@ -71,7 +71,7 @@ class ArchiveSource:
             caption=said.caption,
             extra={"category": category},
             published=said.published,
-            caption_file=archive if said.captions is not None else None,
+            caption_file=str(archive) if said.captions is not None else None,
         )
 
     def _said(self, archive: Path, listed: list[Member]) -> dict[str, Said]:

@@ -29,6 +29,7 @@ PROBED = ("num_frames", "fps", "width", "height", "duration_s", "flags")
 """What a row of the probing store holds, as one vector of float64."""
 
 _COMMIT_ROWS = 512
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _PREVIEW_CLIPS = 24
 _PREVIEW_COLUMNS = 6
 
@@ -181,13 +182,13 @@ def _vector(facts: VideoFacts) -> np.ndarray:
 def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source: str) -> dict[str, Any]:
     """One catalog row; ``files`` hold equal bytes, in the order of their names. The first that has a caption gives it."""
     probed: dict[str, float] = dict(zip(PROBED, vector, strict=True))
-    speaking = next((file for file in files if file.entry.caption), files[0])
-    caption = speaking.entry.caption
-    others = {text for file in files for text in (file.entry.caption, *file.entry.further_captions) if text} - {caption}
-    published = next((file.entry.published for file in files if file.entry.published), {})
+    entries = [file.entry for file in files]
+    caption = next((entry.caption for entry in entries if entry.caption), entries[0].caption)
+    others = {text for entry in entries for text in (entry.caption, *entry.further_captions) if text and text != caption}
+    published = next((entry.published for entry in entries if entry.published), {})
     return {
         "clip_id": clip_id,
-        "path": str(files[0].entry.path),
+        "path": str(entries[0].path),
         "caption": caption or "",
         "num_frames": int(probed["num_frames"]),
         "fps": probed["fps"],
@@ -195,10 +196,10 @@ def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source:
         "height": int(probed["height"]),
         "duration_s": probed["duration_s"],
         "source": source,
-        "sources": json.dumps([file.entry.relative for file in files], ensure_ascii=False),
+        "sources": _JSON.encode([entry.relative for entry in entries]),
         "caption_source": "sidecar" if caption else "none" if caption is None else "empty_sidecar",
-        "other_captions": json.dumps(sorted(others), ensure_ascii=False) if others else "[]",
-        "category": files[0].entry.extra.get("category", ""),
+        "other_captions": _JSON.encode(sorted(others)) if others else "[]",
+        "category": entries[0].extra.get("category", ""),
         "flags": ",".join(flag_names(int(probed["flags"]))),
         **published_columns(published, probed),
     }

@@ -26,6 +26,7 @@ class SourceEntry:
 
     ``path`` is a file, or the address of an archive's member (archive.py). ``extra`` is what the source knows beside; ``category`` is the
     name of the sub-folder. ``published`` holds what the data set's own table says of the video. ``caption_file`` is where the caption stands.
+    ``status`` is what the system said of the file when it was listed, where it was asked then.
     """
 
     path: Path
@@ -34,7 +35,8 @@ class SourceEntry:
     extra: dict[str, str] = field(default_factory=dict)
     published: Mapping[str, Scalar] = field(default_factory=dict)
     further_captions: tuple[str, ...] = ()
-    caption_file: Path | None = None
+    caption_file: str | None = None
+    status: os.stat_result | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +83,6 @@ class ClipSource(Protocol):
 
 class CaptionError(ValueError):
     """A caption that cannot be used."""
-
-
-def read_caption(sidecar: Path) -> str:
-    """The caption in a text file; see :func:`decoded_caption`.
-
-    Raises:
-        CaptionError: the file is no such text, or far too long for a caption.
-        OSError: it cannot be read.
-    """
-    with sidecar.open("rb") as file:
-        return decoded_caption(file.read(MAX_CAPTION_BYTES + 1), sidecar.name)
 
 
 def decoded_caption(data: bytes, name: str) -> str:

@@ -19,7 +19,8 @@ class _Listed:
     path: Path
     relative: str
     category: str
-    sidecar: Path | None
+    sidecar: str | None
+    """The file with the caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,34 +81,31 @@ class FolderSource:
     def _videos(self, folder: Path) -> Iterator[_Listed]:
         names = {name for name in os.listdir(folder) if not name.startswith(".")}
         below = folder.relative_to(self.root).parts
+        at, prefix = os.path.join(folder, ""), "".join(f"{part}/" for part in below)
+        category = self.category if self.category is not None else below[0] if below else ""
+        endings = [text for ending in self.sidecars for text in (ending, ending.upper())]
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in VIDEO_SUFFIXES:
-                beside = (stem + text for ending in self.sidecars for text in (ending, ending.upper()))
-                sidecar = next((each for each in beside if each in names), None)
-                yield _Listed(
-                    path=folder / name,
-                    relative=printable("/".join((*below, name))),
-                    category=self.category if self.category is not None else below[0] if below else "",
-                    sidecar=folder / sidecar if sidecar else None,
-                )
+                beside = (stem + ending for ending in endings)
+                sidecar = next((at + each for each in beside if each in names), None)
+                yield _Listed(path=folder / name, relative=printable(prefix + name), category=category, sidecar=sidecar)
 
     def _entry(self, video: _Listed) -> SourceEntry | BadEntry:
         """Reads the caption only now, so that whoever asks for entries one by one need not wait for all captions."""
-        path, sidecar = video.path, video.sidecar
+        path, caption_file = video.path, video.sidecar
         try:
             str(path).encode()
         except UnicodeEncodeError:
             return self._bad(path, "bad_file_name", "the name is not valid UTF-8; rename the file")
-        if sidecar and (trouble := explained(sidecar)):
-            return self._bad(path, "bad_caption", f"the caption file {printable(sidecar.name)}: {trouble[1]}")
         try:
-            _require_regular(path)
-            said = read_sidecar(sidecar) if sidecar else Said()
-        except CaptionError as error:
-            return self._bad(path, "bad_caption", str(error))
+            status = _regular_status(path)
         except OSError as error:
             return self._bad(path, *_explain(path, error))
+        try:
+            said = read_sidecar(caption_file) if caption_file else Said()
+        except CaptionError as error:
+            return self._bad(path, "bad_caption", str(error))
         if said.trouble:
             return self._bad(path, *said.trouble)
         return SourceEntry(
@@ -116,7 +114,8 @@ class FolderSource:
             caption=said.caption,
             extra={"category": video.category},
             published=said.published,
-            caption_file=sidecar,
+            caption_file=caption_file,
+            status=status,
         )
 
     def _bad(self, path: Path, reason: str, detail: str) -> BadEntry:
@@ -130,18 +129,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link that leads nowhere: listed with the files, where it is rejected by name if it looks like a video
 
 
-def _require_regular(path: Path) -> None:
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
+def _regular_status(path: Path) -> os.stat_result:
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError("not a file")
+    return status
 
 
 def explained(path: Path) -> tuple[str, str] | None:
     """(reason, detail) where ``path`` is no readable file; None where it is one."""
     try:
-        _require_regular(path)
+        _regular_status(path)
     except OSError as error:
         return _explain(path, error)
     return None

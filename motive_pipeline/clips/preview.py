@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def write_sheet(path: Path, tiles: Sequence[Tile], *, columns: int) -> None:
         else:
             draw.rectangle((left, top, left + TILE_PX - 1, top + TILE_PX - 1), outline=_TEXT_COLOUR)
         draw.text((left, top + TILE_PX + 2), _short(tile.text), fill=_TEXT_COLOUR, font=font)
-    sheet.save(path, compress_level=4)  # half the time of 6, and 5 % larger
+    sheet.save(path, compress_level=1, compress_type=zlib.Z_RLE)  # a quarter of the time of the default, 6 % larger
 
 
 def with_mask(frame_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:

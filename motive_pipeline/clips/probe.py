@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from io import BufferedReader
 from pathlib import Path
 
@@ -74,6 +75,7 @@ def flag_bits(flags: tuple[str, ...]) -> int:
     return sum(1 << FLAGS.index(flag) for flag in flags)
 
 
+@cache
 def flag_names(bits: int) -> tuple[str, ...]:
     """The flags that :func:`flag_bits` has put into ``bits``."""
     return tuple(flag for position, flag in enumerate(FLAGS) if bits >> position & 1)

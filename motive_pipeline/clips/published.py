@@ -26,10 +26,13 @@ _MARGIN = {"num_frames": 1.0, "fps": 0.02, "duration_s": 0.15, "width": 0.0, "he
 """How far the two may lie apart: publishers round rates and lengths, and count a frame more or less."""
 
 
-def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, float]) -> dict[str, Any]:
+_NOTHING: Mapping[str, Any] = dict.fromkeys(SCORES, math.nan) | {"published": "", "disagrees": ""}
+
+
+def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, float]) -> Mapping[str, Any]:
     """``aesthetic_score`` and ``motion_score`` (NaN where there is none), ``published`` (JSON) and ``disagrees`` (comma-separated names)."""
     if not published:
-        return dict.fromkeys(SCORES, float("nan")) | {"published": "", "disagrees": ""}
+        return _NOTHING
     told = {name.strip().lower(): value for name, value in published.items()}
     wrong = [
         name

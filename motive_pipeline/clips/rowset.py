@@ -194,10 +194,8 @@ class RowSet:
         """In order, each once."""
         self._content: dict[str, str] = dict(zip(self.clip_ids, contents, strict=True))
         self._key: dict[str, str] = dict(zip(self.clip_ids, keys, strict=True))
-        self._stores = {name: RowStore(ws.root / "rows" / name) for name in sorted(set(stores))}
+        self._stores = {name: ws.store_at(name) for name in sorted(set(stores))}
         self._store_of: dict[str, str] = dict(zip(self.clip_ids, stores, strict=True))
-        for store in self._stores.values():
-            store.refresh()
 
     @cached_property
     def index(self) -> pd.DataFrame:

@@ -103,7 +103,7 @@ class TableSource:
             further_captions=(said.captions or ())[1:],
             extra={"category": category},
             published=said.published,
-            caption_file=table,
+            caption_file=str(table),
         )
 
     def _require_column(self, table: Path, row: TableRow) -> None:

@@ -64,7 +64,7 @@ def _age_s(path: Path, now_s: float) -> float:
 
 
 def _unsettled(entry: SourceEntry, look: Prober, now_s: float, settle_s: float) -> bool:
-    beside = entry.caption_file or entry.path.with_suffix(".txt")
+    beside = Path(entry.caption_file) if entry.caption_file else entry.path.with_suffix(".txt")
     age_s = min(_age_s(file_of(entry.path), now_s), _age_s(beside, now_s))
     if age_s < settle_s:
         return True

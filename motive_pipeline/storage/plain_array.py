@@ -1,5 +1,5 @@
-"""Reads Zarr v3 arrays that are not compressed straight from their chunks' files. zarr itself takes about a millisecond a call and reads through
-one thread: as much as a small row costs, and most of what multiplying a tile of gradients does.
+"""Reads and fills Zarr v3 arrays that are not compressed, straight in their chunks' files. zarr itself takes about a millisecond a call, as much as
+a small row costs, reads through one thread, and copies what it writes twice: most of what multiplying or publishing a tile of gradients costs.
 
 Chunks may be several across the second dimension of a matrix; every other dimension but the first lies in one. The last ones are padded, and zarr
 writes no file for a chunk of zeros.
@@ -28,8 +28,9 @@ class PlainArray:
         ValueError: it is compressed, or divided in a way that this class does not read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        layout = _layout((folder / "zarr.json").read_bytes())
+    def __init__(self, folder: str | Path) -> None:
+        with open(os.path.join(folder, "zarr.json"), "rb") as file:
+            layout = _layout(file.read())
         self.shape, self.chunks, self.dtype = layout.shape, layout.chunks, layout.dtype
         self._folder = str(folder)
         self._chunk_entries = math.prod(self.chunks[1:])
@@ -68,6 +69,29 @@ class PlainArray:
         except FileNotFoundError:
             return np.zeros((stop - start, columns), self.dtype)
         return np.asarray(stored)[first : first + stop - start, :columns]
+
+    def write(self, block: np.ndarray, *, row: int = 0, column: int = 0) -> None:
+        """Fill the chunks of a matrix, in which nobody reads yet, from ``block``, whose first entry stands at (``row``, ``column``). It begins where a
+        chunk begins and ends where one ends, or the array.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if len(self.shape) != 2:
+            raise ValueError(f"{self._folder} is of shape {self.shape}, and only matrices are written")
+        for start, size, chunk, end in zip((row, column), block.shape, self.chunks, self.shape, strict=True):
+            if start % chunk or start + size > end or (start + size) % chunk and start + size != end:
+                raise ValueError(f"{self._folder}: {block.shape} entries from ({row}, {column}) on are no whole chunks of {self.chunks}")
+        for top in range(0, block.shape[0], self.chunks[0]):
+            for left in range(0, block.shape[1], self.chunks[1]):
+                part = block[top : top + self.chunks[0], left : left + self.chunks[1]]
+                padded = part if part.shape == self.chunks else np.zeros(self.chunks, self.dtype)
+                if padded is not part:
+                    padded[: part.shape[0], : part.shape[1]] = part
+                file = self._file((row + top) // self.chunks[0], (column + left) // self.chunks[1])
+                os.makedirs(os.path.dirname(file), exist_ok=True)
+                with open(file, "wb") as opened:
+                    opened.write(np.ascontiguousarray(padded, self.dtype).data)
 
     def _require_inside(self, start: int, stop: int, width: int) -> None:
         if not (0 <= start <= stop <= self.shape[0] and 0 <= width <= self._row_entries):

@@ -9,6 +9,7 @@ not at all, and no commit ever touches a chunk of another.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,14 +83,15 @@ class RowStore:
 
     def refresh(self) -> None:
         """Take in the segments committed since the last look; segments that have gone (by hand) are forgotten."""
-        segments = self.folder / "segments"
-        names = {p.name for p in segments.iterdir() if p.name.isdecimal()} if segments.is_dir() else set()
+        segments = os.path.join(self.folder, "segments")
+        names = {name for name in os.listdir(segments) if name.isdecimal()} if os.path.isdir(segments) else set()
         if self._seen - names:
             self._index.clear()
             self._seen.clear()
             self._arrays.clear()
         for name in sorted(names - self._seen):
-            self._take_in(name, json.loads((segments / name / "index.json").read_text(encoding="utf-8")))
+            with open(os.path.join(segments, name, "index.json"), "rb") as file:
+                self._take_in(name, json.loads(file.read()))
 
     def append(self, rows: Sequence[Row], rejects: Sequence[RowReject] = ()) -> list[RowRef]:
         """Commit ``rows`` and ``rejects``, and give where each row lies, in order.
@@ -133,7 +135,11 @@ class RowStore:
         for segment, positions in by_segment.items():
             array = self._array(segment, name)
             rows = [refs[position].row for position in positions]
-            yield positions, array.rows()[rows] if 2 * len(rows) > array.shape[0] else np.stack([array.row(row) for row in rows])
+            if 2 * len(rows) <= array.shape[0]:
+                yield positions, np.stack([array.row(row) for row in rows])
+            else:
+                block = array.rows()
+                yield positions, block if rows == list(range(len(block))) else block[rows]
 
     def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
         """``(position in refs, array)`` for each row, segment by segment; not in the order of ``refs``."""
@@ -151,7 +157,7 @@ class RowStore:
 
     def _array(self, segment: str, name: str) -> PlainArray:
         if (segment, name) not in self._arrays:
-            self._arrays[segment, name] = PlainArray(self.folder / "segments" / segment / "rows.zarr" / name)
+            self._arrays[segment, name] = PlainArray(os.path.join(self.folder, "segments", segment, "rows.zarr", name))
         return self._arrays[segment, name]
 
     def _prepare(self) -> None:

@@ -118,9 +118,11 @@ class ViewsFile:
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, views: Mapping[str, str]) -> None:
-    """``CREATE VIEW`` for each of ``views``, in order."""
+    """``CREATE VIEW`` for each of ``views``, in order, in one transaction."""
+    connection.begin()
     for name, select in views.items():
         connection.execute(f"CREATE VIEW {name} AS {select}")
+    connection.commit()
 
 
 def _identity(file: Path) -> tuple[int, ...]:

@@ -100,15 +100,20 @@ class Workspace:
         self.state = config.storage.state or self.root / "state"
         self.scores = ScoreTables(self.root, self.state)
         self.lock = FileLock(self.state / "run.lock", f"the store {self.root}")
-        self._stores: dict[Path, RowStore] = {}
+        self._stores: dict[str, RowStore] = {}
 
     def store(self, stage: str, dims: dict[str, tuple[str, ...]]) -> RowStore:
         """The row store of ``stage`` under the current settings, with what other processes committed meanwhile."""
-        folder = self.root / "rows" / stage / self.config.row_fingerprint(stage)
-        if folder not in self._stores:
-            self._stores[folder] = RowStore(folder, dims)
-        self._stores[folder].refresh()
-        return self._stores[folder]
+        store = self.store_at(f"{stage}/{self.config.row_fingerprint(stage)}")
+        store.dims = dims
+        return store
+
+    def store_at(self, name: str) -> RowStore:
+        """The row store ``name`` (its folder below ``rows/``, as a published index has it), to be read; what others committed is in it."""
+        if name not in self._stores:
+            self._stores[name] = RowStore(self.root / "rows" / name)
+        self._stores[name].refresh()
+        return self._stores[name]
 
     def published(self, asset: str) -> Publication:
         """What ``asset`` (``latents``, ``influence_matrix/motive``) has published last.
