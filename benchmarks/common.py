@@ -22,6 +22,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
     from motive_pipeline.models.wan import WanModel
 
@@ -81,6 +82,12 @@ def build_model(device: torch.device) -> WanModel:
 
     pipeline = build_pipeline(num_layers=8, heads=6, head_dim=48, ffn_dim=1152)
     return WanModel(pipeline, device=device, compute_dtype=torch.float32, max_prompt_tokens=PROMPT_LE[0])
+
+
+def use_attention(model: WanModel, attention: type[WanAttnProcessor]) -> None:
+    """Let ``model`` compute attention as diffusers does, or as the pipeline does (models/wan_attention.py)."""
+    transformer: Any = model.transformer
+    transformer.set_attn_processor(attention())
 
 
 def drawn_clips(count: int, *, seed: int = 0) -> list[Clip]:

@@ -3,8 +3,9 @@
     python -m benchmarks.gradient_pass [--projection fastfood factored] [--threads 1] [--rounds 15] [--device cpu] [--no-quality] [--json]
 
 The model is a WanTransformer3DModel with random weights, 8 layers and 288 wide (11.4 M parameters), 720 tokens. "bare" is forward, mean
-squared error and backward, all gradients kept until the end. Every round times each way once, in turn. Peak memory is taken in a process of
-its own, above the weights. Quality: cosines of 64 clips with 8 queries at 512 entries, against those of the whole gradients.
+squared error and backward of diffusers' model as it is, all gradients kept until the end; "bare, lean attention" the same with the pipeline's
+attention (models/wan_attention.py). Every round times each way once, in turn. Peak memory is taken in a process of its own, above the
+weights. Quality: cosines of 64 clips with 8 queries at 512 entries, against those of the whole gradients.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from typing import get_args
 
 import numpy as np
 import torch
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from benchmarks import common
 from benchmarks.common import LATENTS_CFHW, PROMPT_LE, Cost, Line
 from motive_pipeline import config
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.models.wan import WanModel
+from motive_pipeline.models.wan_attention import LeanAttention
 
 AIMS = {"fastfood": 1.05, "factored": 0.85}
+LEAN = "bare, lean attention"
 PEAK_AIM = 1.0
 FACTORED_LOSS = 0.02
 """How far factored's Spearman may be below Fastfood's."""
@@ -39,14 +43,18 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     model = common.build_model(torch.device(arguments.device))
-    ways = {"bare": bare_pass(model), **{name: projected_pass(model, name) for name in arguments.projection}}
+    ways = {
+        "bare": bare_pass(model, WanAttnProcessor),
+        LEAN: bare_pass(model, LeanAttention),
+        **{name: projected_pass(model, name) for name in arguments.projection},
+    }
     if arguments.peak:
         print(peak_mb(ways[arguments.peak], model.device))
         return
     costs = timed(ways, arguments.rounds, model.device)
     for name in arguments.projection:
         print(f"  {name}, {arguments.rounds} rounds: {common.ratios(costs[name], costs['bare'])}", file=sys.stderr, flush=True)
-    peaks = {name: peak_of(name, arguments) for name in ways}
+    peaks = {name: peak_of(name, arguments) for name in ways if name != LEAN}
     print(f"  peak memory (MB): {peaks}", file=sys.stderr, flush=True)
     found = {} if arguments.no_quality else qualities(model, arguments.projection)
     size = sum(parameter.numel() for parameter in model.transformer.parameters())
@@ -73,7 +81,7 @@ def lines_of(name: str, costs: dict[str, list[Cost]], peaks: dict[str, float], f
     seconds = common.median_s(costs[name]), common.median_s(costs["bare"])
     peak = peaks[name], peaks["bare"]
     own = found.get(name)
-    shown = asdict(own) if own else {}
+    shown = {f"ratio to {LEAN}": common.ratios(costs[name], costs[LEAN])["ratio"], **(asdict(own) if own else {})}
     cost = common.ratios(costs[name], costs["bare"])
     lines = [
         Line(what=f"gradient + {name}", against=against, **cost, at_most=AIMS.get(name), seconds=seconds, peak_mb=peak, details=shown),
@@ -85,13 +93,14 @@ def lines_of(name: str, costs: dict[str, list[Cost]], peaks: dict[str, float], f
     return lines
 
 
-def bare_pass(model: WanModel) -> Callable[[], None]:
+def bare_pass(model: WanModel, attention: type[WanAttnProcessor]) -> Callable[[], None]:
     """Forward, mean squared error, backward; then the gradients are dropped."""
     latents_BCFHW, target_BCFHW = random(LATENTS_CFHW, model.device)[None], random(LATENTS_CFHW, model.device)[None]
     prompt_BLE = random(PROMPT_LE, model.device)[None]
     timestep_B = torch.tensor([500.0], device=model.device)
 
     def run() -> None:
+        common.use_attention(model, attention)
         torch.nn.functional.mse_loss(model.predict(latents_BCFHW, timestep_B, prompt_BLE), target_BCFHW).backward()
         for parameter in model.transformer.parameters():
             parameter.grad = None
@@ -104,7 +113,12 @@ def projected_pass(model: WanModel, projection: str) -> Callable[[], None]:
     gradient = build_clip_gradient(model, config.Gradient.model_validate({"projection": projection}))
     cpu = torch.device("cpu")
     latents_CFHW, prompt_LE, mask_FHW = random(LATENTS_CFHW, cpu), random(PROMPT_LE, cpu), torch.rand(LATENTS_CFHW[1:])
-    return lambda: gradient(latents_CFHW, prompt_LE, mask_FHW) and None
+
+    def run() -> None:
+        common.use_attention(model, LeanAttention)
+        gradient(latents_CFHW, prompt_LE, mask_FHW)
+
+    return run
 
 
 def timed(ways: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[Cost]]:

@@ -64,6 +64,7 @@ STAGES: dict[str, Stage] = {
     "second_moments": Stage(
         settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
         when={("influence.preconditioner", "adam"): ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
+        version=2,
     ),
     "gradient": Stage(
         settings=(
@@ -81,6 +82,7 @@ STAGES: dict[str, Stage] = {
         ),
         when={("influence.preconditioner", "adam"): ("influence.preconditioner", "influence.adam_eps")},
         gates=("gradient.max_reject_share",),
+        version=2,
     ),
     "eligible_pool": Stage(),
     "influence_matrix": Stage(
@@ -109,13 +111,14 @@ STAGES: dict[str, Stage] = {
             "model.expert",
             "engine.threads",
             *MODEL,
-        )
+        ),
+        version=2,
     ),
-    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=2),
+    "generated_videos": Stage(settings=("generate", "engine.threads", *FRAMES, *MODEL), version=3),
     "eval_scores": Stage(
         settings=("engine.threads", *MODEL),
         gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
-        version=2,
+        version=3,
     ),
     "preference_files": Stage(settings=("preference.results_path",)),
     "preference_bundle": Stage(

@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.protocol import LatentGrid
+from motive_pipeline.models.wan_attention import use_lean_attention
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class WanModel:
         if transformer is None:
             raise MotiveError(f"model.expert = {expert!r}: the model {source or ''} has no such component. Use transformer.")
         self.transformer: torch.nn.Module = transformer.to(device)
+        for denoiser in filter(None, (pipeline.transformer, pipeline.transformer_2)):
+            use_lean_attention(denoiser)
 
     def encode_video(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float[torch.Tensor, "C F h w"]:
         """Normalised latents, (mode of the posterior - latents_mean) / latents_std, in float32 on the CPU."""
