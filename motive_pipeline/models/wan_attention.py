@@ -21,7 +21,7 @@ def use_lean_attention(transformer: torch.nn.Module) -> None:
     """Let every attention of diffusers' Wan ``transformer`` compute with :class:`LeanAttention`."""
     for module in transformer.modules():
         if isinstance(module, WanAttention):
-            module.set_processor(LeanAttention())
+            module.set_processor(LeanAttention())  # pyright: ignore[reportArgumentType]  (a closed list of classes)
 
 
 class LeanAttention(WanAttnProcessor):
@@ -57,11 +57,11 @@ def rotated(x_BTHD: Float[torch.Tensor, "B T H D"], turn_BTHd: Complex[torch.Ten
 
 def rms_norm(norm: torch.nn.Module, x_BTC: Float[torch.Tensor, "B T C"]) -> Float[torch.Tensor, "B T C"]:
     """``norm(x_BTC)``, where that is an RMS norm on a CPU with fewer passes; elsewhere torch has kernels for both directions."""
-    if isinstance(norm, torch.nn.RMSNorm) and norm.weight is not None and x_BTC.device.type == "cpu" and x_BTC.dtype == norm.weight.dtype:
-        if x_BTC.dtype in (torch.float32, torch.float64):
-            eps = torch.finfo(x_BTC.dtype).eps if norm.eps is None else norm.eps
-            return _RMSNorm.apply(x_BTC, norm.weight, eps)  # type: ignore[no-any-return]
-    return norm(x_BTC)
+    weight = norm.weight if isinstance(norm, torch.nn.RMSNorm) else None
+    if weight is None or x_BTC.device.type != "cpu" or x_BTC.dtype != weight.dtype or x_BTC.dtype not in (torch.float32, torch.float64):
+        return norm(x_BTC)
+    eps = torch.finfo(x_BTC.dtype).eps if norm.eps is None else norm.eps
+    return _RMSNorm.apply(x_BTC, weight, eps)  # type: ignore[no-any-return]
 
 
 class _RMSNorm(torch.autograd.Function):

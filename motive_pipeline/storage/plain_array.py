@@ -80,7 +80,8 @@ class PlainArray:
         if len(self.shape) != 2:
             raise ValueError(f"{self._folder} is of shape {self.shape}, and only matrices are written")
         for start, size, chunk, end in zip((row, column), block.shape, self.chunks, self.shape, strict=True):
-            if start % chunk or start + size > end or (start + size) % chunk and start + size != end:
+            stop = start + size
+            if start % chunk or stop > end or (stop != end and stop % chunk):
                 raise ValueError(f"{self._folder}: {block.shape} entries from ({row}, {column}) on are no whole chunks of {self.chunks}")
         for top in range(0, block.shape[0], self.chunks[0]):
             for left in range(0, block.shape[1], self.chunks[1]):
