@@ -31,6 +31,7 @@ LATENTS_CFHW = (16, 5, 24, 24)
 PROMPT_LE = (64, 16)
 NUM_TOKENS = LATENTS_CFHW[1] * LATENTS_CFHW[2] * LATENTS_CFHW[3] // 4
 NUM_KINDS = 8
+_SHAPE: dict[str, Any] = {"num_layers": 8, "heads": 6, "head_dim": 48, "ffn_dim": 1152}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,14 @@ def build_model(device: torch.device) -> WanModel:
     from motive_pipeline.models.wan import WanModel
     from tests.tiny_wan import build_pipeline
 
-    pipeline = build_pipeline(num_layers=8, heads=6, head_dim=48, ffn_dim=1152)
-    return WanModel(pipeline, device=device, compute_dtype=torch.float32, max_prompt_tokens=PROMPT_LE[0])
+    return WanModel(build_pipeline(**_SHAPE), device=device, compute_dtype=torch.float32, max_prompt_tokens=PROMPT_LE[0])
+
+
+def save_model(folder: Path) -> Path:
+    """The same model at ``folder``, in diffusers' layout."""
+    from tests.tiny_wan import save_tiny_wan
+
+    return save_tiny_wan(folder, **_SHAPE)
 
 
 def use_attention(model: WanModel, attention: type[WanAttnProcessor]) -> None:

@@ -1,10 +1,10 @@
 """What adding 1 % of new clips costs, against 1 % of the full pass: through the real stages, row stores and publications.
 
-    python -m benchmarks.incremental [--num-clips 10000] [--rounds 3] [--folder DIR] [--json]
+    python -m benchmarks.incremental [--num-clips 10000] [--model tiny] [--rounds 3] [--folder DIR] [--json]
 
-The clips are the demo's, the model is the embedded one, so a clip is as cheap as it gets and what does not shrink with the number of new
-clips (looking through the files, opening the row stores, writing the publications) weighs as heavily as it can: 1 % of the clips may cost at
-most 1.1 times 1 % of the full pass. The stages are those that work row by row: catalog, latents, motion masks and the gradients of one
+The clips are the demo's. With the embedded model (``tiny``) a clip is as cheap as it gets, and what does not shrink with the number of new
+clips (looking through the files, opening the row stores, writing the publications) weighs as heavily as it can; ``11M`` is gradient_pass.py's
+model on clips of 192 x 192 (720 tokens). 1 % of the clips may cost at most 1.1 times 1 % of the full pass. The stages are those that work row by row: catalog, latents, motion masks and the gradients of one
 variant. Each pass is a process of its own; interpreter, imports, loading the model and one clip to warm up lie before its clock. Influence
 and ranking, which are computed whole each time, are shown beside them. Each round adds another 1 %.
 """
@@ -47,6 +47,8 @@ from motive_pipeline.storage.rows import Row, RowStore
 from motive_pipeline.storage.workspace import Workspace
 
 AT_MOST = 1.1
+SIDE_11M = 8 * common.LATENTS_CFHW[2]
+"""Pixels: what the latents of gradient_pass.py are encoded from."""
 NUM_QUERIES = 8
 
 STAGES: dict[str, Callable[[Workspace], Any]] = {
@@ -65,6 +67,7 @@ WHOLE: dict[str, Callable[[Workspace], Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-clips", type=int, default=10_000)
+    parser.add_argument("--model", choices=("tiny", "11M"), default="tiny")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the temporary files lie (about 30 KB a clip)")
     parser.add_argument("--json", action="store_true")
@@ -76,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         added = max(1, arguments.num_clips // 100)
-        clips = write_clips(folder, arguments.num_clips + added * arguments.rounds)
+        clips = write_clips(folder, arguments.num_clips + added * arguments.rounds, model=arguments.model)
         add(clips[: arguments.num_clips], folder)
         full = run_in_process(folder)
         passes = []
@@ -85,21 +88,24 @@ def main() -> None:
             add(clips[first : first + added], folder)
             passes.append(run_in_process(folder))
     share = added / arguments.num_clips
-    title = f"{added} clips added to {arguments.num_clips}, {arguments.rounds} times; the embedded model, one thread"
+    title = f"{added} clips added to {arguments.num_clips}, {arguments.rounds} times; model {arguments.model}, one thread"
     common.report(title, [line_of(full, passes, share)], as_json=arguments.json)
 
 
-def write_clips(folder: Path, count: int) -> list[Path]:
+def write_clips(folder: Path, count: int, *, model: str) -> list[Path]:
     """The demo's clips below ``folder/drawn``, its queries below ``folder/queries``, and a config for both; the order of the clips."""
     drawn = write_demo(
         folder / "drawn", seed=0, split="plain", num_clips=count, num_queries=NUM_QUERIES, num_held_out=1, query_motion="right"
     )
     (folder / "clips").mkdir()
+    path, side, max_prompt_tokens = "tiny", 64, 32
+    if model == "11M":
+        path, side, max_prompt_tokens = str(common.save_model(folder / "model")), SIDE_11M, common.PROMPT_LE[0]
     settings = {
         "storage": {"root": "data"},
-        "clips": {"source": "folder", "path": "clips", "num_frames": 17, "fps": 16, "width": 64, "height": 64},
+        "clips": {"source": "folder", "path": "clips", "num_frames": 17, "fps": 16, "width": side, "height": side},
         "queries": {"source": "folder", "path": str(drawn / "queries")},
-        "model": {"path": "tiny", "dtype": "float32", "device": "cpu", "max_prompt_tokens": 32},
+        "model": {"path": path, "dtype": "float32", "device": "cpu", "max_prompt_tokens": max_prompt_tokens},
         "engine": {"threads": 1},
         "arms": ["motive"],
     }
