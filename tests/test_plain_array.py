@@ -36,6 +36,42 @@ def test_any_rows_and_first_columns_of_any_chunks(tmp_path_factory, chunks, span
     assert np.array_equal(array.rows(), values)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    chunks=st.tuples(st.integers(1, 10), st.integers(1, 10)),
+    steps=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_what_it_writes_is_what_zarr_reads(tmp_path_factory, shape, chunks, steps):
+    folder = tmp_path_factory.mktemp("array") / "a"
+    zarr.create_array(folder, shape=shape, chunks=chunks, dtype="float32", compressors=None)
+    values = np.random.default_rng(0).random(shape)  # in float64: it is stored as the array's own type
+    array, (high, wide) = PlainArray(folder), (chunk * step for chunk, step in zip(chunks, steps, strict=True))
+    for row in range(0, shape[0], high):
+        for column in range(0, shape[1], wide):
+            array.write(values[row : row + high, column : column + wide], row=row, column=column)
+    assert np.array_equal(zarr.open_array(folder, mode="r")[:], values.astype(np.float32))
+    assert np.array_equal(array.rows(), values.astype(np.float32))
+    assert {file.stat().st_size for file in folder.glob("c/*/*")} == {4 * chunks[0] * chunks[1]}, "the last chunks are padded"
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "height", "width"),
+    [(2, 0, 4, 10), (0, 1, 4, 3), (0, 0, 3, 10), (0, 0, 4, 4), (8, 0, 4, 10), (0, 9, 4, 3), (12, 0, 4, 3)],
+)
+def test_it_writes_whole_chunks_only(tmp_path, row, column, height, width):
+    values = matrix(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"no whole chunks of \(4, 3\)"):
+        PlainArray(tmp_path / "a").write(np.zeros((height, width), np.float32), row=row, column=column)
+    assert np.array_equal(PlainArray(tmp_path / "a").rows(), values)
+
+
+def test_it_writes_matrices_only(tmp_path):
+    zarr.create_array(tmp_path / "a", data=np.zeros(4, np.float32), compressors=None)
+    with pytest.raises(ValueError, match="only matrices"):
+        PlainArray(tmp_path / "a").write(np.zeros((4, 1), np.float32))
+
+
 def test_a_chunk_of_zeros_has_no_file(tmp_path, monkeypatch):
     matrix(tmp_path / "a")
     zarr.open_array(tmp_path / "a")[4:8, :3] = 0
