@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--num-clips", type=int, default=10_000)
     parser.add_argument("--model", choices=("tiny", "11M"), default="tiny")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the temporary files lie (about 30 KB a clip)")
+    parser.add_argument("--folder", type=Path, help="where the temporary files lie (30 KB a clip, 300 KB with 11M)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--run-pass", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

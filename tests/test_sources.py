@@ -124,11 +124,18 @@ def test_what_cannot_be_a_video_is_listed_with_its_reason(tmp_path):
 
 
 def test_a_caption_file_that_is_a_pipe_or_a_link_to_itself_is_not_waited_for(tmp_path):
-    touch(tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "c.mp4")
+    touch(*(tmp_path / f"{name}.mp4" for name in "abcd"))
     os.mkfifo(tmp_path / "a.txt")
     (tmp_path / "b.txt").symlink_to("b.txt")
     (tmp_path / "c.txt").mkdir()
-    assert reasons(listed(tmp_path)) == dict.fromkeys(["a.mp4", "b.mp4", "c.mp4"], "bad_caption")
+    (tmp_path / "d.txt").symlink_to(tmp_path / "nowhere.txt")
+    entries = listed(tmp_path)
+    assert reasons(entries) == dict.fromkeys(["a.mp4", "b.mp4", "c.mp4", "d.mp4"], "bad_caption")
+    told = [entry.detail for entry in entries if isinstance(entry, BadEntry)]
+    for detail, words in zip(
+        told, ("a pipe, a socket or a device", "cannot be read", "a folder", f"a link to {tmp_path / 'nowhere.txt'}"), strict=True
+    ):
+        assert words in detail
 
 
 def test_a_missing_folder_and_a_file_in_its_place_name_the_setting_and_the_path(tmp_path):

@@ -46,6 +46,19 @@ def test_output_and_all_gradients_are_those_of_diffusers(dtype, at_most):
     assert errors(found, expected) < at_most
 
 
+def test_a_backend_that_was_chosen_is_kept_and_a_processor_of_ones_own_left_alone():
+    class Own(WanAttnProcessor):
+        pass
+
+    transformer = build_transformer(num_layers=1, heads=2, head_dim=12, ffn_dim=24)
+    transformer.set_attention_backend("native")
+    transformer.blocks[0].attn2.set_processor(Own())
+    use_lean_attention(transformer)
+    lean, own = transformer.blocks[0].attn1.processor, transformer.blocks[0].attn2.processor
+    assert (type(lean), type(own)) == (LeanAttention, Own)
+    assert lean._attention_backend == "native"
+
+
 def test_a_model_of_the_pipeline_has_it():
     model = build_model()
     assert all(isinstance(module.processor, LeanAttention) for module in model.transformer.modules() if isinstance(module, WanAttention))
@@ -121,6 +134,7 @@ def test_only_what_is_asked_for_gets_a_gradient():
         (torch.nn.RMSNorm(6, elementwise_affine=False), torch.float32),
         (torch.nn.RMSNorm(6, dtype=torch.bfloat16), torch.bfloat16),
         (torch.nn.RMSNorm(6, dtype=torch.bfloat16), torch.float32),
+        (torch.nn.RMSNorm((3, 6)), torch.float32),
     ],
 )
 def test_another_norm_is_called_as_it_is(norm, dtype):

@@ -9,6 +9,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.models.wan import WanModel, load_wan
+from motive_pipeline.models.wan_attention import LeanAttention
 from tests.tiny_wan import build_model, build_pipeline, build_transformer, save_tiny_wan
 
 CPU = torch.device("cpu")
@@ -92,6 +93,8 @@ def test_the_second_expert_is_chosen_by_name():
     settings = {"device": CPU, "compute_dtype": torch.float32, "max_prompt_tokens": 8}
     assert WanModel(pipeline, expert="transformer_2", **settings).transformer is second
     assert WanModel(pipeline, expert="transformer", **settings).transformer is pipeline.transformer
+    for expert in (second, pipeline.transformer):  # videos are drawn with both
+        assert {type(each) for each in expert.attn_processors.values()} == {LeanAttention}
     with pytest.raises(MotiveError, match=r"model\.expert"):
         WanModel(build_pipeline(), expert="transformer_2", **settings)
 

@@ -3,10 +3,13 @@
 import shutil
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 from motive_pipeline.errors import NotPublished
+from motive_pipeline.storage.rows import Row, RowRef
 from motive_pipeline.storage.workspace import Reject, RowCounts, Workspace
 
 
@@ -107,3 +110,14 @@ def test_provenance_names_settings_inputs_and_libraries(workspace):
     assert saved["settings"]["vote"] == {"percentile": 90.0}
     assert saved["upstream"] == {"eligible_pool": workspace.published("eligible_pool").data_version}
     assert saved["libraries"]["torch"] != "not installed"
+
+
+def test_a_store_that_was_read_first_is_written_with_its_dimensions(workspace):
+    fingerprint = workspace.config.row_fingerprint("gradient")
+    read_first = workspace.store_at(f"gradient/{fingerprint}")
+    store = workspace.store("gradient", {"gradient": ("proj",)})
+    assert store is read_first, "one index for all who read"
+    ref = store.append([Row(key="one", arrays={"gradient": np.ones(3, np.float32)})])[0]
+    written = zarr.open_group(store.folder / "segments" / ref.segment / "rows.zarr", mode="r")
+    assert written["gradient"].metadata.dimension_names == ("row", "proj")
+    assert isinstance(Workspace(workspace.config).store_at(f"gradient/{fingerprint}").find("one"), RowRef)

@@ -26,7 +26,6 @@ class SourceEntry:
 
     ``path`` is a file, or the address of an archive's member (archive.py). ``extra`` is what the source knows beside; ``category`` is the
     name of the sub-folder. ``published`` holds what the data set's own table says of the video. ``caption_file`` is where the caption stands.
-    ``status`` is what the system said of the file when it was listed, where it was asked then.
     """
 
     path: Path
@@ -36,7 +35,6 @@ class SourceEntry:
     published: Mapping[str, Scalar] = field(default_factory=dict)
     further_captions: tuple[str, ...] = ()
     caption_file: str | None = None
-    status: os.stat_result | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

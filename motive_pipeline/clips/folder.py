@@ -98,14 +98,15 @@ class FolderSource:
             str(path).encode()
         except UnicodeEncodeError:
             return self._bad(path, "bad_file_name", "the name is not valid UTF-8; rename the file")
+        if caption_file and (trouble := explained(caption_file)):
+            return self._bad(path, "bad_caption", f"the caption file {printable(os.path.basename(caption_file))}: {trouble[1]}")
         try:
-            status = _regular_status(path)
-        except OSError as error:
-            return self._bad(path, *_explain(path, error))
-        try:
+            _require_regular(path)
             said = read_sidecar(caption_file) if caption_file else Said()
         except CaptionError as error:
             return self._bad(path, "bad_caption", str(error))
+        except OSError as error:
+            return self._bad(path, *_explain(path, error))
         if said.trouble:
             return self._bad(path, *said.trouble)
         return SourceEntry(
@@ -115,7 +116,6 @@ class FolderSource:
             extra={"category": video.category},
             published=said.published,
             caption_file=caption_file,
-            status=status,
         )
 
     def _bad(self, path: Path, reason: str, detail: str) -> BadEntry:
@@ -129,21 +129,20 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link that leads nowhere: listed with the files, where it is rejected by name if it looks like a video
 
 
-def _regular_status(path: Path) -> os.stat_result:
-    status = os.stat(path)
-    if stat.S_ISDIR(status.st_mode):
+def _require_regular(path: str | Path) -> None:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(mode):
         raise OSError("not a file")
-    return status
 
 
-def explained(path: Path) -> tuple[str, str] | None:
+def explained(path: str | Path) -> tuple[str, str] | None:
     """(reason, detail) where ``path`` is no readable file; None where it is one."""
     try:
-        _regular_status(path)
+        _require_regular(path)
     except OSError as error:
-        return _explain(path, error)
+        return _explain(Path(path), error)
     return None
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.clips.entries import MAX_CAPTION_BYTES, CaptionError, Scalar, decoded_caption, one_line, printable
+from motive_pipeline.clips.entries import MAX_CAPTION_BYTES, CaptionError, Scalar, decoded_caption, one_line
 
 CAPTION_COLUMNS = ("caption", "prompt", "text", "cap", "captions", "description")
 """Names under which data sets and trainers keep captions, in the order in which they are looked for."""
@@ -78,23 +77,11 @@ def read_sidecar(file: str | Path) -> Said:
     """What a ``.txt`` or ``.json`` file beside a video says.
 
     Raises:
-        CaptionError: it cannot be read or used.
+        CaptionError: it cannot be used.
+        OSError: it cannot be read.
     """
-    name = os.path.basename(file)
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # without waiting, should it be a pipe
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise CaptionError(f"the caption file {printable(name)} is no file, but a folder, a pipe or a device")
-            data, most = b"", min(status.st_size, MAX_SIDECAR_BYTES) + 1
-            while block := os.read(descriptor, most - len(data)):
-                data += block
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise CaptionError(f"the caption file {printable(name)} cannot be read: {error.strerror}") from error
-    return decoded_sidecar(data, name)
+    with open(file, "rb") as opened:
+        return decoded_sidecar(opened.read(MAX_SIDECAR_BYTES + 1), os.path.basename(file))
 
 
 def decoded_sidecar(data: bytes, name: str) -> Said:

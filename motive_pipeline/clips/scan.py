@@ -293,7 +293,7 @@ def _begun(entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor) -> 
     """The file with its hash, where that is remembered or soon made; else with the hash in the making."""
     try:
         with naming_trouble():
-            status = entry.status or archive.status(entry.path)
+            status = archive.status(entry.path)
             found = memory.known(entry.path, status)
             if found is None and _is_worth_a_thread(entry.path, status):
                 return entry, pool.submit(hashed, entry.path)

@@ -18,10 +18,14 @@ from torch.autograd.function import once_differentiable
 
 
 def use_lean_attention(transformer: torch.nn.Module) -> None:
-    """Let every attention of diffusers' Wan ``transformer`` compute with :class:`LeanAttention`."""
+    """Let every attention of diffusers' Wan ``transformer`` that computes as diffusers has it compute with :class:`LeanAttention`, on the same
+    backend.
+    """
     for module in transformer.modules():
-        if isinstance(module, WanAttention):
-            module.set_processor(LeanAttention())  # pyright: ignore[reportArgumentType]  (a closed list of classes)
+        if isinstance(module, WanAttention) and type(module.processor) is WanAttnProcessor:
+            lean = LeanAttention()
+            vars(lean).update(vars(module.processor))
+            module.set_processor(lean)  # pyright: ignore[reportArgumentType]  (a closed list of classes)
 
 
 class LeanAttention(WanAttnProcessor):
@@ -56,9 +60,11 @@ def rotated(x_BTHD: Float[torch.Tensor, "B T H D"], turn_BTHd: Complex[torch.Ten
 
 
 def rms_norm(norm: torch.nn.Module, x_BTC: Float[torch.Tensor, "B T C"]) -> Float[torch.Tensor, "B T C"]:
-    """``norm(x_BTC)``, where that is an RMS norm on a CPU with fewer passes; elsewhere torch has kernels for both directions."""
-    weight = norm.weight if isinstance(norm, torch.nn.RMSNorm) else None
-    if weight is None or x_BTC.device.type != "cpu" or x_BTC.dtype != weight.dtype or x_BTC.dtype not in (torch.float32, torch.float64):
+    """``norm(x_BTC)``, where that is an RMS norm of the last axis on a CPU with fewer passes, but for hooks of ``norm`` and for torch.func;
+    elsewhere torch has kernels for both directions.
+    """
+    weight = norm.weight if type(norm) is torch.nn.RMSNorm else None
+    if weight is None or weight.ndim != 1 or x_BTC.device.type != "cpu" or x_BTC.dtype != weight.dtype or x_BTC.dtype not in (torch.float32, torch.float64):
         return norm(x_BTC)
     eps = torch.finfo(x_BTC.dtype).eps if norm.eps is None else norm.eps
     return _RMSNorm.apply(x_BTC, weight, eps)  # type: ignore[no-any-return]

@@ -109,7 +109,7 @@ class Workspace:
         return store
 
     def store_at(self, name: str) -> RowStore:
-        """The row store ``name`` (its folder below ``rows/``, as a published index has it), to be read; what others committed is in it."""
+        """The row store ``name`` (its folder below ``rows/``, as a published index has it), with what other processes committed meanwhile."""
         if name not in self._stores:
             self._stores[name] = RowStore(self.root / "rows" / name)
         self._stores[name].refresh()
