@@ -7,14 +7,15 @@ import pytest
 import torch
 import zarr
 
-from motive_pipeline.attribution import stage
+from motive_pipeline.attribution import gradient_set, stage
 from motive_pipeline.attribution.gradient import build_clip_gradient
-from motive_pipeline.attribution.gradient_set import prefix
+from motive_pipeline.attribution.gradient_set import open_gradients, prefix, write_gradients
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
 from motive_pipeline.clips.latents import LatentSet, publish_latents
 from motive_pipeline.errors import GateFailed, NotPublished, RejectRow
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.motion.stage import MaskSet
+from motive_pipeline.storage.rows import Row, RowStore
 from tests.gradient_fixtures import add_clip, workspace
 from tests.tiny_wan import save_tiny_wan
 
@@ -60,6 +61,38 @@ def test_a_smaller_prefix_is_read_at_unit_length_in_order(folder):
     assert [(start, tile.shape) for start, tile in cut.tiles()] == [(0, (3, 256))]
     lengths = np.linalg.norm(cut.rows(), axis=1)
     assert np.all(np.isclose(lengths, 1, atol=1e-6) | (lengths == 0))
+
+
+def test_rows_are_written_and_read_a_tile_at_a_time_wherever_they_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(gradient_set, "TILE_ROWS", 3)
+    monkeypatch.setattr(gradient_set, "TILE_COLUMNS", 4)
+    random = np.random.default_rng(0)
+    values_NP = random.standard_normal((8, 10)).astype(np.float32)
+    store = RowStore(tmp_path / "store")
+    refs = []
+    for numbers in (range(5), range(5, 8)):  # two commits
+        refs += store.append(
+            [
+                Row(key=str(n), arrays={"gradient": values_NP[n], "grad_norm": np.float64(n), "num_frames": np.int64(10 + n)})
+                for n in numbers
+            ]
+        )
+    order = random.permutation(8)
+    clip_ids = [f"{n:016d}" for n in order]
+    (tmp_path / "group").mkdir()
+    write_gradients(
+        tmp_path / "group",
+        store=store,
+        refs=[refs[n] for n in order],
+        clip_ids=clip_ids,
+        num_entries=10,
+        attributes={"projection": "fastfood"},
+    )
+    assert np.array_equal(zarr.open_group(tmp_path / "group", mode="r")["gradient"][:], values_NP[order])
+    found = open_gradients(tmp_path / "group", 6)
+    assert (found.clip_ids, found.norms_N.tolist(), found.num_frames_N.tolist()) == (clip_ids, order.tolist(), (10 + order).tolist())
+    assert np.array_equal(found.rows(), prefix(values_NP[order], 6))
+    assert [(start, len(rows)) for start, rows in found.tiles()] == [(0, 3), (3, 3), (6, 2)]
 
 
 def test_queries_have_gradients_and_held_out_clips_have_none(folder):
