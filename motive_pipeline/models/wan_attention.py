@@ -64,7 +64,13 @@ def rms_norm(norm: torch.nn.Module, x_BTC: Float[torch.Tensor, "B T C"]) -> Floa
     elsewhere torch has kernels for both directions.
     """
     weight = norm.weight if type(norm) is torch.nn.RMSNorm else None
-    if weight is None or weight.ndim != 1 or x_BTC.device.type != "cpu" or x_BTC.dtype != weight.dtype or x_BTC.dtype not in (torch.float32, torch.float64):
+    if (
+        weight is None
+        or weight.ndim != 1
+        or x_BTC.device.type != "cpu"
+        or x_BTC.dtype != weight.dtype
+        or x_BTC.dtype not in (torch.float32, torch.float64)
+    ):
         return norm(x_BTC)
     eps = torch.finfo(x_BTC.dtype).eps if norm.eps is None else norm.eps
     return _RMSNorm.apply(x_BTC, weight, eps)  # type: ignore[no-any-return]
