@@ -22,7 +22,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
-    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
     from motive_pipeline.models.wan import WanModel
 
@@ -91,10 +90,12 @@ def save_model(folder: Path) -> Path:
     return save_tiny_wan(folder, **_SHAPE)
 
 
-def use_attention(model: WanModel, attention: type[WanAttnProcessor]) -> None:
-    """Let ``model`` compute attention as diffusers does, or as the pipeline does (models/wan_attention.py)."""
+def use_diffusers_attention(model: WanModel) -> None:
+    """Let ``model`` compute attention as diffusers has it, and not as the pipeline does (models/wan_attention.py)."""
+    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+
     transformer: Any = model.transformer
-    transformer.set_attn_processor(attention())
+    transformer.set_attn_processor(WanAttnProcessor())
 
 
 def drawn_clips(count: int, *, seed: int = 0) -> list[Clip]:

@@ -19,14 +19,13 @@ from typing import get_args
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from benchmarks import common
 from benchmarks.common import LATENTS_CFHW, PROMPT_LE, Cost, Line
 from motive_pipeline import config
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.models.wan import WanModel
-from motive_pipeline.models.wan_attention import LeanAttention
+from motive_pipeline.models.wan_attention import use_lean_attention
 
 AIMS = {"fastfood": 1.05, "factored": 0.85}
 LEAN = "bare, lean attention"
@@ -44,8 +43,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model = common.build_model(torch.device(arguments.device))
     ways = {
-        "bare": bare_pass(model, WanAttnProcessor),
-        LEAN: bare_pass(model, LeanAttention),
+        "bare": with_diffusers_attention(model, bare_pass(model)),
+        LEAN: bare_pass(model),
         **{name: projected_pass(model, name) for name in arguments.projection},
     }
     if arguments.peak:
@@ -93,14 +92,13 @@ def lines_of(name: str, costs: dict[str, list[Cost]], peaks: dict[str, float], f
     return lines
 
 
-def bare_pass(model: WanModel, attention: type[WanAttnProcessor]) -> Callable[[], None]:
+def bare_pass(model: WanModel) -> Callable[[], None]:
     """Forward, mean squared error, backward; then the gradients are dropped."""
     latents_BCFHW, target_BCFHW = random(LATENTS_CFHW, model.device)[None], random(LATENTS_CFHW, model.device)[None]
     prompt_BLE = random(PROMPT_LE, model.device)[None]
     timestep_B = torch.tensor([500.0], device=model.device)
 
     def run() -> None:
-        common.use_attention(model, attention)
         torch.nn.functional.mse_loss(model.predict(latents_BCFHW, timestep_B, prompt_BLE), target_BCFHW).backward()
         for parameter in model.transformer.parameters():
             parameter.grad = None
@@ -108,17 +106,25 @@ def bare_pass(model: WanModel, attention: type[WanAttnProcessor]) -> Callable[[]
     return run
 
 
+def with_diffusers_attention(model: WanModel, run: Callable[[], None]) -> Callable[[], None]:
+    """``run`` on diffusers' model as it is; afterwards the model is the pipeline's again."""
+
+    def run_as_diffusers() -> None:
+        common.use_diffusers_attention(model)
+        try:
+            run()
+        finally:
+            use_lean_attention(model.transformer)
+
+    return run_as_diffusers
+
+
 def projected_pass(model: WanModel, projection: str) -> Callable[[], None]:
     """What the pipeline does for one clip, from latents in memory to the unit row."""
     gradient = build_clip_gradient(model, config.Gradient.model_validate({"projection": projection}))
     cpu = torch.device("cpu")
     latents_CFHW, prompt_LE, mask_FHW = random(LATENTS_CFHW, cpu), random(PROMPT_LE, cpu), torch.rand(LATENTS_CFHW[1:])
-
-    def run() -> None:
-        common.use_attention(model, LeanAttention)
-        gradient(latents_CFHW, prompt_LE, mask_FHW)
-
-    return run
+    return lambda: gradient(latents_CFHW, prompt_LE, mask_FHW) and None
 
 
 def timed(ways: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[Cost]]:

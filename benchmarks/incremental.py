@@ -4,9 +4,10 @@
 
 The clips are the demo's. With the embedded model (``tiny``) a clip is as cheap as it gets, and what does not shrink with the number of new
 clips (looking through the files, opening the row stores, writing the publications) weighs as heavily as it can; ``11M`` is gradient_pass.py's
-model on clips of 192 x 192 (720 tokens). 1 % of the clips may cost at most 1.1 times 1 % of the full pass. The stages are those that work row by row: catalog, latents, motion masks and the gradients of one
-variant. Each pass is a process of its own; interpreter, imports, loading the model and one clip to warm up lie before its clock. Influence
-and ranking, which are computed whole each time, are shown beside them. Each round adds another 1 %.
+model on clips of 192 x 192 (720 tokens). 1 % of the clips may cost at most 1.1 times 1 % of the full pass. The stages are those that work
+row by row: catalog, latents, motion masks and the gradients of one variant. Each pass is a process of its own; interpreter, imports, loading
+the model and one clip to warm up lie before its clock. Influence and ranking, which are computed whole each time, are shown beside them.
+Each round adds another 1 %.
 """
 
 from __future__ import annotations

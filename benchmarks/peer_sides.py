@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.func import functional_call
 
 from benchmarks import common
@@ -45,7 +44,7 @@ class LossModule(torch.nn.Module):
 
     def __init__(self, model: WanModel) -> None:
         super().__init__()
-        common.use_attention(model, WanAttnProcessor)  # diffusers' model as it is: what a user of the library has
+        common.use_diffusers_attention(model)  # what a user of the library has
         self.transformer = model.transformer
         self.device = model.device
         self._predicting = [model]  # in a list: not to be seen as a submodule
