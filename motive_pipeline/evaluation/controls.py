@@ -159,9 +159,7 @@ def reset_weights(model: VideoModel, seed: int) -> None:
 
 def _store(ws: Workspace, name: str) -> RowStore:
     """Rows of a control, kept under the settings of the gradient pass, which all of them share."""
-    store = RowStore(ws.root / "rows" / name / ws.config.row_fingerprint("gradient"), {"feature": ("feature",)})
-    store.refresh()
-    return store
+    return ws.store_at(f"{name}/{ws.config.row_fingerprint('gradient')}", {"feature": ("feature",)})
 
 
 def _clips(ws: Workspace, role: Role) -> list[CatalogClip]:

@@ -58,7 +58,7 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
     Raises:
         MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
     """
-    _fix_arithmetic(threads)
+    _prepare_torch(threads)
     if path is not None:
         require_pipeline(path, "checkpoint")
         return _load(model, path)
@@ -103,7 +103,7 @@ def fixed_device(name: str, threads: int) -> torch.device:
     Raises:
         MotiveError: it does not exist here.
     """
-    _fix_arithmetic(threads)
+    _prepare_torch(threads)
     return _device(name)
 
 
@@ -122,8 +122,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _fix_arithmetic(threads: int) -> None:
-    """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits."""
+def _prepare_torch(threads: int) -> None:
+    """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits. Freed memory is kept."""
     _keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
@@ -135,8 +135,8 @@ def _fix_arithmetic(threads: int) -> None:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MB of freed memory, and up to 32 MB an array, for the next array. A small model on a CPU otherwise spends 10 to 30 %
-    of its time, by how the heap happens to lie, on pages that the system takes back and gives again filled with zeros.
+    """Let glibc keep up to 256 MB of freed memory, and up to 32 MB an array, for the next array. A small model on a CPU otherwise spends up to a
+    fifth of its time, by how the heap happens to lie, on pages that the system takes back and gives again filled with zeros.
 
     Whoever has set an allocator's variables is left alone; other C libraries have no such call.
     """

@@ -1,7 +1,7 @@
 """Wan's attention as diffusers computes it, in fewer passes over memory: the same formulas, so the same numbers but for the last bits.
 
 diffusers turns queries and keys by their places (rotary embedding) with strided reads and writes of halves, and torch has no kernel of its own
-for the backward of an RMS norm on a CPU. Of a block's forward and backward pass that is 8 % on a CPU (`python -m benchmarks.gradient_pass`).
+for the backward of an RMS norm on a CPU. Of a model's forward and backward pass that is 8 % on a CPU (`python -m benchmarks.gradient_pass` has both).
 
 Axes: B batch, T tokens, H heads, D entries of a head, C = H D.
 """

@@ -86,13 +86,12 @@ class PlainArray:
         for top in range(0, block.shape[0], self.chunks[0]):
             for left in range(0, block.shape[1], self.chunks[1]):
                 part = block[top : top + self.chunks[0], left : left + self.chunks[1]]
-                padded = part if part.shape == self.chunks else np.zeros(self.chunks, self.dtype)
-                if padded is not part:
-                    padded[: part.shape[0], : part.shape[1]] = part
+                if part.shape != self.chunks:
+                    part = np.pad(part, [(0, whole - size) for whole, size in zip(self.chunks, part.shape, strict=True)])
                 file = self._file((row + top) // self.chunks[0], (column + left) // self.chunks[1])
                 os.makedirs(os.path.dirname(file), exist_ok=True)
                 with open(file, "wb") as opened:
-                    opened.write(np.ascontiguousarray(padded, self.dtype).data)
+                    opened.write(np.ascontiguousarray(part, self.dtype).data)
 
     def _require_inside(self, start: int, stop: int, width: int) -> None:
         if not (0 <= start <= stop <= self.shape[0] and 0 <= width <= self._row_entries):

@@ -104,16 +104,19 @@ class Workspace:
 
     def store(self, stage: str, dims: dict[str, tuple[str, ...]]) -> RowStore:
         """The row store of ``stage`` under the current settings, with what other processes committed meanwhile."""
-        store = self.store_at(f"{stage}/{self.config.row_fingerprint(stage)}")
-        store.dims = dims
-        return store
+        return self.store_at(f"{stage}/{self.config.row_fingerprint(stage)}", dims)
 
-    def store_at(self, name: str) -> RowStore:
-        """The row store ``name`` (its folder below ``rows/``, as a published index has it), with what other processes committed meanwhile."""
+    def store_at(self, name: str, dims: dict[str, tuple[str, ...]] | None = None) -> RowStore:
+        """The row store ``name`` (its folder below ``rows/``, as a published index has it), with what other processes committed meanwhile.
+        Who writes to it gives ``dims``.
+        """
         if name not in self._stores:
             self._stores[name] = RowStore(self.root / "rows" / name)
-        self._stores[name].refresh()
-        return self._stores[name]
+        store = self._stores[name]
+        if dims is not None:
+            store.dims = dims
+        store.refresh()
+        return store
 
     def published(self, asset: str) -> Publication:
         """What ``asset`` (``latents``, ``influence_matrix/motive``) has published last.
