@@ -22,7 +22,7 @@ def source_assets(workspace: Workspace) -> list[dg.SourceAsset]:
             required_resource_keys={"alive"},
         )
         def source(context: dg.OpExecutionContext) -> dg.ObserveResult:
-            from motive_pipeline.clips.scan import observe_clip_files, observe_query_files
+            from motive_pipeline.catalog.scan import observe_clip_files, observe_query_files
             from motive_pipeline.evaluation.preference.results import observe_preference_files
             from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from motive_pipeline.clips.parquet_videos import member_name, read_video
+from motive_pipeline.files.parquet_column import member_name, read_video
 
 
 def milliseconds(file: Path, rows: Sequence[int]) -> float:

@@ -29,7 +29,7 @@ CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column",
 """Where the clips lie."""
 
 FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
-"""What decides the pixels that any stage sees (clips/decode.py)."""
+"""What decides the pixels that any stage sees (video/decode.py)."""
 
 TONE_MAPPED: Mapping[tuple[str, object], tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
 """The one policy that decides pixels, too."""

@@ -12,7 +12,7 @@ import zarr
 from PIL import Image
 
 from motive_pipeline import cli
-from motive_pipeline.clips.scan import ID_DIGITS
+from motive_pipeline.catalog.scan import ID_DIGITS
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.evaluation.explain import arms_with, nearest, request, standing

@@ -10,10 +10,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from motive_pipeline.attribution.tiles import influence_tiles
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
-from motive_pipeline.clips.scan import HashMemory
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.config import Config
 from motive_pipeline.curation.encoders import Encode, encoder_content, load_encoder
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
@@ -21,6 +19,8 @@ from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.keys import embedding_key
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 STAGE = "embeddings"
 DIMS: dict[str, tuple[str, ...]] = {"embedding": ("entry",)}

@@ -22,20 +22,20 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.clips.archive import open_bytes
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.clips.scan import HashMemory, naming_trouble
-from motive_pipeline.clips.workers import ClipReader, Prober
+from motive_pipeline.catalog.scan import HashMemory, naming_trouble
 from motive_pipeline.config import Arm
 from motive_pipeline.curation.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
 from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files.archive import open_bytes
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.encode import write_mp4
+from motive_pipeline.video.worker_pool import ClipReader, Prober
 
 FORMAT = 1
 """Raised when an export of equal input is written in another way."""

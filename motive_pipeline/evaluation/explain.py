@@ -13,7 +13,7 @@ import pandas as pd
 import zarr
 
 from motive_pipeline.attribution.gradient_set import open_gradients
-from motive_pipeline.clips.rejected import rejecting_assets
+from motive_pipeline.catalog.rejects import rejecting_assets
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import matrix_blocks, threshold

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import Role
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.explain import (
     QueryVote,
@@ -37,6 +35,8 @@ from motive_pipeline.motion.stage import MaskSet, is_still
 from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 REQUEST_CLIPS = 8
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.clips.rejected import rejecting_assets
+from motive_pipeline.catalog.rejects import rejecting_assets
 from motive_pipeline.evaluation.tables import Table
 from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash

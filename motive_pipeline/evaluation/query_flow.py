@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
@@ -21,6 +19,8 @@ from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 
 @dataclass(frozen=True, kw_only=True)

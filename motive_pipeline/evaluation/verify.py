@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from motive_pipeline.clips.archive import file_of, open_bytes, split_address
-from motive_pipeline.clips.scan import ID_DIGITS
+from motive_pipeline.catalog.scan import ID_DIGITS
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.evaluation.record import FILE, FORMAT, content_hash
+from motive_pipeline.files.archive import file_of, open_bytes, split_address
 from motive_pipeline.models.folder import folder_hash
 
 Outcome = Literal["ok", "WRONG", "not checked"]

@@ -18,11 +18,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from motive_pipeline.clips.decode import DecodedClip, FrameRule
-from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
-from motive_pipeline.clips.scan import HashMemory
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.keys import mask_key
@@ -33,6 +30,9 @@ from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.contact_sheet import Tile, evenly, with_mask, write_sheet
+from motive_pipeline.video.decode import DecodedClip, FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
@@ -145,7 +145,7 @@ def mask_row(
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
     Raises:
-        RejectRow: the clip cannot be read (:func:`~motive_pipeline.clips.decode.read_clip`), or ``non_finite_motion``.
+        RejectRow: the clip cannot be read (:func:`~motive_pipeline.video.decode.read_clip`), or ``non_finite_motion``.
     """
     frames_THWC = read(clip.path).frames_THWC
     field = motion_field(frames_THWC, tracker, mask_rule)

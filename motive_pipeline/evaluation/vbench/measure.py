@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.config import VBENCH_VIDEOS_PER_PROMPT
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
