@@ -11,14 +11,14 @@ import os, sys, time
 from motive_pipeline.video import worker as decode_worker
 real = dict(decode_worker.TASKS)
 def strange(name):
-    def task(path, **arguments):
-        if "crash" in path.name:
+    def task(file, **arguments):
+        if "crash" in file.name:
             os.abort()
-        if "hang" in path.name:
+        if "hang" in file.name:
             time.sleep(600)
-        if "memory" in path.name:
+        if "memory" in file.name:
             raise MemoryError
-        return real[name](path, **arguments)
+        return real[name](file, **arguments)
     return task
 decode_worker.TASKS = {name: strange(name) for name in real}
 """

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.engine import Outcome, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
@@ -37,9 +38,9 @@ class CatalogClip:
     part: str
 
     @property
-    def path(self) -> Path:
-        """The file, or the address of an archive's member (archive.py)."""
-        return Path(self.location)
+    def file(self) -> MediaFile:
+        """Where the clip's bytes are."""
+        return MediaFile.parse(self.location)
 
 
 def catalog_asset(role: Role) -> str:
@@ -70,7 +71,7 @@ def require_unchanged(clip: CatalogClip, memory: HashMemory) -> None:
     Raises:
         RejectRow: ``changed_since_catalog`` or ``missing_file``; both may be well next time.
     """
-    if memory.clip_id(clip.path) != clip.clip_id:
+    if memory.clip_id(clip.file) != clip.clip_id:
         raise RejectRow(
             "changed_since_catalog",
             "the file's content has changed since it was catalogued; it is a new clip in the next run",
@@ -103,7 +104,7 @@ class RowRun:
         """The clips that were rejected, in the order of clip_id."""
         refused = self.outcome.rejects
         return [
-            Reject(path=str(clip.path), clip_id=clip.clip_id, stage=self.asset, reason=refused[key].reason, detail=refused[key].detail)
+            Reject(path=clip.location, clip_id=clip.clip_id, stage=self.asset, reason=refused[key].reason, detail=refused[key].detail)
             for clip, key in zip(self.clips, self.keys, strict=True)
             if key in refused
         ]

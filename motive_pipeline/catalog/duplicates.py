@@ -41,7 +41,7 @@ def duplicates_table(ws: Workspace) -> pd.DataFrame:
         index = ws.published(asset).table("index")
         if "phash" in index:
             looks |= {(role, str(clip)): str(phash) for clip, phash in zip(index["clip_id"], index["phash"], strict=True) if phash}
-            paths |= {(role, clip.clip_id): str(clip.path) for clip in catalog_clips(ws, role)}
+            paths |= {(role, clip.clip_id): clip.location for clip in catalog_clips(ws, role)}
     keys = sorted(looks)
     rows = []
     for left, right, bits in near_pairs([looks[key] for key in keys]):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from motive_pipeline.catalog.clip_rows import CatalogClip, require_unchanged
-from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.engine import Work, compute_rows
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.appearance import Look
@@ -30,7 +30,7 @@ def clip_looks(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping[str, L
     def row(clip: CatalogClip) -> dict[str, np.ndarray]:
         look = seen.get(clip.clip_id)
         if look is None:
-            look = reader(clip.path).look
+            look = reader(clip.file).look
             require_unchanged(clip, memory)
         assert look is not None
         facts = np.array([-1 if look.cut_frame is None else look.cut_frame, look.is_frozen], dtype=np.int64)
@@ -43,7 +43,7 @@ def clip_looks(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping[str, L
         row,
         what="looks",
         commit_rows=512,
-        expect=lambda missing: reader.expect([clip.path for clip in missing if clip.clip_id not in seen]),
+        expect=lambda missing: reader.expect([clip.file for clip in missing if clip.clip_id not in seen]),
     )
     known = [clip.clip_id for clip in clips if keys[clip.clip_id] in outcome.refs]
     refs = [outcome.refs[keys[clip_id]] for clip_id in known]

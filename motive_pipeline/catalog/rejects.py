@@ -13,7 +13,7 @@ import pandas as pd
 
 from motive_pipeline.catalog.duplicates import DUPLICATE_COLUMNS, MAX_BITS, duplicates_table
 from motive_pipeline.config import Config
-from motive_pipeline.files.archive import file_of
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import REJECT_COLUMNS, Publication, Workspace
 
@@ -108,4 +108,4 @@ def _cell(text: str, *, is_file: bool) -> str:
     shown = html.escape(text)
     if not is_file or not text.startswith("/") or "\0" in text:
         return shown
-    return f'<a href="{html.escape(file_of(Path(text)).as_uri())}">{shown}</a>'
+    return f'<a href="{html.escape(MediaFile.parse(text).path.as_uri())}">{shown}</a>'

@@ -7,32 +7,24 @@ archive's, so that one which has not changed is not read again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import sqlite3
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from motive_pipeline.errors import MotiveError, RejectRow
-from motive_pipeline.files import archive
-from motive_pipeline.files.parquet_column import is_parquet
+from motive_pipeline.files.file_stat import disk_errors_as_rejects
+from motive_pipeline.files.hash_memory import ID_DIGITS, FileHash, HashMemory, hash_file
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, ClipSource, SourceEntry
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
-
-ID_DIGITS = 16
-SETTLED_AFTER_NS = 2_000_000_000
-"""A file younger than this when it is hashed may change again within the same time stamp, so its hash is not trusted next time."""
 
 DIFFERENCES = {
     "missing_file": "rows without file",
@@ -42,9 +34,6 @@ DIFFERENCES = {
 }
 """What a table and the files beside it disagree in, by reason code."""
 
-_ATTEMPTS = 3
-_BLOCK_BYTES = 2**20
-_COMMIT_EVERY = 256
 _LARGE_BYTES = 2**18
 """Hashing less takes about as long as handing it to another thread. A member of an archive is taken to be large."""
 
@@ -86,112 +75,8 @@ class Scan:
         """What a table and the files beside it disagree in, where they do."""
         reasons = Counter(bad.reason for bad in self.bad)
         told = {words: reasons[reason] for reason, words in DIFFERENCES.items()}
-        told["rows that name a file again"] = len(self.files) - len({file.entry.path for file in self.files})
+        told["rows that name a file again"] = len(self.files) - len({file.entry.file for file in self.files})
         return {words: number for words, number in told.items() if number}
-
-
-class HashMemory:
-    """Remembered hashes of files. Losing it costs time only."""
-
-    def __init__(self, state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
-        self.file = state / "hashes.sqlite"
-        self._db = sqlite3.connect(self.file, timeout=60)
-        try:
-            with self._db:
-                self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
-                    " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
-                )
-                if not any(column[1] == "num_bytes" for column in self._db.execute("PRAGMA table_info(hashes)")):
-                    self._db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
-        except sqlite3.DatabaseError as error:
-            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
-        self._unsaved: list[tuple[Any, ...]] = []
-        self.num_hashed = 0
-
-    def sha256(self, path: Path) -> tuple[str, int]:
-        """(hash of the file's bytes, its size), from memory where the file is the one that was hashed.
-
-        Raises:
-            RejectRow: ``missing_file``, ``unreadable`` or ``changed_while_reading``; all may be well next time.
-        """
-        with naming_trouble():
-            return self.known(path, archive.status(path)) or self.remember(hashed(path))
-
-    def known(self, path: Path, status: os.stat_result) -> tuple[str, int] | None:
-        """What :meth:`sha256` gives, if it is remembered of a file with this ``status``."""
-        found = self._db.execute(
-            "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
-            (str(path), *_identity(status)),
-        ).fetchone()
-        if found is None:
-            return None
-        return found[0], archive.num_bytes(path) if found[1] is None else found[1]
-
-    def remember(self, found: Hashed) -> tuple[str, int]:
-        """Take in what was hashed now; its hash and size."""
-        self._unsaved.append((str(found.path), *found.identity, found.sha256, int(found.settled), found.num_bytes))
-        self.num_hashed += 1
-        if len(self._unsaved) >= _COMMIT_EVERY:
-            self.save()
-        return found.sha256, found.num_bytes
-
-    def clip_id(self, path: Path) -> str:
-        """The clip's id; see :meth:`sha256`."""
-        return self.sha256(path)[0][:ID_DIGITS]
-
-    def save(self) -> None:
-        """Write down the hashes found since the last call."""
-        with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
-        self._unsaved.clear()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hashed:
-    """A file that was hashed now. ``settled``: it was old enough then for its time stamps to tell whether it changes."""
-
-    path: Path
-    sha256: str
-    num_bytes: int
-    identity: tuple[int, int, int, int]
-    settled: bool
-
-
-def hashed(path: Path) -> Hashed:
-    """Read ``path`` and hash it; may run in any thread.
-
-    Raises:
-        RejectRow: ``changed_while_reading``.
-        OSError: it cannot be read.
-    """
-    for _ in range(_ATTEMPTS):
-        now_ns = time.time_ns()
-        before = archive.status(path)
-        with archive.open_bytes(path, check=True) as file:
-            sha = hashlib.sha256()
-            size = 0
-            while block := file.read(_BLOCK_BYTES):
-                sha.update(block)
-                size += len(block)
-        if _identity(before) == _identity(archive.status(path)):
-            settled = now_ns - before.st_ctime_ns >= SETTLED_AFTER_NS
-            return Hashed(path=path, sha256=sha.hexdigest(), num_bytes=size, identity=_identity(before), settled=settled)
-    raise RejectRow(
-        "changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True
-    )
-
-
-@contextmanager
-def naming_trouble() -> Iterator[None]:
-    """Turns what the file system says into a rejection."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
-    except OSError as error:
-        raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
 
 
 def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Callable[[SourceFile], None] | None = None) -> Scan:
@@ -270,14 +155,10 @@ def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
     return data_version(queries, kept), facts
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
 def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, threads: int) -> Iterator[SourceFile | BadEntry]:
     """The entries in their order, each with its hash."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
-    waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]]] = deque()
+    waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]] = deque()
     try:
         for entry in entries:
             waiting.append(entry if isinstance(entry, BadEntry) else _begun(entry, memory, pool))
@@ -289,31 +170,33 @@ def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, t
         pool.shutdown(cancel_futures=True)
 
 
-def _begun(entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor) -> SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]]:
+def _begun(
+    entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor
+) -> SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]:
     """The file with its hash, where that is remembered or soon made; else with the hash in the making."""
     try:
-        with naming_trouble():
-            status = archive.status(entry.path)
-            found = memory.known(entry.path, status)
-            if found is None and _is_worth_a_thread(entry.path, status):
-                return entry, pool.submit(hashed, entry.path)
-            return _file(entry, *(found or memory.remember(hashed(entry.path))))
+        with disk_errors_as_rejects():
+            file = entry.file.with_stat()
+            found = memory.remembered(file)
+            if found is None and _is_worth_a_thread(file):
+                return entry, pool.submit(hash_file, file)
+            return _file(entry, *(found or memory.remember(hash_file(file))))
     except RejectRow as rejection:
         return _bad(entry, rejection)
 
 
-def _is_worth_a_thread(path: Path, status: os.stat_result) -> bool:
-    """Not what lies in a Parquet file: threads would each decode the groups that one reader goes through once."""
-    address = archive.split_address(path)
-    return status.st_size >= _LARGE_BYTES and (address is None or not is_parquet(address[0]))
+def _is_worth_a_thread(file: MediaFile) -> bool:
+    """Large files, but no cells of Parquet files: threads would each decode the row groups that one reader goes through once."""
+    assert file.stat is not None
+    return file.stat.size >= _LARGE_BYTES and not file.is_cell()
 
 
-def _ended(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[Hashed]], memory: HashMemory) -> SourceFile | BadEntry:
+def _ended(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]], memory: HashMemory) -> SourceFile | BadEntry:
     if not isinstance(begun, tuple):
         return begun
     entry, future = begun
     try:
-        with naming_trouble():
+        with disk_errors_as_rejects():
             return _file(entry, *memory.remember(future.result()))
     except RejectRow as rejection:
         return _bad(entry, rejection)
@@ -324,7 +207,7 @@ def _file(entry: SourceEntry, sha256: str, num_bytes: int) -> SourceFile:
 
 
 def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:
-    return BadEntry(path=str(entry.path), relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
+    return BadEntry(path=entry.file.location, relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
 
 
 class _HashProgress:

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from motive_pipeline.catalog.publisher_metadata import published_columns
-from motive_pipeline.catalog.scan import HashMemory, Scan, SourceFile, hash_threads, scan
+from motive_pipeline.catalog.scan import Scan, SourceFile, hash_threads, scan
 from motive_pipeline.engine import Work, compute_rows, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import ClipSource
 from motive_pipeline.storage.digest import digest, digest_frame
@@ -143,13 +145,13 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
         by_content[file.clip_id] = [file]
         keys[file.clip_id] = digest(file.clip_id)
         if store.find(keys[file.clip_id]) is None:
-            prober.expect([file.entry.path])
+            prober.expect([file.entry.file])
 
     found = scan(source, HashMemory(ws.state), threads=hash_threads(ws), seen=seen)
     outcome = compute_rows(
         store,
-        [Work(key=keys[clip_id], item=files[0].entry.path) for clip_id, files in by_content.items()],
-        lambda path: {"probed": _vector(prober(path))},
+        [Work(key=keys[clip_id], item=files[0].entry.file) for clip_id, files in by_content.items()],
+        lambda file: {"probed": _vector(prober(file))},
         what=asset,
         commit_rows=_COMMIT_ROWS,
     )
@@ -188,7 +190,7 @@ def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source:
     published = next((entry.published for entry in entries if entry.published), {})
     return {
         "clip_id": clip_id,
-        "path": str(entries[0].path),
+        "path": entries[0].file.location,
         "caption": caption or "",
         "num_frames": int(probed["num_frames"]),
         "fps": probed["fps"],
@@ -221,7 +223,7 @@ def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], r
     rejects = [Reject(path=bad.path, clip_id="", stage=asset, reason=bad.reason, detail=bad.detail) for bad in found.bad]
     for clip_id, why in refused.items():
         rejects += [
-            Reject(path=str(file.entry.path), clip_id=clip_id, stage=asset, reason=why.reason, detail=why.detail)
+            Reject(path=file.entry.file.location, clip_id=clip_id, stage=asset, reason=why.reason, detail=why.detail)
             for file in by_content[clip_id]
         ]
     return sorted(rejects, key=lambda reject: reject.path)
@@ -274,15 +276,15 @@ def _preview(ws: Workspace, frame: pd.DataFrame) -> Callable[[Path], None]:
     """A sheet with the middle frame of some clips."""
 
     def draw(path: Path) -> None:
-        paths = [Path(str(name)) for name in evenly(frame["path"].tolist(), _PREVIEW_CLIPS)]
+        clips = [MediaFile.parse(location) for location in evenly(frame["path"].tolist(), _PREVIEW_CLIPS)]
         glimpse = Glimpser(ws.config.engine, 0.5, width=TILE_PX, height=TILE_PX)
-        glimpse.expect(paths)
-        write_sheet(path, [_tile(clip, glimpse) for clip in paths], columns=_PREVIEW_COLUMNS)
+        glimpse.expect(clips)
+        write_sheet(path, [_tile(clip, glimpse) for clip in clips], columns=_PREVIEW_COLUMNS)
 
     return draw
 
 
-def _tile(clip: Path, glimpse: Glimpser) -> Tile:
+def _tile(clip: MediaFile, glimpse: Glimpser) -> Tile:
     try:
         return Tile(picture_HWC=glimpse(clip), text=clip.name)
     except RejectRow as rejection:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from motive_pipeline.catalog.scan import observe_clip_files, observe_query_files
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.archive import file_of, num_bytes, open_bytes
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
@@ -53,7 +53,7 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
             if entry.reason.endswith("_archive") and _age_s(Path(entry.path), now_s) < WHOLE_WITHIN_S:
                 found[Path(entry.path)] = None
         elif _unsettled(entry, look, now_s, settle_s):
-            found[entry.path] = None
+            found[Path(entry.file.location)] = None
     return list(found)
 
 
@@ -64,28 +64,28 @@ def _age_s(path: Path, now_s: float) -> float:
 
 
 def _unsettled(entry: SourceEntry, look: Prober, now_s: float, settle_s: float) -> bool:
-    beside = Path(entry.caption_file) if entry.caption_file else entry.path.with_suffix(".txt")
-    age_s = min(_age_s(file_of(entry.path), now_s), _age_s(beside, now_s))
+    beside = Path(entry.caption_file) if entry.caption_file else entry.file.path.with_suffix(".txt")
+    age_s = min(_age_s(entry.file.path, now_s), _age_s(beside, now_s))
     if age_s < settle_s:
         return True
     if age_s >= WHOLE_WITHIN_S:
         return False
     try:
-        look(entry.path)
+        look(entry.file)
     except RejectRow:
         return True
-    return ends_early(entry.path)
+    return ends_early(entry.file)
 
 
-def ends_early(path: Path) -> bool:
+def ends_early(file: MediaFile) -> bool:
     """Whether the container announces more bytes than the file has: half of a copy that can already be opened as a video."""
-    size = num_bytes(path)
-    with open_bytes(path) as file:
-        head = file.read(12)
+    size = file.num_bytes()
+    with file.open() as stream:
+        head = stream.read(12)
         if head[:4] == b"RIFF":
             return 8 + int.from_bytes(head[4:8], "little") > size
         if head[4:8] in _MP4_BOXES:
-            return _end_of_boxes(file, size) > size
+            return _end_of_boxes(stream, size) > size
     return False
 
 

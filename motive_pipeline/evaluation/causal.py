@@ -161,7 +161,7 @@ class _Check:
 
 
 def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
-    drop_QB = drop_percent(base_QB, loss_QB, [str(query.path) for query in check.queries])
+    drop_QB = drop_percent(base_QB, loss_QB, [query.location for query in check.queries])
     rows = [
         {
             "training": training,

@@ -103,7 +103,7 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
 
 
 def _flow_row(clip: CatalogClip, *, read: ClipReader, grid: LatentGrid) -> dict[str, np.ndarray]:
-    return {"feature": flow_field(read(clip.path).frames_THWC, grid)}
+    return {"feature": flow_field(read(clip.file).frames_THWC, grid)}
 
 
 def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> Float32[np.ndarray, " P"]:

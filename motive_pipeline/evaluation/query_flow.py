@@ -49,7 +49,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
     ) as ready:
         outcome = compute_rows(store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows)
     if outcome.rejects:
-        named = [f"{piece.item.path} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
+        named = [f"{piece.item.location} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
         raise GateFailed(
             f"eval_scores: {'; '.join(named[:5])} can no longer be read as a query. Run `motive run` to take in what has changed."
         )
@@ -65,4 +65,4 @@ def feature_table(features_KD: Float[np.ndarray, "K D"]) -> pd.DataFrame:
 
 
 def _query_row(query: CatalogClip, *, read: ClipReader, fps: float) -> dict[str, np.ndarray]:
-    return dict(flow_row(sampled_flow(read(query.path).frames_THWC, fps), fps))
+    return dict(flow_row(sampled_flow(read(query.file).frames_THWC, fps), fps))

@@ -7,7 +7,6 @@ whoever reads forwards goes on from where the last reading ended.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.file_stat import file_stat
 
 MAGIC = b"PAR1"
 
@@ -46,12 +46,12 @@ def bytes_leaf(field: pa.Field) -> str | None:
     return next((f"{field.name}.{leaf}" for child in field.type if (leaf := bytes_leaf(child)) is not None), None)
 
 
-def member_name(column: str, row: int) -> str:
+def cell_name(column: str, row: int) -> str:
     """What the video of ``row`` (from 1 on) is called within its file; names sort as rows do."""
     return f"{column}/{row:0{_ROW_DIGITS}d}"
 
 
-def read_video(file: Path, name: str) -> bytes:
+def read_cell(file: Path, name: str) -> bytes:
     """The bytes of the video called ``name``.
 
     Raises:
@@ -66,8 +66,7 @@ def read_video(file: Path, name: str) -> bytes:
             if leaf is None or group < 0:
                 raise RejectRow("missing_file", f"{file.name} holds no {name} (any more)", transient=True)
             is_small = _num_bytes(table, leaf, group) <= _REMEMBERED_BYTES
-        status = os.stat(file)
-        where = _Group(file, leaf, group, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        where = _Group(file, leaf, group, file_stat(file).identity)
         found = _remembered(where)[place] if is_small else _forwards.value(where, place)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # Arrow's own, for what it cannot decode, have none

@@ -17,10 +17,10 @@ from jaxtyping import Float
 
 from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.catalog.perceptual_hashes import clip_looks
-from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.keys import latent_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
 from motive_pipeline.models.protocol import VideoModel
@@ -151,12 +151,12 @@ class _RowFunction:
 
     def expect(self, clips: Sequence[CatalogClip]) -> None:
         """These clips will be asked for, in this order."""
-        self._reader.expect([clip.path for clip in clips])
+        self._reader.expect([clip.file for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
             self._model = self._load()
-        decoded = self._reader(clip.path)
+        decoded = self._reader(clip.file)
         row = latent_row(clip, self._model, decoded)
         require_unchanged(clip, self._memory)
         if decoded.look is not None:
@@ -177,7 +177,7 @@ def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> di
         raise RejectRow("out_of_memory", f"encoding {len(decoded.frames_THWC)} frames: {error}", transient=True) from error
     expected = model.grid.shape(*decoded.frames_THWC.shape[:3])
     if latents_CFHW.shape != expected:
-        raise ValueError(f"the model gave latents of shape {latents_CFHW.shape} for {clip.path}; its grid says {expected}")
+        raise ValueError(f"the model gave latents of shape {latents_CFHW.shape} for {clip.location}; its grid says {expected}")
     if not (np.isfinite(latents_CFHW).all() and np.isfinite(prompt_LE).all()):
         raise RejectRow("non_finite_latents", "the model's latents or prompt embedding hold NaN or infinity")
     return {

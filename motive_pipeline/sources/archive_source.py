@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, FIRST_PART, MARK, Member, is_archive, members, parts_without_first, read_small
+from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_archive, list_archive, read_small_members
+from motive_pipeline.files.file_stat import printable
+from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
+from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
 from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Said, decoded_sidecar
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, printable, require_folder
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,47 +52,47 @@ class ArchiveSource:
     def _listed(self, archive: Path) -> Iterator[SourceEntry | BadEntry]:
         relative = archive.name if archive == self.root else archive.relative_to(self.root).as_posix()
         try:
-            listed = members(archive)
+            stat, listed = list_archive(archive)
             videos = [member for member in listed if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES]
             said = self._said(archive, listed)
         except RejectRow as rejection:
             yield BadEntry(path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=rejection.detail)
             return
         for member in videos:
-            yield self._entry(archive, relative, member, said.get(self._key_of(member), Said()))
+            file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
+            yield self._entry(file, f"{printable(relative)}{MEMBER_MARK}{file.member}", member, said.get(self._key_of(member), Said()))
 
-    def _entry(self, archive: Path, relative: str, member: Member, said: Said) -> SourceEntry | BadEntry:
-        place, name = printable(f"{archive}{MARK}{member.address}"), printable(f"{relative}{MARK}{member.address}")
-        trouble = member.trouble or said.trouble
+    def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, said: Said) -> SourceEntry | BadEntry:
+        trouble = member.problem or said.trouble
         if trouble is not None:
-            return BadEntry(path=place, relative=name, reason=trouble[0], detail=trouble[1])
-        folder = member.address.split("/")[0] if "/" in member.address else ""
+            return BadEntry(path=file.location, relative=relative, reason=trouble[0], detail=trouble[1])
+        folder = member.path.split("/")[0] if "/" in member.path else ""
         category = self.category if self.category is not None else said.category or folder
         return SourceEntry(
-            path=Path(place),
-            relative=name,
+            file=file,
+            relative=relative,
             caption=said.caption,
             extra={"category": category},
             published=said.published,
-            caption_file=str(archive) if said.captions is not None else None,
+            caption_file=str(file.path) if said.captions is not None else None,
         )
 
-    def _said(self, archive: Path, listed: list[Member]) -> dict[str, Said]:
+    def _said(self, archive: Path, listed: list[ArchiveMember]) -> dict[str, Said]:
         """What the members beside the videos say, by key. Where several speak, the first ending of ``sidecars`` gives the caption."""
         found: dict[str, Said] = {}
         for ending in self.sidecars:
-            beside = [member for member in listed if member.name.lower().endswith(ending) and member.trouble is None]
-            for member, data in read_small(archive, beside, MAX_SIDECAR_BYTES + 1):
+            beside = [member for member in listed if member.name.lower().endswith(ending) and member.problem is None]
+            for member, data in read_small_members(archive, beside, MAX_SIDECAR_BYTES + 1):
                 key = self._key_of(member)
                 found[key] = _joined(found.get(key), _decoded(data, member))
         return found
 
-    def _key_of(self, member: Member) -> str:
-        folder, _, name = member.address.rpartition("/")
+    def _key_of(self, member: ArchiveMember) -> str:
+        folder, _, name = member.path.rpartition("/")
         return f"{folder}/{name.partition('.')[0] if self.key_ends_at == 'first' else name.rpartition('.')[0]}"
 
 
-def _decoded(data: bytes, member: Member) -> Said:
+def _decoded(data: bytes, member: ArchiveMember) -> Said:
     try:
         return decoded_sidecar(data, member.name)
     except CaptionError as error:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.captions import Said, read_sidecar
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, printable, require_folder
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,19 +100,20 @@ class FolderSource:
             str(path).encode()
         except UnicodeEncodeError:
             return self._bad(path, "bad_file_name", "the name is not valid UTF-8; rename the file")
-        if caption_file and (trouble := explained(caption_file)):
-            return self._bad(path, "bad_caption", f"the caption file {printable(os.path.basename(caption_file))}: {trouble[1]}")
         try:
-            _require_regular(path)
-            said = read_sidecar(caption_file) if caption_file else Said()
+            if caption_file:
+                _require_caption_file(caption_file)
+            file = MediaFile(path=path, stat=regular_file_stat(path))
+            with disk_errors_as_rejects():
+                said = read_sidecar(caption_file) if caption_file else Said()
         except CaptionError as error:
             return self._bad(path, "bad_caption", str(error))
-        except OSError as error:
-            return self._bad(path, *_explain(path, error))
+        except RejectRow as rejection:
+            return self._bad(path, rejection.reason, rejection.detail)
         if said.trouble:
             return self._bad(path, *said.trouble)
         return SourceEntry(
-            path=path,
+            file=file,
             relative=video.relative,
             caption=said.caption,
             extra={"category": video.category},
@@ -129,29 +132,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # a link that leads nowhere: listed with the files, where it is rejected by name if it looks like a video
 
 
-def _require_regular(path: str | Path) -> None:
-    mode = os.stat(path).st_mode
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError
-    if not stat.S_ISREG(mode):
-        raise OSError("not a file")
-
-
-def explained(path: str | Path) -> tuple[str, str] | None:
-    """(reason, detail) where ``path`` is no readable file; None where it is one."""
+def _require_caption_file(path: str) -> None:
     try:
-        _require_regular(path)
-    except OSError as error:
-        return _explain(Path(path), error)
-    return None
-
-
-def _explain(path: Path, error: OSError) -> tuple[str, str]:
-    """(reason, detail) for a directory entry that is no readable file."""
-    if isinstance(error, IsADirectoryError):
-        return "is_a_directory", "a folder with the name of a video (what it holds is listed by itself)"
-    if isinstance(error, FileNotFoundError) and path.is_symlink():
-        return "broken_symlink", f"a link to {printable(os.readlink(path))}, which is not there"
-    if isinstance(error, FileNotFoundError):
-        return "missing_file", "the file has gone since it was listed"
-    return ("unreadable", f"cannot be read: {error.strerror}") if error.strerror else ("not_a_file", "a pipe, a socket or a device")
+        regular_file_stat(path)
+    except RejectRow as rejection:
+        raise CaptionError(f"the caption file {printable(os.path.basename(path))}: {rejection.detail}") from rejection

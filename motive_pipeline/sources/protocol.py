@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from motive_pipeline.errors import ConfigError
+from motive_pipeline.files.media_file import MediaFile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 MAX_CAPTION_BYTES = 2**16
@@ -24,11 +25,11 @@ Scalar = str | int | float | bool
 class SourceEntry:
     """One video of a source. ``relative`` names it within the source; ``caption`` is None where there is none.
 
-    ``path`` is a file, or the address of an archive's member (archive.py). ``extra`` is what the source knows beside; ``category`` is the
+    ``extra`` is what the source knows beside; ``category`` is the
     name of the sub-folder. ``published`` holds what the data set's own table says of the video. ``caption_file`` is where the caption stands.
     """
 
-    path: Path
+    file: MediaFile
     relative: str
     caption: str | None
     extra: dict[str, str] = field(default_factory=dict)
@@ -116,8 +117,3 @@ def require_folder(path: Path, key: str) -> None:
         raise ConfigError(f"{key} = {path}: this is a file; {key} must name the folder that holds the videos.")
     if not os.access(path, os.R_OK | os.X_OK):
         raise ConfigError(f"{key} = {path}: the folder cannot be read. Give yourself the right to, or name another folder.")
-
-
-def printable(text: str) -> str:
-    """``text`` with bytes that are no UTF-8 written as escapes, so that it can stand in a table."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

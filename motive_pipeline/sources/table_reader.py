@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.files.parquet_column import bytes_leaf, member_name
+from motive_pipeline.files.parquet_column import bytes_leaf, cell_name
 from motive_pipeline.sources.captions import TORN, is_torn
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -185,7 +185,7 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
                 if values is None:
                     yield BadRow(where=f"row {number}", detail="not valid UTF-8")
                 else:
-                    yield TableRow(where=f"row {number}", values=values, held={name: member_name(name, number) for name in held})
+                    yield TableRow(where=f"row {number}", values=values, held={name: cell_name(name, number) for name in held})
 
 
 def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from motive_pipeline.errors import ConfigError, MotiveError
-from motive_pipeline.files.archive import MARK
+from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
+from motive_pipeline.files.file_stat import printable, regular_file_stat
+from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
 from motive_pipeline.sources.captions import said_by
-from motive_pipeline.sources.folder_source import FolderSource, explained
+from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import HELD_COLUMNS, Layout
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, printable, require_folder
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
 from motive_pipeline.sources.table_reader import BadRow, TableRow, read_json_values, read_table
 
 _NUMBERED_TABLE = "_with_caption_upload"
@@ -89,13 +90,15 @@ class TableSource:
         if isinstance(found, BadEntry):
             return replace(found, detail=f"{where}: {found.detail}")
         if row.values.get("type", "video") != "video":
-            return replace(_bad(found.path, found.relative, "not_a_video", ""), detail=f"{where}: its type is {row.values['type']!r}")
+            return replace(
+                _bad(found.file.location, found.relative, "not_a_video", ""), detail=f"{where}: its type is {row.values['type']!r}"
+            )
         try:
             said = said_by(row.values, caption_columns=self.layout.caption_columns, without=(*row.held, column or "", "type", "category"))
         except CaptionError as error:
-            return _bad(found.path, found.relative, "bad_caption", f"{where}: {error}")
+            return _bad(found.file.location, found.relative, "bad_caption", f"{where}: {error}")
         if said.trouble:
-            return _bad(found.path, found.relative, said.trouble[0], f"{where}: {said.trouble[1]}")
+            return _bad(found.file.location, found.relative, said.trouble[0], f"{where}: {said.trouble[1]}")
         category = self.category if self.category is not None else said.category or found.extra.get("category", "")
         return replace(
             found,
@@ -119,13 +122,14 @@ class TableSource:
         if column is None:
             return None
         beside = table.relative_to(self.root).as_posix() if table.is_relative_to(self.root) else table.name
-        member = f"{MARK}{row.held[column]}"
-        return SourceEntry(path=Path(f"{table}{member}"), relative=f"{beside}{member}", caption=None, extra={"category": ""})
+        file = MediaFile(path=table, member=row.held[column])
+        return SourceEntry(file=file, relative=f"{beside}{MEMBER_MARK}{file.member}", caption=None, extra={"category": ""})
 
     def _found(self, table: Path, named: str, videos: _Videos) -> SourceEntry | BadEntry:
         shown = printable(named)
         if "\0" in named or len(named) > 4096:
-            return _bad(Path(shown.replace("\0", " ")[:300]), shown.replace("\0", " ")[:300], "bad_file_name", "no file can have this name")
+            cut = shown.replace("\0", " ")[:300]
+            return _bad(Path(cut), cut, "bad_file_name", "no file can have this name")
         if self.layout.join != "path":
             key = f"{_subset(table)}/{named}" if self.layout.join == "number" else named
             found = videos.take(key)
@@ -142,10 +146,11 @@ class TableSource:
 
     def _unlisted(self, path: Path, shown: str) -> SourceEntry | BadEntry | None:
         """A file that is there, but that the list of videos has not: one of another suffix, or outside ``root``."""
-        trouble = explained(path)
-        if trouble is None:
-            return SourceEntry(path=path, relative=shown, caption=None, extra={"category": ""})
-        return None if trouble[0] == "missing_file" else _bad(path, shown, *trouble)
+        try:
+            file = MediaFile(path=path, stat=regular_file_stat(path))
+        except RejectRow as rejection:
+            return None if rejection.reason == "missing_file" else _bad(path, shown, rejection.reason, rejection.detail)
+        return SourceEntry(file=file, relative=shown, caption=None, extra={"category": ""})
 
 
 def _named(row: TableRow, column: str) -> str:
@@ -164,14 +169,14 @@ class _Videos:
     _by_path: dict[Path, SourceEntry | BadEntry] = field(default_factory=dict)
     _by_key: dict[str, SourceEntry | BadEntry] = field(default_factory=dict)
     _twice: dict[Path, str] = field(default_factory=dict)
-    _taken: set[str] = field(default_factory=set)
+    _taken: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         key_of: Callable[[str], str] = {"name": _name, "stem": _stem, "number": _number, "path": lambda name: name}[self.join]
         for entry in self.listed:
-            path = Path(entry.path)
+            path = _location(entry)
             self._by_path[path] = entry
-            key = key_of(entry.relative.replace(MARK, "/") if self.join == "number" else entry.relative.rpartition(MARK)[2])
+            key = key_of(entry.relative.replace(MEMBER_MARK, "/") if self.join == "number" else entry.relative.rpartition(MEMBER_MARK)[2])
             first = self._by_key.setdefault(key, entry)
             if first is not entry and self.join != "path":
                 self._twice[path] = first.relative
@@ -187,13 +192,13 @@ class _Videos:
 
     def _take(self, found: SourceEntry | BadEntry | None) -> SourceEntry | BadEntry | None:
         if found is not None:
-            self._taken.add(str(found.path))
+            self._taken.add(_location(found))
         return found
 
     def left_over(self, tables: str) -> Iterator[BadEntry]:
         """What no row has taken."""
         for path, entry in self._by_path.items():
-            if str(entry.path) in self._taken:
+            if path in self._taken:
                 continue
             if isinstance(entry, BadEntry):
                 yield replace(entry, counts=entry.reason.endswith("_archive"))
@@ -204,7 +209,11 @@ class _Videos:
                 yield _bad(path, entry.relative, "orphan_file", f"no row of {tables} names it", counts=False)
 
 
-def _bad(path: Path, relative: str, reason: str, detail: str, *, counts: bool = True) -> BadEntry:
+def _location(entry: SourceEntry | BadEntry) -> Path:
+    return Path(entry.path if isinstance(entry, BadEntry) else entry.file.location)
+
+
+def _bad(path: Path | str, relative: str, reason: str, detail: str, *, counts: bool = True) -> BadEntry:
     return BadEntry(path=printable(str(path)), relative=relative, reason=reason, detail=detail, counts=counts)
 
 

@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.video.appearance import Look
 from motive_pipeline.video.picture import cover_scale, picture
 from motive_pipeline.video.probe import FLAGS, frame_flags, geometry, open_video
@@ -79,7 +80,7 @@ class DecodedClip:
     """Where it was asked for."""
 
 
-def read_clip(path: Path, rule: FrameRule) -> DecodedClip:
+def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
     """The clip's frames by ``rule``: for target time k / fps the frame nearest in time, the earlier one of two equally near.
 
     A target is covered while it is not more than half a step beyond the last frame. Decoding stops at the last target.
@@ -88,7 +89,7 @@ def read_clip(path: Path, rule: FrameRule) -> DecodedClip:
         RejectRow: see :func:`~.probe.open_video`; ``zero_frames``; ``too_short``; ``truncated_tail`` (too short because the file was cut);
             ``decode_error`` (damaged data inside the window).
     """
-    with open_video(path) as (container, stream):
+    with open_video(source) as (container, stream):
         reading = _Reading(stream)
         taken = _Window(rule)
         for time, frame in reading.frames(container):
@@ -104,13 +105,13 @@ def read_clip(path: Path, rule: FrameRule) -> DecodedClip:
     )
 
 
-def frame_near(path: Path, share: float, *, width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
+def frame_near(source: MediaFile | Path, share: float, *, width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
     """One frame for people to look at: about ``share`` (0 to 1) into the clip, at the key frame before it or soon after.
 
     Raises:
         RejectRow: see :func:`~.probe.open_video`; ``decode_error``, ``zero_frames``.
     """
-    with open_video(path) as (container, stream):
+    with open_video(source) as (container, stream):
         length_s = _stated_length_s(container, stream) or 0.0
         start_s = float((stream.start_time or 0) * (stream.time_base or 0))
         wanted_s = start_s + share * length_s

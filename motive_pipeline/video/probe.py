@@ -6,8 +6,6 @@ let in: a playlist or an image sequence in a video's clothes could name other fi
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +22,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.archive import num_bytes, open_bytes, split_address
+from motive_pipeline.files.file_stat import regular_file_stat
+from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.video.tone_map import HLG, PQ
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,h264,hevc,ivf,gif,nut"
@@ -82,33 +81,35 @@ def flag_names(bits: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(source: MediaFile | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The open container and its video stream; what goes wrong inside the block while reading is named as well.
 
     Raises:
         RejectRow: ``missing_file``, ``broken_symlink``, ``is_a_directory``, ``not_a_file``, ``unreadable``, ``empty_file``, ``no_moov``,
             ``not_a_video``, ``no_video_stream``, ``unsupported_codec``; for an archive's member see :mod:`~.archive`.
     """
-    if split_address(path) is None:
-        _require_plain_file(path)
-        with _opened(path, str(path)) as container:
+    file = media_file(source)
+    if not file.member:
+        if regular_file_stat(file.path).size == 0:
+            raise RejectRow("empty_file", "the file has 0 bytes")
+        with _opened(file, str(file.path)) as container:
             yield container, _video_stream(container)
         return
-    with open_bytes(path) as file:
-        if not file.peek(1):
+    with file.open() as stream:
+        if not stream.peek(1):
             raise RejectRow("empty_file", "the archive's member has 0 bytes")
-        with _opened(path, file) as container:
+        with _opened(file, stream) as container:
             yield container, _video_stream(container)
 
 
 @contextmanager
-def _opened(path: Path, source: str | BufferedReader) -> Iterator[InputContainer]:
+def _opened(file: MediaFile, source: str | BufferedReader) -> Iterator[InputContainer]:
     try:
         container = av.open(
             source, "r", metadata_errors="replace", options={"format_whitelist": _whitelist(), "protocol_whitelist": "file"}
         )
     except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
-        raise _no_video(path, error) from error
+        raise _no_video(file, error) from error
     except av.error.OSError as error:
         raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
     except av.error.FFmpegError as error:
@@ -117,13 +118,13 @@ def _opened(path: Path, source: str | BufferedReader) -> Iterator[InputContainer
         yield container
 
 
-def probe(path: Path) -> VideoFacts:
-    """What the container and the first frame of ``path`` say.
+def probe(source: MediaFile | Path) -> VideoFacts:
+    """What the container and the first frame of a video say.
 
     Raises:
         RejectRow: see :func:`open_video`; also ``zero_frames`` and ``decode_error`` for the first frame.
     """
-    with open_video(path) as (container, stream):
+    with open_video(source) as (container, stream):
         first = _first_frame(container, stream)
         shape = geometry(first, stream)
         width, height = shape.shown_size(first.width, first.height)
@@ -132,7 +133,7 @@ def probe(path: Path) -> VideoFacts:
         flags = frame_flags(first, shape)
         duration_s = _duration_s(container, stream)
     if num_frames is None:
-        num_frames = _count_packets(path)
+        num_frames = _count_packets(source)
     if duration_s is None:
         duration_s = num_frames / rate if rate else float("nan")
     fps = rate or (num_frames / duration_s if duration_s else float("nan"))
@@ -159,44 +160,27 @@ def frame_flags(frame: VideoFrame, shape: Geometry) -> tuple[str, ...]:
     return tuple(flag for flag in FLAGS if holds.get(flag))
 
 
-def _require_plain_file(path: Path) -> None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise RejectRow("broken_symlink", f"a link to {os.readlink(path)}, which is not there", transient=True) from error
-        raise RejectRow("missing_file", "the file has gone since it was listed", transient=True) from error
-    except OSError as error:
-        raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
-    if stat.S_ISDIR(status.st_mode):
-        raise RejectRow("is_a_directory", "a folder with the name of a video")
-    if not stat.S_ISREG(status.st_mode):
-        raise RejectRow("not_a_file", "neither a file nor a folder (a pipe, a socket or a device)")
-    if status.st_size == 0:
-        raise RejectRow("empty_file", "the file has 0 bytes")
-
-
 def _whitelist() -> str:
     """FFmpeg compares whole names, and some of its demuxers carry several ("mov,mp4,m4a,...")."""
     return f"{FORMATS},mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 
 
-def _no_video(path: Path, error: av.error.FFmpegError) -> RejectRow:
-    boxes = _top_level_boxes(path)
+def _no_video(file: MediaFile, error: av.error.FFmpegError) -> RejectRow:
+    boxes = _top_level_boxes(file)
     if "ftyp" in boxes and "moov" not in boxes:
         return RejectRow("no_moov", "an MP4 without its index (moov): the download or the recording was cut off")
     return RejectRow("not_a_video", f"no video container ({error.strerror}); perhaps an error page that was saved under a video's name")
 
 
-def _top_level_boxes(path: Path) -> list[str]:
+def _top_level_boxes(file: MediaFile) -> list[str]:
     """Names of an MP4's outermost boxes, as far as they can be followed."""
     names: list[str] = []
-    size = num_bytes(path)
+    size = file.num_bytes()
     position = 0
-    with open_bytes(path) as file:
+    with file.open() as stream:
         while position + 8 <= size and len(names) < 1000:
-            file.seek(position)
-            head = file.read(16)
+            stream.seek(position)
+            head = stream.read(16)
             length = int.from_bytes(head[:4], "big")
             if length == 1:
                 length = int.from_bytes(head[8:16], "big")
@@ -243,6 +227,6 @@ def _duration_s(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / av.time_base if container.duration else None
 
 
-def _count_packets(path: Path) -> int:
-    with open_video(path) as (container, stream):
+def _count_packets(source: MediaFile | Path) -> int:
+    with open_video(source) as (container, stream):
         return sum(1 for packet in container.demux(stream) if packet.size)

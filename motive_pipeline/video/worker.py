@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.video.appearance import look_at
 from motive_pipeline.video.decode import FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import probe
@@ -26,30 +27,30 @@ from motive_pipeline.video.worker_channel import Channel
 Answer = tuple[dict[str, Any], np.ndarray | None]
 
 
-def read(path: Path, rule: dict[str, Any], look: bool) -> Answer:
+def read(file: MediaFile, rule: dict[str, Any], look: bool) -> Answer:
     """The frames that :func:`~.decode.read_clip` gives, with their times and flags, and perhaps their look."""
-    clip = read_clip(path, FrameRule(**rule))
+    clip = read_clip(file, FrameRule(**rule))
     seen = asdict(look_at(clip.frames_THWC)) if look else None
     return {"times_s": clip.times_s.tolist(), "flags": clip.flags, "look": seen}, clip.frames_THWC
 
 
-def facts(path: Path) -> Answer:
+def facts(file: MediaFile) -> Answer:
     """What :func:`~.probe.probe` says."""
-    return vars(probe(path)), None
+    return vars(probe(file)), None
 
 
-def picture(path: Path, share: float, width: int, height: int) -> Answer:
+def picture(file: MediaFile, share: float, width: int, height: int) -> Answer:
     """The frame that :func:`~.decode.frame_near` gives."""
-    return {}, frame_near(path, share, width=width, height=height)
+    return {}, frame_near(file, share, width=width, height=height)
 
 
 TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "picture": picture}
 
 
-def answer(task: str, path: str, arguments: dict[str, Any]) -> Answer:
+def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:
     """What becomes of one task: its result, or the rejection."""
     try:
-        return TASKS[task](Path(path), **arguments)
+        return TASKS[task](file, **arguments)
     except RejectRow as rejection:
         return {"reject": [rejection.reason, rejection.detail, rejection.transient]}, None
     except MemoryError:
@@ -65,7 +66,7 @@ def serve(end: socket.socket) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, task["timeout_s"])
-        header, array = answer(task["task"], task["path"], task["arguments"])
+        header, array = answer(task["task"], MediaFile(path=Path(task["path"]), member=task["member"]), task["arguments"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             channel.send(header, array)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -24,6 +24,7 @@ import numpy as np
 
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.video.appearance import Look, look_at
 from motive_pipeline.video.decode import DecodedClip, FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import VideoFacts, probe
@@ -46,7 +47,7 @@ class Task:
     """One video to read; ``task`` is a name of ``decode_worker.TASKS``."""
 
     task: str
-    path: Path
+    file: MediaFile
     arguments: dict[str, Any]
 
 
@@ -68,7 +69,8 @@ class _Worker:
             channel = self._started()
             try:
                 for task in tasks[len(replies) :]:
-                    channel.send({"task": task.task, "path": str(task.path), "arguments": task.arguments, "timeout_s": timeout_s})
+                    place = {"path": str(task.file.path), "member": task.file.member}
+                    channel.send({"task": task.task, **place, "arguments": task.arguments, "timeout_s": timeout_s})
                 while len(replies) < len(tasks):
                     replies.append(_reply(*channel.receive()))
             except (EOFError, OSError):
@@ -169,71 +171,77 @@ class Ahead(Generic[Result]):
     """
 
     def __init__(
-        self, engine: Engine, here: Callable[[Path], Result], task: Callable[[Path], Task], result: Callable[..., Result], at_once: int = 1
+        self,
+        engine: Engine,
+        here: Callable[[MediaFile], Result],
+        task: Callable[[MediaFile], Task],
+        result: Callable[..., Result],
+        at_once: int = 1,
     ) -> None:
         self._here, self._task, self._result, self._at_once = here, task, result, at_once
         self._pool = decode_pool(engine.num_decode_workers, engine.decode_timeout_s) if engine.num_decode_workers else None
-        self._expected: deque[Path] = deque()
-        self._asked: deque[tuple[list[Path], Future[list[Reply]]]] = deque()
-        self._ready: deque[tuple[Path, Reply]] = deque()
+        self._expected: deque[MediaFile] = deque()
+        self._asked: deque[tuple[list[MediaFile], Future[list[Reply]]]] = deque()
+        self._ready: deque[tuple[MediaFile, Reply]] = deque()
 
-    def expect(self, paths: Sequence[Path]) -> None:
+    def expect(self, sources: Iterable[MediaFile | Path]) -> None:
         """``paths`` will be asked for, in this order, after those expected before. What has been answered meanwhile is taken in, so that the
         workers go on while the caller is still finding out what it will ask for."""
         if self._pool is not None:
-            self._expected.extend(paths)
+            self._expected.extend(map(media_file, sources))
             while self._asked and self._asked[0][1].done():
                 self._take()
             self._ask(whole=True)
 
-    def __call__(self, path: Path) -> Result:
+    def __call__(self, source: MediaFile | Path) -> Result:
         """The result for ``path``.
 
         Raises:
             RejectRow: what the function rejects; ``decode_timeout``, ``decoder_crash``.
         """
+        file = media_file(source)
         if self._pool is None:
-            return self._here(path)
-        reply = self._next(path)
+            return self._here(file)
+        reply = self._next(file)
         if isinstance(reply, RejectRow):
             raise reply
         return self._result(*reply)
 
-    def _next(self, path: Path) -> Reply:
+    def _next(self, file: MediaFile) -> Reply:
         assert self._pool is not None
         if not self._ready:
             self._ask()
             if self._asked:
                 self._take()
                 self._ask()
-        if self._ready and self._ready[0][0] == path:
+        if self._ready and self._ready[0][0] == file:
             return self._ready.popleft()[1]
-        return self._pool.submit([self._task(path)]).result()[0]
+        return self._pool.submit([self._task(file)]).result()[0]
 
     def _take(self) -> None:
-        paths, future = self._asked.popleft()
-        self._ready.extend(zip(paths, future.result(), strict=True))
+        files, future = self._asked.popleft()
+        self._ready.extend(zip(files, future.result(), strict=True))
 
     def _ask(self, *, whole: bool = False) -> None:
         """Give the workers what is expected, as far ahead as they go; ``whole``: only as many at once as one message holds."""
         assert self._pool is not None
         while len(self._expected) >= (self._at_once if whole else 1) and len(self._asked) < self._pool.num_workers + _FRAMES_AHEAD:
-            paths = [self._expected.popleft() for _ in range(min(self._at_once, len(self._expected)))]
-            self._asked.append((paths, self._pool.submit([self._task(path) for path in paths])))
+            files = [self._expected.popleft() for _ in range(min(self._at_once, len(self._expected)))]
+            self._asked.append((files, self._pool.submit([self._task(file) for file in files])))
 
 
 class ClipReader(Ahead[DecodedClip]):
     """:func:`~.decode.read_clip` with a fixed rule, in the workers; with ``look``, what :func:`~.look.look_at` sees comes with it."""
 
     def __init__(self, rule: FrameRule, engine: Engine, *, look: bool = False) -> None:
-        def here(path: Path) -> DecodedClip:
-            clip = read_clip(path, rule)
+        def here(file: MediaFile) -> DecodedClip:
+            clip = read_clip(file, rule)
             return replace(clip, look=look_at(clip.frames_THWC)) if look else clip
 
         super().__init__(
             engine,
             here=here,
-            task=lambda path: Task(task="read", path=path, arguments={"rule": asdict(rule), "look": look}),
+            task=lambda file: Task(task="read", file=file, arguments={"rule": asdict(rule), "look": look}),
             result=_decoded,
         )
 
@@ -245,7 +253,7 @@ class Prober(Ahead[VideoFacts]):
         super().__init__(
             engine,
             here=probe,
-            task=lambda path: Task(task="facts", path=path, arguments={}),
+            task=lambda file: Task(task="facts", file=file, arguments={}),
             result=lambda header, _: VideoFacts(**header | {"flags": tuple(header["flags"])}),
             at_once=PROBES_AT_ONCE,
         )
@@ -258,8 +266,8 @@ class Glimpser(Ahead[np.ndarray]):
         place = {"share": share, "width": width, "height": height}
         super().__init__(
             engine,
-            here=lambda path: frame_near(path, share, width=width, height=height),
-            task=lambda path: Task(task="picture", path=path, arguments=place),
+            here=lambda file: frame_near(file, share, width=width, height=height),
+            task=lambda file: Task(task="picture", file=file, arguments=place),
             result=lambda _, array: array,
         )
 

@@ -8,9 +8,9 @@ import pytest
 
 from motive_pipeline.catalog import stage as catalog_module
 from motive_pipeline.catalog.rejects import publish_rejected
-from motive_pipeline.catalog.scan import HashMemory
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
+from motive_pipeline.files.hash_memory import HashMemory
 from tests.clip_fixtures import counting_frames, cut, moving_square, noise, project, write_project, write_sound, write_video
 
 
@@ -174,7 +174,7 @@ def test_only_what_was_published_is_gathered_and_names_cannot_inject_markup(tmp_
 
 
 def test_a_hundred_thousand_unchanged_files_would_be_looked_at_in_seconds(tmp_path, monkeypatch):
-    monkeypatch.setattr("motive_pipeline.catalog.scan.SETTLED_AFTER_NS", 0)
+    monkeypatch.setattr("motive_pipeline.files.hash_memory.SETTLED_AFTER_NS", 0)
     from motive_pipeline.catalog.scan import scan
     from motive_pipeline.sources.folder_source import FolderSource
 

@@ -154,7 +154,7 @@ def test_a_file_that_has_changed_since_it_was_catalogued_gives_no_look(tmp_path)
     ws = project(tmp_path)
     publish_clip_catalog(ws)
     clips = catalog_clips(ws, "clip")
-    file = clips[1].path
+    file = clips[1].file.path
     old = file.read_bytes()
     write_video(file, moving_square(seed=77))
     assert clip_looks(ws, clips, {}).keys() == {clips[0].clip_id, clips[2].clip_id}

@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from motive_pipeline.catalog import scan as scan_module
-from motive_pipeline.catalog.scan import HashMemory, data_version, observe_clip_files, observe_query_files, scan
+from motive_pipeline.catalog.scan import data_version, observe_clip_files, observe_query_files, scan
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files import hash_memory
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.configured import clip_source
 from motive_pipeline.sources.folder_source import FolderSource
 from tests.clip_fixtures import project
@@ -24,7 +27,7 @@ from tests.clip_fixtures import project
 @pytest.fixture
 def settled(monkeypatch):
     """Files count as settled at once, so that a test need not wait."""
-    monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+    monkeypatch.setattr(hash_memory, "SETTLED_AFTER_NS", 0)
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_a_file_younger_than_two_seconds_is_hashed_again_the_next_time(folder):
 
 def test_a_file_is_settled_two_seconds_after_its_last_change(folder, monkeypatch):
     now = time.time_ns()
-    monkeypatch.setattr(scan_module.time, "time_ns", lambda: now + 2_100_000_000)
+    monkeypatch.setattr(hash_memory.time, "time_ns", lambda: now + 2_100_000_000)
     scanned(folder)
     assert scanned(folder).num_hashed == 0
 
@@ -81,15 +84,15 @@ def test_a_file_that_replaces_another_is_hashed(folder, settled):
 
 
 def test_a_file_that_keeps_changing_while_it_is_read_is_rejected_and_not_remembered(folder, settled, monkeypatch):
-    real = scan_module.archive.status
+    real = MediaFile.current_stat
 
-    def growing(path):
-        status = real(path)
+    def growing(self):
+        stat = real(self)
         with (folder / "a.mp4").open("ab") as file:
             file.write(b"more")
-        return status
+        return stat
 
-    monkeypatch.setattr(scan_module.archive, "status", growing)
+    monkeypatch.setattr(MediaFile, "current_stat", growing)
     memory = HashMemory(folder.parent / "state")
     with pytest.raises(RejectRow, match="changed_while_reading") as caught:
         memory.sha256(folder / "a.mp4")
@@ -103,18 +106,18 @@ def test_large_files_are_hashed_in_threads_and_come_in_order_all_the_same(folder
     monkeypatch.setattr(scan_module, "_LARGE_BYTES", 50)
     for number in range(20):
         (folder / f"n{number:02d}.mp4").write_bytes(bytes([number]) * (100 if number % 3 else 10))
-    threads, real = set(), scan_module.hashed
+    threads, real = set(), scan_module.hash_file
 
-    def slower_at_first(path):
+    def slower_at_first(file):
         threads.add(threading.current_thread() is threading.main_thread())
-        time.sleep(0.02 if path.name == "n01.mp4" else 0)
-        if path.name == "n05.mp4":
+        time.sleep(0.02 if file.name == "n01.mp4" else 0)
+        if file.name == "n05.mp4":
             raise PermissionError(errno.EACCES, "Permission denied")
-        if path.name == "n07.mp4":
-            path.unlink()
-        return real(path)
+        if file.name == "n07.mp4":
+            file.path.unlink()
+        return real(file)
 
-    monkeypatch.setattr(scan_module, "hashed", slower_at_first)
+    monkeypatch.setattr(scan_module, "hash_file", slower_at_first)
     seen = []
     memory = HashMemory(folder.parent / "state")
     found = scan(FolderSource(root=folder, key="clips.path"), memory, threads=3, seen=seen.append)
@@ -137,13 +140,13 @@ def test_members_of_archives_are_hashed_in_threads_and_those_of_parquet_files_ar
             packed.writestr(f"{number}.mp4", each)
     table = pa.table({"file_name": [f"p{number}.mp4" for number in range(4)], "video_bytes": data})
     pq.write_table(table, tmp_path / "clips" / "b.parquet", compression="none")
-    threads, real = {}, scan_module.hashed
+    threads, real = {}, scan_module.hash_file
 
-    def hashed(path):
-        threads.setdefault(".zip!" in str(path), set()).add(threading.current_thread() is threading.main_thread())
-        return real(path)
+    def hashed(file):
+        threads.setdefault(file.path.suffix == ".zip", set()).add(threading.current_thread() is threading.main_thread())
+        return real(file)
 
-    monkeypatch.setattr(scan_module, "hashed", hashed)
+    monkeypatch.setattr(scan_module, "hash_file", hashed)
     for source in ("zip", "parquet"):
         ws = project(tmp_path, clips={"source": source, "path": "clips"})
         found = scan(clip_source(ws), HashMemory(tmp_path / f"state-{source}"), threads=2)

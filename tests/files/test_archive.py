@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline.catalog import scan as scan_module
-from motive_pipeline.catalog.scan import HashMemory, scan
+from motive_pipeline.catalog.scan import scan
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.archive import members, num_bytes, open_bytes, split_address
+from motive_pipeline.files import hash_memory
+from motive_pipeline.files.archive import list_archive
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.archive_source import ArchiveSource
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
 
@@ -47,7 +49,8 @@ def reasons(entries) -> dict[str, str]:
 )
 def test_a_member_is_read_and_sought_in_as_a_file_is(tmp_path, make):
     archive = make(tmp_path / "a", {"other.mp4": b"x" * 999, "in/a.mp4": DATA})
-    with open_bytes(Path(f"{archive}!/in/a.mp4")) as file:
+    member = MediaFile.parse(f"{archive}!/in/a.mp4")
+    with member.open() as file:
         assert file.read() == DATA
         assert file.read(1) == b""
         assert file.seek(-10, os.SEEK_END) == 4990
@@ -55,14 +58,15 @@ def test_a_member_is_read_and_sought_in_as_a_file_is(tmp_path, make):
         file.seek(3)
         file.seek(4, os.SEEK_CUR)
         assert (file.tell(), file.read(2)) == (7, DATA[7:9])
-    assert num_bytes(Path(f"{archive}!/in/a.mp4")) == 5000
+    assert member.num_bytes() == 5000
 
 
 def test_a_folder_whose_name_looks_like_an_address_is_a_folder(tmp_path):
     (tmp_path / "x.zip!").mkdir()
     (tmp_path / "x.zip!" / "a.mp4").write_bytes(DATA)
-    assert split_address(tmp_path / "x.zip!" / "a.mp4") is None
-    with open_bytes(tmp_path / "x.zip!" / "a.mp4") as file:
+    file = MediaFile.parse(tmp_path / "x.zip!" / "a.mp4")
+    assert (file.path, file.member) == (tmp_path / "x.zip!" / "a.mp4", "")
+    with file.open() as file:
         assert file.read() == DATA
 
 
@@ -146,7 +150,7 @@ class TestSplit:
         self.parts(tmp_path, 4)
         entries = [entry for entry in listed(tmp_path) if isinstance(entry, SourceEntry)]
         assert [entry.relative for entry in entries] == ["OpenVid_part7_partaa!/a.mp4", "OpenVid_part7_partaa!/b.mp4"]
-        with open_bytes(entries[1].path) as file:
+        with entries[1].file.open() as file:
             assert file.read() == DATA[::-1]
 
     def test_a_part_missing_in_the_middle_is_named(self, tmp_path):
@@ -172,7 +176,7 @@ class TestSplit:
         assert reasons(listed(tmp_path)) == {"OpenVid_part7_partaa": "damaged_archive"}
 
     def test_a_changed_part_is_a_changed_archive(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+        monkeypatch.setattr(hash_memory, "SETTLED_AFTER_NS", 0)
         source, memory = ArchiveSource(root=tmp_path, key="clips.path"), HashMemory(tmp_path.parent / f"{tmp_path.name}-state")
         parts = self.parts(tmp_path, 2)
         assert [scan(source, memory).num_hashed for _ in range(2)] == [2, 0]
@@ -181,7 +185,7 @@ class TestSplit:
 
 
 def test_members_of_an_unchanged_archive_are_not_hashed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+    monkeypatch.setattr(hash_memory, "SETTLED_AFTER_NS", 0)
     source, memory = ArchiveSource(root=tmp_path / "z", key="clips.path"), HashMemory(tmp_path / "state")
     (tmp_path / "z").mkdir()
     zipped(tmp_path / "z" / "a.zip", {"a.mp4": DATA, "b.mp4": DATA[::-1]})
@@ -197,4 +201,4 @@ def test_members_of_an_unchanged_archive_are_not_hashed_again(tmp_path, monkeypa
 
 def test_of_two_members_with_one_name_the_later_counts(tmp_path):
     tarred(tmp_path / "x.tar", {"a.mp4": b"old", "./a.mp4": b"newer"})
-    assert [member.num_bytes for member in members(tmp_path / "x.tar")] == [5]
+    assert [member.num_bytes for member in list_archive(tmp_path / "x.tar")[1]] == [5]

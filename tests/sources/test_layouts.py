@@ -17,12 +17,10 @@ import zarr
 
 from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.catalog import scan as scan_module
-from motive_pipeline.catalog.scan import ID_DIGITS, HashMemory
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError, RejectRow
-from motive_pipeline.files import archive
-from motive_pipeline.files import parquet_column as parquet_videos
-from motive_pipeline.files.archive import open_bytes
+from motive_pipeline.files import hash_memory, media_file, parquet_column
+from motive_pipeline.files.hash_memory import ID_DIGITS, HashMemory
 from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.sources.configured import clip_source
@@ -331,13 +329,13 @@ class TestVideosInParquet:
 
     @pytest.mark.parametrize(("column", "remembered"), [("mp4", 2**26), ("movie", 0)])
     def test_a_column_of_bytes_is_read_too_and_large_groups_are_not_kept_in_memory(self, films, clips, monkeypatch, column, remembered):
-        monkeypatch.setattr(parquet_videos, "_REMEMBERED_BYTES", remembered)
+        monkeypatch.setattr(parquet_column, "_REMEMBERED_BYTES", remembered)
         self.write(films, clips / "table.parquet", column=column, plain_bytes=True)
         ws = project(clips.parent, clips={"source": "parquet", "path": "clips", "path_column": column})
         entries = list(clip_source(ws).entries())
         assert [entry.relative for entry in entries] == [f"table.parquet!/{column}/{n:08d}" for n in range(1, 5)]
         for number in (0, 1, 2, 3, 1, 0, 0, 3):
-            with open_bytes(Path(entries[number].path)) as file:
+            with entries[number].file.open() as file:
                 assert file.read() == films[number].read_bytes()
 
     def test_rows_without_bytes_and_bytes_that_are_no_video_are_rejects_and_files_that_are_there_are_used(self, films, clips):
@@ -353,19 +351,19 @@ class TestVideosInParquet:
         assert rejects["detail"].tolist()[0] == ("row 2 of t.parquet holds no bytes in column video, and names no file that is there")
 
     def test_an_unchanged_table_is_not_read_again_and_a_cell_that_has_gone_is_missing(self, films, clips, monkeypatch):
-        monkeypatch.setattr(scan_module, "SETTLED_AFTER_NS", 0)
+        monkeypatch.setattr(hash_memory, "SETTLED_AFTER_NS", 0)
         self.write(films, clips / "t.parquet")
         source = clip_source(project(clips.parent, clips={"source": "parquet", "path": "clips"}))
         memory = HashMemory(clips.parent / "state")
         first = scan_module.scan(source, memory)
         with monkeypatch.context() as patch:
-            patch.setattr(archive, "read_video", None)
+            patch.setattr(media_file, "read_cell", None)
             again = scan_module.scan(source, memory)
         assert (first.num_hashed, again.num_hashed) == (4, 0)
         assert [file.num_bytes for file in again.files] == [film.stat().st_size for film in films]
         self.write(films[:2], clips / "t.parquet")
         with pytest.raises(RejectRow, match=r"missing_file: t\.parquet holds no video/00000004"):
-            memory.sha256(Path(first.files[3].entry.path))
+            memory.sha256(first.files[3].entry.file)
 
     def test_damage_in_a_row_group_costs_its_videos(self, films, clips):
         self.write(films, clips / "t.parquet")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline.catalog.scan import HashMemory, scan
+from motive_pipeline.catalog.scan import scan
 from motive_pipeline.errors import ConfigError, MotiveError
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.sources.captions import read_sidecar
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.folder_source import FolderSource
@@ -168,7 +169,7 @@ def test_the_demo_is_written_below_the_root_and_its_names_and_captions_do_not_te
     held_out = held_out_source(workspace)
     assert held_out is not None
     assert (len(clips), len(queries), len(list(held_out.entries()))) == (18, 2, 2)
-    assert all(str(clip.path).startswith(str(workspace.root / "demo")) for clip in clips)
+    assert all(clip.file.location.startswith(str(workspace.root / "demo")) for clip in clips)
     assert {clip.extra["category"] for clip in clips} == {""}
     assert {query.extra["category"] for query in queries} == {"sway"}
     assert not any("sway" in (query.caption or "") for query in queries)
@@ -177,6 +178,6 @@ def test_the_demo_is_written_below_the_root_and_its_names_and_captions_do_not_te
 def test_a_demo_folder_that_lost_a_file_is_an_error_that_says_which(workspace):
     clip = next(iter(clip_source(workspace).entries()))
     assert isinstance(clip, SourceEntry)
-    clip.path.unlink()
-    with pytest.raises(MotiveError, match=clip.path.name):
+    clip.file.path.unlink()
+    with pytest.raises(MotiveError, match=clip.file.name):
         clip_source(workspace)

@@ -13,6 +13,7 @@ import pytest
 from motive_pipeline.catalog.stage import publish_clip_catalog
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.video import worker_pool as workers_module
@@ -126,7 +127,7 @@ def test_a_worker_is_replaced_after_many_tasks_and_ends_with_the_run(clips, monk
     monkeypatch.setattr(workers_module, "MAX_TASKS", 2)
     pool = DecodePool(1, 60.0)
     for path in clips[:3]:
-        pool.submit([Task(task="facts", path=path, arguments={})]).result()
+        pool.submit([Task(task="facts", file=MediaFile(path=path), arguments={})]).result()
     worker = pool._workers[0]
     process = worker._process
     assert process is not None
