@@ -45,7 +45,7 @@ from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.storage.rows import Row, RowStore
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 AT_MOST = 1.1
 SIDE_11M = 8 * common.LATENTS_CFHW[2]

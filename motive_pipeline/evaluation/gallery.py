@@ -19,7 +19,7 @@ from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 MAX_QUERIES = 6
 CLIPS_A_SIDE = 4

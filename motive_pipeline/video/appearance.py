@@ -1,4 +1,4 @@
-"""How a clip looks, in a few numbers: perceptual hashes to find its likes, whether a cut hides in it, whether anything changes at all.
+"""Perceptual hashes of a clip, whether it hides a cut, and whether it is frozen, all from its decoded frames.
 
 Axes: T frames, H W height and width.
 """
@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 NUM_HASHES = 4
-"""Frames that are hashed: the first, the last and two between them."""
+"""Number of frames that are hashed: the first, the last and two between them."""
 
 CUT_STEP = 12.0
 CUT_RATIO = 4.0
-"""A cut is a step between two frames of at least this mean difference (of 255) that is so many times the largest step near it: fast motion
-has many large steps, a flash two."""
+"""A cut is a step between two frames with at least the first value as mean difference (of 255), and at least the second value times the largest
+step near it. Fast motion has many large steps, a flash has two."""
 
 FROZEN_STEP = 0.5
-"""Nothing changes where no step has a mean difference (of 255) above this; what H.264 makes of a still picture stays below."""
+"""A clip is frozen if no step has a mean difference (of 255) above this. A still picture that H.264 has encoded stays below it."""
 
 _NEAR_FRAMES = 3
 _SMALL = (48, 27)
@@ -28,19 +28,19 @@ _SMALL = (48, 27)
 
 @dataclass(frozen=True, kw_only=True)
 class Appearance:
-    """``phash`` is 64 hex digits: four hashes of 64 bits. ``cut_frame`` is the first frame after a hidden cut, or None."""
+    """``phash`` is 64 hex digits: four perceptual hashes of 64 bits. ``cut_frame`` is the first frame after a hidden cut, or None."""
 
     phash: str
     cut_frame: int | None
     is_frozen: bool
 
     def flags(self) -> tuple[str, ...]:
-        """The policies (``clips.policies``) that concern it."""
+        """Which of frozen and hidden_cut hold; ``clips.policies`` has a policy of each name."""
         return tuple(name for name, holds in (("frozen", self.is_frozen), ("hidden_cut", self.cut_frame is not None)) if holds)
 
 
 def appearance_of(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Appearance:
-    """The look of the frames that a clip is used with."""
+    """The appearance of the frames that a clip is used with."""
     steps_T = _steps(frames_THWC)
     return Appearance(phash=_phash(frames_THWC), cut_frame=_cut(steps_T), is_frozen=bool(len(steps_T) and steps_T.max() <= FROZEN_STEP))
 
@@ -55,7 +55,7 @@ def _phash(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> str:
 
 
 def _steps(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
-    """Mean absolute difference between neighbours, of the frames made small: what is between frame t and t + 1 stands at t."""
+    """Mean absolute difference between frames t and t + 1, at index t, of frames that are made small first."""
     small = np.stack([cv2.resize(frame, _SMALL, interpolation=cv2.INTER_AREA) for frame in frames_THWC]).astype(np.float32)
     return np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
 

@@ -1,4 +1,4 @@
-"""Contact sheets: a few small pictures with a line of text below each, for a person to glance at."""
+"""Contact sheets: a few small pictures with a line of text below each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _TURBO = cv2.COLORMAP_TURBO
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A picture (or None, for a clip that could not be shown) and the text below it."""
+    """A picture and the text below it. The picture is None for a clip that cannot be read."""
 
     picture_HWC: UInt8[np.ndarray, "H W 3"] | None
     text: str
 
 
 def evenly(items: Sequence, most: int) -> list:
-    """At most ``most`` of ``items``, evenly spread, the first among them."""
+    """At most ``most`` of ``items``, evenly spaced, with the first one."""
     if len(items) <= most:
         return list(items)
     return [items[position * len(items) // most] for position in range(most)]
@@ -57,7 +57,7 @@ def write_sheet(path: Path, tiles: Sequence[Tile], *, columns: int) -> None:
 
 
 def with_mask(frame_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame with a mask in [0, 1] laid over it: blue is 0, red is 1."""
+    """The frame with a mask in [0, 1] over it: blue is 0, red is 1."""
     height, width = frame_HWC.shape[:2]
     weight_HW = cv2.resize(mask_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     colours_HWC = cv2.applyColorMap(np.rint(np.clip(weight_HW, 0, 1) * 255).astype(np.uint8), _TURBO)[..., ::-1]
