@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,14 +28,30 @@ from pydantic import (
 )
 
 from motive_pipeline.errors import ConfigError
-from motive_pipeline.stages import STAGES
+from motive_pipeline.graph.arms import ARMS as DECLARED_ARMS
+from motive_pipeline.graph.arms import variants_of
+from motive_pipeline.graph.stages import STAGES
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 RejectShare = Annotated[float, Field(ge=0.0, le=1.0)]
 FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
-Variant = Literal["motive", "no_mask"]
-Arm = Literal["base", "full", "random", "motion_magnitude", "embedding", "bottom", "no_mask", "motive"]
+Variant = str
+"""The name of a gradient variant."""
+
+
+def _known_arm(name: str) -> str:
+    if name in DECLARED_ARMS:
+        return name
+    close = difflib.get_close_matches(name, list(DECLARED_ARMS), n=1, cutoff=0.5)
+    raise ValueError(
+        f"{name!r} is no arm.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, DECLARED_ARMS))}"
+    )
+
+
+Arm = Annotated[str, AfterValidator(_known_arm)]
+"""The name of an arm (graph/arms.py)."""
+
 Source = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
     "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
@@ -42,8 +59,6 @@ Source = Literal[
 ]  # fmt: skip
 """How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
-ALL_ARMS: tuple[Arm, ...] = get_args(Arm)
-"""Every arm there is, in the order in which tables show them."""
 
 VBenchDimension = Literal[
     "subject_consistency",
@@ -463,7 +478,7 @@ class Config(Section):
             raise ValueError("must contain motive (the arm this pipeline exists for)")
         if len(set(value)) != len(value):
             raise ValueError("must not name an arm twice")
-        return tuple(arm for arm in ALL_ARMS if arm in value)
+        return tuple(arm for arm in DECLARED_ARMS if arm in value)
 
     @model_validator(mode="after")
     def _across(self) -> Config:
@@ -513,7 +528,7 @@ class Config(Section):
     @property
     def variants(self) -> tuple[Variant, ...]:
         """The gradient variants that the arms need: ``motive`` always, ``no_mask`` where that arm is on."""
-        return ("motive", "no_mask") if "no_mask" in self.arms else ("motive",)
+        return variants_of(self.arms)
 
     @property
     def min_frames(self) -> int:
@@ -533,8 +548,9 @@ class Config(Section):
         Of the file of prompts and of AllTracker's code and weights their content counts; of the file of Adam's state, which may be as large
         as the model, its size and time.
         """
-        further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
-        settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
+        declared = STAGES[stage]
+        further = [key for (switch, value), keys in declared.when.items() if self.setting(switch) == value for key in keys]
+        settings = {key: self.setting(key) for key in (*declared.settings, *further)}
         if "preference.comparisons" in settings:
             settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.config import Arm
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_folder, model_hash
-from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.scratch import link_tree
@@ -67,11 +67,9 @@ def publish_checkpoint(ws: Workspace, arm: Arm) -> Publication:
     reused = sum(training.reused for training in trainings)
     return ws.publish(
         f"finetuned_checkpoint/{arm}",
-        stage=STAGE,
         content=digest([record["content"] for record in records]),
         write=write,
         started=started,
-        upstream=[f"curated_subset/{arm}", "latents"],
         facts=_facts(records, len(clip_ids)),
         counts=RowCounts(computed=len(trainings) - reused, reused=reused),
         preview=functools.partial(draw_losses, [record["losses"] for record in records]),

@@ -20,9 +20,9 @@ from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import Arm
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
@@ -74,22 +74,14 @@ def publish_videos(ws: Workspace, arm: Arm) -> Publication:
     reused = len(tally.rows) + len(tally.rejects) - tally.computed
     return ws.publish(
         f"generated_videos/{arm}",
-        stage=STAGE,
         content=digest(digest_frame(table), [digest_file(file) for file in tally.files]),
         write=functools.partial(_write, table, tally.files),
         started=started,
-        upstream=_upstream(ws, arm),
         facts=_facts(videos, tally),
         counts=RowCounts(computed=tally.computed, reused=reused, rejected=len(tally.rejects)),
         rejects=tally.rejects,
         preview=functools.partial(draw_contact_sheet, tally.files[:SHEET_VIDEOS], FrameRule.of(ws.config)),
     )
-
-
-def _upstream(ws: Workspace, arm: Arm) -> list[str]:
-    """The assets that were read."""
-    prompts = ["query_catalog"] if ws.config.generate.prompts is None else []
-    return prompts if arm == "base" else [*prompts, f"finetuned_checkpoint/{arm}"]
 
 
 def _checkpoints(ws: Workspace, arm: Arm) -> Iterator[Checkpoint]:
