@@ -57,7 +57,7 @@ Source = Literal[
     "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
     "nemo", "videotuna", "open_sora", "open_sora_plan", "ltx",
 ]  # fmt: skip
-"""How clips are laid out (clips/layouts.py; docs/data.md shows each)."""
+"""How clips are laid out (sources/layouts.py; docs/data.md shows each)."""
 TRAK_MAX_DIM = 8192
 
 VBenchDimension = Literal[

@@ -13,7 +13,7 @@ from assets.dead_runs import run_lock
 from assets.instance import open_instance
 from assets.run_stale import run_stale
 from assets.sensors import ATTEMPT
-from motive_pipeline.clips.encode import write_mp4
+from motive_pipeline.video.encode import write_mp4
 from tests.daemon import dagster_daemon
 from tests.daemon import until as wait_until
 from tests.graph_project import Project

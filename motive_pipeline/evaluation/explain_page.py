@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import Role
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.explain import (
     QueryVote,
@@ -31,12 +29,15 @@ from motive_pipeline.evaluation.lookup import Known, find, load_known
 from motive_pipeline.evaluation.report import render
 from motive_pipeline.evaluation.tables import Table, arm_name, shown_number
 from motive_pipeline.evaluation.truth import load_truth
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet, is_still
 from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 REQUEST_CLIPS = 8
 
@@ -231,6 +232,7 @@ def _published_mask(ws: Workspace, known: Known) -> np.ndarray | None:
     return next((found.get(known.clip_id).numpy() for found in sets if known.clip_id in found), None)
 
 
-def _existing(known: Known) -> Path:
+def _existing(known: Known) -> MediaFile:
     """The first of its files that is there; the first one, to be told that it is missing."""
-    return next((Path(path) for path in known.paths if Path(path).is_file()), Path(known.paths[0]))
+    files = [MediaFile.parse(path) for path in known.paths]
+    return next((file for file in files if file.path.is_file()), files[0])

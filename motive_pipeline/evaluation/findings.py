@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
@@ -43,6 +42,7 @@ from motive_pipeline.evaluation.values import (
 )
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND as VBENCH
 from motive_pipeline.evaluation.verdict import Verdict, verdict
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.storage.workspace import Workspace
 
 

@@ -11,8 +11,6 @@ import pandas as pd
 import zarr
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.pictures import Animation, animation
 from motive_pipeline.evaluation.tables import arm_name, shown_number
@@ -20,6 +18,8 @@ from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 MAX_QUERIES = 6
 CLIPS_A_SIDE = 4

@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.evaluation.provenance import plain_settings
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.workspace import Workspace

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from motive_pipeline.clips.sources import demo_folder
+from motive_pipeline.sources.configured import demo_folder
 from motive_pipeline.storage.workspace import Workspace
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import WanPipeline
 
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 from motive_pipeline.evaluation.motion_class import MotionReading, motion_class
 from motive_pipeline.models.train_tiny.pipeline import NUM_TOKENS
 
