@@ -49,7 +49,7 @@ def evaluation_assets(config: Config) -> list[dg.AssetsDefinition]:
             *(["preference_study"] if config.comparisons else []),
         ],
         description="Which clips teach the motion, and whether training on them helped: one page, with its evidence.",
-        publish="evaluation.report:publish_report",
+        publish="report.stage:publish_report",
         auto=heavy,
     )
     return [*scores, *_preference_assets(config), report]

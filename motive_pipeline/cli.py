@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import get_args
 
 from motive_pipeline.config import Arm, Config, load_config
-from motive_pipeline.curation.trainers import TRAINERS, Videos
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.export.trainers import TRAINERS, Videos
 from motive_pipeline.storage.trouble import storage_trouble
 
 
@@ -107,7 +107,7 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     _print_assets(report, seconds, file=sys.stderr)
     if arguments.summary and report.ok:
-        from motive_pipeline.evaluation.report import summary
+        from motive_pipeline.report.stage import summary
         from motive_pipeline.storage.workspace import Workspace
 
         print(summary(Workspace(config)))
@@ -176,7 +176,7 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _explain(config: Config, arguments: argparse.Namespace) -> int:
-    from motive_pipeline.evaluation.explain_page import write_explanation
+    from motive_pipeline.report.explain_page import write_explanation
     from motive_pipeline.storage.workspace import Workspace
 
     file, text = write_explanation(Workspace(config), arguments.name, file=Path(arguments.out) if arguments.out else None)
@@ -187,7 +187,7 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
 
 def _export(config: Config, arguments: argparse.Namespace) -> int:
     from assets.planning import plan
-    from motive_pipeline.curation.export import export_subset
+    from motive_pipeline.export.subset import export_subset
     from motive_pipeline.storage.workspace import Workspace
 
     try:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from motive_pipeline.clips.demo import render_clip, sample_spec
+from motive_pipeline.demo.truth import Truth, load_truth
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation import controls
-from motive_pipeline.evaluation.truth import Truth, load_truth
 from motive_pipeline.models.grid import LatentGrid
 from tests import tiny_wan
 

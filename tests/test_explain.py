@@ -15,12 +15,12 @@ from motive_pipeline import cli
 from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed, MotiveError
-from motive_pipeline.evaluation.explain import arms_with, nearest, request, standing
-from motive_pipeline.evaluation.explain_page import write_explanation
-from motive_pipeline.evaluation.frames_sheet import shown_frames, strips
-from motive_pipeline.evaluation.gallery import Gallery
-from motive_pipeline.evaluation.lookup import Known, find, load_known
 from motive_pipeline.motion.field import MotionField
+from motive_pipeline.report.explain import arms_with, nearest, request, standing
+from motive_pipeline.report.explain_page import write_explanation
+from motive_pipeline.report.frames_sheet import shown_frames, strips
+from motive_pipeline.report.gallery import Gallery
+from motive_pipeline.report.lookup import Known, find, load_known
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Reject
 from tests.clip_fixtures import catalogued, project, write_project, write_video

@@ -21,11 +21,11 @@ from motive_pipeline.clips.catalog import publish_clip_catalog
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.clips.probe import probe
 from motive_pipeline.config import load_config
-from motive_pipeline.curation import export as export_module
-from motive_pipeline.curation import trainers
-from motive_pipeline.curation.export import export_subset
-from motive_pipeline.curation.trainers import TRAINERS
 from motive_pipeline.errors import MotiveError, NotPublished
+from motive_pipeline.export import subset as export_module
+from motive_pipeline.export import trainers
+from motive_pipeline.export.subset import export_subset
+from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.workspace import Workspace

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from motive_pipeline.evaluation.human import load_human
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import results_folder
 from motive_pipeline.evaluation.preference.study import publish_preference_study
+from motive_pipeline.report.preference_section import load_human
 from tests.preference_fixtures import drop, published_key, result_of, study_workspace
 
 

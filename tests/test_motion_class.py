@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from motive_pipeline.clips import demo
-from motive_pipeline.evaluation.motion_class import LABELS, motion_class
+from motive_pipeline.demo.motion_class import LABELS, motion_class
 
 
 def test_it_reads_every_motion_of_the_demo_and_its_speed():

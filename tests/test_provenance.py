@@ -7,9 +7,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from motive_pipeline.evaluation.record import FILE
-from motive_pipeline.evaluation.report import publish_report
-from motive_pipeline.evaluation.verify import main, verify
+from motive_pipeline.report.provenance_record import FILE
+from motive_pipeline.report.stage import publish_report
+from motive_pipeline.report.verify import main, verify
 from tests.eval_fixtures import copied
 
 

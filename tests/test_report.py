@@ -13,17 +13,17 @@ import pytest
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM
-from motive_pipeline.evaluation.gallery import Gallery
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING
-from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.study import publish_preference_study
-from motive_pipeline.evaluation.report import publish_report, summary
 from motive_pipeline.evaluation.stage import publish_eval_scores
-from motive_pipeline.evaluation.tables import STYLES, aligned, shown_estimate, shown_number
 from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
-from motive_pipeline.evaluation.verdict import verdict
+from motive_pipeline.report.gallery import Gallery
+from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame, painted
+from motive_pipeline.report.stage import publish_report, summary
+from motive_pipeline.report.tables import STYLES, aligned, shown_estimate, shown_number
+from motive_pipeline.report.verdict import verdict
 from tests.browser import low_contrast
 from tests.eval_fixtures import copied, republish, several_trainings, with_settings
 from tests.preference_fixtures import drop, result_of
@@ -433,7 +433,7 @@ def test_long_and_large_videos_become_small_loops():
 
 
 def test_terminal_tables_are_aligned():
-    from motive_pipeline.evaluation.tables import Table
+    from motive_pipeline.report.tables import Table
 
     text = aligned(Table(key="x", title="", columns=["arm", "value"], rows=[["a", "1.0"], ["long name", "10.0"]], caption=""))
     assert len({len(line) for line in text.splitlines()}) == 1

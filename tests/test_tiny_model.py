@@ -13,14 +13,14 @@ from diffusers import WanPipeline
 
 from motive_pipeline import models
 from motive_pipeline.clips import demo
-from motive_pipeline.evaluation.motion_class import motion_class
-from motive_pipeline.models.train_tiny.__main__ import main
-from motive_pipeline.models.train_tiny.check import random_captions, sample_videos
-from motive_pipeline.models.train_tiny.films import training_specs, video_tensor
-from motive_pipeline.models.train_tiny.optimizers import Schedule, orthogonalised
-from motive_pipeline.models.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_finished, save_pipeline
-from motive_pipeline.models.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_transformer
-from motive_pipeline.models.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, train_vae, whole_sequence
+from motive_pipeline.demo.motion_class import motion_class
+from motive_pipeline.demo.train_tiny.__main__ import main
+from motive_pipeline.demo.train_tiny.check import random_captions, sample_videos
+from motive_pipeline.demo.train_tiny.films import training_specs, video_tensor
+from motive_pipeline.demo.train_tiny.optimizers import Schedule, orthogonalised
+from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_finished, save_pipeline
+from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_transformer
+from motive_pipeline.demo.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, train_vae, whole_sequence
 
 FOLDER = Path(models.__file__).parent / "tiny"
 

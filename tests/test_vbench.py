@@ -14,15 +14,15 @@ from motive_pipeline.cli import main
 from motive_pipeline.config import NON_COMMERCIAL, VBENCH_DIMENSIONS, parse_config
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
 from motive_pipeline.evaluation.metrics import FLICKERING
-from motive_pipeline.evaluation.provenance import plain_settings, versions_table
 from motive_pipeline.evaluation.stage import publish_eval_scores
-from motive_pipeline.evaluation.tables import STYLES
 from motive_pipeline.evaluation.values import METRICS
 from motive_pipeline.evaluation.vbench.child import VBenchFailed
 from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS, VBENCH_METRICS, Weight
 from motive_pipeline.evaluation.vbench.environment import LOCK, build_environment, environment_folder, require_interpreter
 from motive_pipeline.evaluation.vbench.measure import checked, measure_videos
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
+from motive_pipeline.report.provenance_tables import plain_settings, versions_table
+from motive_pipeline.report.tables import STYLES
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import copied, with_settings
 from tests.vbench_standin import film, make_environment, project, publish_films

@@ -25,9 +25,9 @@ from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
 from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.demo.truth import Truth
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
 from motive_pipeline.motion.side_by_side import side_by_side

@@ -14,14 +14,14 @@ import pandas as pd
 
 from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.config import Arm
+from motive_pipeline.demo.motion_class import motion_class
+from motive_pipeline.demo.truth import query_motion
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM, FlowDistances, flow_row, histogram_distance
 from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
-from motive_pipeline.evaluation.motion_class import motion_class
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
-from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
 from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
 from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.clips.rejected import rejecting_assets
-from motive_pipeline.evaluation.tables import Table
 from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
+from motive_pipeline.report.tables import Table
 from motive_pipeline.storage.workspace import Workspace
 
 

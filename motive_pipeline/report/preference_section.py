@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.tables import Number, Style, Table, arm_name, shown_estimate, shown_number, with_origin
+from motive_pipeline.report.tables import Number, Style, Table, arm_name, shown_estimate, shown_number, with_origin
 from motive_pipeline.storage.workspace import Workspace
 
 MIN_RATERS = 3

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from motive_pipeline.evaluation.pictures import Animation, latent_frame, painted
 from motive_pipeline.motion.field import MotionField
+from motive_pipeline.report.pictures import Animation, latent_frame, painted
 
 COLUMNS = 6
 TILE_WIDTH_PX = 192

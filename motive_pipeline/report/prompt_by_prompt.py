@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from motive_pipeline.evaluation.metrics import FLICKERING, Metric
-from motive_pipeline.evaluation.tables import STYLES, Number, Table, arm_name, shown_number
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, difference_matrix
+from motive_pipeline.report.tables import STYLES, Number, Table, arm_name, shown_number
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_ROWS = 200

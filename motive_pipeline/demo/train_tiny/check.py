@@ -10,8 +10,8 @@ import torch
 from diffusers import WanPipeline
 
 from motive_pipeline.clips import demo
-from motive_pipeline.evaluation.motion_class import MotionReading, motion_class
-from motive_pipeline.models.train_tiny.pipeline import NUM_TOKENS
+from motive_pipeline.demo.motion_class import MotionReading, motion_class
+from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS
 
 GATE_SAMPLES, GATE_COHERENT_SHARE, GATE_CLASSES = 64, 0.60, 5
 DYNAMIC_PX = 0.75  # per frame: VBench's dynamic-degree threshold at 64 px

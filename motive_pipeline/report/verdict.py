@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.evaluation.tables import STYLES, arm_name, listed, shown_estimate
+from motive_pipeline.report.tables import STYLES, arm_name, listed, shown_estimate
 
 MIN_TRAININGS = 3
 RIVALS = ("full", "random", "embedding", "bottom", "no_mask")

@@ -15,14 +15,14 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.clips.scan import HashMemory
-from motive_pipeline.evaluation.provenance import plain_settings
 from motive_pipeline.models.load import model_hash
+from motive_pipeline.report.provenance_tables import plain_settings
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.workspace import Workspace
 
 FILE = "provenance.json"
 FORMAT = 1
-HOW_TO_CHECK = "python -m motive_pipeline.evaluation.verify REPORT_FOLDER"
+HOW_TO_CHECK = "python -m motive_pipeline.report.verify REPORT_FOLDER"
 _OF_ONE_RUN = ("publication.json", "training.json")
 """Files that also say how long a run took, so that they differ between equal runs. What else they say stands in the record."""
 

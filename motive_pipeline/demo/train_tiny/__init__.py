@@ -1,6 +1,6 @@
 """Trains the embedded model: a Wan pipeline of about 2 M parameters that draws the demo data's little films.
 
-    python -m motive_pipeline.models.train_tiny --out FOLDER --work FOLDER [--start FINISHED] [--stages vae latents transformer check]
+    python -m motive_pipeline.demo.train_tiny --out FOLDER --work FOLDER [--start FINISHED] [--stages vae latents transformer check]
 
 The stages hand over through files in `--work`; a stage whose file is there is skipped unless it is named in `--stages`, and a training
 that was broken off goes on from its last checkpoint. `--out` receives diffusers' own layout (`WanPipeline.from_pretrained(FOLDER)`), fp16, with a `training.json` that

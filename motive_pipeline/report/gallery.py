@@ -13,12 +13,12 @@ from jaxtyping import Float
 
 from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.demo.truth import Truth
 from motive_pipeline.errors import GateFailed, RejectRow
-from motive_pipeline.evaluation.pictures import Animation, animation
-from motive_pipeline.evaluation.tables import arm_name, shown_number
-from motive_pipeline.evaluation.truth import Truth
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
+from motive_pipeline.report.pictures import Animation, animation
+from motive_pipeline.report.tables import arm_name, shown_number
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_QUERIES = 6

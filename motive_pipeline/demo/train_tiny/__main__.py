@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from motive_pipeline.models.train_tiny.check import check
-from motive_pipeline.models.train_tiny.films import RARE_SHARE
-from motive_pipeline.models.train_tiny.pipeline import is_finished, machine
-from motive_pipeline.models.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_in_processes, train_transformer
-from motive_pipeline.models.train_tiny.vae import cache_latents, train_vae
+from motive_pipeline.demo.train_tiny.check import check
+from motive_pipeline.demo.train_tiny.films import RARE_SHARE
+from motive_pipeline.demo.train_tiny.pipeline import is_finished, machine
+from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_in_processes, train_transformer
+from motive_pipeline.demo.train_tiny.vae import cache_latents, train_vae
 
 STAGES = ("vae", "latents", "transformer", "check")
 

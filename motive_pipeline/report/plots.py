@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.evaluation.tables import STYLES, arm_name
+from motive_pipeline.report.tables import STYLES, arm_name
 
 WIDTH_IN = 11.5
 """Width of every figure, so that letters have one size on the page."""

@@ -1,6 +1,6 @@
 """Check a report against its ``provenance.json``: the report's own files, what they were made from, the clips, the model.
 
-``python -m motive_pipeline.evaluation.verify REPORT_FOLDER`` needs no config. What is not at hand is named as not checked, never passed over.
+``python -m motive_pipeline.report.verify REPORT_FOLDER`` needs no config. What is not at hand is named as not checked, never passed over.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pandas as pd
 from motive_pipeline.clips.archive import file_of, open_bytes, split_address
 from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.evaluation.record import FILE, FORMAT, content_hash
 from motive_pipeline.models.folder import folder_hash
+from motive_pipeline.report.provenance_record import FILE, FORMAT, content_hash
 
 Outcome = Literal["ok", "WRONG", "not checked"]
 
@@ -168,7 +168,7 @@ def _hash_once() -> Callable[[Path], str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every check; the exit code is 1 when something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m motive_pipeline.evaluation.verify", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m motive_pipeline.report.verify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("report", type=Path, help=f"the folder that holds report.html and {FILE}")
     parser.add_argument("--clips", type=Path, action="append", default=[], help="a folder of clips or queries; may be given several times")
     parser.add_argument("--model", type=Path, help="the folder of the base model")

@@ -28,9 +28,9 @@ from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.clips.scan import HashMemory, naming_trouble
 from motive_pipeline.clips.workers import ClipReader, Prober
 from motive_pipeline.config import Arm
-from motive_pipeline.curation.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
 from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.export.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.lock import FileLock

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from diffusers import WanPipeline, WanTransformer3DModel
 
-from motive_pipeline.models.train_tiny.optimizers import Muon, Schedule, split_parameters
-from motive_pipeline.models.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
-from motive_pipeline.models.train_tiny.vae import load_vae, save_vae
+from motive_pipeline.demo.train_tiny.optimizers import Muon, Schedule, split_parameters
+from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
+from motive_pipeline.demo.train_tiny.vae import load_vae, save_vae
 
 NUM_HELD_OUT = 256  # films
 LOG_EVERY_S, SAVE_EVERY_S = 60, 200

@@ -13,8 +13,13 @@ import pandas as pd
 from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.rowset import Role
 from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.demo.truth import load_truth
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.evaluation.explain import (
+from motive_pipeline.models.load import latent_grid
+from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.stage import MaskSet, is_still
+from motive_pipeline.motion.trackers import build_tracker
+from motive_pipeline.report.explain import (
     QueryVote,
     Rejection,
     Request,
@@ -25,16 +30,11 @@ from motive_pipeline.evaluation.explain import (
     request,
     standing,
 )
-from motive_pipeline.evaluation.frames_sheet import Strip, strips
-from motive_pipeline.evaluation.gallery import Card, Gallery
-from motive_pipeline.evaluation.lookup import Known, find, load_known
-from motive_pipeline.evaluation.report import render
-from motive_pipeline.evaluation.tables import Table, arm_name, shown_number
-from motive_pipeline.evaluation.truth import load_truth
-from motive_pipeline.models.load import latent_grid
-from motive_pipeline.motion.field import MaskRule, motion_field
-from motive_pipeline.motion.stage import MaskSet, is_still
-from motive_pipeline.motion.trackers import build_tracker
+from motive_pipeline.report.frames_sheet import Strip, strips
+from motive_pipeline.report.gallery import Card, Gallery
+from motive_pipeline.report.lookup import Known, find, load_known
+from motive_pipeline.report.stage import render
+from motive_pipeline.report.tables import Table, arm_name, shown_number
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 

@@ -11,24 +11,11 @@ import pandas as pd
 
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.demo.truth import Truth, load_truth
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
 from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
-from motive_pipeline.evaluation.human import Human, load_human
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
-from motive_pipeline.evaluation.plots import Dots
-from motive_pipeline.evaluation.prompt_by_prompt import by_unit_table, counts, gaps, unit_texts
-from motive_pipeline.evaluation.provenance import rejects_table, settings_table, versions_table
-from motive_pipeline.evaluation.tables import (
-    Number,
-    Table,
-    arm_name,
-    estimate_number,
-    heading,
-    shown_number,
-    with_origin,
-)
-from motive_pipeline.evaluation.truth import Truth, load_truth
 from motive_pipeline.evaluation.values import (
     HELD_OUT_DROP,
     IN_SAMPLE_DROP,
@@ -42,7 +29,20 @@ from motive_pipeline.evaluation.values import (
     value_matrix,
 )
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND as VBENCH
-from motive_pipeline.evaluation.verdict import Verdict, verdict
+from motive_pipeline.report.plots import Dots
+from motive_pipeline.report.preference_section import Human, load_human
+from motive_pipeline.report.prompt_by_prompt import by_unit_table, counts, gaps, unit_texts
+from motive_pipeline.report.provenance_tables import rejects_table, settings_table, versions_table
+from motive_pipeline.report.tables import (
+    Number,
+    Table,
+    arm_name,
+    estimate_number,
+    heading,
+    shown_number,
+    with_origin,
+)
+from motive_pipeline.report.verdict import Verdict, verdict
 from motive_pipeline.storage.workspace import Workspace
 
 

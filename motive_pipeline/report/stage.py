@@ -10,11 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from motive_pipeline.evaluation import plots
-from motive_pipeline.evaluation.findings import Findings, load_findings
-from motive_pipeline.evaluation.gallery import Gallery, best_clips, load_influence
-from motive_pipeline.evaluation.record import provenance_record, write_record
-from motive_pipeline.evaluation.tables import STYLES, Table, aligned, escaped_markdown, markdown, numbers_frame, shown_number
+from motive_pipeline.report import plots
+from motive_pipeline.report.findings import Findings, load_findings
+from motive_pipeline.report.gallery import Gallery, best_clips, load_influence
+from motive_pipeline.report.provenance_record import provenance_record, write_record
+from motive_pipeline.report.tables import STYLES, Table, aligned, escaped_markdown, markdown, numbers_frame, shown_number
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -24,7 +24,7 @@ _CAPTION_LETTERS = 52
 
 
 def publish_report(ws: Workspace) -> Publication:
-    """Publish ``eval_report``: ``report.html``, ``report.md``, ``numbers.parquet`` and ``provenance.json`` (record.py).
+    """Publish ``eval_report``: ``report.html``, ``report.md``, ``numbers.parquet`` and ``provenance.json`` (provenance_record.py).
 
     Raises:
         NotPublished: an arm has no scores yet.

@@ -17,8 +17,8 @@ from motive_pipeline.clips.rejected import rejecting_assets
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import matrix_blocks, threshold
-from motive_pipeline.evaluation.lookup import Known
-from motive_pipeline.evaluation.tables import shown_number
+from motive_pipeline.report.lookup import Known
+from motive_pipeline.report.tables import shown_number
 from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.workspace import Workspace
 
