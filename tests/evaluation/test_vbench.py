@@ -321,7 +321,7 @@ def test_fetch_tells_what_there_is_and_writes_the_prompts(tmp_path, python, monk
 
 
 def test_the_document_lists_every_file_of_weights():
-    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for weight in needed_weights(DIMENSIONS.values()):
         assert f"| `{weight.file}` | {weight.megabytes:g} | {weight.licence} | <{weight.url}> |" in page
 

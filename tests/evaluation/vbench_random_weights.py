@@ -1,4 +1,4 @@
-"""Random checkpoints in VBench's layout, for the real package: ``PYTHON tests/vbench_random_weights.py FOLDER``, under VBench's own interpreter.
+"""Random checkpoints in VBench's layout, for the real package: ``PYTHON tests/evaluation/vbench_random_weights.py FOLDER``, under VBench's own interpreter.
 
 The networks are VBench's, at random and, where the checkpoint decides the size (CLIP, DINO), small. The heads of the two learned scores are
 set so that their values lie where real ones do.

@@ -1,6 +1,6 @@
 """What recomputes after each kind of change, on a real Dagster instance, against the table in docs/staleness.md.
 
-``python -m tests.test_staleness`` prints the table as it comes out now, for a person to compare with the design.
+``python -m tests.assets.test_staleness`` prints the table as it comes out now, for a person to compare with the design.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ from tests.staleness_project import CHANGES, StalenessProject
 from tests.ui_status import unsynced, web_server
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all runs of the table: minutes, on a busy machine many
-TABLE = Path(__file__).parents[1] / "docs" / "staleness.md"
+TABLE = Path(__file__).parents[2] / "docs" / "staleness.md"
 WITHOUT_ROWS = (
     "eligible_pool",
     "influence_matrix",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from motive_pipeline.storage.trouble import storage_trouble
+from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project
-from tests.test_automation import CATALOGS, make_project
 
 LIMITED = """
 import resource, sys

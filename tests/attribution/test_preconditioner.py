@@ -16,7 +16,7 @@ from motive_pipeline.attribution.projection import Exact, Fastfood
 from motive_pipeline.attribution.second_moments import warm_up, warm_up_clips, warm_up_draw
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import MotiveError
-from tests.test_gradient import DRAWS, clip, plain_gradient
+from tests.attribution.test_gradient import DRAWS, clip, plain_gradient
 from tests.tiny_wan import build_model
 
 EPS = 1e-3

@@ -14,11 +14,11 @@ from assets.dead_runs import run_lock
 from assets.instance import open_instance
 from assets.running import run_stale
 from motive_pipeline.clips.encode import write_mp4
+from tests.assets.test_automation import clip_file, make_project
+from tests.assets.test_bad_input import moving
 from tests.daemon import dagster_daemon
 from tests.daemon import until as wait_until
 from tests.graph_project import Project
-from tests.test_automation import clip_file, make_project
-from tests.test_bad_input import moving
 
 CURATION = 'group:"clips" or group:"motion" or group:"attribution" or group:"curation"'
 WAIT_S = 300.0

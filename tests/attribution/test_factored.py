@@ -14,7 +14,7 @@ from motive_pipeline.attribution.loss import Draw
 from motive_pipeline.attribution.projection import Exact
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import RejectRow
-from tests.test_gradient import clip
+from tests.attribution.test_gradient import clip
 from tests.tiny_wan import build_model
 
 CPU = torch.device("cpu")

@@ -323,7 +323,7 @@ def test_a_killed_run_repeats_only_the_training_it_was_in(tmp_path: Path, tiny: 
     calm = publish_checkpoint(make_workspace(tmp_path, tiny, root="calm", seeds=2, steps=steps), "full")
     ws = make_workspace(tmp_path, tiny, root="killed", seeds=2, steps=steps)
     work = ws.root / "work" / "finetune"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[1])
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[2])
     while not (finished := list(work.glob("*/*/training.json"))):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)

@@ -25,7 +25,7 @@ from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Reject
 from tests.clip_fixtures import catalogued, project, write_project, write_video
 from tests.eval_fixtures import copied, republish
-from tests.test_report import HOSTILE, Page
+from tests.report.test_report import HOSTILE, Page
 
 
 @pytest.fixture(scope="module")

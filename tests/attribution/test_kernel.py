@@ -13,8 +13,8 @@ from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.storage.plain_array import PlainArray
+from tests.attribution.test_influence import bits, small
 from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
-from tests.test_influence import bits, small
 
 QUERIES, CLIPS = unit_rows(3, 64, seed=1), unit_rows(40, 64, seed=2)
 CLIP_NORM, QUERY_NORM = np.linspace(0.5, 4, 40), np.array([2.0, 3.0, 0.5])

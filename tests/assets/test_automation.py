@@ -23,9 +23,9 @@ from motive_pipeline.errors import ConfigError
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import observe_preference_files
 from motive_pipeline.storage.workspace import Workspace
+from tests.assets.test_bad_input import moving
 from tests.graph_project import SETTINGS, Project
 from tests.preference_fixtures import drop, publish_films, result_of
-from tests.test_bad_input import moving
 
 CATALOGS = 'key:"clip_catalog" or key:"query_catalog"'
 HEAVY = {"projected_gradients", "query_gradients", "finetuned_checkpoint", "generated_videos"}
@@ -350,7 +350,7 @@ def test_a_report_never_joins_new_subsets_with_the_old_trainings(project):
 
 
 def test_both_templates_of_the_instance_are_the_same():
-    committed = Path(__file__).parents[1] / "dagster_home" / "dagster.yaml"
+    committed = Path(__file__).parents[2] / "dagster_home" / "dagster.yaml"
     assert committed.read_text(encoding="utf-8") == TEMPLATE.read_text(encoding="utf-8")
 
 

@@ -8,8 +8,8 @@ from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.planning import plan
 from assets.running import run_stale
+from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project
-from tests.test_automation import CATALOGS, make_project
 
 CAPTIONS = "every_clip_has_a_caption"
 

@@ -9,7 +9,7 @@ from motive_pipeline.config import Config, load_config, parse_config
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.stages import STAGES
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 BASE = "clips: {source: demo}\nqueries: {source: demo}\n"
 
 

@@ -12,8 +12,8 @@ import pytest
 from assets.instance import open_instance
 from assets.running import run_stale
 from motive_pipeline.storage.lock import FileLock, Locked
+from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project
-from tests.test_automation import CATALOGS, make_project
 
 HOLD = """
 import sys, time

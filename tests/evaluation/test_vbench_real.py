@@ -10,7 +10,7 @@ import pytest
 from motive_pipeline.evaluation.metrics import opencv_frames, temporal_flickering
 from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS
 from motive_pipeline.evaluation.vbench.measure import Measured, measure_videos
-from tests.test_bad_input import moving
+from tests.assets.test_bad_input import moving
 from tests.vbench_standin import film, project, publish_films
 
 PYTHON = os.environ.get("MOTIVE_VBENCH_PYTHON", "")

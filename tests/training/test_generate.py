@@ -196,7 +196,7 @@ def test_finished_videos_survive_a_kill(tmp_path: Path, tiny: Path) -> None:
     generate = "videos_per_prompt: 3, batch_size: 1"
     calm = publish_videos(make_workspace(tmp_path, tiny, root="calm", generate=generate), "base")
     ws = make_workspace(tmp_path, tiny, root="killed", generate=generate)
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[1])
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[2])
     while len(done := list((ws.root / "work" / "videos").glob("*/*.mp4"))) < 2:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.005)
