@@ -216,7 +216,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
         for line in fetch_vbench(load_config(), with_weights=arguments.weights):
             print(line)
         return 0
-    from motive_pipeline.pinned import PINNED, fetch
+    from motive_pipeline.fetch import fetch
+    from motive_pipeline.pinned import PINNED
 
     pinned = PINNED[arguments.what]
     for file in fetch(pinned):

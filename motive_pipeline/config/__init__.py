@@ -1,52 +1,33 @@
-"""``motive.yaml`` as frozen, validated sections, and one fingerprint for each stage. Importing this loads neither torch nor diffusers."""
+"""``motive.yaml`` as frozen, validated sections, and one fingerprint for each stage. Importing this loads neither torch nor diffusers.
 
-from motive_pipeline.config.schema import (
+Defaults that come from the method are in the sections; ``motive.yaml`` comments every key.
+"""
+
+from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference, VBench
+from motive_pipeline.config.data import Clips, DemoClips, DemoQueries, Policies, Queries, Storage
+from motive_pipeline.config.fingerprints import Config
+from motive_pipeline.config.load import load_config, parse_config
+from motive_pipeline.config.method import AllTracker, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
+from motive_pipeline.config.names import (
     ALL_ARMS,
     ARMS,
-    COMPARED_BY_PEOPLE,
     FLOW_HISTOGRAM,
     NON_COMMERCIAL,
-    TRAK_MAX_DIM,
     VBENCH_DIMENSIONS,
     VBENCH_VIDEOS_PER_PROMPT,
-    AllTracker,
     Arm,
-    Clips,
-    Config,
-    DemoClips,
-    DemoQueries,
-    Embedding,
-    Engine,
-    Evaluate,
-    Finetune,
-    Generate,
-    Gradient,
-    Influence,
-    Model,
-    Motion,
-    Policies,
-    Preference,
-    Queries,
-    Schedule,
-    Section,
     Source,
-    Storage,
-    Subset,
     Variant,
-    VBench,
     VBenchDimension,
-    Vote,
-    load_config,
-    parse_config,
 )
+from motive_pipeline.config.running import Engine, Schedule
+from motive_pipeline.config.section import Section
 
 __all__ = [
     "ALL_ARMS",
     "ARMS",
-    "COMPARED_BY_PEOPLE",
     "FLOW_HISTOGRAM",
     "NON_COMMERCIAL",
-    "TRAK_MAX_DIM",
     "VBENCH_DIMENSIONS",
     "VBENCH_VIDEOS_PER_PROMPT",
     "AllTracker",

@@ -198,7 +198,7 @@ def test_the_stage_makes_masks_with_it_and_knows_its_code_and_weights_by_content
 
 
 def test_settings_that_cannot_be_are_refused_by_name(tmp_path):
-    with pytest.raises(ConfigError, match=r"weigh_by \(visibility\) needs a tracker that tells visibility.*alltracker"):
+    with pytest.raises(ConfigError, match=r"weigh_by \(visibility\) needs a tracker that gives visibility.*alltracker"):
         project(tmp_path, motion={"weigh_by": "visibility"})
     with pytest.raises(ConfigError, match=r"alltracker\.variant: tiny needs alltracker\.checkpoint"):
         project(tmp_path, motion={"tracker": "alltracker", "alltracker": {"variant": "tiny"}})

@@ -15,8 +15,9 @@ import pytest
 from motive_pipeline import cli, pinned
 from motive_pipeline.config import AllTracker, Motion
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.fetch import fetch
 from motive_pipeline.motion.trackers import build_tracker
-from motive_pipeline.pinned import ALLTRACKER, Pinned, PinnedCode, PinnedFile, fetch
+from motive_pipeline.pinned import ALLTRACKER, Pinned, PinnedCode, PinnedFile
 from tests.alltracker_standin import MISC, NET, write_weights
 
 CODE = {"LICENSE": b"take it\n", "nets/alltracker.py": NET.encode(), "utils/misc.py": MISC.encode()}
