@@ -15,10 +15,10 @@ film's speed moves; slower is flicker of a decoder. (A film that flickers betwee
 Axes: F frames, P pairs, H W pixels, C channels, 2 = (dx, dy).
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
+
+from motive_pipeline.evaluation.ground_truth import RecognizedMotion
 
 STEP_FRAMES = 5
 STATIC_PX = 0.3
@@ -37,16 +37,7 @@ _SIGNED_LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class MotionReading:
-    """`coherence` in [0, 1]: how much of all motion the label explains. `speed_px` per frame: the mean of each pair's fastest 5 %."""
-
-    label: str
-    coherence: float
-    speed_px: float
-
-
-def motion_class(frames_FHWC: np.ndarray) -> MotionReading:
+def motion_class(frames_FHWC: np.ndarray) -> RecognizedMotion:
     """Read the motion of uint8 RGB frames (F >= 5); the thresholds are meant for pictures of about 64 pixels."""
     if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or len(frames_FHWC) < 5:
         raise ValueError(f"expected at least 5 uint8 RGB frames, not {frames_FHWC.dtype} {frames_FHWC.shape}")
@@ -56,13 +47,13 @@ def motion_class(frames_FHWC: np.ndarray) -> MotionReading:
     camera_P2 = np.median(flow_PHW2, axis=(1, 2))
     camera = _camera_coherence(flow_PHW2, camera_P2)
     if np.linalg.norm(camera_P2, axis=1).mean() > MIN_CAMERA_PX:
-        return MotionReading("pan" if camera >= MIN_COHERENCE else "incoherent", camera, speed_px)
+        return RecognizedMotion("pan" if camera >= MIN_COHERENCE else "incoherent", camera, speed_px)
     if speed_px < STATIC_PX:
-        return MotionReading("static", 1.0, speed_px)
+        return RecognizedMotion("static", 1.0, speed_px)
     own_PHW2 = flow_PHW2 - camera_P2[:, None, None]
     moving_PHW = np.linalg.norm(own_PHW2, axis=-1) > MOVING_SHARE * speed_px
     label, coherence = _best_pattern(own_PHW2, moving_PHW, len(frames_FHWC))
-    return MotionReading(label if coherence >= MIN_COHERENCE else "incoherent", coherence, speed_px)
+    return RecognizedMotion(label if coherence >= MIN_COHERENCE else "incoherent", coherence, speed_px)
 
 
 def _flow(frames_FHWC: np.ndarray) -> np.ndarray:

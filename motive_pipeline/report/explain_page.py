@@ -13,8 +13,8 @@ import pandas as pd
 from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.rowset import Role
 from motive_pipeline.clips.workers import ClipReader
-from motive_pipeline.demo.truth import load_truth
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.evaluation.ground_truth import load_truth
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet, is_still

@@ -11,10 +11,10 @@ import pandas as pd
 
 from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.demo.truth import Truth, load_truth
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
 from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
+from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
 from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
 from motive_pipeline.evaluation.values import (
     HELD_OUT_DROP,
@@ -64,7 +64,7 @@ class Findings:
     verdict: Verdict
     human: Human
     precision: Sequence[Precision]
-    truth: Truth | None
+    truth: GroundTruth | None
     tables: dict[str, Table]
     numbers: Sequence[Number]
     overlap: Sequence[str]
@@ -265,7 +265,7 @@ def _mean_only(values_J: np.ndarray) -> Estimate:
     return Estimate(value=float(values_J.mean()), low=math.nan, high=math.nan, num_trainings=1, num_prompts=len(values_J))
 
 
-def _precision_table(precision: Sequence[Precision], truth: Truth) -> tuple[Table, list[Number]]:
+def _precision_table(precision: Sequence[Precision], truth: GroundTruth) -> tuple[Table, list[Number]]:
     rows, numbers = [], []
     columns = ["precision", "lure"] if truth.is_confounded else ["precision"]
     for choice in precision:

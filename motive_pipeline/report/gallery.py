@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.clips.workers import ClipReader
-from motive_pipeline.demo.truth import Truth
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.evaluation.ground_truth import GroundTruth
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.report.pictures import Animation, animation
@@ -76,7 +76,7 @@ def load_influence(ws: Workspace) -> InfluenceMatrix:
 class Gallery:
     """Makes the cards of one report, or of one page of `motive explain`."""
 
-    def __init__(self, ws: Workspace, truth: Truth | None) -> None:
+    def __init__(self, ws: Workspace, truth: GroundTruth | None) -> None:
         self._ws = ws
         self._rule = FrameRule.of(ws.config)
         self._read = ClipReader(self._rule, ws.config.engine)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from motive_pipeline.clips.demo import render_clip, sample_spec
-from motive_pipeline.demo.truth import Truth, load_truth
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation import controls
+from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
 from motive_pipeline.models.grid import LatentGrid
 from tests import tiny_wan
 
@@ -20,7 +20,7 @@ GRID = LatentGrid(channels=16, temporal_stride=4, spatial_stride=8)
 def truth(*, is_confounded=True):
     """Four clips: right motion, lure, right motion on the lure's background, neither."""
     clip_ids = ["a", "b", "c", "d"]
-    return Truth(
+    return GroundTruth(
         motion=pd.Series(["grow", "left", "grow", "left"], index=clip_ids),
         background=pd.Series(["teal", "navy", "navy", "olive"], index=clip_ids),
         query_motion="grow",

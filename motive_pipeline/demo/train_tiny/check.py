@@ -10,8 +10,9 @@ import torch
 from diffusers import WanPipeline
 
 from motive_pipeline.clips import demo
-from motive_pipeline.demo.motion_class import MotionReading, motion_class
+from motive_pipeline.demo.motion_class import motion_class
 from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS
+from motive_pipeline.evaluation.ground_truth import RecognizedMotion
 
 GATE_SAMPLES, GATE_COHERENT_SHARE, GATE_CLASSES = 64, 0.60, 5
 DYNAMIC_PX = 0.75  # per frame: VBench's dynamic-degree threshold at 64 px
@@ -70,7 +71,7 @@ def check(folder: Path, *, num_steps: int, guidance: float, sheet: Path | None =
     }
 
 
-def write_sheet(path: Path, videos_NTHWC: np.ndarray, readings: list[MotionReading], columns: int = 4) -> None:
+def write_sheet(path: Path, videos_NTHWC: np.ndarray, readings: list[RecognizedMotion], columns: int = 4) -> None:
     """Five frames of each video in a row, with what the classifier reads in it."""
     strips = []
     for video, reading in zip(videos_NTHWC, readings, strict=True):
