@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import get_args
 
 from motive_pipeline.config import Config, load_config
-from motive_pipeline.curation.trainers import TRAINERS, Videos
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.export.trainers import TRAINERS, Videos
 from motive_pipeline.graph import ARMS, BASE
 from motive_pipeline.storage.trouble import storage_trouble
 
@@ -108,7 +108,7 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     _print_assets(report, seconds, file=sys.stderr)
     if arguments.summary and report.ok:
-        from motive_pipeline.evaluation.report import summary
+        from motive_pipeline.report.stage import summary
         from motive_pipeline.storage.workspace import Workspace
 
         print(summary(Workspace(config)))
@@ -177,7 +177,7 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _explain(config: Config, arguments: argparse.Namespace) -> int:
-    from motive_pipeline.evaluation.explain_page import write_explanation
+    from motive_pipeline.report.explain_page import write_explanation
     from motive_pipeline.storage.workspace import Workspace
 
     file, text = write_explanation(Workspace(config), arguments.name, file=Path(arguments.out) if arguments.out else None)
@@ -188,7 +188,7 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
 
 def _export(config: Config, arguments: argparse.Namespace) -> int:
     from assets.plan import plan
-    from motive_pipeline.curation.export import export_subset
+    from motive_pipeline.export.subset import export_subset
     from motive_pipeline.storage.workspace import Workspace
 
     try:
@@ -217,7 +217,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
         for line in fetch_vbench(load_config(), with_weights=arguments.weights):
             print(line)
         return 0
-    from motive_pipeline.pinned import PINNED, fetch
+    from motive_pipeline.fetch import fetch
+    from motive_pipeline.pinned import PINNED
 
     pinned = PINNED[arguments.what]
     for file in fetch(pinned):

@@ -15,10 +15,10 @@ from assets.plan import plan
 from motive_pipeline.config import ARMS as DEFAULT_ARMS
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.errors import ConfigError, MotiveError
-from motive_pipeline.evaluation.provenance import versions_table
-from motive_pipeline.evaluation.tables import arm_name
 from motive_pipeline.graph import ARMS, SOURCES, STAGES, Arm, Graph, Output, Stage, resolve_dotted
 from motive_pipeline.graph.picture import lineage
+from motive_pipeline.report.provenance_tables import versions_table
+from motive_pipeline.report.tables import arm_name
 from motive_pipeline.storage.workspace import Publication, Workspace
 from tests.curation_fixtures import clip_names, publish_clips
 
@@ -108,8 +108,8 @@ def test_they_are_in_the_report(toy_ws, monkeypatch):
         "published",
         lambda ws, asset: dataclasses.replace(EMPTY, asset=asset, provenance={"code_version": 1}, data_version=shown[asset]),
     )
-    monkeypatch.setattr("motive_pipeline.evaluation.provenance.model_hash", lambda ws: "0" * 32)
-    monkeypatch.setattr("motive_pipeline.evaluation.provenance.version_rows", lambda ws: [])
+    monkeypatch.setattr("motive_pipeline.report.provenance_tables.model_hash", lambda ws: "0" * 32)
+    monkeypatch.setattr("motive_pipeline.report.provenance_tables.version_rows", lambda ws: [])
     rows = [row[0] for row in versions_table(toy_ws).rows]
     assert {"brightness", "curated_subset/reversed", "eval_scores/reversed"} <= set(rows)
     assert arm_name("reversed") == "from the end"
