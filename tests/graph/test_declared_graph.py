@@ -175,12 +175,12 @@ def test_an_unknown_asset_is_told_what_there_is(make_config, key, expected):
 
 def test_importing_the_graph_or_the_code_location_loads_no_heavy_library():
     code = "import sys, assets.definitions; print([name for name in ('torch', 'diffusers', 'transformers', 'zarr') if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert "torch" not in found.stdout
     assert "diffusers" not in found.stdout
 
 
 def test_the_lineage_in_the_docs_is_the_graphs(make_config):
-    text = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
     config = make_config(BASE + f"arms: [{', '.join(DEFAULT_ARMS)}]\n")
     assert lineage(config) in text, "run `python -m motive_pipeline.graph.picture` and put its output into docs/architecture.md"
