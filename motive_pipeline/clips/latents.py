@@ -19,7 +19,7 @@ from motive_pipeline.clips.decode import DecodedClip, FrameRule
 from motive_pipeline.clips.look import Look
 from motive_pipeline.clips.looks import clip_looks
 from motive_pipeline.clips.probe import FLAGS, flag_bits, flag_names
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.config import Policies
@@ -107,9 +107,9 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     looks = clip_looks(ws, [clip for clip, _ in run.accepted()], row_function.looks)
     flagged = _flags(store, run, looks)
     run = _by_policies(run, flagged, ws.config.clips.policies)
-    run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
+    run.require_enough(ws)
     columns = _columns(ws, store, run, looks, flagged)
-    return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
+    return run.publish(ws, columns, facts=_facts(columns, outcome))
 
 
 class _EncodeAgain:

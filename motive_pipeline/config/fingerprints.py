@@ -14,8 +14,8 @@ from typing import Any
 from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
+from motive_pipeline.graph.stages import STAGES
 from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
-from motive_pipeline.stages import STAGES
 
 
 class Config(Settings):
@@ -27,8 +27,9 @@ class Config(Settings):
         The prompt file and AllTracker's code and weights count by content. The file of Adam's state, which may be as large as the model,
         counts by size and time of change.
         """
-        further = [key for (switch, value), keys in STAGES[stage].when.items() if self.setting(switch) == value for key in keys]
-        settings = {key: self.setting(key) for key in (*STAGES[stage].settings, *further)}
+        declared = STAGES[stage]
+        further = [key for (switch, value), keys in declared.when.items() if self.setting(switch) == value for key in keys]
+        settings = {key: self.setting(key) for key in (*declared.settings, *further)}
         if "preference.comparisons" in settings:
             settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():

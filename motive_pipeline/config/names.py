@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import difflib
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator
+
+from motive_pipeline.graph.arms import ARMS
 
 Source = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
@@ -11,16 +16,24 @@ Source = Literal[
 ]  # fmt: skip
 """How clips are laid out on disk. docs/data.md shows each layout."""
 
-Variant = Literal["motive", "no_mask"]
+Variant = str
+"""The name of a gradient variant."""
 
-Arm = Literal["base", "full", "random", "motion_magnitude", "embedding", "bottom", "no_mask", "motive"]
-ALL_ARMS: tuple[Arm, ...] = get_args(Arm)
-"""Every arm, in the order in which tables show them."""
 
-ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+def _known_arm(name: str) -> str:
+    if name in ARMS:
+        return name
+    close = difflib.get_close_matches(name, list(ARMS), n=1, cutoff=0.5)
+    raise ValueError(f"{name!r} is no arm.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, ARMS))}")
+
+
+ArmName = Annotated[str, AfterValidator(_known_arm)]
+"""The name of an arm (graph/arms.py)."""
+
+DEFAULT_ARMS: tuple[ArmName, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
 """The default of ``arms``."""
 
-COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
+COMPARED_BY_PEOPLE: tuple[ArmName, ...] = ("base", "random", "full", "no_mask")
 """The arms that people compare with MOTIVE by default: those of the paper's own study."""
 
 FLOW_HISTOGRAM = "flow_histogram"

@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.config import Config
@@ -57,9 +57,9 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         expect=row_function.expect,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
+    run.require_enough(ws)
     facts = {"clips": len(run.accepted()), "rejected": len(outcome.rejects), "encoder": ws.config.embedding.encoder}
-    return run.publish(ws, {}, upstream=[catalog_asset(role)], facts=facts)
+    return run.publish(ws, {}, facts=facts)
 
 
 class _RowFunction:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.config import Arm
+from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
@@ -45,7 +45,7 @@ class VideoFile:
     labelled_by: str | None
 
 
-def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
+def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
@@ -78,11 +78,9 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
     all_counts = [counts, causal_counts, *([vbench.counts] if vbench else [])]
     return ws.publish(
         f"eval_scores/{arm}",
-        stage=STAGE,
         content=digest([digest_frame(table) for table in tables.values()], *([vbench.record] if vbench else [])),
         write=write,
         started=started,
-        upstream=_upstream(arm),
         facts=_facts(scores, per_video) | (facts_of(vbench.record) if vbench else {}),
         counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
         scores={("eval_scores", arm): scores},
@@ -190,11 +188,6 @@ def _require_finite(arm: str, per_video: pd.DataFrame, table: pd.DataFrame) -> N
         named = bad.merge(table[[*which, "file"]], on=which)
         listed = "; ".join(f"{file}: {metric}" for file, metric in zip(named["file"].head(5), named["metric"].head(5), strict=True))
         raise GateFailed(f"eval_scores/{arm}: {len(bad)} values are not finite ({listed})")
-
-
-def _upstream(arm: str) -> list[str]:
-    trained = [] if arm == "base" else [f"finetuned_checkpoint/{arm}"]
-    return [f"generated_videos/{arm}", *trained, "query_catalog", "query_latents", "query_masks"]
 
 
 def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from motive_pipeline.clips.decode import DecodedClip, FrameRule
 from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.engine import Work, compute_rows
@@ -75,7 +75,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
-    run.require_enough(max_share=ws.config.motion.max_reject_share, key="motion.max_reject_share")
+    run.require_enough(ws)
     still = _still(store, run)
     if len(still) == len(run.accepted()):
         raise GateFailed(
@@ -90,7 +90,6 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     return run.publish(
         ws,
         {"motion_magnitude_px": magnitude_px},
-        upstream=[catalog_asset(role)],
         facts=_facts(magnitude_px, num_still=len(still)),
         scores=scores,
         preview=_Preview(store, run, ClipReader(FrameRule.of(ws.config), ws.config.engine), grid),

@@ -13,7 +13,6 @@ import pandas as pd
 import zarr
 
 from motive_pipeline.attribution.gradient_set import open_gradients
-from motive_pipeline.clips.rejected import rejecting_assets
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import matrix_blocks, threshold
@@ -98,7 +97,7 @@ class Rejection:
 def rejections(ws: Workspace, known: Known) -> list[Rejection]:
     """Every stage that rejected it, in the order of the graph."""
     found = []
-    for asset in rejecting_assets(ws.config):
+    for asset in ws.graph.rejecting:
         if ws.has_published(asset):
             frame = ws.published(asset).rejects()
             own = (frame["clip_id"] == known.clip_id) & (known.clip_id != "") | frame["path"].isin(list(known.paths))

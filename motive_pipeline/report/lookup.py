@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from motive_pipeline.clips.rejected import rejecting_assets
 from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.digest import digest_file
@@ -102,7 +101,7 @@ def _beside(path: str, sources: Sequence[str]) -> list[str]:
 
 def _rejects(ws: Workspace) -> Iterator[tuple[str, str]]:
     """(clip_id or nothing, path) of everything that a stage rejected."""
-    for asset in rejecting_assets(ws.config):
+    for asset in ws.graph.rejecting:
         if ws.has_published(asset):
             frame = ws.published(asset).rejects()
             yield from zip(frame["clip_id"].astype(str), frame["path"].astype(str), strict=True)

@@ -8,7 +8,7 @@ folders, so an equal run has an equal record.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,23 @@ _OF_ONE_RUN = ("publication.json", "training.json")
 """Files that also say how long a run took, so that they differ between equal runs. What else they say stands in the record."""
 
 
-def provenance_record(ws: Workspace, upstream: Sequence[str]) -> dict[str, Any]:
-    """The record of a report made from the published assets ``upstream`` and, through them, from all before; without the report's own files.
+def provenance_record(ws: Workspace) -> dict[str, Any]:
+    """The record of the report: the published assets it reads and, through them, all before; without the report's own files.
 
     Raises:
         NotPublished: one of them is not there.
     """
     memory = HashMemory(ws.state)
     assets: dict[str, Any] = {}
-    waiting = list(upstream)
+    read_directly = ws.graph.asset("eval_report").inputs
+    waiting = list(read_directly)
     while waiting:
         asset = waiting.pop()
         if asset not in assets:
             assets[asset] = _asset(ws, asset, memory)
             waiting += assets[asset]["upstream"]
     memory.save()
-    software = ws.provenance("eval_report", [])
+    software = ws.provenance("eval_report")
     return {
         "format": FORMAT,
         "how_to_check": HOW_TO_CHECK,
@@ -52,7 +53,7 @@ def provenance_record(ws: Workspace, upstream: Sequence[str]) -> dict[str, Any]:
         "clips": _names(ws.published("clip_catalog").table("catalog"), "clip_id"),
         "queries": _names(ws.published("query_catalog").table("queries"), "query_id"),
         "assets": dict(sorted(assets.items())),
-        "read_directly": sorted(upstream),
+        "read_directly": sorted(read_directly),
     }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.clips.rejected import rejecting_assets
 from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.report.tables import Table
@@ -17,7 +16,7 @@ from motive_pipeline.storage.workspace import Workspace
 
 def rejects_table(ws: Workspace) -> Table:
     """What each stage left out, by reason: clips and queries, and people's result files."""
-    assets = [*rejecting_assets(ws.config), *(["preference_study"] if ws.config.comparisons else [])]
+    assets = [*ws.graph.rejecting, *(["preference_study"] if ws.config.comparisons else [])]
     rejects = pd.concat([ws.published(asset).rejects() for asset in assets], ignore_index=True)
     counts = rejects.groupby(["stage", "reason"], sort=True).size()
     return Table(
@@ -57,21 +56,13 @@ def _plain(value: Any) -> str:
 
 def versions_table(ws: Workspace) -> Table:
     """The content hash of the model and of every asset, code versions and libraries."""
-    arms = [arm for arm in ws.config.arms if arm != "base"]
-    assets = ["clip_catalog", "query_catalog", "latents", "motion_masks", "eligible_pool"]
-    assets += ["embeddings", "query_embeddings"] if "embedding" in ws.config.arms else []
-    assets += [
-        f"{asset}/{variant}" for variant in ws.config.variants for asset in ("projected_gradients", "influence_matrix", "voted_ranking")
-    ]
-    assets += [f"{asset}/{arm}" for arm in arms for asset in ("curated_subset", "finetuned_checkpoint")]
-    assets += [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
-    assets += ["preference_bundle", "preference_study"] if ws.config.comparisons else []
     rows = [["base model (weights)", model_hash(ws)[:16], ""]]
-    for asset in assets:
+    ancestors = ws.graph.ancestors(["eval_report"])
+    for asset in ws.graph.where(lambda asset: asset.key in ancestors):
         publication = ws.published(asset)
         rows.append([asset, publication.data_version[:16], str(publication.provenance["code_version"])])
     rows += version_rows(ws)
-    libraries = ws.provenance("eval_report", [])["libraries"]
+    libraries = ws.libraries()
     rows += [[name, str(version), ""] for name, version in libraries.items()]
     return Table(
         key="versions",

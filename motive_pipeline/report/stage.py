@@ -37,7 +37,7 @@ def publish_report(ws: Workspace) -> Publication:
     page = render("report.html.j2", context | _figures(findings))
     text = render("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
-    record = provenance_record(ws, _upstream(ws))
+    record = provenance_record(ws)
 
     def write(folder: Path) -> None:
         (folder / "report.html").write_text(page, encoding="utf-8")
@@ -47,11 +47,9 @@ def publish_report(ws: Workspace) -> Publication:
 
     return ws.publish(
         "eval_report",
-        stage=STAGE,
         content=digest(page, text, digest_frame(numbers), record),
         write=write,
         started=started,
-        upstream=_upstream(ws),
         facts={
             "verdict": findings.verdict.headline,
             "trainings of an arm": findings.num_trainings,
@@ -192,13 +190,3 @@ def _one_line(text: str, letters: int | None) -> str:
 
 def _records(table: Table) -> list[dict[str, str]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-
-
-def _upstream(ws: Workspace) -> list[str]:
-    arms = [f"{asset}/{arm}" for arm in ws.config.arms for asset in ("generated_videos", "eval_scores")]
-    subsets = [f"curated_subset/{arm}" for arm in ws.config.arms if arm != "base"]
-    embeddings = ["embeddings", "query_embeddings"] if "embedding" in ws.config.arms else []
-    return [
-        *arms, *subsets, *embeddings, "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool",
-        "influence_matrix/motive", "voted_ranking/motive", *(["preference_study"] if ws.config.comparisons else []),
-    ]  # fmt: skip

@@ -16,6 +16,7 @@ from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING, SMOOTHNESS, Metric
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION
 from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS
+from motive_pipeline.graph import ARMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +100,6 @@ STYLES: Mapping[Metric, Style] = {
     },
 }
 
-ARM_NAMES: Mapping[str, str] = {
-    "base": "base model",
-    "full": "full pool",
-    "random": "random",
-    "motion_magnitude": "most motion",
-    "embedding": "nearest embeddings",
-    "bottom": "lowest influence",
-    "no_mask": "unmasked gradient",
-    "motive": "MOTIVE",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
@@ -186,7 +176,7 @@ def heading(metric: Metric) -> str:
 
 def arm_name(arm: str) -> str:
     """What people call an arm (or a control)."""
-    return ARM_NAMES.get(arm, arm)
+    return ARMS[arm].label if arm in ARMS else arm
 
 
 def markdown(table: Table) -> str:

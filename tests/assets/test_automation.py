@@ -10,18 +10,20 @@ import pytest
 import yaml
 from dagster._core.events import DagsterEvent, DagsterEventType, StepFailureData
 
-from assets.automation import ATTEMPTS, SOURCES, WATCHER, cron_schedules, preference_sensor, watch_sensor
 from assets.dead_runs import fail_dead_runs, run_lock
 from assets.definitions import build_definitions
 from assets.instance import TEMPLATE, open_instance
-from assets.running import run_stale
-from assets.staleness import asset_name
+from assets.names import asset_name
+from assets.run_stale import run_stale
+from assets.schedules import cron_schedules
+from assets.sensors import ATTEMPTS, WATCHER, preference_sensor, watch_sensor
 from motive_pipeline.clips import watch
 from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.clips.watch import still_being_written
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import observe_preference_files
+from motive_pipeline.graph import SOURCES
 from motive_pipeline.storage.workspace import Workspace
 from tests.assets.test_bad_input import moving
 from tests.graph_project import SETTINGS, Project

@@ -9,10 +9,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.automation import ATTEMPT
 from assets.dead_runs import run_lock
 from assets.instance import open_instance
-from assets.running import run_stale
+from assets.run_stale import run_stale
+from assets.sensors import ATTEMPT
 from motive_pipeline.clips.encode import write_mp4
 from tests.assets.test_automation import clip_file, make_project
 from tests.assets.test_bad_input import moving

@@ -1,13 +1,14 @@
 """``motive plan`` on a real project: what would run, the reason in the user's own words, and what it would cost."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
-from assets.planning import Planned, plan
-from assets.running import run_stale
-from motive_pipeline import stages
+from assets.plan import Planned, plan
+from assets.run_stale import run_stale
+from motive_pipeline.graph import stages
 from tests.staleness_project import StalenessProject, replace_weights, write_clip
 
 COLUMNS = {"asset", "reasons", "certain", "rows", "seconds", "device_hours", "disk_mb"}
@@ -135,7 +136,7 @@ def test_a_file_that_is_no_video_is_new_once(has_run):
 
 def test_a_new_version_of_a_stages_code_is_named(has_run, monkeypatch):
     stage = stages.STAGES["voted_ranking"]
-    newer = stages.Stage(settings=stage.settings, gates=stage.gates, version=stage.version + 1)
+    newer = dataclasses.replace(stage, version=stage.version + 1)
     monkeypatch.setitem(stages.STAGES, "voted_ranking", newer)
     assert own_reasons(has_run) == {"voted_ranking/motive": [f"the code of voted_ranking, version {stage.version} -> {newer.version}"]}
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from dagster._core.workspace.context import WorkspaceProcessContext
 
-import assets.running as running
-from assets.running import Report, run_stale
-from assets.staleness import asset_name, stale_assets
-from motive_pipeline import stages
+import assets.run_stale as running
+from assets.names import asset_name
+from assets.run_stale import Report, run_stale
+from assets.staleness import stale_assets
+from motive_pipeline.graph import stages
 from tests.staleness_project import CHANGES, StalenessProject
 from tests.ui_status import unsynced, web_server
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from assets.instance import open_instance
-from assets.running import run_stale
+from assets.run_stale import run_stale
 from motive_pipeline.storage.lock import FileLock, Locked
 from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project

@@ -6,8 +6,8 @@ import pytest
 import assets.checks as checks
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.planning import plan
-from assets.running import run_stale
+from assets.plan import plan
+from assets.run_stale import run_stale
 from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project
 

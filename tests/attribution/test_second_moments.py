@@ -14,6 +14,7 @@ from motive_pipeline.attribution.second_moments import publish_second_moments
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
 from motive_pipeline.clips.latents import LatentSet, publish_latents
 from motive_pipeline.errors import GateFailed, MotiveError, NotPublished
+from motive_pipeline.graph import Graph
 from motive_pipeline.models.load import load_model
 from motive_pipeline.motion.stage import MaskSet
 from tests.gradient_fixtures import add_clip, workspace
@@ -113,12 +114,8 @@ def test_traks_kernel_computes_no_gradient_again(folder):
 
 
 def test_the_graph_has_second_moments_only_for_adam(folder, monkeypatch):
-    from assets.attribution import attribution_assets
-
     def graph(ws):
-        return {
-            asset.key.to_user_string(): {key.to_user_string() for key in asset.dependency_keys} for asset in attribution_assets(ws.config)
-        }
+        return {key: set(asset.reads) for key, asset in Graph(ws.config).assets.items()}
 
     assert "second_moments" not in graph(workspace(folder))
     found = graph(adam(folder))

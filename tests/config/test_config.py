@@ -7,7 +7,7 @@ import yaml
 
 from motive_pipeline.config import Config, load_config, parse_config
 from motive_pipeline.errors import ConfigError
-from motive_pipeline.stages import STAGES
+from motive_pipeline.graph import SOURCES, STAGES
 
 REPOSITORY = Path(__file__).parents[2]
 BASE = "clips: {source: demo}\nqueries: {source: demo}\n"
@@ -119,6 +119,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     config = parse(BASE)
     switched = [key for stage in STAGES.values() for (switch, _), keys in stage.when.items() for key in (switch, *keys)]
     used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)} | set(switched)
+    used |= {key for source in SOURCES.values() for key in source.settings}
     elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
         "storage.root", "storage.state", "model.device", "gradient.checkpointing", "gradient.deterministic", "finetune.checkpointing",
         "engine.commit_rows",

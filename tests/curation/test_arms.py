@@ -5,6 +5,7 @@ import pytest
 
 from motive_pipeline.curation.arms import highest, publish_subset, random_choice, require_subset
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.graph import ARMS
 from motive_pipeline.storage.workspace import Workspace
 from tests.curation_fixtures import clip_names, publish_clips, publish_table
 
@@ -27,13 +28,15 @@ def publish_rankings(ws: Workspace) -> dict[str, list[str]]:
             # not in the order of ranks, which go by votes first
             "mean_influence": [float(MEAN_INFLUENCE[NAMES.index(orders[variant][n])]) for n in shuffled],
         }
-        publish_table(ws, f"voted_ranking/{variant}", "voted_ranking", "ranking", columns)
+        publish_table(ws, f"voted_ranking/{variant}", "ranking", columns)
     return orders
 
 
 @pytest.fixture
 def ws(make_config) -> Workspace:
-    return Workspace(make_config("clips: {source: demo}\nqueries: {source: demo}\nsubset: {share: 0.1, seed: 7}\n"))
+    return Workspace(
+        make_config(f"clips: {{source: demo}}\nqueries: {{source: demo}}\nsubset: {{share: 0.1, seed: 7}}\narms: [{', '.join(ARMS)}]\n")
+    )
 
 
 def test_every_arm_chooses_by_its_own_rule(ws: Workspace) -> None:

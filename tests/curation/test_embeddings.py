@@ -7,18 +7,30 @@ import numpy as np
 import pytest
 import torch
 
-from motive_pipeline.config import ALL_ARMS, Embedding
+from motive_pipeline.config import Embedding
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.curation.embeddings import EmbeddingSet, nearest_clips, publish_embeddings
 from motive_pipeline.curation.encoders import PretrainedEncoder, encoder_folder
-from motive_pipeline.curation.pool import pool_assets
 from motive_pipeline.errors import GateFailed, MotiveError
+from motive_pipeline.graph import ARMS
 from motive_pipeline.storage.workspace import Workspace
-from tests.clip_fixtures import catalogued, project, write_project
+from tests import clip_fixtures
+from tests.clip_fixtures import catalogued, write_project
 from tests.curation_fixtures import publish_table
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (9, 48, 64, 3), dtype=np.uint8)
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+
+
+def project(folder: Path, **sections) -> Workspace:
+    """A project with every arm, the one that chooses by embeddings among them."""
+    return clip_fixtures.project(folder, arms=list(ARMS), **sections)
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    write_project(tmp_path)
+    return catalogued(project(tmp_path))
 
 
 def save_encoder(folder: Path, kind: str) -> Path:
@@ -144,8 +156,8 @@ def test_a_clip_that_cannot_be_read_is_a_reject(ws):
 
 
 def with_pool(ws: Workspace, clip_ids: list[str]) -> list[str]:
-    publish_table(ws, "eligible_pool", "eligible_pool", "pool", {"clip_id": clip_ids})
-    publish_table(ws, "motion_masks", "motion_masks", "index", {"clip_id": clip_ids, "motion_magnitude_px": [1.0] * len(clip_ids)})
+    publish_table(ws, "eligible_pool", "pool", {"clip_id": clip_ids})
+    publish_table(ws, "motion_masks", "index", {"clip_id": clip_ids, "motion_magnitude_px": [1.0] * len(clip_ids)})
     return clip_ids
 
 
@@ -180,8 +192,8 @@ def test_a_pool_that_the_embeddings_do_not_cover_stops_the_arm(embedded):
 
 def test_the_pool_asks_for_embeddings_only_where_an_arm_needs_them(make_config):
     base = "clips: {source: demo}\nqueries: {source: demo}\n"
-    assert "embeddings" not in pool_assets(Workspace(make_config(base)))
-    assert "embeddings" in pool_assets(Workspace(make_config(base + "arms: [motive, embedding]\n")))
+    assert "embeddings" not in Workspace(make_config(base)).graph.screening
+    assert "embeddings" in Workspace(make_config(base + "arms: [motive, embedding]\n")).graph.screening
 
 
 def test_the_graph_has_the_new_arms_lanes_only_when_asked(make_config):
@@ -190,7 +202,7 @@ def test_the_graph_has_the_new_arms_lanes_only_when_asked(make_config):
     base = "clips: {source: demo}\nqueries: {source: demo}\n"
     plain = _parents(build_definitions(make_config(base)))
     assert not [name for name in plain if "embedding" in name or "bottom" in name]
-    graph = _parents(build_definitions(make_config(base + f"arms: [{', '.join(ALL_ARMS)}]\n")))
+    graph = _parents(build_definitions(make_config(base + f"arms: [{', '.join(ARMS)}]\n")))
     assert graph["curated_subset/embedding"] == {"eligible_pool", "embeddings", "query_embeddings", "query_catalog"}
     assert graph["curated_subset/bottom"] == {"eligible_pool", "voted_ranking/motive"}
     assert graph["embeddings"] == {"clip_catalog"}

@@ -11,7 +11,7 @@ from motive_pipeline.curation import vote
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import Votes, majority_vote, num_selected, publish_ranking, ranking_order, threshold
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.storage.workspace import Reject, Workspace
 from tests.curation_fixtures import clip_names, publish_clips, publish_gradients, publish_influence_matrix, publish_table, unit_rows
 
 SCORES = np.random.default_rng(3).standard_normal((5, 23)).astype(np.float32)
@@ -139,37 +139,57 @@ def test_publishes_the_ranking_of_the_pool(ws: Workspace) -> None:
     assert publish_ranking(ws, "motive").data_version == publication.data_version
 
 
+def publish_with_gradients(ws: Workspace, *, pool: list[str], accepted: list[str], rejected: list[str]) -> None:
+    """A pool, the gradients of ``motive`` for some clips with the rejects of others, and their influence."""
+    publish_clips(ws, pool)
+    publish_gradients(
+        ws,
+        "projected_gradients/motive",
+        accepted,
+        unit_rows(len(accepted), 8),
+        rejects=[
+            Reject(path=f"/clips/{clip}.mp4", clip_id=clip, stage="projected_gradients/motive", reason="not_finite", detail="")
+            for clip in rejected
+        ],
+    )
+    publish_influence_matrix(ws, "motive", clip_names(5, 100), accepted, SCORES[:, : len(accepted)])
+
+
 def test_a_pool_clip_without_influence_stops_the_ranking(ws: Workspace) -> None:
-    publish_clips(ws, clip_names(24))
-    publish_influence_matrix(ws, "motive", clip_names(5, 100), clip_names(23), SCORES)
+    publish_with_gradients(ws, pool=clip_names(24), accepted=clip_names(22), rejected=clip_names(23)[22:])
     with pytest.raises(GateFailed, match="1 clips of eligible_pool have no influence"):
         publish_ranking(ws, "motive")
 
 
-def publish_accepted(ws: Workspace, *, latents: list[str], masks: list[str], motive: list[str], no_mask: list[str]) -> None:
-    publish_table(ws, "latents", "latents", "index", {"clip_id": latents})
-    publish_table(ws, "motion_masks", "motion_masks", "index", {"clip_id": masks})
-    for variant, names in (("motive", motive), ("no_mask", no_mask)):
-        publish_gradients(ws, f"projected_gradients/{variant}", names, unit_rows(len(names), 8))
+def test_a_clip_whose_gradient_was_rejected_is_eligible_and_not_ranked(ws: Workspace) -> None:
+    publish_with_gradients(ws, pool=clip_names(23), accepted=clip_names(22), rejected=clip_names(23)[22:])
+    publication = publish_ranking(ws, "motive")
+    assert set(publication.table("ranking")["clip_id"]) == set(clip_names(22))
+    assert publication.facts["eligible clips without a gradient"] == 1
+    assert publication.facts["selected"] == num_selected(23, ws.config.subset.share)
 
 
-def test_the_pool_is_what_every_stage_accepted(ws: Workspace) -> None:
+def test_a_ranking_without_clips_is_refused(ws: Workspace) -> None:
+    publish_with_gradients(ws, pool=clip_names(2), accepted=clip_names(3, 50), rejected=clip_names(2))
+    with pytest.raises(GateFailed, match="rejected every clip of eligible_pool"):
+        publish_ranking(ws, "motive")
+
+
+def publish_screening(ws: Workspace, *, latents: list[str], masks: list[str]) -> None:
+    publish_table(ws, "latents", "index", {"clip_id": latents})
+    publish_table(ws, "motion_masks", "index", {"clip_id": masks})
+
+
+def test_the_pool_is_what_every_stage_before_attribution_accepted(ws: Workspace) -> None:
     names = clip_names(6)
-    publish_accepted(ws, latents=names[:5], masks=names[1:], motive=names[:4], no_mask=[*names[:2], names[3]])
+    publish_screening(ws, latents=names[:5], masks=names[1:])
     publication = publish_eligible_pool(ws)
-    assert publication.table("pool")["clip_id"].tolist() == [names[1], names[3]]
-    assert publication.facts["accepted by projected_gradients/no_mask"] == 3
+    assert publication.table("pool")["clip_id"].tolist() == names[1:5]
+    assert publication.facts["accepted by latents"] == 5
 
 
 def test_an_empty_pool_stops_the_pipeline(ws: Workspace) -> None:
     names = clip_names(4)
-    publish_accepted(ws, latents=names, masks=names[:2], motive=names[2:], no_mask=names)
+    publish_screening(ws, latents=names[2:], masks=names[:2])
     with pytest.raises(GateFailed, match="motion_masks: 2"):
         publish_eligible_pool(ws)
-
-
-def test_the_pool_asks_only_for_the_variants_that_the_arms_use(make_config) -> None:
-    ws = Workspace(make_config("clips: {source: demo}\nqueries: {source: demo}\narms: [base, motive]\n"))
-    names = clip_names(3)
-    publish_accepted(ws, latents=names, masks=names, motive=names, no_mask=names[:1])
-    assert publish_eligible_pool(ws).table("pool")["clip_id"].tolist() == names

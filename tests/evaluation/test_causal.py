@@ -85,7 +85,7 @@ def test_without_held_out_queries_the_check_says_that_it_is_in_sample(evaluated,
 
     ws = copied(evaluated, tmp_path, tiny_model)
     queries = ws.published("query_catalog").table("queries")
-    republish(ws, "query_catalog", "query_catalog", queries=queries[queries["role"] == "query"])
+    republish(ws, "query_catalog", queries=queries[queries["role"] == "query"])
     causal, _ = causal_check(ws, "base")
     assert set(causal["metric"]) == {"in_sample_loss_drop"}
     assert set(causal["query_id"]) == set(queries.loc[queries["role"] == "query", "query_id"])

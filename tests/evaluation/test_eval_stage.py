@@ -131,7 +131,7 @@ def test_the_flow_of_each_video_and_query_is_published(evaluated):
 def test_a_video_listed_twice_stops_the_asset(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
     videos = ws.published("generated_videos/base").table("videos")
-    republish(ws, "generated_videos/base", "generated_videos", videos=pd.concat([videos, videos.iloc[:1]]))
+    republish(ws, "generated_videos/base", videos=pd.concat([videos, videos.iloc[:1]]))
     with pytest.raises(GateFailed, match="twice"):
         publish_eval_scores(ws, "base")
 

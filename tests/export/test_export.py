@@ -56,12 +56,12 @@ def publish(ws: Workspace, arm: str = "motive") -> list[str]:
     catalog = publish_clip_catalog(ws).table("catalog")
     order = {caption: number for number, caption in enumerate(WANTED)}
     ids = sorted(catalog["clip_id"], key=lambda clip_id: order[catalog.set_index("clip_id").at[clip_id, "caption"]])
-    publish_table(ws, "latents", "latents", "index", {"clip_id": ids})
-    publish_table(ws, "motion_masks", "motion_masks", "index", {"clip_id": ids, "motion_magnitude_px": [1.5] * len(ids)})
+    publish_table(ws, "latents", "index", {"clip_id": ids})
+    publish_table(ws, "motion_masks", "index", {"clip_id": ids, "motion_magnitude_px": [1.5] * len(ids)})
     for variant in ws.config.variants:
         columns = {"clip_id": ids, "votes": [3] * len(ids), "mean_influence": [0.5] * len(ids), "rank": range(1, len(ids) + 1)}
-        publish_table(ws, f"voted_ranking/{variant}", "voted_ranking", "ranking", columns | {"selected": [True] * len(ids)})
-    publish_table(ws, f"curated_subset/{arm}", "curated_subset", "subset", {"clip_id": ids, "rank": range(1, len(ids) + 1)})
+        publish_table(ws, f"voted_ranking/{variant}", "ranking", columns | {"selected": [True] * len(ids)})
+    publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": ids, "rank": range(1, len(ids) + 1)})
     return ids
 
 
@@ -459,7 +459,7 @@ def test_there_must_be_a_subset_and_its_clips_in_the_catalog(tmp_path, ws):
         export_subset(ws, "base", tmp_path / "out", "diffsynth")
     with pytest.raises(NotPublished, match="curated_subset/random"):
         export_subset(ws, "random", tmp_path / "out", "diffsynth")
-    publish_table(ws, "curated_subset/random", "curated_subset", "subset", {"clip_id": ["f" * 16], "rank": [1]})
+    publish_table(ws, "curated_subset/random", "subset", {"clip_id": ["f" * 16], "rank": [1]})
     with pytest.raises(MotiveError, match="no longer in the catalog"):
         export_subset(ws, "random", tmp_path / "out", "diffsynth")
 

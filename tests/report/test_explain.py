@@ -173,7 +173,7 @@ def hostile(evaluated, ranking, tmp_path_factory, tiny_model):
     """A project whose captions are hostile."""
     ws = copied(evaluated, tmp_path_factory.mktemp("hostile"), tiny_model)
     for asset, table in (("clip_catalog", "catalog"), ("query_catalog", "queries")):
-        republish(ws, asset, asset, **{table: ws.published(asset).table(table).assign(caption=HOSTILE, category=HOSTILE)})
+        republish(ws, asset, **{table: ws.published(asset).table(table).assign(caption=HOSTILE, category=HOSTILE)})
     return ws
 
 
@@ -227,7 +227,7 @@ def test_a_clip_whose_file_has_gone_is_explained_without_pictures(evaluated, ran
     clip_id = ranking["clip_id"][8]
     table = ws.published("clip_catalog").table("catalog")
     table.loc[table["clip_id"] == clip_id, "path"] = str(tmp_path / "gone.mp4")
-    republish(ws, "clip_catalog", "clip_catalog", catalog=table)
+    republish(ws, "clip_catalog", catalog=table)
     html, text = page_of(ws, clip_id, tmp_path)
     assert "Not chosen: rank 9" in text
     assert "No pictures:" in html
@@ -240,7 +240,7 @@ def test_a_decoder_that_dies_on_a_clip_costs_its_pictures_and_not_the_process(ev
     found = table["clip_id"] == clip_id
     shutil.copy(table.loc[found, "path"].item(), tmp_path / "crash.mp4")
     table.loc[found, "path"] = str(tmp_path / "crash.mp4")
-    republish(ws, "clip_catalog", "clip_catalog", catalog=table)
+    republish(ws, "clip_catalog", catalog=table)
     assert "No pictures: the process that read it died (signal SIGABRT)" in page_of(ws, clip_id, tmp_path)[0]
     with pytest.raises(GateFailed, match=r"crash\.mp4 can no longer be read .the process that read it died"):
         Gallery(ws, None).clip(clip_id, [])
@@ -252,7 +252,7 @@ def test_a_file_that_was_rejected_is_explained_by_the_stage_and_the_reason(evalu
     broken.write_bytes(b"<html>404</html>")
     old = ws.published("clip_catalog")
     ws.publish(
-        "clip_catalog", stage="clip_catalog", content="other", started=0.0,
+        "clip_catalog", content="other", started=0.0,
         write=lambda folder: shutil.copytree(old.path, folder, dirs_exist_ok=True),
         rejects=[Reject(path=str(broken), clip_id="", stage="clip_catalog", reason="not_a_video", detail="it is <b>a web page</b>")],
     )  # fmt: skip

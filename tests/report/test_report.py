@@ -74,15 +74,15 @@ def many(evaluated, tmp_path_factory, tiny_model):
         drop(ws, result_of(key, number, lambda first, second, _: "first" if first == "motive" else "tie", is_careless=number == 3))
     publish_preference_study(ws)
     clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
-    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=LONG))
-    republish(ws, "query_catalog", "query_catalog", queries=queries.assign(caption=LONG, category=LONG))
+    republish(ws, "clip_catalog", catalog=clips.assign(caption=LONG))
+    republish(ws, "query_catalog", queries=queries.assign(caption=LONG, category=LONG))
     for arm in ws.config.arms:
         values = ws.published(f"eval_scores/{arm}").table("per_video")
         exact = values[values["metric"] == FLICKERING.name]
         theirs = [exact.assign(metric=metric.name, backend=metric.backend) for metric in VBENCH_METRICS]
-        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=pd.concat([values, *theirs]))
+        republish(ws, f"eval_scores/{arm}", per_video=pd.concat([values, *theirs]))
         videos = ws.published(f"generated_videos/{arm}").table("videos")
-        republish(ws, f"generated_videos/{arm}", "generated_videos", videos=videos.assign(prompt=LONG))
+        republish(ws, f"generated_videos/{arm}", videos=videos.assign(prompt=LONG))
     return ws
 
 
@@ -219,9 +219,9 @@ def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, t
     clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
     videos = ws.published("generated_videos/base").table("videos")
     named = [str(shutil.copy(path, tmp_path / f"{number} {HOSTILE_NAME}")) for number, path in enumerate(clips["path"])]
-    republish(ws, "clip_catalog", "clip_catalog", catalog=clips.assign(caption=HOSTILE, path=named))
-    republish(ws, "query_catalog", "query_catalog", queries=queries.assign(caption=HOSTILE, category=HOSTILE))
-    republish(ws, "generated_videos/base", "generated_videos", videos=videos.assign(prompt=HOSTILE))
+    republish(ws, "clip_catalog", catalog=clips.assign(caption=HOSTILE, path=named))
+    republish(ws, "query_catalog", queries=queries.assign(caption=HOSTILE, category=HOSTILE))
+    republish(ws, "generated_videos/base", videos=videos.assign(prompt=HOSTILE))
     publication = publish_report(ws)
     page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
     assert "script" not in {tag for tag, _ in page.tags}
@@ -310,7 +310,7 @@ def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(evaluated, 
     ws = copied(evaluated, tmp_path, tiny_model)
     for arm in ws.config.arms:
         videos = ws.published(f"generated_videos/{arm}").table("videos")
-        republish(ws, f"generated_videos/{arm}", "generated_videos", videos=videos.assign(prompt=odd))
+        republish(ws, f"generated_videos/{arm}", videos=videos.assign(prompt=odd))
     publication = publish_report(ws)
     page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
     assert page.text.count(odd) >= 2, "above its videos, and in the table of prompts"
@@ -321,7 +321,7 @@ def test_an_arm_with_fewer_videos_is_compared_on_the_prompts_it_has_and_pointed_
     assert "lack a video" not in report[1]
     ws = copied(evaluated, tmp_path, tiny_model)
     videos = ws.published("generated_videos/random").table("videos")
-    republish(ws, "generated_videos/random", "generated_videos", videos=videos[videos["prompt_index"] != 1])
+    republish(ws, "generated_videos/random", videos=videos[videos["prompt_index"] != 1])
     publish_eval_scores(ws, "random")
     publication = publish_report(ws)
     html = (publication.path / "report.html").read_text(encoding="utf-8")
@@ -368,7 +368,7 @@ def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_
     shared = pool["clip_id"].iloc[0]
     clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
     extra = queries.iloc[:1].assign(query_id=shared, path=clips.at[shared, "path"])
-    republish(ws, "query_catalog", "query_catalog", queries=pd.concat([queries, extra]))
+    republish(ws, "query_catalog", queries=pd.concat([queries, extra]))
     publication = publish_report(ws)
     assert f"1 of the queries also lie in the pool ({shared})" in (publication.path / "report.html").read_text(encoding="utf-8")
 

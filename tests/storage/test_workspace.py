@@ -17,7 +17,6 @@ def publish(workspace: Workspace, content: str, **more):
     frame = pd.DataFrame({"clip_id": [content]})
     return workspace.publish(
         "eligible_pool",
-        stage="eligible_pool",
         content=content,
         write=lambda folder: frame.to_parquet(folder / "pool.parquet"),
         started=time.time(),
@@ -82,7 +81,7 @@ def test_a_failed_write_leaves_what_was_there(workspace):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        workspace.publish("eligible_pool", stage="eligible_pool", content="b", write=broken, started=time.time())
+        workspace.publish("eligible_pool", content="b", write=broken, started=time.time())
     assert workspace.published("eligible_pool") == before
     assert sorted(p.name for p in before.folder.parent.iterdir()) == sorted([before.folder.name, "current.json"])
 
@@ -100,15 +99,17 @@ def test_provenance_names_settings_inputs_and_libraries(workspace):
     publish(workspace, "a")
     published = workspace.publish(
         "voted_ranking/motive",
-        stage="voted_ranking",
         content="r",
         write=lambda folder: None,
         started=time.time(),
-        upstream=["eligible_pool"],
     )
     saved = published.provenance
     assert saved["settings"]["vote"] == {"percentile": 90.0}
-    assert saved["upstream"] == {"eligible_pool": workspace.published("eligible_pool").data_version}
+    assert saved["upstream"] == {
+        "eligible_pool": workspace.published("eligible_pool").data_version,
+        "influence_matrix/motive": None,  # not published here
+        "projected_gradients/motive": None,
+    }
     assert saved["libraries"]["torch"] != "not installed"
 
 

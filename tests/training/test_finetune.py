@@ -252,7 +252,7 @@ def make_workspace(
     clips = dict(zip(names, CLIPS.values(), strict=True))
     publish_latents(ws, {name: clip[0].numpy() for name, clip in clips.items()}, {name: clip[1].numpy() for name, clip in clips.items()})
     for arm, chosen in {"full": names, "motive": names[:4], "random": names[3::-1], "no_mask": names[4:]}.items():
-        publish_table(ws, f"curated_subset/{arm}", "curated_subset", "subset", {"clip_id": chosen, "rank": list(range(1, len(chosen) + 1))})
+        publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": chosen, "rank": list(range(1, len(chosen) + 1))})
     return ws
 
 
@@ -304,7 +304,7 @@ def test_gradient_checkpointing_gives_the_same_training(tmp_path: Path, tiny: Pa
 
 def test_a_subset_without_latents_stops_the_arm(tmp_path: Path, tiny: Path) -> None:
     ws = make_workspace(tmp_path, tiny)
-    publish_table(ws, "curated_subset/motive", "curated_subset", "subset", {"clip_id": clip_names(1, 99), "rank": [1]})
+    publish_table(ws, "curated_subset/motive", "subset", {"clip_id": clip_names(1, 99), "rank": [1]})
     with pytest.raises(GateFailed, match="1 clips of its subset have no latents"):
         publish_checkpoint(ws, "motive")
 

@@ -47,7 +47,7 @@ def make_workspace(folder: Path, model: Path, *, root: str = "data", generate: s
     file.write_text(CONFIG.format(model=model, root=root, generate=generate))
     ws = Workspace(load_config(file))
     roles = ["query", "query", "held_out", "held_out"]
-    publish_table(ws, "query_catalog", "query_catalog", "queries", {"query_id": clip_names(4), "caption": CAPTIONS, "role": roles})
+    publish_table(ws, "query_catalog", "queries", {"query_id": clip_names(4), "caption": CAPTIONS, "role": roles})
     return ws
 
 
@@ -65,7 +65,7 @@ def publish_trainings(ws: Workspace, arm: str, *, seeds: tuple[int, ...] = (1, 2
             records.append({"training": number, "content": f"weights {seed}", "base": model_hash(ws)})
         atomic.write_json(folder / "training.json", {"trainings": records})
 
-    ws.publish(f"finetuned_checkpoint/{arm}", stage="finetuned_checkpoint", content=f"{seeds}", write=write, started=time.time())
+    ws.publish(f"finetuned_checkpoint/{arm}", content=f"{seeds}", write=write, started=time.time())
 
 
 def test_publishes_videos_that_the_reader_of_clips_reads(tmp_path: Path, tiny: Path) -> None:
@@ -131,7 +131,7 @@ def test_finished_videos_are_not_drawn_twice(tmp_path: Path, tiny: Path) -> None
     again = publish_videos(ws, "base")
     assert (again.counts.computed, again.counts.reused) == (0, 6)
     assert again.data_version == first.data_version
-    publish_table(ws, "query_catalog", "query_catalog", "queries", {"query_id": ["0" * 16], "caption": CAPTIONS[:1], "role": ["query"]})
+    publish_table(ws, "query_catalog", "queries", {"query_id": ["0" * 16], "caption": CAPTIONS[:1], "role": ["query"]})
     assert publish_videos(make_workspace(tmp_path, tiny, generate="videos_per_prompt: 2, batch_size: 2"), "base").counts.computed == 4, (
         "the last two were drawn in a batch of two before"
     )

@@ -7,12 +7,12 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-from assets.automation import SOURCES
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import Cause, asset_name, failed_last, stale_assets, version_consumed
+from assets.names import asset_name
+from assets.staleness import Cause, failed_last, stale_assets, version_consumed
 from motive_pipeline.config import Config
-from motive_pipeline.stages import STAGES
+from motive_pipeline.graph import SOURCES, STAGES, resolve_dotted
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 
@@ -40,19 +40,14 @@ def plan(config: Config) -> list[Planned]:
         MotiveError: a source cannot be read.
     """
     from motive_pipeline.clips.changes import source_now
-    from motive_pipeline.evaluation.preference.results import observe_preference_files
-    from motive_pipeline.forecast import ON_DEVICE, Forecast
-    from motive_pipeline.models.load import encoders_hash, model_hash
+    from motive_pipeline.forecast import Forecast
 
     workspace = Workspace(config)
     clips, queries = source_now(workspace, "clip"), source_now(workspace, "query")
-    news = {
-        "clip_files": _Source(clips.version, clips.changes),
-        "query_files": _Source(queries.version, queries.changes),
-        "base_encoders": _Source(encoders_hash(workspace), ["VAE, text encoder or tokenizer replaced"]),
-        "base_model": _Source(model_hash(workspace), ["weights replaced"]),
-        "preference_files": _Source(observe_preference_files(workspace)[0], ["result files of raters came, went or changed"]),
-    }
+    news = {"clip_files": _Source(clips.version, clips.changes), "query_files": _Source(queries.version, queries.changes)}
+    for source in SOURCES.values():
+        if source.name not in news:
+            news[source.name] = _Source(resolve_dotted(source.observe)(workspace)[0], [source.change])
     with open_instance(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()
         reasons = _Reasons(config, workspace, instance, graph, news)
@@ -64,7 +59,7 @@ def plan(config: Config) -> list[Planned]:
         if not own and not above:
             continue
         cost = forecast.estimate(name)
-        on_device = cost.seconds is not None and name.split("/")[0] in ON_DEVICE
+        on_device = cost.seconds is not None and workspace.graph.asset(name).stage.on_device
         planned[name] = Planned(
             asset=name,
             reasons=own or [f"follows {', '.join(above)}"],
@@ -117,7 +112,7 @@ class _Reasons:
         consumed = version_consumed(self._instance, name, source)
         if consumed == self._sources[source].version:
             return []
-        return self._sources[source].changes or [f"{source} has changed"]
+        return self._sources[source].changes or [SOURCES[source].change]
 
 
 def changed_settings(config: Config, publication: Publication) -> list[str]:

@@ -2,7 +2,8 @@
 
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import asset_name, stale_assets
+from assets.names import asset_name
+from assets.staleness import stale_assets
 from motive_pipeline.config import Config
 from motive_pipeline.storage.unused import Unused, remove, report_folders, unused
 from motive_pipeline.storage.workspace import Workspace

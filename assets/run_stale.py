@@ -11,7 +11,8 @@ from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.staleness import asset_name, failed_last, stale_assets, unanswered_checks
+from assets.names import asset_name
+from assets.staleness import failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.layout import mark_layout
