@@ -9,12 +9,12 @@ from motive_pipeline.config.fingerprints import Config
 from motive_pipeline.config.load import load_config, parse_config
 from motive_pipeline.config.method import AllTracker, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
 from motive_pipeline.config.names import (
-    ARMS,
+    DEFAULT_ARMS,
     FLOW_HISTOGRAM,
     NON_COMMERCIAL,
     VBENCH_DIMENSIONS,
     VBENCH_VIDEOS_PER_PROMPT,
-    Arm,
+    ArmName,
     Source,
     Variant,
     VBenchDimension,
@@ -23,13 +23,13 @@ from motive_pipeline.config.running import Engine, Schedule
 from motive_pipeline.config.section import Section
 
 __all__ = [
-    "ARMS",
+    "DEFAULT_ARMS",
     "FLOW_HISTOGRAM",
     "NON_COMMERCIAL",
     "VBENCH_DIMENSIONS",
     "VBENCH_VIDEOS_PER_PROMPT",
     "AllTracker",
-    "Arm",
+    "ArmName",
     "Clips",
     "Config",
     "DemoClips",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from motive_pipeline.config.names import NON_COMMERCIAL, VBENCH_DIMENSIONS, Arm, VBenchDimension
+from motive_pipeline.config.names import NON_COMMERCIAL, VBENCH_DIMENSIONS, ArmName, VBenchDimension
 from motive_pipeline.config.section import Section, Share
 
 
@@ -81,7 +81,7 @@ class Evaluate(Section):
 class Preference(Section):
     """The preference study: people watch two arms' videos side by side and choose the one they like better."""
 
-    comparisons: tuple[tuple[Arm, Arm], ...] | None = None
+    comparisons: tuple[tuple[ArmName, ArmName], ...] | None = None
     prompt_limit: Annotated[int, Field(ge=1)] | None = None
     pairs_per_rater: Annotated[int, Field(ge=1, le=1000)] = 50
     plans: Annotated[int, Field(ge=1, le=1000)] = 24
@@ -94,7 +94,7 @@ class Preference(Section):
 
     @field_validator("comparisons")
     @classmethod
-    def _different(cls, value: tuple[tuple[Arm, Arm], ...] | None) -> tuple[tuple[Arm, Arm], ...] | None:
+    def _different(cls, value: tuple[tuple[ArmName, ArmName], ...] | None) -> tuple[tuple[ArmName, ArmName], ...] | None:
         if value is None:
             return None
         if not value:

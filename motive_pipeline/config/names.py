@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator
 
-from motive_pipeline.graph.arms import ARMS as DECLARED_ARMS
+from motive_pipeline.graph.arms import ARMS
 
 Source = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
@@ -21,20 +21,19 @@ Variant = str
 
 
 def _known_arm(name: str) -> str:
-    if name in DECLARED_ARMS:
+    if name in ARMS:
         return name
-    close = difflib.get_close_matches(name, list(DECLARED_ARMS), n=1, cutoff=0.5)
-    suggestion = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{name!r} is no arm.{suggestion} There are: {', '.join(map(repr, DECLARED_ARMS))}")
+    close = difflib.get_close_matches(name, list(ARMS), n=1, cutoff=0.5)
+    raise ValueError(f"{name!r} is no arm.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, ARMS))}")
 
 
-Arm = Annotated[str, AfterValidator(_known_arm)]
-"""The name of an arm. graph/arms.py lists them."""
+ArmName = Annotated[str, AfterValidator(_known_arm)]
+"""The name of an arm (graph/arms.py)."""
 
-ARMS: tuple[Arm, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+DEFAULT_ARMS: tuple[ArmName, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
 """The default of ``arms``."""
 
-COMPARED_BY_PEOPLE: tuple[Arm, ...] = ("base", "random", "full", "no_mask")
+COMPARED_BY_PEOPLE: tuple[ArmName, ...] = ("base", "random", "full", "no_mask")
 """The arms that people compare with MOTIVE by default: those of the paper's own study."""
 
 FLOW_HISTOGRAM = "flow_histogram"

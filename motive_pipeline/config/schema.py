@@ -10,11 +10,10 @@ from pydantic import PrivateAttr, field_validator, model_validator
 from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference
 from motive_pipeline.config.data import Clips, Queries, Storage
 from motive_pipeline.config.method import TRAK_MAX_DIM, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
-from motive_pipeline.config.names import ARMS, COMPARED_BY_PEOPLE, VBENCH_VIDEOS_PER_PROMPT, Arm, Variant
+from motive_pipeline.config.names import COMPARED_BY_PEOPLE, DEFAULT_ARMS, VBENCH_VIDEOS_PER_PROMPT, ArmName, Variant
 from motive_pipeline.config.running import Engine, Schedule
 from motive_pipeline.config.section import Section
-from motive_pipeline.graph.arms import ARMS as DECLARED_ARMS
-from motive_pipeline.graph.arms import variants_of
+from motive_pipeline.graph.arms import ARMS, variants_of
 
 
 class Settings(Section):
@@ -30,7 +29,7 @@ class Settings(Section):
     gradient: Gradient = Gradient()
     influence: Influence = Influence()
     vote: Vote = Vote()
-    arms: tuple[Arm, ...] = ARMS
+    arms: tuple[ArmName, ...] = DEFAULT_ARMS
     embedding: Embedding = Embedding()
     subset: Subset = Subset()
     finetune: Finetune = Finetune()
@@ -42,12 +41,12 @@ class Settings(Section):
 
     @field_validator("arms")
     @classmethod
-    def _arms(cls, value: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    def _arms(cls, value: tuple[ArmName, ...]) -> tuple[ArmName, ...]:
         if "motive" not in value:
             raise ValueError("must contain motive (the arm this pipeline exists for)")
         if len(set(value)) != len(value):
             raise ValueError("must not name an arm twice")
-        return tuple(arm for arm in DECLARED_ARMS if arm in value)
+        return tuple(arm for arm in ARMS if arm in value)
 
     @model_validator(mode="after")
     def _across(self) -> Settings:
@@ -86,7 +85,7 @@ class Settings(Section):
             )
 
     @property
-    def comparisons(self) -> tuple[tuple[Arm, Arm], ...]:
+    def comparisons(self) -> tuple[tuple[ArmName, ArmName], ...]:
         """The pairs of arms that people compare: ``preference.comparisons``, by default MOTIVE with each of the usual others in ``arms``."""
         if self.preference.comparisons is not None:
             return self.preference.comparisons
@@ -99,7 +98,7 @@ class Settings(Section):
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The gradient variants that the arms need: always ``motive``, and ``no_mask`` if that arm is on."""
+        """The gradient variants that the arms need: always ``motive``, and first."""
         return variants_of(self.arms)
 
     @property

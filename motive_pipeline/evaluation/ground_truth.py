@@ -6,13 +6,13 @@ nothing here depends on a source.
 
 from __future__ import annotations
 
-import pkgutil
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
+from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.storage.workspace import Workspace
 
 
@@ -70,13 +70,13 @@ def load_truth(ws: Workspace) -> GroundTruth | None:
     source = ws.config.clips.source
     if source not in LABELLED_SOURCES or source != ws.config.queries.source:
         return None
-    return pkgutil.resolve_name(LABELLED_SOURCES[source].truth)(ws)
+    return resolve_dotted(LABELLED_SOURCES[source].truth)(ws)
 
 
 def query_motion(ws: Workspace) -> str | None:
     """The motion that every query shows, or None where the queries' source does not know it."""
     source = LABELLED_SOURCES.get(ws.config.queries.source)
-    return None if source is None else pkgutil.resolve_name(source.query_motion)(ws)
+    return None if source is None else resolve_dotted(source.query_motion)(ws)
 
 
 def recognize_motion(source: str, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> RecognizedMotion:
@@ -85,4 +85,4 @@ def recognize_motion(source: str, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> 
     Raises:
         ValueError: the video is too short.
     """
-    return pkgutil.resolve_name(LABELLED_SOURCES[source].classifier)(frames_THWC)
+    return resolve_dotted(LABELLED_SOURCES[source].classifier)(frames_THWC)

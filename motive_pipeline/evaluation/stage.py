@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.config import Arm
+from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
@@ -45,7 +45,7 @@ class VideoFile:
     labelled_by: str | None
 
 
-def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
+def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``

@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.config import Arm
+from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.export.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
@@ -58,7 +58,7 @@ class Exported:
     warnings: list[str]
 
 
-def export_subset(ws: Workspace, arm: Arm, folder: Path, trainer: str, *, videos: Videos = "window") -> Exported:
+def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window") -> Exported:
     """Write the clips of ``curated_subset/<arm>`` to ``folder`` in the layout that ``trainer`` (a key of ``TRAINERS``) reads.
 
     ``videos``: ``window`` writes the frames that were scored, 4n+1 of them, as H.264 (yuv420p, BT.709, CRF 12); ``original`` copies each clip's
@@ -149,7 +149,7 @@ def _rule_of_the_scores(ws: Workspace) -> FrameRule:
     return FrameRule.of(ws.config)
 
 
-def _with_catalog(ws: Workspace, subset: Publication, arm: Arm) -> pd.DataFrame:
+def _with_catalog(ws: Workspace, subset: Publication, arm: ArmName) -> pd.DataFrame:
     """The subset in its order, with path and caption of each clip.
 
     Raises:

@@ -5,7 +5,6 @@ Axes: T decoded frames, H W pixels, C channels (RGB), 2 = (dx, dy) with x to the
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.config import Motion
+from motive_pipeline.graph import resolve_dotted
 
 Reference = Literal["first", "previous"]
 
@@ -99,7 +99,7 @@ def build_tracker(motion: Motion, *, device: str = "auto", threads: int = 1) -> 
     Raises:
         MotiveError: AllTracker's code, weights or libraries are missing or not the expected ones.
     """
-    return pkgutil.resolve_name(TRACKERS[motion.tracker])(motion, device=device, threads=threads)
+    return resolve_dotted(TRACKERS[motion.tracker])(motion, device=device, threads=threads)
 
 
 def build_dis(motion: Motion, **_: object) -> DisTracker:

@@ -8,9 +8,9 @@ import pytest
 import xarray
 import zarr
 
-from motive_pipeline.config import ARMS
+from motive_pipeline.config import DEFAULT_ARMS
 
-TRAINED = [arm for arm in ARMS if arm != "base"]
+TRAINED = [arm for arm in DEFAULT_ARMS if arm != "base"]
 
 
 def test_every_asset_was_computed(project):
@@ -20,7 +20,7 @@ def test_every_asset_was_computed(project):
         "preference_bundle", "preference_study",
         *(f"{name}/{v}" for v in ("motive", "no_mask") for name in ("projected_gradients", "query_gradients", "influence_matrix", "voted_ranking")),
         *(f"{name}/{arm}" for arm in TRAINED for name in ("curated_subset", "finetuned_checkpoint")),
-        *(f"{name}/{arm}" for arm in ARMS for name in ("generated_videos", "eval_scores")),
+        *(f"{name}/{arm}" for arm in DEFAULT_ARMS for name in ("generated_videos", "eval_scores")),
     }  # fmt: skip
     assert set(project.first.assets) == expected
     assert project.first.assets["projected_gradients/motive"]["rows_computed"] == 18
@@ -28,7 +28,7 @@ def test_every_asset_was_computed(project):
 
 def test_the_summary_names_report_clips_and_arms(project):
     assert "report.html" in project.first.out
-    for arm in ARMS:
+    for arm in DEFAULT_ARMS:
         assert re.search(rf"\b{arm}\b", project.first.out.split("The arms side by side")[1]), arm
 
 

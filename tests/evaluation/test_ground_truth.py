@@ -1,6 +1,5 @@
 """Sources that know their clips' motion are reached by name, and only when they are used."""
 
-import pkgutil
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 
 from motive_pipeline.evaluation import ground_truth
 from motive_pipeline.evaluation.ground_truth import LABELLED_SOURCES, GroundTruth, LabelledSource, load_truth, query_motion
+from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.storage.workspace import Workspace
 
 KNOWN = GroundTruth(
@@ -38,7 +38,7 @@ def with_sources(ws: Workspace, clips: str, queries: str) -> Workspace:
 @pytest.mark.parametrize("name", LABELLED_SOURCES)
 def test_every_registered_function_exists(name):
     for function in vars(LABELLED_SOURCES[name]).values():
-        assert callable(pkgutil.resolve_name(function))
+        assert callable(resolve_dotted(function))
 
 
 def test_another_source_registers_its_truth_and_it_needs_clips_and_queries_of_that_source(workspace, monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from motive_pipeline.config import ARMS
+from motive_pipeline.config import DEFAULT_ARMS
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.catch import MIN_DIFFERENCE, make_catch_trials, spoilt
@@ -33,7 +33,7 @@ def videos(num_prompts: int, *, trainings: int = 1, n: int = 1) -> pd.DataFrame:
 
 
 def all_arms(num_prompts: int, **settings) -> dict[str, pd.DataFrame]:
-    return {arm: videos(num_prompts, **settings) if arm != "base" else videos(num_prompts, n=settings.get("n", 1)) for arm in ARMS}
+    return {arm: videos(num_prompts, **settings) if arm != "base" else videos(num_prompts, n=settings.get("n", 1)) for arm in DEFAULT_ARMS}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_no_arm_is_named_in_any_byte_or_file_name_of_the_bundle(bundle):
     assert {file.suffix for file in files} == {".html", ".mp4"}
     for file in files:
         content = file.read_bytes().lower() + str(file.relative_to(bundle.path)).encode()
-        for arm in ARMS:
+        for arm in DEFAULT_ARMS:
             assert arm.encode() not in content, f"{file.name} says {arm}"
     for file in (bundle.path / "videos").iterdir():
         assert re.fullmatch(r"[0-9a-f]{16}\.mp4", file.name)

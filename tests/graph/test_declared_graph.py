@@ -12,7 +12,7 @@ import pytest
 
 from assets.definitions import build_definitions
 from assets.plan import plan
-from motive_pipeline.config import ARMS as DEFAULT_ARMS
+from motive_pipeline.config import DEFAULT_ARMS
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.errors import ConfigError, MotiveError
 from motive_pipeline.graph import ARMS, SOURCES, STAGES, Arm, Graph, Output, Stage, resolve_dotted

@@ -1,6 +1,5 @@
 """Trackers: displacement in pixels of the decoded frame, relative to the stated reference frame."""
 
-import pkgutil
 from typing import get_args
 
 import cv2
@@ -9,6 +8,7 @@ import pytest
 
 from motive_pipeline.config import Motion
 from motive_pipeline.demo.generator import render_clip, render_truth, sample_spec
+from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.motion.trackers import TRACKERS, DisTracker, build_tracker
 
 
@@ -90,4 +90,4 @@ def test_the_settings_choose_the_tracker_and_auto_is_previous():
 def test_every_tracker_of_the_settings_is_registered():
     assert set(TRACKERS) == set(get_args(Motion.model_fields["tracker"].annotation))
     for name in TRACKERS.values():
-        assert callable(pkgutil.resolve_name(name))
+        assert callable(resolve_dotted(name))
