@@ -4,7 +4,7 @@
 
 ``VBENCH_PYTHON`` is the interpreter that ``motive fetch vbench`` prints. It runs VBench's function on each file and this process ours, by
 turns; both decode the file and score it. The two dimensions with networks need their weights in ``FOLDER``; what these hold does not change
-the time, so random ones will do (``VBENCH_PYTHON tests/vbench_random_weights.py FOLDER``). ``temporal_flickering`` is the same number on both
+the time, so random ones will do (``VBENCH_PYTHON tests/evaluation/vbench_random_weights.py FOLDER``). ``temporal_flickering`` is the same number on both
 sides; ``dynamic_degree[dis]`` and ``motion_smoothness[dis]`` are stand-ins, whose scores are others.
 """
 

@@ -96,7 +96,7 @@ def _publish(ws: Workspace, arm: str, count: int, films: list[bytes], first: int
             (folder / row["file"]).write_bytes(films[(index + first) % len(films)] + end)
         pd.DataFrame(rows).to_parquet(folder / "videos.parquet", index=False)
 
-    ws.publish(f"generated_videos/{arm}", stage="generated_videos", content=arm, write=write, started=time.time())
+    ws.publish(f"generated_videos/{arm}", content=arm, write=write, started=time.time())
 
 
 def chromium_mb() -> float:

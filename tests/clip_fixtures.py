@@ -130,7 +130,7 @@ def project(folder: Path, **sections) -> Workspace:
         "engine": {"threads": 1},
     }
     for name, values in sections.items():
-        settings[name] = settings.get(name, {}) | values
+        settings[name] = settings.get(name, {}) | values if isinstance(values, dict) else values
     return Workspace(parse_config(yaml.safe_dump(settings), folder / "motive.yaml"))
 
 

@@ -1,6 +1,6 @@
 """Kill a run of the whole graph at random instants, run again, and compare the end with that of an undisturbed run.
 
-``python -m tests.crash --kills 50`` is the long version; tests/test_crash.py runs a short one.
+``python -m tests.crash --kills 50`` is the long version; tests/assets/test_crash.py runs a short one.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def with_settings(ws: Workspace, **sections) -> Workspace:
     return Workspace(config)
 
 
-def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> None:
+def republish(ws: Workspace, asset: str, **tables: pd.DataFrame) -> None:
     """Publish ``asset`` anew: the files it has, with some of its tables replaced."""
     old = ws.published(asset)
 
@@ -90,7 +90,7 @@ def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> 
             table.to_parquet(folder / f"{name}.parquet", index=False)
 
     content = "".join(digest_frame(table) for table in tables.values())
-    ws.publish(asset, stage=stage, content=content, write=write, started=time.time())
+    ws.publish(asset, content=content, write=write, started=time.time())
 
 
 def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int = 3) -> None:
@@ -103,4 +103,4 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
             pd.concat([scores.table(name).assign(training=training) for training in trainings]) for name in ("per_video", "causal", "flow")
         )
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
-        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses, flow=flow)
+        republish(ws, f"eval_scores/{arm}", per_video=videos, causal=losses, flow=flow)

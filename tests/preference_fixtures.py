@@ -61,7 +61,7 @@ def publish_films(ws: Workspace, arm: str, prompts: Sequence[str] = PROMPTS, *, 
         pd.DataFrame(rows).assign(num_frames=clips.num_frames).to_parquet(folder / "videos.parquet", index=False)
 
     content = digest(arm, seed, rows)
-    ws.publish(f"generated_videos/{arm}", stage="generated_videos", content=content, write=write, started=time.time())
+    ws.publish(f"generated_videos/{arm}", content=content, write=write, started=time.time())
 
 
 def study_workspace(folder: Path, *, settings: str = "", prompts: Sequence[str] = PROMPTS, trainings: int = 1) -> Workspace:

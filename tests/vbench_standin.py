@@ -131,4 +131,4 @@ def publish_films(ws: Workspace, films: list[tuple[int, str, int, np.ndarray | b
         table.to_parquet(folder / "videos.parquet", index=False)
 
     content = digest_frame(table) + str([hash(bytes(each[3])) for each in films])
-    return ws.publish("generated_videos/motive", stage="generated_videos", content=content, write=write, started=time.time())
+    return ws.publish("generated_videos/motive", content=content, write=write, started=time.time())

@@ -122,16 +122,20 @@ class RowRun:
         counts = replace(self.outcome.counts, rejected=len(rejects))
         return replace(self, outcome=replace(self.outcome, refs=refs, rejects=rejects, counts=counts))
 
-    def require_enough(self, *, max_share: float, key: str) -> None:
+    def require_enough(self, ws: Workspace) -> None:
         """The stage's gate: few rejected clips; at least one query, and one held-out query where there are any.
 
         Raises:
             GateFailed: it does not hold; the message counts the reasons.
         """
+        key = ws.graph.asset(self.asset).stage.gate
+        assert key is not None
         rejects = self.rejects()
         reasons = [reject.reason for reject in rejects]
         if self.role == "clip":
-            require_few_rejects(self.asset, rejected=len(rejects), total=len(self.clips), max_share=max_share, key=key, reasons=reasons)
+            require_few_rejects(
+                self.asset, rejected=len(rejects), total=len(self.clips), max_share=ws.config.setting(key), key=key, reasons=reasons
+            )
             return
         left = {clip.part for clip, _ in self.accepted()}
         for part in sorted({clip.part for clip in self.clips} - left, reverse=True):
@@ -155,7 +159,6 @@ class RowRun:
         ws: Workspace,
         columns: Mapping[str, Sequence[Any]],
         *,
-        upstream: Sequence[str],
         facts: dict[str, Any],
         scores: dict[tuple[str, str], pd.DataFrame | Path] | None = None,
         preview: Callable[[Path], None] | None = None,
@@ -167,11 +170,9 @@ class RowRun:
         timing = {"seconds": round(time.time() - self.started, 1)}
         return ws.publish(
             self.asset,
-            stage=self.stage,
             content=content,
             write=lambda folder: index.to_parquet(folder / "index.parquet", index=False),
             started=self.started,
-            upstream=upstream,
             facts=facts | timing,
             counts=self.outcome.counts,
             rejects=self.rejects(),

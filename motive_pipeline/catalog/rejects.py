@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.catalog.duplicates import DUPLICATE_COLUMNS, MAX_BITS, duplicates_table
-from motive_pipeline.config import Config
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import REJECT_COLUMNS, Publication, Workspace
@@ -21,21 +20,13 @@ MAX_ROWS_SHOWN = 2000
 """The page shows this many rows; the table has all."""
 
 
-def rejecting_assets(config: Config) -> list[str]:
-    """The assets that publish rejects, in the order of the graph."""
-    first = ["clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks"]
-    first += ["embeddings", "query_embeddings"] if "embedding" in config.arms else []
-    return first + [f"{name}/{variant}" for name in ("projected_gradients", "query_gradients") for variant in config.variants]
-
-
 def publish_rejected(ws: Workspace) -> Publication:
-    """Gather the rejects of all stages that have published: ``rejected.parquet`` (path, clip_id, stage, reason, detail) and ``rejected.html``.
+    """Gather the rejects of all stages: ``rejected.parquet`` (path, clip_id, stage, reason, detail) and ``rejected.html``.
 
     ``duplicates.parquet`` lists the clips that look alike, and the queries that sit among the clips; these are used all the same.
     """
     started = time.time()
-    assets = [asset for asset in rejecting_assets(ws.config) if ws.has_published(asset)]
-    tables = [ws.published(asset).rejects() for asset in assets]
+    tables = [ws.published(asset).rejects() for asset in ws.graph.rejecting]
     frame = pd.concat([pd.DataFrame(columns=list(REJECT_COLUMNS), dtype="object"), *tables], ignore_index=True)
     counts = reason_counts(frame)
     duplicates = duplicates_table(ws)
@@ -48,11 +39,9 @@ def publish_rejected(ws: Workspace) -> Publication:
 
     return ws.publish(
         "rejected_clips",
-        stage="rejected_clips",
         content=digest_frame(frame) if duplicates.empty else digest(digest_frame(frame), digest_frame(duplicates)),
         write=write,
         started=started,
-        upstream=assets,
         facts={"rejected": len(frame), "files": len(set(frame["path"])), "by reason": counts}
         | {f"pairs: {kind}": kinds[kind] for kind in ("near_duplicate", "query_like_clip", "query_in_pool") if kinds[kind]},
         scores={("duplicates", "duplicates"): duplicates},

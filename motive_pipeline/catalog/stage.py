@@ -67,7 +67,6 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
     frame = listing.frame
     return ws.publish(
         "clip_catalog",
-        stage="clip_catalog",
         content=digest_frame(frame),
         write=lambda folder: frame.to_parquet(folder / "catalog.parquet", index=False),
         started=started,
@@ -100,7 +99,6 @@ def publish_query_catalog(ws: Workspace) -> Publication:
     counts = [listing.counts for listing in parts.values()]
     return ws.publish(
         "query_catalog",
-        stage="query_catalog",
         content=digest_frame(frame),
         write=lambda folder: frame.to_parquet(folder / "queries.parquet", index=False),
         started=started,

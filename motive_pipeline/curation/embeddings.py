@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from motive_pipeline.attribution.tiles import influence_tiles
-from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.config import Config
 from motive_pipeline.curation.encoders import Encode, encoder_content, load_encoder
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
@@ -57,9 +57,9 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         expect=row_function.expect,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
+    run.require_enough(ws)
     facts = {"clips": len(run.accepted()), "rejected": len(outcome.rejects), "encoder": ws.config.embedding.encoder}
-    return run.publish(ws, {}, upstream=[catalog_asset(role)], facts=facts)
+    return run.publish(ws, {}, facts=facts)
 
 
 class _RowFunction:

@@ -24,7 +24,7 @@ from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.truth import Truth
+from motive_pipeline.evaluation.ground_truth import GroundTruth
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
@@ -62,7 +62,7 @@ class Precision:
     num_clips: int
 
 
-def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
+def precision_table(ws: Workspace, truth: GroundTruth) -> list[Precision]:
     """The arms that choose, then the controls, then chance (the whole pool).
 
     Raises:
@@ -78,11 +78,13 @@ def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
     return [*rows, precision(CHANCE, "chance", pool, truth)]
 
 
-def precision(name: str, kind: str, clip_ids: Sequence[str], truth: Truth) -> Precision:
-    """Precision and lure of one choice of clips; clips that are not of the demo are left out of both."""
+def precision(name: str, kind: str, clip_ids: Sequence[str], truth: GroundTruth) -> Precision:
+    """Precision and lure of one choice of clips; clips that the ground truth does not hold are left out of both."""
     known = [clip_id for clip_id in clip_ids if clip_id in truth.motion.index]
     if not known:
-        raise GateFailed(f"none of the {len(clip_ids)} clips of {name} is one of the demo's, so there is no ground truth to compare with")
+        raise GateFailed(
+            f"no ground truth is known for any of the {len(clip_ids)} clips of {name}, so there is nothing to compare them with"
+        )
     shows_motion = truth.motion.loc[known].to_numpy() == truth.query_motion
     has_background = truth.background.loc[known].isin(truth.query_backgrounds).to_numpy()
     lure = float((has_background & ~shows_motion).mean()) if truth.is_confounded else float("nan")

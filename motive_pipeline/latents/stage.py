@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
@@ -107,9 +107,9 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
     flagged = _flags(store, run, appearances)
     run = _by_policies(run, flagged, ws.config.clips.policies)
-    run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
+    run.require_enough(ws)
     columns = _columns(ws, store, run, appearances, flagged)
-    return run.publish(ws, columns, upstream=[catalog_asset(role)], facts=_facts(columns, outcome))
+    return run.publish(ws, columns, facts=_facts(columns, outcome))
 
 
 class _EncodeAgain:

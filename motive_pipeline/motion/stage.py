@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
@@ -76,7 +76,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
-    run.require_enough(max_share=ws.config.motion.max_reject_share, key="motion.max_reject_share")
+    run.require_enough(ws)
     still = _still(store, run)
     if len(still) == len(run.accepted()):
         raise GateFailed(
@@ -91,7 +91,6 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     return run.publish(
         ws,
         {"motion_magnitude_px": magnitude_px},
-        upstream=[catalog_asset(role)],
         facts=_facts(magnitude_px, num_still=len(still)),
         scores=scores,
         preview=_Preview(store, run, ClipReader(FrameRule.of(ws.config), ws.config.engine), grid),

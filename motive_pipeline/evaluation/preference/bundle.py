@@ -51,11 +51,9 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
         page = render_page(key)
         return ws.publish(
             ASSET,
-            stage=STAGE,
             content=digest(page, key.study, sorted(shown)),
             write=functools.partial(_write, page, shown),
             started=started,
-            upstream=[f"generated_videos/{arm}" for arm in files.tables],
             facts=_facts(key, pairs, plans_of=len(plans), num_catch=len(trials), wanted=wanted, videos=shown),
             rejects=[*(_gap(gap) for gap in gaps), *(_same(pair) for pair in same)],
             beside=key.save,
