@@ -153,7 +153,7 @@ def run_pass(folder: Path) -> dict[str, Any]:
 def warm_up(ws: Workspace) -> None:
     """One clip through the decoding process, tracker, model and row store, and one drawing, so that what is set up at first use counts as start-up."""
     model = load_model(ws.config.model, threads=ws.config.engine.threads)
-    frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)(catalog_clips(ws, "query")[0].path).frames_THWC
+    frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)(catalog_clips(ws, "query")[0].file).frames_THWC
     build_tracker(ws.config.motion).displacement(frames_THWC)
     latents_CFHW = model.encode_video(frames_THWC)
     gradient = build_clip_gradient(model, ws.config.gradient)

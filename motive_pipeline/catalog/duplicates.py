@@ -33,18 +33,18 @@ def duplicates_table(ws: Workspace) -> pd.DataFrame:
     ``kind`` is ``near_duplicate``, ``query_in_pool`` (the same file) or ``query_like_clip``. At most :data:`MAX_LISTED` pairs, the nearest.
     """
     roles: tuple[tuple[Role, str], ...] = (("clip", "latents"), ("query", "query_latents"))
-    looks: dict[tuple[Role, str], str] = {}
+    phash_of: dict[tuple[Role, str], str] = {}
     paths: dict[tuple[Role, str], str] = {}
     for role, asset in roles:
         if not ws.has_published(asset):
             continue
         index = ws.published(asset).table("index")
         if "phash" in index:
-            looks |= {(role, str(clip)): str(phash) for clip, phash in zip(index["clip_id"], index["phash"], strict=True) if phash}
+            phash_of |= {(role, str(clip)): str(phash) for clip, phash in zip(index["clip_id"], index["phash"], strict=True) if phash}
             paths |= {(role, clip.clip_id): clip.location for clip in catalog_clips(ws, role)}
-    keys = sorted(looks)
+    keys = sorted(phash_of)
     rows = []
-    for left, right, bits in near_pairs([looks[key] for key in keys]):
+    for left, right, bits in near_pairs([phash_of[key] for key in keys]):
         (role, clip), (other_role, other) = keys[left], keys[right]
         if role == other_role == "query":
             continue

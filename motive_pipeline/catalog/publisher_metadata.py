@@ -29,11 +29,11 @@ _MARGIN = {"num_frames": 1.0, "fps": 0.02, "duration_s": 0.15, "width": 0.0, "he
 _NOTHING: Mapping[str, Any] = dict.fromkeys(SCORES, math.nan) | {"published": "", "disagrees": ""}
 
 
-def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, float]) -> Mapping[str, Any]:
+def publisher_columns(metadata: Mapping[str, Scalar], probed: Mapping[str, float]) -> Mapping[str, Any]:
     """``aesthetic_score`` and ``motion_score`` (NaN where there is none), ``published`` (JSON) and ``disagrees`` (comma-separated names)."""
-    if not published:
+    if not metadata:
         return _NOTHING
-    told = {name.strip().lower(): value for name, value in published.items()}
+    told = {name.strip().lower(): value for name, value in metadata.items()}
     wrong = [
         name
         for name, aliases in _NUMBERS.items()
@@ -43,7 +43,7 @@ def published_columns(published: Mapping[str, Scalar], probed: Mapping[str, floa
     ]
     return {
         **{name: _first_number(told, aliases) for name, aliases in SCORES.items()},
-        "published": json.dumps(dict(published), ensure_ascii=False, sort_keys=True),
+        "published": json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True),
         "disagrees": ",".join(wrong),
     }
 

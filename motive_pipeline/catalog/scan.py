@@ -114,7 +114,7 @@ def data_version(*scans: Scan) -> str:
     return digest(
         [
             [
-                [_said(file) for file in found.files],
+                [_described(file) for file in found.files],
                 [[bad.relative, bad.reason] for bad in found.bad],
             ]
             for found in scans
@@ -122,11 +122,11 @@ def data_version(*scans: Scan) -> str:
     )
 
 
-def _said(file: SourceFile) -> list[Any]:
+def _described(file: SourceFile) -> list[Any]:
     entry = file.entry
-    said = [entry.relative, file.sha256, entry.caption, sorted(entry.extra.items())]
-    beside = [sorted(entry.published.items()), list(entry.further_captions)] if entry.published or entry.further_captions else []
-    return said + beside
+    described = [entry.relative, file.sha256, entry.caption, sorted(entry.extra.items())]
+    beside = [sorted(entry.metadata.items()), list(entry.further_captions)] if entry.metadata or entry.further_captions else []
+    return described + beside
 
 
 def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:

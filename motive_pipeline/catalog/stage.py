@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.catalog.publisher_metadata import published_columns
+from motive_pipeline.catalog.publisher_metadata import publisher_columns
 from motive_pipeline.catalog.scan import Scan, SourceFile, hash_threads, scan
 from motive_pipeline.engine import Work, compute_rows, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
@@ -25,7 +25,7 @@ from motive_pipeline.storage.rows import RowReject
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.video.contact_sheet import TILE_PX, Tile, evenly, write_sheet
 from motive_pipeline.video.probe import VideoFacts, flag_bits, flag_names
-from motive_pipeline.video.worker_pool import Glimpser, Prober
+from motive_pipeline.video.worker_pool import FrameReader, Prober
 
 PROBED = ("num_frames", "fps", "width", "height", "duration_s", "flags")
 """What a row of the probing store holds, as one vector of float64."""
@@ -143,7 +143,7 @@ def _listing(ws: Workspace, source: ClipSource, asset: str) -> _Listing:
         by_content[file.clip_id] = [file]
         keys[file.clip_id] = digest(file.clip_id)
         if store.find(keys[file.clip_id]) is None:
-            prober.expect([file.entry.file])
+            prober.prefetch([file.entry.file])
 
     found = scan(source, HashMemory(ws.state), threads=hash_threads(ws), seen=seen)
     outcome = compute_rows(
@@ -185,7 +185,7 @@ def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source:
     entries = [file.entry for file in files]
     caption = next((entry.caption for entry in entries if entry.caption), entries[0].caption)
     others = {text for entry in entries for text in (entry.caption, *entry.further_captions) if text and text != caption}
-    published = next((entry.published for entry in entries if entry.published), {})
+    metadata = next((entry.metadata for entry in entries if entry.metadata), {})
     return {
         "clip_id": clip_id,
         "path": entries[0].file.location,
@@ -201,7 +201,7 @@ def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source:
         "other_captions": _JSON.encode(sorted(others)) if others else "[]",
         "category": entries[0].extra.get("category", ""),
         "flags": ",".join(flag_names(int(probed["flags"]))),
-        **published_columns(published, probed),
+        **publisher_columns(metadata, probed),
     }
 
 
@@ -275,15 +275,15 @@ def _preview(ws: Workspace, frame: pd.DataFrame) -> Callable[[Path], None]:
 
     def draw(path: Path) -> None:
         clips = [MediaFile.parse(location) for location in evenly(frame["path"].tolist(), _PREVIEW_CLIPS)]
-        glimpse = Glimpser(ws.config.engine, 0.5, width=TILE_PX, height=TILE_PX)
-        glimpse.expect(clips)
-        write_sheet(path, [_tile(clip, glimpse) for clip in clips], columns=_PREVIEW_COLUMNS)
+        frame_of = FrameReader(ws.config.engine, 0.5, width=TILE_PX, height=TILE_PX)
+        frame_of.prefetch(clips)
+        write_sheet(path, [_tile(clip, frame_of) for clip in clips], columns=_PREVIEW_COLUMNS)
 
     return draw
 
 
-def _tile(clip: MediaFile, glimpse: Glimpser) -> Tile:
+def _tile(clip: MediaFile, frame_of: FrameReader) -> Tile:
     try:
-        return Tile(picture_HWC=glimpse(clip), text=clip.name)
+        return Tile(picture_HWC=frame_of(clip), text=clip.name)
     except RejectRow as rejection:
         return Tile(picture_HWC=None, text=rejection.reason)

@@ -19,7 +19,7 @@ from motive_pipeline.video.worker_pool import Prober
 WHOLE_WITHIN_S = 60.0
 """A file that is no whole video and was written less than this ago is taken for one that is still being copied."""
 
-_LOOK_WITHIN_S = 20.0
+_PROBE_WITHIN_S = 20.0
 """The sensor must answer within a minute, whatever a decoder does."""
 
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
@@ -46,13 +46,13 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
     """
     now_s = time.time() if now_s is None else now_s
     sources = [clip_source(ws), query_source(ws), held_out_source(ws)]
-    look = Prober(ws.config.engine.model_copy(update={"decode_workers": 1, "decode_timeout_s": _LOOK_WITHIN_S}))
+    probe = Prober(ws.config.engine.model_copy(update={"decode_workers": 1, "decode_timeout_s": _PROBE_WITHIN_S}))
     found: dict[Path, None] = {}
     for entry in (entry for source in sources if source for entry in source.entries()):
         if isinstance(entry, BadEntry):
             if entry.reason.endswith("_archive") and _age_s(Path(entry.path), now_s) < WHOLE_WITHIN_S:
                 found[Path(entry.path)] = None
-        elif _unsettled(entry, look, now_s, settle_s):
+        elif _unsettled(entry, probe, now_s, settle_s):
             found[Path(entry.file.location)] = None
     return list(found)
 
@@ -63,7 +63,7 @@ def _age_s(path: Path, now_s: float) -> float:
     return min((age_s for age_s in ages_s if age_s >= 0), default=float("inf"))
 
 
-def _unsettled(entry: SourceEntry, look: Prober, now_s: float, settle_s: float) -> bool:
+def _unsettled(entry: SourceEntry, probe: Prober, now_s: float, settle_s: float) -> bool:
     beside = Path(entry.caption_file) if entry.caption_file else entry.file.path.with_suffix(".txt")
     age_s = min(_age_s(entry.file.path, now_s), _age_s(beside, now_s))
     if age_s < settle_s:
@@ -71,7 +71,7 @@ def _unsettled(entry: SourceEntry, look: Prober, now_s: float, settle_s: float) 
     if age_s >= WHOLE_WITHIN_S:
         return False
     try:
-        look(entry.file)
+        probe(entry.file)
     except RejectRow:
         return True
     return ends_early(entry.file)

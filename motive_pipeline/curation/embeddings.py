@@ -73,7 +73,7 @@ class _RowFunction:
 
     def expect(self, clips: Sequence[CatalogClip]) -> None:
         """These clips will be asked for, in this order."""
-        self._read.expect([clip.file for clip in clips])
+        self._read.prefetch([clip.file for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._encode is None:

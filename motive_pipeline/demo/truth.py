@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from motive_pipeline.demo.folder import demo_folder
 from motive_pipeline.evaluation.ground_truth import GroundTruth
-from motive_pipeline.sources.configured import demo_folder
 from motive_pipeline.storage.workspace import Workspace
 
 

@@ -236,7 +236,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
     threads = max(1, ws.config.engine.num_decode_workers)
     reader = ClipReader(rule, ws.config.engine)
     if videos == "window":
-        reader.expect([source for source, _ in missing])
+        reader.prefetch([source for source, _ in missing])
     begun: deque[tuple[MediaFile, Future[None]]] = deque()
 
     def end() -> None:
@@ -341,7 +341,7 @@ def _exported(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> li
     """What each video that was written is, from the file itself."""
     files = _file_names(table, videos)
     prober = Prober(ws.config.engine)
-    prober.expect([work / VIDEOS / file for file in files])
+    prober.prefetch([work / VIDEOS / file for file in files])
     clips: list[ExportedClip] = []
     trouble: list[str] = []
     for clip_id, file, caption in zip(table["clip_id"], files, table["caption"], strict=True):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 
 from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
-from motive_pipeline.catalog.perceptual_hashes import clip_looks
+from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import MotiveError, RejectRow
@@ -27,7 +27,7 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
-from motive_pipeline.video.appearance import Look
+from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.decode import DecodedClip, FrameRule
 from motive_pipeline.video.probe import FLAGS, flag_bits, flag_names
 from motive_pipeline.video.worker_pool import ClipReader
@@ -93,7 +93,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
     keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
-    row_function = _RowFunction(ws)
+    row_function = _ClipEncoder(ws)
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
@@ -104,11 +104,11 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    looks = clip_looks(ws, [clip for clip, _ in run.accepted()], row_function.looks)
-    flagged = _flags(store, run, looks)
+    appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
+    flagged = _flags(store, run, appearances)
     run = _by_policies(run, flagged, ws.config.clips.policies)
     run.require_enough(ws)
-    columns = _columns(ws, store, run, looks, flagged)
+    columns = _columns(ws, store, run, appearances, flagged)
     return run.publish(ws, columns, facts=_facts(columns, outcome))
 
 
@@ -120,8 +120,8 @@ class _EncodeAgain:
         self._role: Role = role
 
     @cached_property
-    def _row_function(self) -> _RowFunction:
-        return _RowFunction(self._ws)
+    def _row_function(self) -> _ClipEncoder:
+        return _ClipEncoder(self._ws)
 
     @cached_property
     def _clips(self) -> dict[str, CatalogClip]:
@@ -138,20 +138,20 @@ class _EncodeAgain:
         return row
 
 
-class _RowFunction:
+class _ClipEncoder:
     """``clip -> arrays``. The model is loaded when the first row is missing, so that a run without work loads none."""
 
     def __init__(self, ws: Workspace) -> None:
         self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
         self._model: VideoModel | None = None
-        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)
-        self.looks: dict[str, Look] = {}
+        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)
+        self.appearances: dict[str, Appearance] = {}
         """How the clips look that were read, by clip_id."""
         self._memory = HashMemory(ws.state)
 
     def expect(self, clips: Sequence[CatalogClip]) -> None:
         """These clips will be asked for, in this order."""
-        self._reader.expect([clip.file for clip in clips])
+        self._reader.prefetch([clip.file for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
@@ -159,8 +159,8 @@ class _RowFunction:
         decoded = self._reader(clip.file)
         row = latent_row(clip, self._model, decoded)
         require_unchanged(clip, self._memory)
-        if decoded.look is not None:
-            self.looks[clip.clip_id] = decoded.look
+        if decoded.appearance is not None:
+            self.appearances[clip.clip_id] = decoded.appearance
         return row
 
 
@@ -196,11 +196,11 @@ def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
     return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
 
 
-def _flags(store: RowStore, run: RowRun, looks: Mapping[str, Look]) -> dict[str, tuple[str, ...]]:
+def _flags(store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) -> dict[str, tuple[str, ...]]:
     """What is unusual about each accepted clip, by clip_id."""
     accepted = run.accepted()
     bits = store.column([ref for _, ref in accepted], "flags").tolist()
-    seen = (looks[clip.clip_id].flags() if clip.clip_id in looks else () for clip, _ in accepted)
+    seen = (appearances[clip.clip_id].flags() if clip.clip_id in appearances else () for clip, _ in accepted)
     return {clip.clip_id: (*flag_names(own), *further) for (clip, _), own, further in zip(accepted, bits, seen, strict=True)}
 
 
@@ -213,7 +213,7 @@ def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: 
 
 
 def _columns(
-    ws: Workspace, store: RowStore, run: RowRun, looks: Mapping[str, Look], flagged: Mapping[str, tuple[str, ...]]
+    ws: Workspace, store: RowStore, run: RowRun, appearances: Mapping[str, Appearance], flagged: Mapping[str, tuple[str, ...]]
 ) -> dict[str, list[Any]]:
     """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
     accepted = run.accepted()
@@ -226,7 +226,7 @@ def _columns(
         "height": [shape[2] for shape in shapes],
         "width": [shape[3] for shape in shapes],
         "flags": [",".join(flagged[clip.clip_id]) for clip, _ in accepted],
-        "phash": [looks[clip.clip_id].phash if clip.clip_id in looks else "" for clip, _ in accepted],
+        "phash": [appearances[clip.clip_id].phash if clip.clip_id in appearances else "" for clip, _ in accepted],
     }
 
 

@@ -128,7 +128,7 @@ def _row_function(
         ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
     else:
         ahead = nullcontext(computed)
-        read.expect([clip.file for clip in missing])
+        read.prefetch([clip.file for clip in missing])
     with ahead as row:
 
         def checked(clip: CatalogClip) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_ar
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
-from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Said, decoded_sidecar
+from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, parse_sidecar
 from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
 
 
@@ -54,32 +54,34 @@ class ArchiveSource:
         try:
             stat, listed = list_archive(archive)
             videos = [member for member in listed if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES]
-            said = self._said(archive, listed)
+            annotation = self._annotations(archive, listed)
         except RejectRow as rejection:
             yield BadEntry(path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=rejection.detail)
             return
         for member in videos:
             file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
-            yield self._entry(file, f"{printable(relative)}{MEMBER_MARK}{file.member}", member, said.get(self._key_of(member), Said()))
+            yield self._entry(
+                file, f"{printable(relative)}{MEMBER_MARK}{file.member}", member, annotation.get(self._key_of(member), Annotation())
+            )
 
-    def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, said: Said) -> SourceEntry | BadEntry:
-        trouble = member.problem or said.trouble
-        if trouble is not None:
-            return BadEntry(path=file.location, relative=relative, reason=trouble[0], detail=trouble[1])
+    def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, annotation: Annotation) -> SourceEntry | BadEntry:
+        problem = member.problem or annotation.problem
+        if problem is not None:
+            return BadEntry(path=file.location, relative=relative, reason=problem[0], detail=problem[1])
         folder = member.path.split("/")[0] if "/" in member.path else ""
-        category = self.category if self.category is not None else said.category or folder
+        category = self.category if self.category is not None else annotation.category or folder
         return SourceEntry(
             file=file,
             relative=relative,
-            caption=said.caption,
+            caption=annotation.caption,
             extra={"category": category},
-            published=said.published,
-            caption_file=str(file.path) if said.captions is not None else None,
+            metadata=annotation.metadata,
+            caption_file=str(file.path) if annotation.captions is not None else None,
         )
 
-    def _said(self, archive: Path, listed: list[ArchiveMember]) -> dict[str, Said]:
+    def _annotations(self, archive: Path, listed: list[ArchiveMember]) -> dict[str, Annotation]:
         """What the members beside the videos say, by key. Where several speak, the first ending of ``sidecars`` gives the caption."""
-        found: dict[str, Said] = {}
+        found: dict[str, Annotation] = {}
         for ending in self.sidecars:
             beside = [member for member in listed if member.name.lower().endswith(ending) and member.problem is None]
             for member, data in read_small_members(archive, beside, MAX_SIDECAR_BYTES + 1):
@@ -92,21 +94,21 @@ class ArchiveSource:
         return f"{folder}/{name.partition('.')[0] if self.key_ends_at == 'first' else name.rpartition('.')[0]}"
 
 
-def _decoded(data: bytes, member: ArchiveMember) -> Said:
+def _decoded(data: bytes, member: ArchiveMember) -> Annotation:
     try:
-        return decoded_sidecar(data, member.name)
+        return parse_sidecar(data, member.name)
     except CaptionError as error:
-        return Said(trouble=("bad_caption", str(error)))
+        return Annotation(problem=("bad_caption", str(error)))
 
 
-def _joined(first: Said | None, second: Said) -> Said:
+def _joined(first: Annotation | None, second: Annotation) -> Annotation:
     if first is None:
         return second
-    return Said(
+    return Annotation(
         captions=second.captions if first.captions is None else first.captions,
-        published={**second.published, **first.published},
+        metadata={**second.metadata, **first.metadata},
         category=first.category or second.category,
-        trouble=first.trouble or second.trouble,
+        problem=first.problem or second.problem,
     )
 
 

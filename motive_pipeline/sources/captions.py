@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.sources.protocol import MAX_CAPTION_BYTES, CaptionError, Scalar, decoded_caption, one_line
+from motive_pipeline.sources.protocol import MAX_CAPTION_BYTES, CaptionError, Scalar, one_line, parse_caption
 
 CAPTION_COLUMNS = ("caption", "prompt", "text", "cap", "captions", "description")
 """Names under which data sets and trainers keep captions, in the order in which they are looked for."""
 
 MAX_SIDECAR_BYTES = 2**20
-MAX_PUBLISHED_CHARACTERS = 2000
+MAX_METADATA_CHARACTERS = 2000
 """A value longer than this is no number, label or name; it is left out of the catalog."""
 
 _UNUSABLE = {"status": lambda value: value != "success", "valid": lambda value: value is False or str(value).lower() == "false"}
 """video2dataset writes ``status``, cosmos-curate ``valid``; where the publisher says that a video failed, it is no clip."""
 
 
-TORN = "half of a character (a lone surrogate), which is no valid text"
+LONE_SURROGATE = "half of a character (a lone surrogate), which is no valid text"
 
 
-def is_torn(value: Any) -> bool:
+def has_lone_surrogate(value: Any) -> bool:
     """Whether a text in what JSON gave is no valid Unicode: ``"\\ud83c"`` without its other half, as a caption cut in the middle of an emoji."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
@@ -36,13 +36,13 @@ def is_torn(value: Any) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """``captions`` are all that there are; the first is the clip's. None: nothing was said. ``trouble`` is (reason, detail)."""
+class Annotation:
+    """``captions`` are all that there are; the first is the clip's. None: nothing was said. ``problem`` is (reason, detail)."""
 
     captions: tuple[str, ...] | None = None
-    published: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
     category: str = ""
-    trouble: tuple[str, str] | None = None
+    problem: tuple[str, str] | None = None
 
     @property
     def caption(self) -> str | None:
@@ -50,7 +50,9 @@ class Said:
         return None if self.captions is None else next(iter(self.captions), "")
 
 
-def said_by(values: Mapping[str, Any], *, caption_columns: Sequence[str] = CAPTION_COLUMNS, without: Sequence[str] = ()) -> Said:
+def annotation_of_row(
+    values: Mapping[str, Any], *, caption_columns: Sequence[str] = CAPTION_COLUMNS, without: Sequence[str] = ()
+) -> Annotation:
     """What a row or a JSON object says. ``without`` are columns that name the file.
 
     Raises:
@@ -60,20 +62,18 @@ def said_by(values: Mapping[str, Any], *, caption_columns: Sequence[str] = CAPTI
     captions = None if name is None else _captions(values[name], name)
     if name is None and (windows := values.get("windows")):
         captions = _windowed(windows)
-    published = {
-        key: cell for key, value in values.items() if key not in (name, *without, "windows") and (cell := _cell(value)) is not None
-    }
+    metadata = {key: cell for key, value in values.items() if key not in (name, *without, "windows") and (cell := _cell(value)) is not None}
     failed = next((key for key, is_bad in _UNUSABLE.items() if key in values and is_bad(values[key])), None)
     detail = f"the publisher's {failed} is {values[failed]!r}" if failed else ""
-    return Said(
+    return Annotation(
         captions=captions,
-        published=published,
+        metadata=metadata,
         category=str(values.get("category") or ""),
-        trouble=("source_failed", f"{detail}: {values.get('error_message') or 'not usable'}") if failed else None,
+        problem=("source_failed", f"{detail}: {values.get('error_message') or 'not usable'}") if failed else None,
     )
 
 
-def read_sidecar(file: str | Path) -> Said:
+def read_sidecar(file: str | Path) -> Annotation:
     """What a ``.txt`` or ``.json`` file beside a video says.
 
     Raises:
@@ -81,17 +81,17 @@ def read_sidecar(file: str | Path) -> Said:
         OSError: it cannot be read.
     """
     with open(file, "rb") as opened:
-        return decoded_sidecar(opened.read(MAX_SIDECAR_BYTES + 1), os.path.basename(file))
+        return parse_sidecar(opened.read(MAX_SIDECAR_BYTES + 1), os.path.basename(file))
 
 
-def decoded_sidecar(data: bytes, name: str) -> Said:
+def parse_sidecar(data: bytes, name: str) -> Annotation:
     """What the bytes of the ``.txt`` or ``.json`` file ``name`` say.
 
     Raises:
         CaptionError: they cannot be used.
     """
     if not name.lower().endswith(".json"):
-        return Said(captions=(decoded_caption(data, name),))
+        return Annotation(captions=(parse_caption(data, name),))
     if len(data) > MAX_SIDECAR_BYTES:
         raise CaptionError(f"{name} has more than {MAX_SIDECAR_BYTES} bytes")
     try:
@@ -100,9 +100,9 @@ def decoded_sidecar(data: bytes, name: str) -> Said:
         raise CaptionError(f"{name} is no JSON ({error})") from error
     if not isinstance(values, dict):
         raise CaptionError(f"{name} holds no JSON object")
-    if is_torn(values):
-        raise CaptionError(f"{name} holds {TORN}")
-    return said_by(values)
+    if has_lone_surrogate(values):
+        raise CaptionError(f"{name} holds {LONE_SURROGATE}")
+    return annotation_of_row(values)
 
 
 def _captions(value: Any, name: str) -> tuple[str, ...] | None:
@@ -132,5 +132,5 @@ def _cell(value: Any) -> Scalar | None:
     if value is None or value == "" or isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if isinstance(value, str):
-        return one_line(value) if len(value) <= MAX_PUBLISHED_CHARACTERS else None
+        return one_line(value) if len(value) <= MAX_METADATA_CHARACTERS else None
     return value if isinstance(value, bool | int | float) else str(value)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
 from motive_pipeline.config import Clips, Queries
-from motive_pipeline.demo.generator import VERSION as DEMO_VERSION
-from motive_pipeline.demo.generator import write_demo
-from motive_pipeline.errors import ConfigError, MotiveError
+from motive_pipeline.errors import ConfigError
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import LAYOUTS, Layout
-from motive_pipeline.sources.protocol import BadEntry, ClipSource, SourceEntry, require_folder
+from motive_pipeline.sources.protocol import ClipSource, require_folder
 from motive_pipeline.sources.table_source import TableSource
 from motive_pipeline.storage.workspace import Workspace
 
-__all__ = ["BadEntry", "ClipSource", "SourceEntry", "clip_source", "demo_folder", "held_out_source", "query_source"]
+GENERATED = {"demo": "motive_pipeline.demo.folder:demo_folder"}
+"""Sources whose videos are generated: the name in the settings, and the function that writes them and returns their folder.
 
+The function is resolved when the source is used: this room does not import the rooms above it.
+"""
 
 _SHARD = re.compile(r".*-\d+-of-\d+\.parquet$")
 """A part of a table, as Hugging Face names it: ``train-00000-of-00010.parquet``."""
@@ -26,29 +28,34 @@ _SHARD = re.compile(r".*-\d+-of-\d+\.parquet$")
 def clip_source(ws: Workspace) -> ClipSource:
     """The training clips, by the section ``clips``."""
     clips = ws.config.clips
-    if clips.source == "demo":
-        return FolderSource(root=demo_folder(ws) / "clips", key="clips.source: demo", name="demo", category="")
+    if clips.source in GENERATED:
+        return _generated(ws, clips.source, "clips", key="clips.source", category="")
     return build_source(clips, path=clips.path, table=clips.table, key="clips.path")
 
 
 def query_source(ws: Workspace) -> ClipSource:
     """The query clips, by the section ``queries``."""
     queries = ws.config.queries
-    if queries.source == "demo":
-        return FolderSource(root=demo_folder(ws) / "queries", key="queries.source: demo", name="demo", category=queries.demo.motion)
+    if queries.source in GENERATED:
+        return _generated(ws, queries.source, "queries", key="queries.source", category=queries.demo.motion)
     return build_source(queries, path=queries.path, table=queries.table, key="queries.path", without=queries.held_out_path)
 
 
 def held_out_source(ws: Workspace) -> ClipSource | None:
     """The held-out query clips, or None where the settings name none."""
     queries = ws.config.queries
-    if queries.source == "demo":
+    if queries.source in GENERATED:
         if not queries.demo.num_held_out:
             return None
-        return FolderSource(root=demo_folder(ws) / "held_out", key="queries.source: demo", name="demo", category=queries.demo.motion)
+        return _generated(ws, queries.source, "held_out", key="queries.source", category=queries.demo.motion)
     if queries.held_out_path is None and queries.held_out_table is None:
         return None
     return build_source(queries, path=queries.held_out_path, table=queries.held_out_table, key="queries.held_out_path")
+
+
+def _generated(ws: Workspace, name: str, folder: str, *, key: str, category: str) -> FolderSource:
+    write = pkgutil.resolve_name(GENERATED[name])
+    return FolderSource(root=write(ws) / folder, key=f"{key}: {name}", name=name, category=category)
 
 
 def build_source(section: Clips | Queries, *, path: Path | None, table: Path | None, key: str, without: Path | None = None) -> ClipSource:
@@ -102,25 +109,3 @@ def _with_columns(layout: Layout, section: Clips | Queries) -> Layout:
     return Layout(
         tables=layout.tables, path_columns=paths, caption_columns=captions, join=layout.join, below=layout.below, sidecars=layout.sidecars
     )
-
-
-def demo_folder(ws: Workspace) -> Path:
-    """The demo data of the current settings below ``<root>/demo``, written when it is not there.
-
-    Raises:
-        MotiveError: the folder is there, but not whole.
-    """
-    clips, queries = ws.config.clips.demo, ws.config.queries.demo
-    name = f"v{DEMO_VERSION}-{clips.split}-seed{clips.seed}-{clips.num_clips}-{queries.motion}-{queries.num_queries}-{queries.num_held_out}"
-    try:
-        return write_demo(
-            ws.root / "demo" / name,
-            seed=clips.seed,
-            split=clips.split,
-            num_clips=clips.num_clips,
-            num_queries=queries.num_queries,
-            num_held_out=queries.num_held_out,
-            query_motion=queries.motion,
-        )
-    except FileExistsError as error:
-        raise MotiveError(f"demo data: {error}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.sources.captions import Said, read_sidecar
+from motive_pipeline.sources.captions import Annotation, read_sidecar
 from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
 
 
@@ -105,19 +105,19 @@ class FolderSource:
                 _require_caption_file(caption_file)
             file = MediaFile(path=path, stat=regular_file_stat(path))
             with disk_errors_as_rejects():
-                said = read_sidecar(caption_file) if caption_file else Said()
+                found = read_sidecar(caption_file) if caption_file else Annotation()
         except CaptionError as error:
             return self._bad(path, "bad_caption", str(error))
         except RejectRow as rejection:
             return self._bad(path, rejection.reason, rejection.detail)
-        if said.trouble:
-            return self._bad(path, *said.trouble)
+        if found.problem:
+            return self._bad(path, *found.problem)
         return SourceEntry(
             file=file,
             relative=video.relative,
-            caption=said.caption,
+            caption=found.caption,
             extra={"category": video.category},
-            published=said.published,
+            metadata=found.metadata,
             caption_file=caption_file,
         )
 

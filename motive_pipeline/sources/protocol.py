@@ -26,14 +26,14 @@ class SourceEntry:
     """One video of a source. ``relative`` names it within the source; ``caption`` is None where there is none.
 
     ``extra`` is what the source knows beside; ``category`` is the
-    name of the sub-folder. ``published`` holds what the data set's own table says of the video. ``caption_file`` is where the caption stands.
+    name of the sub-folder. ``metadata`` holds what the data set's own table says of the video. ``caption_file`` is where the caption stands.
     """
 
     file: MediaFile
     relative: str
     caption: str | None
     extra: dict[str, str] = field(default_factory=dict)
-    published: Mapping[str, Scalar] = field(default_factory=dict)
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
     further_captions: tuple[str, ...] = ()
     caption_file: str | None = None
 
@@ -84,7 +84,7 @@ class CaptionError(ValueError):
     """A caption that cannot be used."""
 
 
-def decoded_caption(data: bytes, name: str) -> str:
+def parse_caption(data: bytes, name: str) -> str:
     """The caption in the bytes of the text file ``name``: UTF-8, or UTF-16 with its mark.
 
     Raises:

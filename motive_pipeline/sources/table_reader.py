@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.files.parquet_column import bytes_leaf, cell_name
-from motive_pipeline.sources.captions import TORN, is_torn
+from motive_pipeline.sources.captions import LONE_SURROGATE, has_lone_surrogate
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _PARQUET_ROWS = 4096
@@ -70,8 +70,8 @@ def read_json_values(file: Path) -> dict[str, Any]:
     values = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    if is_torn(values):
-        raise ValueError(TORN)
+    if has_lone_surrogate(values):
+        raise ValueError(LONE_SURROGATE)
     return values
 
 
@@ -97,15 +97,15 @@ def _csv_rows(file: Path) -> Iterator[TableRow | BadRow]:
                     raise MotiveError(f"{file}: its first line, which names the columns, is not valid UTF-8; save the table as UTF-8")
                 if len(set(header)) < len(header):
                     raise MotiveError(f"{file}: two columns have one name in its first line: {', '.join(header)}")
-            elif (trouble := _csv_trouble(cells, header)) is not None:
-                yield BadRow(where=where, detail=trouble)
+            elif (problem := _csv_problem(cells, header)) is not None:
+                yield BadRow(where=where, detail=problem)
             else:
                 yield TableRow(where=where, values=dict(zip(header, cells, strict=True)))
         if header is None:
             raise MotiveError(f"{file}: the table is empty; its first line must name the columns")
 
 
-def _csv_trouble(cells: list[str], header: list[str]) -> str | None:
+def _csv_problem(cells: list[str], header: list[str]) -> str | None:
     if len(cells) != len(header):
         return f"{len(cells)} cells where the first line names {len(header)} columns"
     if [cell.strip() for cell in cells] == header:
@@ -158,7 +158,7 @@ def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
 def _json_row(where: str, values: Any) -> TableRow | BadRow:
     if not isinstance(values, dict):
         return BadRow(where=where, detail="no JSON object")
-    return BadRow(where=where, detail=TORN) if is_torn(values) else TableRow(where=where, values=values)
+    return BadRow(where=where, detail=LONE_SURROGATE) if has_lone_surrogate(values) else TableRow(where=where, values=values)
 
 
 def _has_lines(opened: IO[bytes]) -> bool:

@@ -1,4 +1,4 @@
-"""Clips that a table names: each row finds its file, and what does not match on either side is said."""
+"""Clips that a table names: each row finds its file, and what does not match on either side is annotation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
 from motive_pipeline.files.file_stat import printable, regular_file_stat
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
-from motive_pipeline.sources.captions import said_by
+from motive_pipeline.sources.captions import annotation_of_row
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import HELD_COLUMNS, Layout
 from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
@@ -94,18 +94,20 @@ class TableSource:
                 _bad(found.file.location, found.relative, "not_a_video", ""), detail=f"{where}: its type is {row.values['type']!r}"
             )
         try:
-            said = said_by(row.values, caption_columns=self.layout.caption_columns, without=(*row.held, column or "", "type", "category"))
+            annotation = annotation_of_row(
+                row.values, caption_columns=self.layout.caption_columns, without=(*row.held, column or "", "type", "category")
+            )
         except CaptionError as error:
             return _bad(found.file.location, found.relative, "bad_caption", f"{where}: {error}")
-        if said.trouble:
-            return _bad(found.file.location, found.relative, said.trouble[0], f"{where}: {said.trouble[1]}")
-        category = self.category if self.category is not None else said.category or found.extra.get("category", "")
+        if annotation.problem:
+            return _bad(found.file.location, found.relative, annotation.problem[0], f"{where}: {annotation.problem[1]}")
+        category = self.category if self.category is not None else annotation.category or found.extra.get("category", "")
         return replace(
             found,
-            caption=said.caption,
-            further_captions=(said.captions or ())[1:],
+            caption=annotation.caption,
+            further_captions=(annotation.captions or ())[1:],
             extra={"category": category},
-            published=said.published,
+            metadata=annotation.metadata,
             caption_file=str(table),
         )
 

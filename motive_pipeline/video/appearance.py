@@ -27,7 +27,7 @@ _SMALL = (48, 27)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Appearance:
     """``phash`` is 64 hex digits: four hashes of 64 bits. ``cut_frame`` is the first frame after a hidden cut, or None."""
 
     phash: str
@@ -39,10 +39,10 @@ class Look:
         return tuple(name for name, holds in (("frozen", self.is_frozen), ("hidden_cut", self.cut_frame is not None)) if holds)
 
 
-def look_at(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Look:
+def appearance_of(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Appearance:
     """The look of the frames that a clip is used with."""
     steps_T = _steps(frames_THWC)
-    return Look(phash=_phash(frames_THWC), cut_frame=_cut(steps_T), is_frozen=bool(len(steps_T) and steps_T.max() <= FROZEN_STEP))
+    return Appearance(phash=_phash(frames_THWC), cut_frame=_cut(steps_T), is_frozen=bool(len(steps_T) and steps_T.max() <= FROZEN_STEP))
 
 
 def _phash(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> str:

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.video.appearance import Look
+from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.picture import cover_scale, picture
 from motive_pipeline.video.probe import FLAGS, frame_flags, geometry, open_video
 
@@ -76,7 +76,7 @@ class DecodedClip:
     frames_THWC: UInt8[np.ndarray, "T H W 3"]
     times_s: Float[np.ndarray, " T"]
     flags: tuple[str, ...]
-    look: Look | None = None
+    appearance: Appearance | None = None
     """Where it was asked for."""
 
 

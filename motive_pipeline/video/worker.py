@@ -19,19 +19,19 @@ import numpy as np
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.video.appearance import look_at
+from motive_pipeline.video.appearance import appearance_of
 from motive_pipeline.video.decode import FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import probe
-from motive_pipeline.video.worker_channel import Channel
+from motive_pipeline.video.worker_channel import WorkerChannel
 
 Answer = tuple[dict[str, Any], np.ndarray | None]
 
 
-def read(file: MediaFile, rule: dict[str, Any], look: bool) -> Answer:
-    """The frames that :func:`~.decode.read_clip` gives, with their times and flags, and perhaps their look."""
+def read(file: MediaFile, rule: dict[str, Any], appearance: bool) -> Answer:
+    """The frames that :func:`~.decode.read_clip` gives, with their times and flags, and perhaps their appearance."""
     clip = read_clip(file, FrameRule(**rule))
-    seen = asdict(look_at(clip.frames_THWC)) if look else None
-    return {"times_s": clip.times_s.tolist(), "flags": clip.flags, "look": seen}, clip.frames_THWC
+    seen = asdict(appearance_of(clip.frames_THWC)) if appearance else None
+    return {"times_s": clip.times_s.tolist(), "flags": clip.flags, "appearance": seen}, clip.frames_THWC
 
 
 def facts(file: MediaFile) -> Answer:
@@ -59,7 +59,7 @@ def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:
 
 def serve(end: socket.socket) -> None:
     """Answer tasks until the run has gone."""
-    channel = Channel(end)
+    channel = WorkerChannel(end)
     while True:
         try:
             task, _ = channel.receive()

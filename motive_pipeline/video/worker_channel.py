@@ -12,7 +12,7 @@ import numpy as np
 _LENGTH = struct.Struct("<Q")
 
 
-class Channel:
+class WorkerChannel:
     """One end of a socket, which it takes over. Messages that lie ready are read at once, however many they are."""
 
     def __init__(self, end: socket.socket) -> None:

@@ -25,10 +25,10 @@ import numpy as np
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile, media_file
-from motive_pipeline.video.appearance import Look, look_at
+from motive_pipeline.video.appearance import Appearance, appearance_of
 from motive_pipeline.video.decode import DecodedClip, FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import VideoFacts, probe
-from motive_pipeline.video.worker_channel import Channel
+from motive_pipeline.video.worker_channel import WorkerChannel
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
+        self._channel: WorkerChannel | None = None
         self._num_tasks = 0
 
     def run(self, tasks: Sequence[Task], timeout_s: float) -> list[Reply]:
@@ -86,7 +86,7 @@ class _Worker:
             self._channel.close()
             self._ended()
 
-    def _started(self) -> Channel:
+    def _started(self) -> WorkerChannel:
         if self._channel is None:
             ours, theirs = socket.socketpair()
             with theirs:
@@ -98,7 +98,7 @@ class _Worker:
                     stdin=subprocess.DEVNULL,
                     env=os.environ | {"PYTHONPATH": paths},
                 )
-            self._channel, self._num_tasks = Channel(ours), 0
+            self._channel, self._num_tasks = WorkerChannel(ours), 0
         return self._channel
 
     def _ended(self) -> int:
@@ -163,10 +163,10 @@ def decode_pool(num_workers: int, timeout_s: float) -> DecodePool:
     return pool
 
 
-class Ahead(Generic[Result]):
+class Prefetcher(Generic[Result]):
     """A function of a video's path, run in the workers, some calls ahead of the caller.
 
-    Say with :meth:`expect` what will be asked for, in order; a path that was not expected is read when it is asked for. Said at once, a few
+    Say with :meth:`prefetch` what will be asked for, in order; a path that was not expected is read when it is asked for. Said at once, a few
     results are held; said bit by bit, all that are ready, which suits small ones.
     """
 
@@ -180,15 +180,15 @@ class Ahead(Generic[Result]):
     ) -> None:
         self._here, self._task, self._result, self._at_once = here, task, result, at_once
         self._pool = decode_pool(engine.num_decode_workers, engine.decode_timeout_s) if engine.num_decode_workers else None
-        self._expected: deque[MediaFile] = deque()
+        self._wanted: deque[MediaFile] = deque()
         self._asked: deque[tuple[list[MediaFile], Future[list[Reply]]]] = deque()
         self._ready: deque[tuple[MediaFile, Reply]] = deque()
 
-    def expect(self, sources: Iterable[MediaFile | Path]) -> None:
+    def prefetch(self, sources: Iterable[MediaFile | Path]) -> None:
         """``paths`` will be asked for, in this order, after those expected before. What has been answered meanwhile is taken in, so that the
         workers go on while the caller is still finding out what it will ask for."""
         if self._pool is not None:
-            self._expected.extend(map(media_file, sources))
+            self._wanted.extend(map(media_file, sources))
             while self._asked and self._asked[0][1].done():
                 self._take()
             self._ask(whole=True)
@@ -225,28 +225,28 @@ class Ahead(Generic[Result]):
     def _ask(self, *, whole: bool = False) -> None:
         """Give the workers what is expected, as far ahead as they go; ``whole``: only as many at once as one message holds."""
         assert self._pool is not None
-        while len(self._expected) >= (self._at_once if whole else 1) and len(self._asked) < self._pool.num_workers + _FRAMES_AHEAD:
-            files = [self._expected.popleft() for _ in range(min(self._at_once, len(self._expected)))]
+        while len(self._wanted) >= (self._at_once if whole else 1) and len(self._asked) < self._pool.num_workers + _FRAMES_AHEAD:
+            files = [self._wanted.popleft() for _ in range(min(self._at_once, len(self._wanted)))]
             self._asked.append((files, self._pool.submit([self._task(file) for file in files])))
 
 
-class ClipReader(Ahead[DecodedClip]):
+class ClipReader(Prefetcher[DecodedClip]):
     """:func:`~.decode.read_clip` with a fixed rule, in the workers; with ``look``, what :func:`~.look.look_at` sees comes with it."""
 
-    def __init__(self, rule: FrameRule, engine: Engine, *, look: bool = False) -> None:
+    def __init__(self, rule: FrameRule, engine: Engine, *, appearance: bool = False) -> None:
         def here(file: MediaFile) -> DecodedClip:
             clip = read_clip(file, rule)
-            return replace(clip, look=look_at(clip.frames_THWC)) if look else clip
+            return replace(clip, appearance=appearance_of(clip.frames_THWC)) if appearance else clip
 
         super().__init__(
             engine,
             here=here,
-            task=lambda file: Task(task="read", file=file, arguments={"rule": asdict(rule), "look": look}),
+            task=lambda file: Task(task="read", file=file, arguments={"rule": asdict(rule), "appearance": appearance}),
             result=_decoded,
         )
 
 
-class Prober(Ahead[VideoFacts]):
+class Prober(Prefetcher[VideoFacts]):
     """:func:`~.probe.probe`, in the workers."""
 
     def __init__(self, engine: Engine) -> None:
@@ -259,7 +259,7 @@ class Prober(Ahead[VideoFacts]):
         )
 
 
-class Glimpser(Ahead[np.ndarray]):
+class FrameReader(Prefetcher[np.ndarray]):
     """:func:`~.decode.frame_near` at a fixed size and place, in the workers."""
 
     def __init__(self, engine: Engine, share: float, *, width: int, height: int) -> None:
@@ -277,5 +277,5 @@ def _decoded(header: dict[str, Any], frames_THWC: np.ndarray) -> DecodedClip:
         frames_THWC=frames_THWC,
         times_s=np.array(header["times_s"], dtype=np.float64),
         flags=tuple(header["flags"]),
-        look=Look(**header["look"]) if header["look"] else None,
+        appearance=Appearance(**header["appearance"]) if header["appearance"] else None,
     )

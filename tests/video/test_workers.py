@@ -19,7 +19,7 @@ from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.video import worker_pool as workers_module
 from motive_pipeline.video.decode import read_clip
 from motive_pipeline.video.probe import probe
-from motive_pipeline.video.worker_pool import ClipReader, DecodePool, Glimpser, Prober, Task
+from motive_pipeline.video.worker_pool import ClipReader, DecodePool, FrameReader, Prober, Task
 from tests.clip_fixtures import RULE, counting_frames, moving_square, project, write_project, write_video
 
 
@@ -35,21 +35,21 @@ def same(left, right) -> bool:
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_any_number_of_workers_gives_the_same_bits_in_order(clips, num_workers):
     reader = ClipReader(RULE, Engine(decode_workers=num_workers))
-    reader.expect(clips)
+    reader.prefetch(clips)
     for path in clips:
         assert same(reader(path), read_clip(path, RULE)), path
 
 
 def test_probes_and_glimpses_are_the_same_too(clips):
-    prober, glimpser = Prober(Engine(decode_workers=2)), Glimpser(Engine(decode_workers=2), 0.5, width=32, height=32)
-    prober.expect(clips)
+    prober, frame_reader = Prober(Engine(decode_workers=2)), FrameReader(Engine(decode_workers=2), 0.5, width=32, height=32)
+    prober.prefetch(clips)
     assert [prober(path) for path in clips] == [probe(path) for path in clips]
-    assert glimpser(clips[0]).shape == (32, 32, 3)
+    assert frame_reader(clips[0]).shape == (32, 32, 3)
 
 
 def test_a_path_that_was_not_expected_and_one_that_is_asked_for_again_are_read_when_asked_for(clips):
     reader = ClipReader(RULE, Engine(decode_workers=1))
-    reader.expect(clips[:2])
+    reader.prefetch(clips[:2])
     assert same(reader(clips[3]), read_clip(clips[3], RULE))
     assert same(reader(clips[0]), read_clip(clips[0], RULE))
     assert same(reader(clips[0]), read_clip(clips[0], RULE))
@@ -68,7 +68,7 @@ def test_only_a_few_clips_are_read_ahead(clips, monkeypatch):
     real = DecodePool.submit
     monkeypatch.setattr(DecodePool, "submit", lambda self, tasks: asked.append(len(tasks)) or real(self, tasks))
     reader = ClipReader(RULE, Engine(decode_workers=1))
-    reader.expect(clips)
+    reader.prefetch(clips)
     assert len(asked) == 3, "one worker and two more"
     reader(clips[0])
     assert len(asked) == 4
@@ -82,10 +82,10 @@ def test_paths_that_become_known_one_by_one_are_probed_meanwhile_in_whole_messag
     prober = Prober(Engine(decode_workers=1))
     until = time.monotonic() + 30
     for path in wanted:
-        prober.expect([path])
+        prober.prefetch([path])
     while sum(asked) < len(wanted) - 1 and time.monotonic() < until:
         time.sleep(0.01)
-        prober.expect([])
+        prober.prefetch([])
     assert asked == [2] * 12, "nobody has asked for a result yet, and all but the last, half message was sent"
     assert [prober(path) for path in wanted] == [probe(path) for path in wanted]
     assert asked == [2] * 12 + [1]

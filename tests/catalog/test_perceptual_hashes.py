@@ -8,12 +8,12 @@ import pytest
 
 from motive_pipeline.catalog.clip_rows import catalog_clips
 from motive_pipeline.catalog.duplicates import MAX_BITS, duplicates_table, near_pairs
-from motive_pipeline.catalog.perceptual_hashes import clip_looks
+from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.catalog.rejects import publish_rejected
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.latents.stage import publish_latents
-from motive_pipeline.video.appearance import look_at
+from motive_pipeline.video.appearance import appearance_of
 from motive_pipeline.video.decode import read_clip
 from tests.clip_fixtures import RULE, counting_frames, moving_square, project, write_project, write_video
 
@@ -26,32 +26,32 @@ class TestCut:
     @pytest.mark.parametrize("at", [1, 4, 8])
     def test_two_scenes_in_one_clip_are_a_cut_wherever_it_lies(self, at):
         both = np.concatenate([scene(1)[:at], 255 - scene(2)[at:]])
-        assert look_at(both).cut_frame == at
+        assert appearance_of(both).cut_frame == at
 
     def test_motion_a_flash_and_a_fade_are_none(self):
-        assert look_at(moving_square(9, step_px=5.0)).cut_frame is None
+        assert appearance_of(moving_square(9, step_px=5.0)).cut_frame is None
         flash = scene(1).copy()
         flash[4] = 255
-        assert look_at(flash).cut_frame is None
+        assert appearance_of(flash).cut_frame is None
         fade = (scene(1)[:1] * np.linspace(0, 1, 9)[:, None, None, None]).astype(np.uint8)
-        assert look_at(fade).cut_frame is None
+        assert appearance_of(fade).cut_frame is None
         rng = np.random.default_rng(0)
         wild = np.kron(rng.integers(0, 255, (9, 4, 4, 3)), np.ones((1, 12, 16, 1))).astype(np.uint8)
-        assert look_at(wild).cut_frame is None, "where every step is large, none is a cut"
+        assert appearance_of(wild).cut_frame is None, "where every step is large, none is a cut"
 
     def test_a_slow_rate_read_at_a_higher_one_is_none(self):
-        assert look_at(np.repeat(moving_square(5, step_px=8.0), 2, axis=0)).cut_frame is None
+        assert appearance_of(np.repeat(moving_square(5, step_px=8.0), 2, axis=0)).cut_frame is None
 
     def test_one_frame_has_none(self):
-        look = look_at(scene(1)[:1])
-        assert (look.cut_frame, look.is_frozen) == (None, False)
+        appearance = appearance_of(scene(1)[:1])
+        assert (appearance.cut_frame, appearance.is_frozen) == (None, False)
 
 
 def test_a_still_clip_is_frozen_also_after_encoding(tmp_path):
     still = np.repeat(scene(3)[:1], 9, axis=0)
-    assert look_at(still).is_frozen
-    assert look_at(read_clip(write_video(tmp_path / "v.mp4", still), RULE).frames_THWC).is_frozen
-    assert not look_at(moving_square(step_px=1.0)).is_frozen
+    assert appearance_of(still).is_frozen
+    assert appearance_of(read_clip(write_video(tmp_path / "v.mp4", still), RULE).frames_THWC).is_frozen
+    assert not appearance_of(moving_square(step_px=1.0)).is_frozen
 
 
 class TestPairs:
@@ -60,7 +60,7 @@ class TestPairs:
         small = moving_square(width=128, height=96, seed=1)[:, ::2, ::2]
         copies = [first, write_video(tmp_path / "b.mp4", small, options={"crf": "30"})]
         others = [write_video(tmp_path / f"c{n}.mp4", moving_square(width=128, height=96, seed=n)) for n in range(2, 8)]
-        hashes = [look_at(read_clip(path, RULE).frames_THWC).phash for path in copies + others]
+        hashes = [appearance_of(read_clip(path, RULE).frames_THWC).phash for path in copies + others]
         assert [pair[:2] for pair in near_pairs(hashes)] == [(0, 1)]
 
     def test_the_pairs_are_those_that_comparing_all_finds(self):
@@ -142,7 +142,7 @@ def test_a_clip_whose_latents_are_there_already_is_looked_at_all_the_same(tmp_pa
     ws = project(tmp_path)
     publish_clip_catalog(ws)
     before = publish_latents(ws, role="clip")
-    shutil.rmtree(tmp_path / "motive_data" / "rows" / "clip_looks")
+    shutil.rmtree(tmp_path / "motive_data" / "rows" / "perceptual_hashes")
     after = publish_latents(project(tmp_path), role="clip")
     assert (after.counts.computed, after.data_version) == (0, before.data_version)
     assert json.dumps(after.table("index")["phash"].tolist()) == json.dumps(before.table("index")["phash"].tolist())
@@ -157,6 +157,6 @@ def test_a_file_that_has_changed_since_it_was_catalogued_gives_no_look(tmp_path)
     file = clips[1].file.path
     old = file.read_bytes()
     write_video(file, moving_square(seed=77))
-    assert clip_looks(ws, clips, {}).keys() == {clips[0].clip_id, clips[2].clip_id}
+    assert perceptual_hashes(ws, clips, {}).keys() == {clips[0].clip_id, clips[2].clip_id}
     file.write_bytes(old)
-    assert clip_looks(project(tmp_path), clips, {})[clips[1].clip_id] == look_at(read_clip(file, RULE).frames_THWC)
+    assert perceptual_hashes(project(tmp_path), clips, {})[clips[1].clip_id] == appearance_of(read_clip(file, RULE).frames_THWC)
