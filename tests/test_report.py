@@ -15,7 +15,7 @@ from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM
 from motive_pipeline.evaluation.gallery import Gallery
 from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING
-from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame, painted
+from motive_pipeline.evaluation.pictures import MAX_FRAMES, animation, latent_frame
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.evaluation.report import publish_report, summary
@@ -411,12 +411,6 @@ def test_an_estimate_without_interval_has_no_brackets():
 
 def test_the_mask_follows_the_latent_frames():
     assert [latent_frame(frame, 4) for frame in (0, 1, 4, 5, 8, 16)] == [0, 1, 1, 2, 2, 4]
-    picture = np.full((8, 8, 3), 100, np.uint8)
-    half = np.zeros((8, 8), np.float32)
-    half[:, 4:] = 1
-    shown = painted(picture, half)
-    assert (shown[:, :4] == 100).all()
-    assert (shown[:, 4:, 0] > 180).all()
 
 
 def test_long_and_large_videos_become_small_loops():

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from motive_pipeline.clips.decode import DecodedClip, FrameRule
-from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
+from motive_pipeline.clips.preview import Tile, evenly, write_sheet
 from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
 from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.clips.workers import ClipReader
@@ -29,6 +29,7 @@ from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.overlay import overlay_mask
 from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -200,6 +201,6 @@ class _Preview:
         except RejectRow as rejection:
             return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
         return [
-            Tile(picture_HWC=with_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
+            Tile(picture_HWC=overlay_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
             for k, text in zip(latent_frames, texts, strict=True)
         ]
