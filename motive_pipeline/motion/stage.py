@@ -27,11 +27,12 @@ from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.overlay import overlay_mask
 from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
-from motive_pipeline.video.contact_sheet import Tile, evenly, with_mask, write_sheet
+from motive_pipeline.video.contact_sheet import Tile, evenly, write_sheet
 from motive_pipeline.video.decode import DecodedClip, FrameRule
 from motive_pipeline.video.worker_pool import ClipReader
 
@@ -200,6 +201,6 @@ class _Preview:
         except RejectRow as rejection:
             return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
         return [
-            Tile(picture_HWC=with_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
+            Tile(picture_HWC=overlay_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
             for k, text in zip(latent_frames, texts, strict=True)
         ]
