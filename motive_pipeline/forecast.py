@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from motive_pipeline.clips.rowset import Role
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
+from motive_pipeline.storage.commits import RECORD, read_record
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
+from motive_pipeline.storage.sealed import Damaged
 from motive_pipeline.storage.workspace import Workspace
 
 ON_DEVICE = (
@@ -38,7 +39,7 @@ ROW_ASSETS: Mapping[str, tuple[str, Role]] = {
 }
 """(stage, role) of the assets that have a row for each clip or query; the cost of the others does not follow the number of clips."""
 
-_MEASURED_SEGMENTS = 3
+_MEASURED_COMMITS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +113,15 @@ class Forecast:
 
     def _row_mb(self, stage: str) -> float | None:
         """Megabytes of a stored row, from a few committed batches, of another setting where there are none under this one."""
-        segments = sorted((self._ws.root / "rows" / stage).glob("*/segments/*/index.json"), key=lambda file: file.stat().st_mtime)
+        records = sorted((self._ws.root / "rows" / stage).glob(f"*/segments/[0-9]*{RECORD}"), key=lambda file: file.stat().st_mtime)
         rows = num_bytes = 0
-        for index in segments[-_MEASURED_SEGMENTS:]:
-            rows += len(json.loads(index.read_text(encoding="utf-8"))["keys"])
-            num_bytes += _num_bytes(index.parent, without=frozenset())
+        for record in records[-_MEASURED_COMMITS:]:
+            try:
+                commit = read_record(record)
+            except (FileNotFoundError, Damaged):
+                continue
+            rows += len(commit.keys)
+            num_bytes += record.stat().st_size + sum(segment.num_bytes for segment in commit.segments.values())
         return num_bytes / rows / 1e6 if rows else None
 
     def _published_mb(self, asset: str) -> float | None:
