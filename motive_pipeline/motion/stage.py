@@ -73,7 +73,9 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
     work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
     with _row_function(ws, grid, [piece.item for piece in work if store.find(piece.key) is None]) as row:
-        outcome = compute_rows(store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
