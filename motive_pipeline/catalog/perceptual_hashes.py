@@ -15,7 +15,7 @@ from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.readers import ClipReader
 
-STAGE = "clip_looks"
+STAGE = "perceptual_hashes"
 
 
 def perceptual_hashes(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping[str, Appearance]) -> dict[str, Appearance]:

@@ -54,6 +54,7 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         row_function,
         what=EmbeddingSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
         expect=row_function.expect,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)

@@ -113,7 +113,7 @@ class _Check:
         self.queries: Sequence[CatalogClip] = held_out or usable
         self.draws = held_out_draws(ws.config.gradient, ws.config.evaluate.held_out_draws)
         self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
-        self._commit_rows = ws.config.engine.commit_rows
+        self._commit_rows, self._commit_s = ws.config.engine.commit_rows, ws.config.engine.commit_s
         self._store: RowStore = ws.store("eval_scores", DIMS)
         self.counts = RowCounts()
 
@@ -127,6 +127,7 @@ class _Check:
             lambda query: {"loss": self._loss(model(), query)},
             what="losses of the causal check",
             commit_rows=self._commit_rows,
+            commit_s=self._commit_s,
         )
         counts = outcome.counts
         self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)

@@ -221,7 +221,7 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
         ),
-        Stage(name="clip_looks", settings=FRAMES, when=TONE_MAPPED),
+        Stage(name="perceptual_hashes", settings=FRAMES, when=TONE_MAPPED),
         Stage(
             name="motion_masks",
             settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),

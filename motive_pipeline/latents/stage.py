@@ -100,6 +100,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         row_function,
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
         expect=row_function.expect,
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )

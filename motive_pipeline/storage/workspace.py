@@ -28,6 +28,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.layout import require_known_layout
 from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.scores import TABLES, ScoreTables
 
@@ -213,6 +214,8 @@ class Workspace:
         pieces["runs", asset] = self._runs(asset, fingerprint, started, counts)
         self.scores.publish(pieces)
         atomic.write_json(self._folder(asset) / "current.json", {"version": name})
+        for store in self._stores.values():
+            merge(store)
         return self.published(asset)
 
     def provenance(self, asset: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Perceptual hashes of a clip, whether it hides a cut, and whether it is frozen, all from its decoded frames.
+"""Perceptual hashes of a clip, whether it hides a cut (cuts.py), and whether it is frozen, all from its decoded frames.
 
 Axes: T frames, H W height and width.
 """
@@ -7,23 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
+
+from motive_pipeline.video.cuts import frame_steps, hidden_cut
 
 NUM_HASHES = 4
 """Number of frames that are hashed: the first, the last and two between them."""
 
-CUT_STEP = 12.0
-CUT_RATIO = 4.0
-"""A cut is a step between two frames with at least the first value as mean difference (of 255), and at least the second value times the largest
-step near it. Fast motion has many large steps, a flash has two."""
-
 FROZEN_STEP = 0.5
 """A clip is frozen if no step has a mean difference (of 255) above this. A still picture that H.264 has encoded stays below it."""
-
-_NEAR_FRAMES = 3
-_SMALL = (48, 27)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +34,8 @@ class Appearance:
 
 def appearance_of(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Appearance:
     """The appearance of the frames that a clip is used with."""
-    steps_T = _steps(frames_THWC)
-    return Appearance(phash=_phash(frames_THWC), cut_frame=_cut(steps_T), is_frozen=bool(len(steps_T) and steps_T.max() <= FROZEN_STEP))
+    step_S = frame_steps(frames_THWC)
+    return Appearance(phash=_phash(frames_THWC), cut_frame=hidden_cut(step_S), is_frozen=bool(len(step_S) and step_S.max() <= FROZEN_STEP))
 
 
 def _phash(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> str:
@@ -52,19 +45,3 @@ def _phash(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> str:
     last = len(frames_THWC) - 1
     chosen = [round(last * number / (NUM_HASHES - 1)) for number in range(NUM_HASHES)]
     return "".join(str(imagehash.phash(Image.fromarray(frames_THWC[frame]))) for frame in chosen)
-
-
-def _steps(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
-    """Mean absolute difference between frames t and t + 1, at index t, of frames that are made small first."""
-    small = np.stack([cv2.resize(frame, _SMALL, interpolation=cv2.INTER_AREA) for frame in frames_THWC]).astype(np.float32)
-    return np.abs(np.diff(small, axis=0)).mean(axis=(1, 2, 3))
-
-
-def _cut(steps_T: np.ndarray) -> int | None:
-    for step in np.argsort(-steps_T, kind="stable"):
-        if steps_T[step] < CUT_STEP:
-            return None
-        near = np.concatenate([steps_T[max(0, step - _NEAR_FRAMES) : step], steps_T[step + 1 : step + 1 + _NEAR_FRAMES]])
-        if len(near) and steps_T[step] >= CUT_RATIO * near.max():
-            return int(step) + 1
-    return None

@@ -142,7 +142,7 @@ def test_a_clip_whose_latents_are_there_already_is_looked_at_all_the_same(tmp_pa
     ws = project(tmp_path)
     publish_clip_catalog(ws)
     before = publish_latents(ws, role="clip")
-    shutil.rmtree(tmp_path / "motive_data" / "rows" / "clip_looks")
+    shutil.rmtree(tmp_path / "motive_data" / "rows" / "perceptual_hashes")
     after = publish_latents(project(tmp_path), role="clip")
     assert (after.counts.computed, after.data_version) == (0, before.data_version)
     assert json.dumps(after.table("index")["phash"].tolist()) == json.dumps(before.table("index")["phash"].tolist())

@@ -1,12 +1,13 @@
 """Publications: immutable, found by name, equal content keeps its data version."""
 
+import json
 import shutil
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
+from safetensors import safe_open
 
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.storage.rows import Row, RowRef
@@ -119,6 +120,6 @@ def test_a_store_that_was_read_first_is_written_with_its_dimensions(workspace):
     store = workspace.store("gradient", {"gradient": ("proj",)})
     assert store is read_first, "one index for all who read"
     ref = store.append([Row(key="one", arrays={"gradient": np.ones(3, np.float32)})])[0]
-    written = zarr.open_group(store.folder / "segments" / ref.segment / "rows.zarr", mode="r")
-    assert written["gradient"].metadata.dimension_names == ("row", "proj")
+    with safe_open(store.segments / f"{ref.commit}.safetensors", "np") as written:
+        assert json.loads(written.metadata()["dimensions"]) == {"gradient": ["row", "proj"]}
     assert isinstance(Workspace(workspace.config).store_at(f"gradient/{fingerprint}").find("one"), RowRef)
