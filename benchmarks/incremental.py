@@ -45,7 +45,7 @@ from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.storage.rows import Row, RowStore
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 AT_MOST = {"tiny": 1.3, "11M": 1.1}
 """The aim for each model."""

@@ -20,7 +20,7 @@ from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.keys import embedding_key
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "embeddings"
 DIMS: dict[str, tuple[str, ...]] = {"embedding": ("entry",)}

@@ -36,7 +36,7 @@ from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
-from motive_pipeline.video.worker_pool import ClipReader, Prober
+from motive_pipeline.video.readers import ClipReader, Prober
 
 FORMAT = 1
 """Raised when an export of equal input is written in another way."""

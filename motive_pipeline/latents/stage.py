@@ -29,8 +29,8 @@ from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.decode import DecodedClip, FrameRule
-from motive_pipeline.video.probe import FLAGS, flag_bits, flag_names
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "latents"
 DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}

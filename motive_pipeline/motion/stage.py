@@ -34,7 +34,7 @@ from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.contact_sheet import Tile, evenly, write_sheet
 from motive_pipeline.video.decode import DecodedClip, FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}

@@ -19,7 +19,7 @@ from motive_pipeline.report.pictures import Animation, animation
 from motive_pipeline.report.tables import arm_name, shown_number
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 MAX_QUERIES = 6
 CLIPS_A_SIDE = 4

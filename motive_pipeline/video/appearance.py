@@ -1,4 +1,4 @@
-"""How a clip looks, in a few numbers: perceptual hashes to find its likes, whether it has a hidden cut (cuts.py), whether anything changes at all.
+"""Perceptual hashes of a clip, whether it hides a cut (cuts.py), and whether it is frozen, all from its decoded frames.
 
 Axes: T frames, H W height and width.
 """
@@ -13,27 +13,27 @@ from jaxtyping import UInt8
 from motive_pipeline.video.cuts import frame_steps, hidden_cut
 
 NUM_HASHES = 4
-"""Frames that are hashed: the first, the last and two between them."""
+"""Number of frames that are hashed: the first, the last and two between them."""
 
 FROZEN_STEP = 0.5
-"""Nothing changes where no step has a mean difference (of 255) above this; what H.264 makes of a still picture stays below."""
+"""A clip is frozen if no step has a mean difference (of 255) above this. A still picture that H.264 has encoded stays below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Appearance:
-    """``phash`` is 64 hex digits: four hashes of 64 bits. ``cut_frame`` is the first frame after a hidden cut, or None."""
+    """``phash`` is 64 hex digits: four perceptual hashes of 64 bits. ``cut_frame`` is the first frame after a hidden cut, or None."""
 
     phash: str
     cut_frame: int | None
     is_frozen: bool
 
     def flags(self) -> tuple[str, ...]:
-        """The policies (``clips.policies``) that concern it."""
+        """Which of frozen and hidden_cut hold; ``clips.policies`` has a policy of each name."""
         return tuple(name for name, holds in (("frozen", self.is_frozen), ("hidden_cut", self.cut_frame is not None)) if holds)
 
 
 def appearance_of(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Appearance:
-    """The look of the frames that a clip is used with."""
+    """The appearance of the frames that a clip is used with."""
     step_S = frame_steps(frames_THWC)
     return Appearance(phash=_phash(frames_THWC), cut_frame=hidden_cut(step_S), is_frozen=bool(len(step_S) and step_S.max() <= FROZEN_STEP))
 

@@ -1,4 +1,4 @@
-"""Contact sheets: a few small pictures with a line of text below each, for a person to glance at."""
+"""Contact sheets: a few small pictures with a line of text below each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _TEXT_COLOUR = (220, 220, 220)
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A picture (or None, for a clip that could not be shown) and the text below it."""
+    """A picture and the text below it. The picture is None for a clip that cannot be read."""
 
     picture_HWC: UInt8[np.ndarray, "H W 3"] | None
     text: str
 
 
 def evenly(items: Sequence, most: int) -> list:
-    """At most ``most`` of ``items``, evenly spread, the first among them."""
+    """At most ``most`` of ``items``, evenly spaced, with the first one."""
     if len(items) <= most:
         return list(items)
     return [items[position * len(items) // most] for position in range(most)]
