@@ -42,12 +42,12 @@ class Clips:
     """Clips, queries and weights."""
 
     def being_written(self, workspace: Workspace, settle_s: float) -> list[Path]:
-        from motive_pipeline.clips.watch import still_being_written
+        from motive_pipeline.catalog.watch import still_being_written
 
         return still_being_written(workspace, settle_s=settle_s)
 
     def versions(self, workspace: Workspace) -> dict[str, str]:
-        from motive_pipeline.clips.watch import source_versions
+        from motive_pipeline.catalog.watch import source_versions
 
         return source_versions(workspace)
 

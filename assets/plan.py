@@ -39,7 +39,7 @@ def plan(config: Config) -> list[Planned]:
     Raises:
         MotiveError: a source cannot be read.
     """
-    from motive_pipeline.clips.changes import source_now
+    from motive_pipeline.catalog.changes import source_now
     from motive_pipeline.forecast import Forecast
 
     workspace = Workspace(config)

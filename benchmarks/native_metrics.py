@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from benchmarks.common import Cost, Line, measured, median_s, ratios, report
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.evaluation.metrics import dynamic_degree, motion_smoothness, opencv_frames, temporal_flickering
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 
 FPS, HEIGHT, WIDTH = 16, 480, 832
 

@@ -24,10 +24,10 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Page
 
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import parse_config
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.encode import write_mp4
 from tests.browser import open_browser
 
 SETTINGS = """

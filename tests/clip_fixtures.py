@@ -7,10 +7,10 @@ import av
 import numpy as np
 import yaml
 
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.decode import FrameRule
+from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import parse_config
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
 
 RULE = FrameRule(num_frames=9, min_frames=5, fps=8.0, width=64, height=48)
 

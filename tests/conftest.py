@@ -86,7 +86,7 @@ def ws(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def strange_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Workers whose decoder dies, hangs or has no memory by the name of the file; see :mod:`tests.strange_decoders`."""
-    from motive_pipeline.clips.workers import decode_pool
+    from motive_pipeline.video.worker_pool import decode_pool
     from tests.strange_decoders import start_strange_workers
 
     start_strange_workers(tmp_path / "site", monkeypatch)

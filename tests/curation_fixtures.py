@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from motive_pipeline.clips.latents import DIMS, PROMPT_BLOCK
+from motive_pipeline.latents.stage import DIMS, PROMPT_BLOCK
 from motive_pipeline.storage.digest import digest, digest_arrays, digest_frame
 from motive_pipeline.storage.rows import Row
 from motive_pipeline.storage.workspace import Reject, Workspace

@@ -11,14 +11,14 @@ import pandas as pd
 
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import parse_config
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.study import publish_preference_study
+from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Workspace

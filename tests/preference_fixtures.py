@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import parse_config
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.key import Key, Trial
 from motive_pipeline.evaluation.preference.results import Result, Vote, results_folder
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.encode import write_mp4
 
 SETTINGS = """
 arms: [base, random, motive]

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import parse_config
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.encode import write_mp4
 
 PACKAGE = """
 import json, os, signal, sys, time

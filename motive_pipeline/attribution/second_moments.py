@@ -33,9 +33,9 @@ from motive_pipeline.attribution.streaming import (
     selected_parameters,
     streamed_gradients,
 )
-from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.checkpointing import Checkpointing
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel

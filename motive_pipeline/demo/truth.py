@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from motive_pipeline.clips.sources import demo_folder
+from motive_pipeline.demo.folder import demo_folder
 from motive_pipeline.evaluation.ground_truth import GroundTruth
 from motive_pipeline.storage.workspace import Workspace
 

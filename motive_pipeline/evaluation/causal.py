@@ -20,11 +20,11 @@ from jaxtyping import Float
 from motive_pipeline import config
 from motive_pipeline.attribution.loss import Draw, FrameNorm, motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
-from motive_pipeline.clips.latents import LatentSet
-from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
+from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.stage import MaskSet
@@ -161,7 +161,7 @@ class _Check:
 
 
 def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
-    drop_QB = drop_percent(base_QB, loss_QB, [str(query.path) for query in check.queries])
+    drop_QB = drop_percent(base_QB, loss_QB, [query.location for query in check.queries])
     rows = [
         {
             "training": training,

@@ -19,15 +19,13 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.latents import LatentSet
-from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, catalog_clips
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.ground_truth import GroundTruth
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
 from motive_pipeline.motion.side_by_side import side_by_side
@@ -36,6 +34,8 @@ from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 FLOW_SIMILARITY = "flow similarity"
 UNTRAINED = "untrained network"
@@ -105,7 +105,7 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
 
 
 def _flow_row(clip: CatalogClip, *, read: ClipReader, grid: LatentGrid) -> dict[str, np.ndarray]:
-    return {"feature": flow_field(read(clip.path).frames_THWC, grid)}
+    return {"feature": flow_field(read(clip.file).frames_THWC, grid)}
 
 
 def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> Float32[np.ndarray, " P"]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
@@ -31,6 +30,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.video.decode import FrameRule, read_clip
 
 STAGE = "eval_scores"
 LABEL_BYTES = "S16"

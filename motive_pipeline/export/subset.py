@@ -22,20 +22,21 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.clips.archive import open_bytes
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.clips.scan import HashMemory, naming_trouble
-from motive_pipeline.clips.workers import ClipReader, Prober
 from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.export.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
+from motive_pipeline.files.file_stat import disk_errors_as_rejects
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.encode import write_mp4
+from motive_pipeline.video.worker_pool import ClipReader, Prober
 
 FORMAT = 1
 """Raised when an export of equal input is written in another way."""
@@ -210,7 +211,7 @@ def _require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
     trouble: list[str] = []
     for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
         with _noting(trouble, path):
-            if memory.clip_id(Path(path)) != clip_id:
+            if memory.clip_id(MediaFile.parse(path)) != clip_id:
                 trouble.append(f"{path}: its content has changed")
     memory.save()
     _raise_if_any(trouble, len(table))
@@ -228,19 +229,19 @@ def _raise_if_any(trouble: Sequence[str], total: int) -> None:
 def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Path, videos: Videos) -> int:
     """Write those that are not there yet; how many."""
     files = [folder / name for name in _file_names(table, videos)]
-    missing = [(Path(path), file) for path, file in zip(table["path"], files, strict=True) if not file.exists()]
+    missing = [(MediaFile.parse(path), file) for path, file in zip(table["path"], files, strict=True) if not file.exists()]
     progress = Progress("export", total=len(table))
     progress.reused = len(table) - len(missing)
     trouble: list[str] = []
     threads = max(1, ws.config.engine.num_decode_workers)
     reader = ClipReader(rule, ws.config.engine)
     if videos == "window":
-        reader.expect([source for source, _ in missing])
-    begun: deque[tuple[Path, Future[None]]] = deque()
+        reader.prefetch([source for source, _ in missing])
+    begun: deque[tuple[MediaFile, Future[None]]] = deque()
 
     def end() -> None:
         source, future = begun.popleft()
-        with _noting(trouble, source):
+        with _noting(trouble, source.location):
             future.result()
             progress.computed += 1
         progress.report()
@@ -248,7 +249,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
     with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
         try:
             for source, file in missing:
-                with _noting(trouble, source):
+                with _noting(trouble, source.location):
                     write = (
                         partial(write_mp4, file, reader(source).frames_THWC, rule.fps)
                         if videos == "window"
@@ -282,12 +283,12 @@ def _file_names(table: pd.DataFrame, videos: str) -> list[str]:
     return [clip_id + ending for clip_id, ending in zip(table["clip_id"], endings, strict=True)]
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: MediaFile, target: Path) -> None:
     unfinished = target.with_name(f".{target.name}.part")
     try:
         with ExitStack() as opened:
-            with naming_trouble():
-                data = opened.enter_context(open_bytes(source))
+            with disk_errors_as_rejects():
+                data = opened.enter_context(source.open())
             shutil.copyfileobj(data, opened.enter_context(unfinished.open("wb")), 2**20)
         os.replace(unfinished, target)
     finally:
@@ -340,7 +341,7 @@ def _exported(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> li
     """What each video that was written is, from the file itself."""
     files = _file_names(table, videos)
     prober = Prober(ws.config.engine)
-    prober.expect([work / VIDEOS / file for file in files])
+    prober.prefetch([work / VIDEOS / file for file in files])
     clips: list[ExportedClip] = []
     trouble: list[str] = []
     for clip_id, file, caption in zip(table["clip_id"], files, table["caption"], strict=True):

@@ -1,6 +1,6 @@
 """What each trainer reads: the files around an export's videos. One entry each; subset.py writes the videos and calls these.
 
-The names are those of the sources (clips/layouts.py), so what is exported for a trainer can be read in again as that source. The layouts are
+The names are those of the sources (sources/layouts.py), so what is exported for a trainer can be read in again as that source. The layouts are
 the trainers' own, read from their code; what they do to captions and frames that a user would not expect stands beside them.
 """
 

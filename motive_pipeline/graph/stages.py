@@ -113,7 +113,7 @@ SOURCES: dict[str, Source] = {
             description="The training clips and their captions, as they lie in `clips.path`.",
             kinds=frozenset({"video"}),
             settings=CLIP_SOURCE,
-            observe="motive_pipeline.clips.scan:observe_clip_files",
+            observe="motive_pipeline.catalog.scan:observe_clip_files",
             taken_in_by="clip_catalog",
             change="the clips have changed",
         ),
@@ -122,7 +122,7 @@ SOURCES: dict[str, Source] = {
             description="The query clips that show the wanted motion, and the held-out ones.",
             kinds=frozenset({"video"}),
             settings=("queries", "clips.demo"),
-            observe="motive_pipeline.clips.scan:observe_query_files",
+            observe="motive_pipeline.catalog.scan:observe_query_files",
             taken_in_by="query_catalog",
             change="the queries have changed",
         ),
@@ -163,7 +163,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="clip_catalog",
             gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption"),
-            publish="motive_pipeline.clips.catalog:publish_clip_catalog",
+            publish="motive_pipeline.catalog.stage:publish_clip_catalog",
             group="clips",
             rejects=True,
             gate="clips.max_reject_share",
@@ -179,7 +179,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="query_catalog",
             gates=("queries", "clips.demo", "clips.policies.no_caption"),
-            publish="motive_pipeline.clips.catalog:publish_query_catalog",
+            publish="motive_pipeline.catalog.stage:publish_query_catalog",
             group="clips",
             rejects=True,
             outputs=(
@@ -196,7 +196,7 @@ STAGES: dict[str, Stage] = {
             settings=(*FRAMES, *MODEL, "engine.threads"),
             when={("engine.keep_latents", False): ("engine.keep_latents",), **TONE_MAPPED},
             gates=("clips.max_reject_share", "clips.policies"),
-            publish="motive_pipeline.clips.latents:publish_latents",
+            publish="motive_pipeline.latents.stage:publish_latents",
             group="clips",
             kinds=frozenset({"parquet", "torch"}),
             by_rows=True,
@@ -221,7 +221,7 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
         ),
-        Stage(name="clip_looks", settings=FRAMES, when=TONE_MAPPED),
+        Stage(name="perceptual_hashes", settings=FRAMES, when=TONE_MAPPED),
         Stage(
             name="motion_masks",
             settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
@@ -522,7 +522,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="rejected_clips",
-            publish="motive_pipeline.clips.rejected:publish_rejected",
+            publish="motive_pipeline.catalog.rejects:publish_rejected",
             group="clips",
             kinds=frozenset({"parquet", "html"}),
             outputs=(

@@ -18,13 +18,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from motive_pipeline.clips.decode import DecodedClip, FrameRule
-from motive_pipeline.clips.preview import Tile, evenly, with_mask, write_sheet
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
-from motive_pipeline.clips.scan import HashMemory
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
@@ -33,6 +31,9 @@ from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.contact_sheet import Tile, evenly, with_mask, write_sheet
+from motive_pipeline.video.decode import DecodedClip, FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
@@ -127,7 +128,7 @@ def _row_function(
         ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
     else:
         ahead = nullcontext(computed)
-        read.expect([clip.path for clip in missing])
+        read.prefetch([clip.file for clip in missing])
     with ahead as row:
 
         def checked(clip: CatalogClip) -> dict[str, np.ndarray]:
@@ -139,14 +140,14 @@ def _row_function(
 
 
 def mask_row(
-    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[Path], DecodedClip], mask_rule: MaskRule
+    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[MediaFile], DecodedClip], mask_rule: MaskRule
 ) -> dict[str, np.ndarray]:
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
     Raises:
-        RejectRow: the clip cannot be read (:func:`~motive_pipeline.clips.decode.read_clip`), or ``non_finite_motion``.
+        RejectRow: the clip cannot be read (:func:`~motive_pipeline.video.decode.read_clip`), or ``non_finite_motion``.
     """
-    frames_THWC = read(clip.path).frames_THWC
+    frames_THWC = read(clip.file).frames_THWC
     field = motion_field(frames_THWC, tracker, mask_rule)
     mask_Fhw = field.mask(grid)
     if not (np.isfinite(mask_Fhw).all() and np.isfinite(field.magnitude_px)):
@@ -193,9 +194,9 @@ class _Preview:
     def _tiles(self, clip: CatalogClip, ref: RowRef) -> Sequence[Tile]:
         mask_Fhw = self.store.read(ref, "mask")
         latent_frames = [round(step * (len(mask_Fhw) - 1) / (_PREVIEW_FRAMES - 1)) for step in range(_PREVIEW_FRAMES)]
-        texts = [clip.path.name, clip.clip_id, *[""] * _PREVIEW_FRAMES][:_PREVIEW_FRAMES]
+        texts = [clip.file.name, clip.clip_id, *[""] * _PREVIEW_FRAMES][:_PREVIEW_FRAMES]
         try:
-            frames_THWC = self.read(clip.path).frames_THWC
+            frames_THWC = self.read(clip.file).frames_THWC
         except RejectRow as rejection:
             return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
         return [

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import Role
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.ground_truth import load_truth
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet, is_still
@@ -37,6 +36,8 @@ from motive_pipeline.report.stage import render
 from motive_pipeline.report.tables import Table, arm_name, format_number
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 REQUEST_CLIPS = 8
 
@@ -233,6 +234,7 @@ def _published_mask(ws: Workspace, known: Known) -> np.ndarray | None:
     return next((found.get(known.clip_id).numpy() for found in sets if known.clip_id in found), None)
 
 
-def _existing(known: Known) -> Path:
+def _existing(known: Known) -> MediaFile:
     """The first of its files that is there; the first one, to be told that it is missing."""
-    return next((Path(path) for path in known.paths if Path(path).is_file()), Path(known.paths[0]))
+    files = [MediaFile.parse(path) for path in known.paths]
+    return next((file for file in files if file.path.is_file()), files[0])

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_table
@@ -29,6 +28,7 @@ from motive_pipeline.evaluation.values import (
     value_matrix,
 )
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND as VBENCH
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.report.plots import Dots
 from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section
 from motive_pipeline.report.prompt_by_prompt import by_unit_table, counts, missing_videos, unit_texts

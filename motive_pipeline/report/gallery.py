@@ -11,8 +11,6 @@ import pandas as pd
 import zarr
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.workers import ClipReader
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.ground_truth import GroundTruth
 from motive_pipeline.models.load import latent_grid
@@ -20,6 +18,8 @@ from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.report.pictures import Animation, animation
 from motive_pipeline.report.tables import arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.worker_pool import ClipReader
 
 MAX_QUERIES = 6
 CLIPS_A_SIDE = 4

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.files.hash_memory import ID_DIGITS
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Workspace
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.clips.scan import HashMemory
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.report.provenance_tables import plain_settings
 from motive_pipeline.storage.digest import digest, digest_file

@@ -9,7 +9,6 @@ import argparse
 import functools
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from motive_pipeline.clips.archive import file_of, open_bytes, split_address
-from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.files.hash_memory import ID_DIGITS
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.folder import folder_hash
 from motive_pipeline.report.provenance_record import FILE, FORMAT, content_hash
 
@@ -118,7 +117,7 @@ def _clips(places: dict[str, list[Path]], record: dict[str, Any], hash_of: Calla
     known = record["clips"] | record["queries"]
     good, missing = 0, []
     for clip, names in sorted(known.items()):
-        found = {hash_of(path)[:ID_DIGITS]: path for path in places[clip] if file_of(path).is_file()}
+        found = {hash_of(path)[:ID_DIGITS]: path for path in places[clip] if MediaFile.parse(path).path.is_file()}
         changed = [path for content, path in found.items() if content not in known]
         if clip in found:
             good += 1
@@ -155,12 +154,12 @@ def _hash_once() -> Callable[[Path], str]:
     known: dict[tuple[int, int, str], str] = {}
 
     def hash_of(path: Path) -> str:
-        archive, member = split_address(path) or (path, "")
-        status = os.stat(archive)
-        identity = (status.st_dev, status.st_ino, member)
+        file = MediaFile.parse(path)
+        stat = file.current_stat()
+        identity = (stat.device, stat.inode, file.member)
         if identity not in known:
-            with open_bytes(path) as file:
-                known[identity] = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            with file.open() as stream:
+                known[identity] = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         return known[identity]
 
     return hash_of

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import STAGES
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file

@@ -16,8 +16,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
@@ -28,6 +26,8 @@ from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 from motive_pipeline.training.prompts import Video, planned_videos
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 
 log = logging.getLogger(__name__)
 

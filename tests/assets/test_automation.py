@@ -17,14 +17,14 @@ from assets.names import asset_name
 from assets.run_stale import run_stale
 from assets.schedules import cron_schedules
 from assets.sensors import ATTEMPTS, WATCHER, preference_sensor, watch_sensor
-from motive_pipeline.clips import watch
-from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.clips.watch import still_being_written
+from motive_pipeline.catalog import watch
+from motive_pipeline.catalog.watch import still_being_written
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import observe_preference_files
 from motive_pipeline.graph import SOURCES
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.encode import write_mp4
 from tests.assets.test_bad_input import moving
 from tests.graph_project import SETTINGS, Project
 from tests.preference_fixtures import drop, publish_films, result_of

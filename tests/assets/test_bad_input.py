@@ -9,10 +9,10 @@ import pytest
 import zarr
 
 from motive_pipeline.attribution.stage import publish_gradients
-from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.clips.latents import publish_latents
-from motive_pipeline.clips.rejected import publish_rejected
+from motive_pipeline.catalog.rejects import publish_rejected
+from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.video.encode import write_mp4
 from tests.graph_project import SETTINGS, Project
 
 CURATE = "+" + 'key:"voted_ranking/motive"'

@@ -13,7 +13,7 @@ from assets.dead_runs import run_lock
 from assets.instance import open_instance
 from assets.run_stale import run_stale
 from assets.sensors import ATTEMPT
-from motive_pipeline.clips.encode import write_mp4
+from motive_pipeline.video.encode import write_mp4
 from tests.assets.test_automation import clip_file, make_project
 from tests.assets.test_bad_input import moving
 from tests.daemon import dagster_daemon

@@ -11,8 +11,8 @@ from motive_pipeline.attribution import gradient_set, stage
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.gradient_set import open_gradients, prefix, write_gradients
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
-from motive_pipeline.clips.latents import LatentSet, publish_latents
 from motive_pipeline.errors import GateFailed, NotPublished, RejectRow
+from motive_pipeline.latents.stage import LatentSet, publish_latents
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.rows import Row, RowStore

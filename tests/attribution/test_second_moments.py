@@ -12,9 +12,9 @@ from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import publish_second_moments
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
-from motive_pipeline.clips.latents import LatentSet, publish_latents
 from motive_pipeline.errors import GateFailed, MotiveError, NotPublished
 from motive_pipeline.graph import Graph
+from motive_pipeline.latents.stage import LatentSet, publish_latents
 from motive_pipeline.models.load import load_model
 from motive_pipeline.motion.stage import MaskSet
 from tests.gradient_fixtures import add_clip, workspace

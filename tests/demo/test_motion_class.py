@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 from motive_pipeline.demo.motion_class import LABELS, motion_class
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import WanPipeline
 
 from motive_pipeline import models
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 from motive_pipeline.demo.motion_class import motion_class
 from motive_pipeline.demo.train_tiny.__main__ import main
 from motive_pipeline.demo.train_tiny.check import random_captions, sample_videos

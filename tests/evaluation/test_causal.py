@@ -40,7 +40,7 @@ def test_a_query_whose_mask_is_zero_stops_the_check_and_is_named():
 def test_losses_are_those_of_the_slow_formula(evaluated):
     """Oracle: mean over places of mask times squared error of the velocity, for one query and one draw, written out."""
     from motive_pipeline.attribution.noise import latent_noise
-    from motive_pipeline.clips.latents import LatentSet
+    from motive_pipeline.latents.stage import LatentSet
     from motive_pipeline.models.load import load_model
     from motive_pipeline.motion.stage import MaskSet
     from motive_pipeline.training.finetune import checkpoint_folder

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from motive_pipeline.clips.demo import render_clip, sample_spec
+from motive_pipeline.demo.generator import render_clip, sample_spec
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation import controls
 from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth

@@ -5,14 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation import stage
 from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.metrics import DYNAMIC, motion_smoothness, opencv_frames, temporal_flickering
 from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.values import QUERY_MOTION, difference, score_rows, unit_values, value_matrix
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 from tests.eval_fixtures import copied, republish
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.linalg import sqrtm
 
-from motive_pipeline.clips.demo import render_clip, sample_spec
+from motive_pipeline.demo.generator import render_clip, sample_spec
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import mean_interval, prompt_resamples, resampled_interval
 from motive_pipeline.evaluation.flow_distance import (

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.config import DEFAULT_ARMS
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.catch import MIN_DIFFERENCE, make_catch_trials, spoilt
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.pairs import catch_trials_wanted, deal, pair_up
+from motive_pipeline.video.decode import FrameRule, read_clip
 from tests.preference_fixtures import PROMPTS, film, publish_films, published_key, study_workspace
 
 COMPARISONS = [("motive", "base"), ("motive", "random"), ("motive", "full"), ("motive", "no_mask")]
@@ -170,7 +170,7 @@ def test_a_spoilt_copy_stands_still_and_is_coarse():
 
 
 def test_what_differs_too_little_from_its_copy_makes_no_catch_trial(ws, tmp_path):
-    from motive_pipeline.clips.encode import write_mp4
+    from motive_pipeline.video.encode import write_mp4
 
     rule = FrameRule.of(ws.config)
     files = {}

@@ -17,9 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from motive_pipeline.clips.catalog import publish_clip_catalog
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.probe import probe
+from motive_pipeline.catalog.stage import publish_clip_catalog
 from motive_pipeline.config import load_config
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.export import subset as export_module
@@ -29,6 +27,8 @@ from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.probe import probe
 from tests.clip_fixtures import moving_square, project, write_video
 from tests.curation_fixtures import publish_table
 

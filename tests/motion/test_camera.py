@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from motive_pipeline.clips.demo import render_clip, render_truth, sample_spec
+from motive_pipeline.demo.generator import render_clip, render_truth, sample_spec
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.camera import evenness, weighed_down, without_camera
 from motive_pipeline.motion.cuts import cut_frames

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from motive_pipeline.clips.demo import render_clip, sample_spec
 from motive_pipeline.curation.encoders import flow_embedding
+from motive_pipeline.demo.generator import render_clip, sample_spec
 from motive_pipeline.motion.histogram import (
     NUM_DIRECTIONS,
     SPEED_EDGES,

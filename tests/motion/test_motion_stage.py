@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
 from motive_pipeline.motion.stage import MaskSet, is_still, publish_motion_masks
 from motive_pipeline.motion.trackers import build_tracker
+from motive_pipeline.video.decode import FrameRule, read_clip
 from tests.clip_fixtures import catalogued, moving_square, project, write_project, write_video
 
 

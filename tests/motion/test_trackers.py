@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from motive_pipeline.clips.demo import render_clip, render_truth, sample_spec
 from motive_pipeline.config import Motion
+from motive_pipeline.demo.generator import render_clip, render_truth, sample_spec
 from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.motion.trackers import TRACKERS, DisTracker, build_tracker
 

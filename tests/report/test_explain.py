@@ -12,9 +12,9 @@ import zarr
 from PIL import Image
 
 from motive_pipeline import cli
-from motive_pipeline.clips.scan import ID_DIGITS
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed, MotiveError
+from motive_pipeline.files.hash_memory import ID_DIGITS
 from motive_pipeline.motion.field import MotionField
 from motive_pipeline.report.explain import arms_with, nearest, request, standing
 from motive_pipeline.report.explain_page import write_explanation

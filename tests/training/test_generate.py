@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import load_config
 from motive_pipeline.errors import ConfigError, GateFailed
 from motive_pipeline.models.load import load_model, model_hash
@@ -21,6 +19,8 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.generate import publish_videos
 from motive_pipeline.training.prompts import load_prompts, planned_videos, sampling_seed
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 from tests.curation_fixtures import clip_names, publish_table
 from tests.tiny_wan import build_pipeline, save_tiny_wan
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import WanPipeline
 
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 from motive_pipeline.demo.motion_class import motion_class
 from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS
 from motive_pipeline.evaluation.ground_truth import RecognizedMotion

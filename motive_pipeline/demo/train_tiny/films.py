@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 
 TRAIN_SEED = 10_000
 RARE_SHARE = 0.06

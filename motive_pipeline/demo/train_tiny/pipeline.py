@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 
 NUM_TOKENS = 32  # of every prompt, padding included
 LATENT_CHANNELS = 16

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 
-from motive_pipeline.clips import demo
+from motive_pipeline.demo import generator as demo
 from motive_pipeline.demo.train_tiny.films import TRAIN_SEED, render, render_all, training_specs, video_tensor
 from motive_pipeline.demo.train_tiny.optimizers import Muon, Schedule, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae, machine

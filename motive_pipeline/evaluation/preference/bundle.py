@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.preference.catch import CatchTrial, make_catch_trials
 from motive_pipeline.evaluation.preference.key import Key
@@ -19,6 +18,7 @@ from motive_pipeline.evaluation.preference.pairs import Gap, Pair, Shot, catch_t
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.scratch import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
+from motive_pipeline.video.decode import FrameRule
 
 ASSET = STAGE = "preference_bundle"
 VIDEOS = "videos"
