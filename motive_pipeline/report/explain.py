@@ -17,7 +17,7 @@ from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import matrix_blocks, threshold
 from motive_pipeline.report.lookup import Known
-from motive_pipeline.report.tables import shown_number
+from motive_pipeline.report.tables import format_number
 from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.workspace import Workspace
 
@@ -57,11 +57,11 @@ class Standing:
     def sentence(self) -> str:
         """Where it stands, in words."""
         votes = f"{self.votes} of {len(self.by_query)} queries vote for it"
-        mean = shown_number(self.mean_influence, 4, signed=True)
+        mean = format_number(self.mean_influence, 4, signed=True)
         place = f"rank {self.rank} of {self.num_clips}, of which the first {self.num_chosen} are chosen"
         if self.is_chosen:
             return f"Chosen: {place}; {votes}, mean influence {mean}."
-        last = f"the last chosen clip has {self.last_votes} ({shown_number(self.last_mean_influence, 4, signed=True)})"
+        last = f"the last chosen clip has {self.last_votes} ({format_number(self.last_mean_influence, 4, signed=True)})"
         return f"Not chosen: {place}; {votes}, mean influence {mean}; {last}."
 
 
@@ -81,7 +81,7 @@ class Request:
         """What it asks for, in words."""
         return (
             f"It votes for {self.num_votes} of {self.num_clips} clips, those with an influence above "
-            f"{shown_number(self.threshold, 4, signed=True)}; of the {self.num_chosen} chosen clips it votes for {self.num_chosen_votes}."
+            f"{format_number(self.threshold, 4, signed=True)}; of the {self.num_chosen} chosen clips it votes for {self.num_chosen_votes}."
         )
 
 

@@ -16,7 +16,7 @@ from motive_pipeline.evaluation.ground_truth import GroundTruth
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.report.pictures import Animation, animation
-from motive_pipeline.report.tables import arm_name, shown_number
+from motive_pipeline.report.tables import arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.readers import ClipReader
@@ -146,7 +146,7 @@ class Gallery:
         )
 
     def _clip(self, clip_id: str, influence: float, place: int) -> Card:
-        lines = [f"no. {place} · {shown_number(influence, 3, signed=True)}", self.standing(clip_id)]
+        lines = [f"no. {place} · {format_number(influence, 3, signed=True)}", self.standing(clip_id)]
         if self._truth is not None and clip_id in self._truth.motion.index:
             lines.append(f"truth: {self._truth.motion.loc[clip_id]}")
         return self.clip(clip_id, lines)
