@@ -37,7 +37,6 @@ class Layout:
 
 
 _TXT = (".txt",)
-_ANY_TABLE = ("*.csv", "*.tsv", "*.jsonl", "*.json", "*.parquet")
 
 LAYOUTS: dict[str, Layout] = {
     "csv": Layout(tables=("*.csv", "*.tsv")),
