@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import zarr
 from jaxtyping import Shaped
 
+from motive_pipeline.attribution.gradient_set import open_gradients
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -63,5 +63,5 @@ def load_pool(ws: Workspace) -> Shaped[np.ndarray, " N"]:
 def _clip_ids(ws: Workspace, asset: str) -> Shaped[np.ndarray, " N"]:
     publication = ws.published(asset)
     if asset.startswith("projected_gradients/"):
-        return np.asarray(zarr.open_group(publication.path, mode="r")["clip_id"][:])  # type: ignore[index]
+        return open_gradients(publication.path, 1).id_N
     return np.asarray(publication.table("index")["clip_id"].to_numpy(dtype=object), dtype="S16")
