@@ -109,7 +109,7 @@ class Forecast:
             return None
         folder = model_folder(self._ws.config.model)
         model = frozenset((file.stat().st_dev, file.stat().st_ino) for file in model_files(folder))
-        return _num_bytes(self._ws.published(asset).path, without=model) / 1e6
+        return _num_bytes(self._ws.published(asset).data_folder, without=model) / 1e6
 
 
 def _known(measured: Mapping[str, float], asset: str) -> float | None:

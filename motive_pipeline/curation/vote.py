@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64, Int64, Shaped
 
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.attribution.influence_table import id_strings
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_arrays
-from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.scores import TABLES
 from motive_pipeline.storage.scratch import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -116,9 +116,9 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
     """
     started = time.time()
     eligible_N = load_pool(ws)
-    folder = ws.published(f"influence_matrix/{variant}").path
-    pool_N = _ranked_clips(ws, variant, eligible_N, PlainArray(folder / "clip_id").rows())
-    votes = majority_vote(matrix_blocks(folder, pool_N), ws.config.vote.percentile)
+    influence = load_influence(ws, variant)
+    pool_N = _ranked_clips(ws, variant, eligible_N, influence.clip_id_N)
+    votes = majority_vote(influence.blocks(pool_N), ws.config.vote.percentile)
     order_N = ranking_order(votes)
     num_chosen = min(num_selected(len(eligible_N), ws.config.subset.share), len(pool_N))
     columns = _columns(pool_N, votes, order_N, num_chosen)
@@ -157,16 +157,6 @@ def _ranked_clips(
         if len(without) == len(eligible):
             raise GateFailed(f"voted_ranking/{variant}: {gradients} rejected every clip of eligible_pool. The table `rejects` says why.")
     return np.setdiff1d(eligible, without)
-
-
-def matrix_blocks(folder: Path, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
-    """The columns ``pool_N`` of the influence matrix at ``folder``, a few queries at a time: as many as one of its chunks holds."""
-    influence_QN, clip_ids = PlainArray(folder / "influence"), PlainArray(folder / "clip_id").rows()
-    columns = None if np.array_equal(pool_N, clip_ids) else np.searchsorted(clip_ids, pool_N)
-    num_queries, step = influence_QN.shape[0], influence_QN.chunks[0]
-    for first in range(0, num_queries, step):
-        block_BN = influence_QN.rows(first, min(first + step, num_queries))
-        yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])
 
 
 def _columns(pool_N: Shaped[np.ndarray, " N"], votes: Votes, order_N: Int64[np.ndarray, " N"], num_chosen: int) -> dict[str, np.ndarray]:

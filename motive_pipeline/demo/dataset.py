@@ -25,6 +25,7 @@ from motive_pipeline.demo.generator import (
     render_clip,
     sample_spec,
 )
+from motive_pipeline.storage import atomic
 from motive_pipeline.video.encode import write_mp4
 
 VERSION = 2  # raise it whenever the same settings give other files
@@ -115,7 +116,9 @@ def write_demo(
         _write_all(unfinished, settings)
         unfinished.chmod(0o755)  # mkdtemp's folders are private
         if not _is_written(folder, settings):  # another process may have been faster
+            atomic.sync_tree(unfinished)
             os.rename(unfinished, folder)
+            atomic.sync_folder(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder

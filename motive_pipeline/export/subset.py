@@ -119,7 +119,9 @@ def _export(ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, fol
     num_written = _write_videos(ws, table, rule, work / VIDEOS, about["videos"])
     _require_unchanged(ws, table)
     warnings = _finish(ws, table, scores, rule, work, folder, about)
+    atomic.sync_tree(work)
     os.rename(work, folder)
+    atomic.sync_folder(folder.parent)
     return num_written, warnings
 
 

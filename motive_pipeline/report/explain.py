@@ -10,15 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from motive_pipeline.attribution.gradient_set import open_gradients
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.curation.vote import matrix_blocks, threshold
+from motive_pipeline.curation.vote import threshold
 from motive_pipeline.report.lookup import Known
-from motive_pipeline.report.tables import shown_number
-from motive_pipeline.storage.plain_array import PlainArray
+from motive_pipeline.report.tables import format_number
 from motive_pipeline.storage.workspace import Workspace
 
 NEAREST = 6
@@ -57,11 +56,11 @@ class Standing:
     def sentence(self) -> str:
         """Where it stands, in words."""
         votes = f"{self.votes} of {len(self.by_query)} queries vote for it"
-        mean = shown_number(self.mean_influence, 4, signed=True)
+        mean = format_number(self.mean_influence, 4, signed=True)
         place = f"rank {self.rank} of {self.num_clips}, of which the first {self.num_chosen} are chosen"
         if self.is_chosen:
             return f"Chosen: {place}; {votes}, mean influence {mean}."
-        last = f"the last chosen clip has {self.last_votes} ({shown_number(self.last_mean_influence, 4, signed=True)})"
+        last = f"the last chosen clip has {self.last_votes} ({format_number(self.last_mean_influence, 4, signed=True)})"
         return f"Not chosen: {place}; {votes}, mean influence {mean}; {last}."
 
 
@@ -81,7 +80,7 @@ class Request:
         """What it asks for, in words."""
         return (
             f"It votes for {self.num_votes} of {self.num_clips} clips, those with an influence above "
-            f"{shown_number(self.threshold, 4, signed=True)}; of the {self.num_chosen} chosen clips it votes for {self.num_chosen_votes}."
+            f"{format_number(self.threshold, 4, signed=True)}; of the {self.num_chosen} chosen clips it votes for {self.num_chosen_votes}."
         )
 
 
@@ -132,12 +131,12 @@ def standing(ws: Workspace, variant: Variant, clip_id: str) -> Standing | None:
 
 
 def _query_votes(ws: Workspace, variant: Variant, clip_id: str) -> list[QueryVote]:
-    folder = ws.published(f"influence_matrix/{variant}").path
-    query_ids = [query_id.decode() for query_id in PlainArray(folder / "query_id").rows().tolist()]
+    influence = load_influence(ws, variant)
+    query_ids = influence.query_ids
     pool_N = load_pool(ws)
     column = int(np.searchsorted(pool_N, np.bytes_(clip_id)))
     found = []
-    for block_BN in matrix_blocks(folder, pool_N):
+    for block_BN in influence.blocks(pool_N):
         for influence_N in block_BN:
             own = float(influence_N[column])
             found.append(
@@ -157,13 +156,11 @@ def request(ws: Workspace, query_id: str, *, count: int) -> Request | None:
     Raises:
         NotPublished: there is no ranking yet.
     """
-    group = zarr.open_group(ws.published("influence_matrix/motive").path, mode="r")
-    query_ids = [bytes(each).decode() for each in np.asarray(group["query_id"][:]).tolist()]  # type: ignore[index]
-    if query_id not in query_ids:
+    influence = load_influence(ws, "motive")
+    if query_id not in influence.query_ids:
         return None
     pool_N = load_pool(ws)
-    columns_N = np.searchsorted(np.asarray(group["clip_id"][:]), pool_N)  # type: ignore[index]
-    influence_N = np.asarray(group["influence"][query_ids.index(query_id)])[columns_N]  # type: ignore[index]
+    influence_N = influence.query(query_id)[influence.columns(pool_N)]
     is_voted_N = influence_N > threshold(influence_N, ws.config.vote.percentile)
     ranking = ws.published("voted_ranking/motive").table("ranking")
     chosen = ranking.loc[ranking["selected"], "clip_id"]

@@ -33,7 +33,7 @@ from motive_pipeline.report.frames_sheet import Strip, strips
 from motive_pipeline.report.gallery import Card, Gallery
 from motive_pipeline.report.lookup import Known, find, load_known
 from motive_pipeline.report.stage import render
-from motive_pipeline.report.tables import Table, arm_name, shown_number
+from motive_pipeline.report.tables import Table, arm_name, format_number
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
@@ -167,24 +167,26 @@ def _vote_row(queries: pd.DataFrame, vote: QueryVote, unmasked: QueryVote | None
     cells = [
         Path(str(row["path"])).name,
         str(row["caption"]),
-        shown_number(vote.influence, 4, signed=True),
-        shown_number(vote.threshold, 4, signed=True),
+        format_number(vote.influence, 4, signed=True),
+        format_number(vote.threshold, 4, signed=True),
         "yes" if vote.votes else "no",
         str(vote.place),
     ]
-    return cells + ([shown_number(unmasked.influence, 4, signed=True), str(unmasked.place)] if unmasked else [])
+    return cells + ([format_number(unmasked.influence, 4, signed=True), str(unmasked.place)] if unmasked else [])
 
 
 def _request_cards(gallery: Gallery, asked: Request) -> dict[str, list[Card]]:
     def cards(clips: Sequence[tuple[str, float]]) -> list[Card]:
-        return [gallery.clip(clip_id, [shown_number(influence, 4, signed=True), gallery.standing(clip_id)]) for clip_id, influence in clips]
+        return [
+            gallery.clip(clip_id, [format_number(influence, 4, signed=True), gallery.standing(clip_id)]) for clip_id, influence in clips
+        ]
 
     return {"best": cards(asked.best), "worst": cards(asked.worst)}
 
 
 def _nearest_cards(ws: Workspace, gallery: Gallery, known: Known) -> list[Card]:
     return [
-        gallery.clip(clip_id, [f"cosine {shown_number(cosine, 3, signed=True)}", gallery.standing(clip_id)])
+        gallery.clip(clip_id, [f"cosine {format_number(cosine, 3, signed=True)}", gallery.standing(clip_id)])
         for clip_id, cosine in nearest(ws, known.clip_id)
     ]
 

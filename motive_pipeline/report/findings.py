@@ -1,4 +1,4 @@
-"""What the report says in numbers: read from what the stages published, as tables, numbers and a verdict. No page, no picture."""
+"""The report's figures: tables, numbers and a verdict, from what the stages published. Nothing is rendered here."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from motive_pipeline.evaluation.values import (
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND as VBENCH
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.report.plots import Dots
-from motive_pipeline.report.preference_section import Human, load_human
-from motive_pipeline.report.prompt_by_prompt import by_unit_table, counts, gaps, unit_texts
+from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section
+from motive_pipeline.report.prompt_by_prompt import by_unit_table, counts, missing_videos, unit_texts
 from motive_pipeline.report.provenance_tables import rejects_table, settings_table, versions_table
 from motive_pipeline.report.tables import (
     Number,
     Table,
     arm_name,
+    column_heading,
     estimate_number,
-    heading,
-    shown_number,
+    format_number,
     with_origin,
 )
 from motive_pipeline.report.verdict import Verdict, verdict
@@ -55,29 +55,29 @@ class Findings:
     metrics: Sequence[Metric]
     estimates: dict[tuple[Metric, str], Estimate]
     differences: dict[tuple[Metric, str], Estimate]
-    """MOTIVE less another arm."""
+    """MOTIVE minus another arm."""
     main_metrics: Sequence[Metric]
-    """What the verdict is about."""
-    gaps: Sequence[str]
-    """What is missing, in sentences."""
+    """The metrics that the verdict rests on."""
+    missing_videos: Sequence[str]
+    """Sentences on arms that lack videos."""
     num_trainings: int
     verdict: Verdict
-    human: Human
+    preference: PreferenceSection
     precision: Sequence[Precision]
     truth: GroundTruth | None
     tables: dict[str, Table]
     numbers: Sequence[Number]
     overlap: Sequence[str]
-    """Clip ids of queries that also lie in the pool."""
+    """Ids of queries whose clips are also in the pool."""
     facts: dict[str, int | float | str]
 
     @property
     def drop_metric(self) -> Metric:
-        """The metric of the causal check: held-out where there are held-out queries."""
+        """The metric of the causal check: on held-out queries if there are any."""
         return HELD_OUT_DROP if HELD_OUT_DROP in self.metrics else IN_SAMPLE_DROP
 
     def dots(self, metric: Metric, *, by_unit: bool = False, without: str = "") -> list[Dots]:
-        """A plot's rows: each arm's estimate but for that of ``without``, with its trainings (or its units) as single values."""
+        """The rows of a plot: each arm's estimate with its trainings (or its units) as single values. The arm ``without`` is left out."""
         return [
             Dots(
                 name=arm_name(arm),
@@ -90,14 +90,14 @@ class Findings:
         ]
 
     def counts(self, metric: Metric) -> str:
-        """What computed a metric, and how many videos or queries its numbers rest on."""
+        """The backend of a metric, and the number of videos or queries behind its values."""
         return f"{metric.backend}; {counts(self.units, metric)}"
 
     def difference_dots(self, metric: Metric) -> list[Dots]:
-        """A plot's rows: MOTIVE less each other arm, with the difference of each unit (averaged over trainings) as single values."""
+        """The rows of a plot: MOTIVE minus each other arm, with the difference of each unit (averaged over trainings) as single values."""
         return [
             Dots(
-                name=f"less {arm_name(arm)}",
+                name=f"minus {arm_name(arm)}",
                 estimate=self.differences[metric, arm],
                 single=difference_matrix(self.units, metric, "motive", arm).mean(axis=0).tolist(),
                 is_main=False,
@@ -108,15 +108,15 @@ class Findings:
 
 
 BY_UNIT = ("by_query", "by_prompt")
-"""Keys of the tables that show the differences by unit: of the loss, and of the main metric of videos."""
+"""Keys of the tables of differences by unit: for the loss, and for the main metric of videos."""
 
 
 def load_findings(ws: Workspace) -> Findings:
     """Read the scores of all arms and everything else that the report states.
 
     Raises:
-        NotPublished: an arm has no scores yet, or what they rest on.
-        GateFailed: the arms' scores do not fit together.
+        NotPublished: the scores of an arm, or one of their inputs, are not published yet.
+        GateFailed: the arms' scores cannot be compared.
     """
     arms, num_samples = ws.config.arms, ws.config.evaluate.bootstrap_samples
     distances = _distances(ws)
@@ -146,9 +146,9 @@ def load_findings(ws: Workspace) -> Findings:
     for table, its_numbers in parts:
         tables[table.key] = with_origin(table, its_numbers)
         numbers += its_numbers
-    human = load_human(ws)
-    numbers += human.numbers
-    for table in (*human.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
+    preference = load_preference_section(ws)
+    numbers += preference.numbers
+    for table in (*preference.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
@@ -159,9 +159,9 @@ def load_findings(ws: Workspace) -> Findings:
         num_trainings=num_trainings(units, arms),
         differences=differences,
         main_metrics=main_metrics,
-        gaps=gaps(units, arms),
+        missing_videos=missing_videos(units, arms),
         verdict=verdict(differences, main_metrics, num_trainings=num_trainings(units, arms)),
-        human=human,
+        preference=preference,
         precision=precision,
         truth=truth,
         tables=tables,
@@ -183,7 +183,7 @@ def _units(ws: Workspace, arm: str) -> pd.DataFrame:
 
 
 def _main_metrics(metrics: Sequence[Metric]) -> list[Metric]:
-    """What the verdict is about: the causal check, then whether videos show the query's motion: by its name where that is known, else by flow."""
+    """The metrics of the verdict: the causal check, then whether videos show the queries' motion (by label if it is known, else by flow)."""
     drop = [metric for metric in (HELD_OUT_DROP, IN_SAMPLE_DROP) if metric in metrics][:1]
     return [*drop, QUERY_MOTION if QUERY_MOTION in metrics else HISTOGRAM]
 
@@ -191,7 +191,7 @@ def _main_metrics(metrics: Sequence[Metric]) -> list[Metric]:
 def _by_source(
     key: str, metrics: Sequence[Metric], table: Callable[[Sequence[Metric]], tuple[Table, list[Number]]]
 ) -> Iterator[tuple[Table, list[Number]]]:
-    """The table of our own metrics as ``key`` and, where there are any, that of VBench's as ``<key>_vbench``: apart, and no wider than paper."""
+    """The table of our own metrics as ``key`` and that of VBench's, if any, as ``<key>_vbench``. One table of both would not fit on paper."""
     yield table([metric for metric in metrics if metric.backend != VBENCH])
     theirs = [metric for metric in metrics if metric.backend == VBENCH]
     if theirs:
@@ -210,10 +210,10 @@ def _arms_table(
     table = Table(
         key="arms",
         title="The arms side by side",
-        columns=["arm", *(heading(metric) for metric in metrics)],
+        columns=["arm", *(column_heading(metric) for metric in metrics)],
         rows=[[arm_name(arm), *(numbers[arm, metric].shown for metric in metrics)] for arm in arms],
         caption="Means with 95 % intervals, by bootstrap over prompts (over queries for the loss) and, where there are several, over trainings.",
-        strong_rows=_strong(arms),
+        strong_rows=_strong_rows(arms),
     )
     return table, list(numbers.values())
 
@@ -230,11 +230,11 @@ def _differences_table(
     }
     table = Table(
         key="differences",
-        title="MOTIVE less each other arm",
-        columns=["MOTIVE less …", *(heading(metric) for metric in metrics)],
+        title="MOTIVE minus each other arm",
+        columns=["MOTIVE minus …", *(column_heading(metric) for metric in metrics)],
         rows=[[arm_name(other), *(numbers[other, metric].shown for metric in metrics)] for other in others],
         caption="Paired differences with 95 % intervals: same prompt, same sampling seed, same training number. An interval that contains 0 "
-        "leaves open which arm is better.",
+        "does not show which arm is better.",
     )
     return table, list(numbers.values())
 
@@ -254,9 +254,9 @@ def _trainings_table(arms: Sequence[str], metrics: Sequence[Metric], units: pd.D
     table = Table(
         key="trainings",
         title="Each training by itself",
-        columns=["arm and training", *(heading(metric) for metric in metrics)],
+        columns=["arm and training", *(column_heading(metric) for metric in metrics)],
         rows=rows,
-        caption="Means of single trainings. How far those of one arm lie apart is what the luck of a training does.",
+        caption="Means of single trainings. The spread within an arm shows how much trainings vary by chance.",
     )
     return table, numbers
 
@@ -279,7 +279,7 @@ def _precision_table(precision: Sequence[Precision], truth: GroundTruth) -> tupl
                 ci_high=math.nan,
                 num=choice.num_clips,
                 unit="% of clips",
-                shown=shown_number(100 * getattr(choice, column), 1),
+                shown=format_number(100 * getattr(choice, column), 1),
                 source=f"curated_subset/{choice.name}" if choice.kind == "arm" else "eligible_pool",
             )
             for column in columns
@@ -311,7 +311,7 @@ def _lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
         cells = [
             Number(
                 table="lengths", row=name, column=column, value=float(values.loc[clip_ids].mean()), ci_low=math.nan, ci_high=math.nan,
-                num=len(clip_ids), unit=unit, shown=shown_number(float(values.loc[clip_ids].mean()), decimals),
+                num=len(clip_ids), unit=unit, shown=format_number(float(values.loc[clip_ids].mean()), decimals),
                 source="eligible_pool" if name == "pool" else f"curated_subset/{name}",
             )
             for column, unit, values, decimals in (("length", "frames", length, 1), ("motion_magnitude", "px", motion_px, 3))
@@ -320,11 +320,11 @@ def _lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
         rows.append([arm_name(name), str(len(clip_ids)), *(cell.shown for cell in cells)])
     table = Table(
         key="lengths",
-        title="What was chosen, beside the pool",
+        title="The chosen clips beside the pool",
         columns=["choice", "clips", "mean length (frames)", "mean motion magnitude (px a frame)"],
         rows=rows,
-        caption="Longer clips have less noisy gradients and so somewhat larger cosines: if MOTIVE's clips are much longer than the pool's, "
-        "length may have been chosen along with motion. Influence is not meant to be a filter for lively clips either.",
+        caption="Longer clips have less noisy gradients and therefore somewhat larger cosines. If MOTIVE's clips are much longer than the pool's, "
+        "length may have been selected along with motion. Influence is not meant to select lively clips either.",
         strong_rows=frozenset(position for position, row in enumerate(rows) if row[0] == arm_name("motive")),
     )
     return table, numbers
@@ -353,5 +353,5 @@ def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
     }
 
 
-def _strong(arms: Sequence[str]) -> frozenset[int]:
+def _strong_rows(arms: Sequence[str]) -> frozenset[int]:
     return frozenset(position for position, arm in enumerate(arms) if arm == "motive")

@@ -1,6 +1,7 @@
-"""The report's plots, by matplotlib: as SVG that takes its colours and letters from the page, and as PNG.
+"""The report's plots, drawn by matplotlib: as SVG that takes its colours and fonts from the page, and as PNG.
 
-The SVG is written with place-holder colours which become ``currentColor`` and CSS variables, so that a plot follows dark mode and print.
+The SVG is drawn with placeholder colours, which are replaced by ``currentColor`` and CSS variables, so that a plot follows dark mode and
+print.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from motive_pipeline.evaluation.metrics import Metric
 from motive_pipeline.report.tables import STYLES, arm_name
 
 WIDTH_IN = 11.5
-"""Width of every figure, so that letters have one size on the page."""
+"""Width of every figure, so that text has one size on the page."""
 
 PANELS_A_LINE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """Colours of text, grid, the arm that matters, the other arms, and what warns."""
+    """Colours of text, grid, the main arm, the other arms, and warnings."""
 
     ink: str
     grid: str
@@ -52,7 +53,7 @@ _CSS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Dots:
-    """One row of a dot plot: its name, the estimate, the values behind it (small dots), and whether it is the one that matters."""
+    """One row of a dot plot: its name, the estimate, the values behind it (small dots), and whether it is the main row."""
 
     name: str
     estimate: Estimate
@@ -60,11 +61,12 @@ class Dots:
     is_main: bool
 
 
-Draw = Callable[[Palette], Figure]
+DrawFigure = Callable[[Palette], Figure]
+"""Draws one figure in the given colours."""
 
 
-def svg(draw: Draw, *, name: str) -> str:
-    """The figure as an SVG element; ``name`` keeps its ids apart from those of other figures on the page."""
+def svg(draw: DrawFigure, *, name: str) -> str:
+    """The figure as an SVG element. ``name`` makes its ids differ from those of other figures on the page."""
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
         stream = io.StringIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -74,12 +76,12 @@ def svg(draw: Draw, *, name: str) -> str:
     for colour, css in _CSS.items():
         text = text.replace(colour, css)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    # matplotlib numbers its groups alike in every figure, and ids must be unique on a page
+    # matplotlib uses the same group ids in every figure, and ids must be unique on a page
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)).strip()
 
 
-def png(draw: Draw, file: Path) -> None:
+def png(draw: DrawFigure, file: Path) -> None:
     """The figure as a PNG on white."""
     draw(PAPER).savefig(file, dpi=110, facecolor="white")
 
@@ -104,7 +106,7 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
 
 
 def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figure:
-    """The causal check: each query as a small dot, the mean and its interval; a line at zero (the base model) where it is in sight."""
+    """The causal check: each query as a small dot, the mean and its interval, and a line at zero (the base model) if zero is in the range."""
     figure = _figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
     axes = figure.subplots()
     _dots(axes, palette, rows, factor=STYLES[metric].factor)
@@ -123,7 +125,7 @@ def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]
         style = STYLES[metric]
         panel.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
         _dots(panel, palette, rows, factor=style.factor)
-        panel.set_title(f"MOTIVE less another arm: {metric.label}", fontsize=9.5, color=palette.ink, pad=8)
+        panel.set_title(f"MOTIVE minus another arm: {metric.label}", fontsize=9.5, color=palette.ink, pad=8)
         panel.set_xlabel(_difference_unit(metric), color=palette.ink, fontsize=9)
     return figure
 
@@ -153,7 +155,7 @@ def precision_figure(
     )
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel("% of the chosen clips", color=palette.ink, fontsize=9)
-    _quiet(axes, palette)
+    _plain_axes(axes, palette)
     _percent_axis(axes)
     return figure
 
@@ -175,7 +177,7 @@ def _dots(axes: Axes, palette: Palette, rows: Sequence[Dots], *, factor: float) 
     axes.set_yticks(height, [row.name for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.08)
-    _quiet(axes, palette)
+    _plain_axes(axes, palette)
 
 
 def _percent_axis(axes: Axes) -> None:
@@ -183,8 +185,8 @@ def _percent_axis(axes: Axes) -> None:
     axes.set_xticks([0, 25, 50, 75, 100])
 
 
-def _quiet(axes: Axes, palette: Palette) -> None:
-    """No frame, a faint grid along the values."""
+def _plain_axes(axes: Axes, palette: Palette) -> None:
+    """Remove the frame and draw a faint grid along the values."""
     for side in axes.spines.values():
         side.set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4))

@@ -1,4 +1,4 @@
-"""What the report says of the preference study: a table of wins, ties and losses, Bradley-Terry strengths, and sentences."""
+"""The report's section on the preference study: a table of wins, ties and losses, Bradley-Terry strengths, and sentences."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.report.tables import Number, Style, Table, arm_name, shown_estimate, shown_number, with_origin
+from motive_pipeline.report.tables import Number, Style, Table, arm_name, format_estimate, format_number, with_origin
 from motive_pipeline.storage.workspace import Workspace
 
 MIN_RATERS = 3
-"""With fewer raters the report makes no statement about what people prefer."""
+"""With fewer raters the report states nothing about what people prefer."""
 
 BACKEND, SOURCE = "people", "preference_study"
 
@@ -22,42 +22,42 @@ STRENGTH = Style(title="strength", unit="log-odds", factor=1.0, decimals=2, mean
 
 
 @dataclass(frozen=True, kw_only=True)
-class Human:
-    """What people said: sentences, tables (none without votes), and their numbers."""
+class PreferenceSection:
+    """Sentences, tables (none without votes) and the numbers of the tables."""
 
     sentences: Sequence[str]
     tables: Sequence[Table]
     numbers: Sequence[Number]
 
 
-def load_human(ws: Workspace) -> Human:
-    """The published preference study for the report.
+def load_preference_section(ws: Workspace) -> PreferenceSection:
+    """The section for the published preference study.
 
     Raises:
-        NotPublished: the settings compare arms and the study has not been made.
+        NotPublished: the settings compare arms, and the study is not published yet.
     """
     if not ws.config.comparisons:
-        return _without_tables("The settings name no two arms that people could compare.")
+        return _without_tables("The settings name no two arms for people to compare.")
     study = ws.published("preference_study")
     preference, raters = study.table("preference"), study.table("raters")
     left_out = len(study.rejects())
     if preference.empty:
         none = "Nobody has voted yet" if not left_out else f"No vote counts: {_counted(left_out, 'result file')} left out"
         return _without_tables(
-            f"{none}. The folder that “motive path preference_bundle” names holds a page that shows people the arms' videos side by side, blind; "
-            "the result files that it saves become a table here."
+            f"{none}. The folder that “motive path preference_bundle” prints holds a page on which people compare the arms' videos blind, side by "
+            "side. The result files that it saves become a table here."
         )
     votes = study.table("votes")
     found = [_table(preference), _strengths(study.table("strengths"), len(votes))]
-    return Human(
-        sentences=[*_verdicts(preference), _who(raters, votes, left_out)],
+    return PreferenceSection(
+        sentences=[*_verdict_sentences(preference), _participation(raters, votes, left_out)],
         tables=[with_origin(table, numbers) for table, numbers in found if table.rows],
         numbers=[number for _, numbers in found for number in numbers],
     )
 
 
-def _without_tables(sentence: str) -> Human:
-    return Human(sentences=[sentence], tables=[], numbers=[])
+def _without_tables(sentence: str) -> PreferenceSection:
+    return PreferenceSection(sentences=[sentence], tables=[], numbers=[])
 
 
 def _table(preference: pd.DataFrame) -> tuple[Table, list[Number]]:
@@ -68,7 +68,7 @@ def _table(preference: pd.DataFrame) -> tuple[Table, list[Number]]:
         rate = Estimate(value=row["win_rate"], low=row["ci_low"], high=row["ci_high"], num_trainings=1, num_prompts=int(row["num_prompts"]))
         cells = [
             *(_count(row, column, votes) for column in ("wins", "ties", "losses")),
-            _number(row, "win_rate", rate, shown_estimate(rate, WIN_RATE), WIN_RATE.unit, votes),
+            _number(row, "win_rate", rate, format_estimate(rate, WIN_RATE), WIN_RATE.unit, votes),
         ]
         numbers += cells
         lean = f"{row['prompts_for']} : {row['prompts_against']}"
@@ -90,9 +90,9 @@ def _table(preference: pd.DataFrame) -> tuple[Table, list[Number]]:
             "agreement (alpha)",
         ],
         rows=rows,
-        caption="Blind votes on videos of the same prompt and sampling seed. Win rate: a tie counts half; 95 % intervals by bootstrap over raters "
-        "and prompts, an interval that contains 50 leaves open which is liked better. They cover neither the luck of a training nor other "
-        "people than those asked. Sign test: each prompt counts once. Agreement: Krippendorff's alpha, 1 full, 0 as by chance.",
+        caption="Blind votes on videos of the same prompt and sampling seed. Win rate: a tie counts half. The 95 % intervals come from a bootstrap "
+        "over raters and prompts; an interval that contains 50 does not show which arm people prefer. The intervals do not cover how trainings "
+        "vary or how other people would vote. Sign test: each prompt counts once. Agreement: Krippendorff's alpha, 1 full, 0 as by chance.",
     )
     return table, numbers
 
@@ -101,7 +101,7 @@ def _strengths(strengths: pd.DataFrame, num_votes: int) -> tuple[Table, list[Num
     rows, numbers = [], []
     for row in strengths.to_dict("records"):
         found = Estimate(value=row["value"], low=row["low"], high=row["high"], num_trainings=1, num_prompts=0)
-        shown = shown_estimate(found, STRENGTH, signed=True)
+        shown = format_estimate(found, STRENGTH, signed=True)
         numbers.append(
             Number(
                 table="strengths", row=row["arm"], column="strength", value=found.value, ci_low=found.low, ci_high=found.high,
@@ -114,8 +114,8 @@ def _strengths(strengths: pd.DataFrame, num_votes: int) -> tuple[Table, list[Num
         title="All arms on one scale",
         columns=["arm", "strength (log-odds)"],
         rows=rows,
-        caption="Bradley-Terry strengths against the average arm, with 95 % intervals: an arm that lies 1.1 above another wins three votes of four. "
-        "There is no interval where all votes on each pair of arms agree, and too narrow a one where those on some pairs do.",
+        caption="Bradley-Terry strengths against the average arm, with 95 % intervals: an arm 1.1 above another wins three votes of four. There is no "
+        "interval if all votes on every pair of arms agree, and the interval is too narrow if all votes on some pair agree.",
     )
     return table, numbers
 
@@ -138,10 +138,10 @@ def _number(row: dict, column: str, found: Estimate, shown: str, unit: str, vote
     )  # fmt: skip
 
 
-def _verdicts(preference: pd.DataFrame) -> list[str]:
-    """One sentence for each pair of arms, where there are raters enough."""
+def _verdict_sentences(preference: pd.DataFrame) -> list[str]:
+    """One sentence for each pair of arms that enough raters compared."""
     if max(preference["num_raters"].tolist()) < MIN_RATERS:
-        return [f"Fewer than {MIN_RATERS} raters: what follows is what they said, and no statement about people."]
+        return [f"Fewer than {MIN_RATERS} raters: the votes below describe these raters and are no statement about people in general."]
     sentences = []
     for row in preference.to_dict("records"):
         first, second = arm_name(row["arm_a"]), arm_name(row["arm_b"])
@@ -149,22 +149,22 @@ def _verdicts(preference: pd.DataFrame) -> list[str]:
             sentences.append(f"{first} against {second}: fewer than {MIN_RATERS} raters.")
         elif row["ci_low"] > 0.5 or row["ci_high"] < 0.5:
             winner, loser = (first, second) if row["ci_low"] > 0.5 else (second, first)
-            sentences.append(f"People like the videos of {winner} better than those of {loser}.")
+            sentences.append(f"People prefer the videos of {winner} to those of {loser}.")
         else:
-            sentences.append(f"People's votes leave open whether {first} or {second} is better.")
+            sentences.append(f"The votes do not show whether people prefer {first} or {second}.")
     return sentences
 
 
-def _who(raters: pd.DataFrame, votes: pd.DataFrame, left_out: int) -> str:
+def _participation(raters: pd.DataFrame, votes: pd.DataFrame, left_out: int) -> str:
     failed = raters[raters["failed"]]
     words = [
         f"{_counted(sum(raters['counted'].tolist()), 'rater')} gave {_counted(len(votes), 'vote')} on {_counted(len(set(votes['prompt'])), 'prompt')}."
     ]
     if len(failed):
-        fate = "left out" if not any(failed["counted"].tolist()) else "counted all the same"
+        fate = "left out" if not any(failed["counted"].tolist()) else "counted anyway"
         words.append(f"{_counted(len(failed), 'rater')} failed the catch trials and {'is' if len(failed) == 1 else 'are'} {fate}.")
     if left_out:
-        words.append(f"{_counted(left_out, 'result file')} left out in all; “Left out” below and the table “rejects” say why.")
+        words.append(f"{_counted(left_out, 'result file')} left out in total; “Left out” below and the table “rejects” say why.")
     return " ".join(words)
 
 
@@ -173,8 +173,8 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else shown_number(value, 3)
+    return "< 0.001" if value < 0.001 else format_number(value, 3)
 
 
 def _alpha(value: float) -> str:
-    return "–" if math.isnan(value) else shown_number(value, 2)
+    return "–" if math.isnan(value) else format_number(value, 2)

@@ -1,4 +1,4 @@
-"""What lies behind the means: how many videos each number rests on, what is missing, and the differences prompt by prompt."""
+"""Behind the means: how many videos each number rests on, which videos are missing, and the differences prompt by prompt."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pandas as pd
 
 from motive_pipeline.evaluation.metrics import FLICKERING, Metric
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, difference_matrix
-from motive_pipeline.report.tables import STYLES, Number, Table, arm_name, shown_number
+from motive_pipeline.report.tables import STYLES, Number, Table, arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_ROWS = 200
-"""A table shows this many prompts; ``numbers.parquet`` has all."""
+"""A table shows at most this many prompts; ``numbers.parquet`` has all."""
 
 LOSSES = (HELD_OUT_DROP, IN_SAMPLE_DROP)
 
 
 def unit_texts(ws: Workspace) -> dict[str, str]:
-    """What a person calls a unit: the prompt of a video, the caption of a query."""
+    """The text of each unit: the prompt of a video, the caption of a query."""
     queries = ws.published("query_catalog").table("queries")
     texts = dict(zip(queries["query_id"].astype(str), queries["caption"].astype(str), strict=True))
     for arm in ws.config.arms:
@@ -31,7 +31,7 @@ def unit_texts(ws: Workspace) -> dict[str, str]:
 
 
 def counts(units: pd.DataFrame, metric: Metric) -> str:
-    """How many videos (or queries) the numbers of a metric rest on."""
+    """The number of videos (or queries) behind the values of a metric."""
     chosen = units[(units["metric"] == metric.name) & (units["backend"] == metric.backend)]
     if metric in LOSSES:
         number = len(set(chosen["unit"].tolist()))
@@ -44,8 +44,8 @@ def counts(units: pd.DataFrame, metric: Metric) -> str:
     return text + (f", {by_arm['base']} of the base model" if "base" in by_arm and [by_arm["base"]] != trained else "")
 
 
-def gaps(units: pd.DataFrame, arms: Sequence[str]) -> list[str]:
-    """A sentence for each arm of which a prompt is missing in some training, so that its numbers rest on fewer prompts than others'."""
+def missing_videos(units: pd.DataFrame, arms: Sequence[str]) -> list[str]:
+    """A sentence for each arm that lacks a prompt in some training, so that its numbers rest on fewer prompts than others'."""
     videos = units[units["metric"] == FLICKERING.name]
     every = set(videos["unit"].tolist())
     sentences = []
@@ -56,8 +56,8 @@ def gaps(units: pd.DataFrame, arms: Sequence[str]) -> list[str]:
         missing = [name for name in every if present[name] < len(trainings)]
         if missing:
             sentences.append(
-                f"{arm_name(arm)}: {len(missing)} of {len(every)} prompts lack a video of some training. Its own means leave them out, and so does every "
-                "comparison with it."
+                f"{arm_name(arm)}: {len(missing)} of {len(every)} prompts lack a video of some training. Its means and all comparisons with it leave "
+                "these prompts out."
             )
     return sentences
 
@@ -65,7 +65,7 @@ def gaps(units: pd.DataFrame, arms: Sequence[str]) -> list[str]:
 def by_unit_table(
     units: pd.DataFrame, metric: Metric, others: Sequence[str], texts: Mapping[str, str], *, key: str
 ) -> tuple[Table, list[Number]]:
-    """The difference MOTIVE - arm for each prompt (or query), averaged over trainings; a dash where one of the two has no value."""
+    """The difference MOTIVE - arm for each prompt (or query), averaged over trainings; a dash where one of the two arms has no value."""
     style = STYLES[metric]
     means: dict[str, dict[str, float]] = {
         other: difference_matrix(units, metric, "motive", other).mean(axis=0).to_dict() for other in others
@@ -82,7 +82,7 @@ def by_unit_table(
             ci_high=math.nan,
             num=num_trainings,
             unit=style.unit,
-            shown=shown_number(found[name] * style.factor, style.decimals, signed=True),
+            shown=format_number(found[name] * style.factor, style.decimals, signed=True),
             backend=metric.backend,
             source=f"eval_scores/motive, eval_scores/{other}",
         )
@@ -92,13 +92,13 @@ def by_unit_table(
     ]
     shown = {(number.row, number.column): number.shown for number in numbers}
     what = "query" if metric in LOSSES else "prompt"
-    better = "below 0 MOTIVE is nearer to the queries" if metric.lower_is_better else "above 0 MOTIVE is better"
+    better = "below 0 MOTIVE is closer to the queries" if metric.lower_is_better else "above 0 MOTIVE is better"
     table = Table(
         key=key,
         title=f"{what[0].upper()}{what[1:]} by {what}: {metric.label}",
-        columns=[what, *(f"less {arm_name(other)}" for other in others)],
+        columns=[what, *(f"minus {arm_name(other)}" for other in others)],
         rows=[[texts.get(name, name), *(shown.get((name, other), "–") for other in others)] for name in names[:MAX_ROWS]],
-        caption=f"MOTIVE less each other arm, in {style.unit}, averaged over trainings; {better}."
+        caption=f"MOTIVE minus each other arm, in {style.unit}, averaged over trainings; {better}."
         + (f" The first {MAX_ROWS} of {len(names)}; numbers.parquet has all." if len(names) > MAX_ROWS else ""),
     )
     return table, numbers

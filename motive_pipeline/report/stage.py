@@ -10,11 +10,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
-from motive_pipeline.report.gallery import Gallery, best_clips, load_influence
+from motive_pipeline.report.gallery import Gallery, best_clips
 from motive_pipeline.report.provenance_record import provenance_record, write_record
-from motive_pipeline.report.tables import STYLES, Table, aligned, escaped_markdown, markdown, numbers_frame, shown_number
+from motive_pipeline.report.tables import STYLES, Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -33,7 +34,7 @@ def publish_report(ws: Workspace) -> Publication:
     started = time.time()
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
-    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws)), "prompts": gallery.prompts(findings.arms)}
+    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws, "motive")), "prompts": gallery.prompts(findings.arms)}
     page = render("report.html.j2", context | _figures(findings))
     text = render("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
@@ -72,10 +73,10 @@ def summary(ws: Workspace) -> str:
             f"Report: {report.path / 'report.html'}",
             "",
             "The ten clips that teach the motion best",
-            aligned(_best_table(ws)),
+            plain_text(_best_table(ws)),
             "",
             f"The arms side by side (95 % intervals): {report.facts['verdict']}",
-            aligned(_arms_of(report)),
+            plain_text(_arms_of(report)),
             *_invitation(ws),
         ]
     )
@@ -156,7 +157,7 @@ def _figures(findings: Findings) -> dict[str, Markup]:
     return {name: Markup(figure) for name, figure in figures.items()}
 
 
-def _arms_drawing(findings: Findings) -> plots.Draw:
+def _arms_drawing(findings: Findings) -> plots.DrawFigure:
     return functools.partial(plots.arms_figure, panels={metric: findings.dots(metric) for metric in findings.metrics})
 
 
@@ -166,7 +167,7 @@ def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Tab
         [
             str(clip["rank"]),
             str(clip["votes"]),
-            shown_number(float(str(clip["mean_influence"])), 4, signed=True),
+            format_number(float(str(clip["mean_influence"])), 4, signed=True),
             _one_line(str(clip["caption"]), letters),
             _one_line(str(clip["file"]) if letters else Path(str(clip["file"])).name, None),
         ]

@@ -1,6 +1,6 @@
-"""The report's tables and numbers: made once, shown as HTML and as Markdown, and kept as ``numbers.parquet``.
+"""The report's tables and numbers: built once, rendered as HTML and as Markdown, and saved as ``numbers.parquet``.
 
-Every number that a table shows is a :class:`Number`, whose ``shown`` is the very text of the cell, so the three cannot disagree.
+Every number in a table is a :class:`Number` whose ``shown`` is the text of the cell, so the three forms cannot disagree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from motive_pipeline.graph import ARMS
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How a metric is written for people: heading, unit, factor from the stored value, decimals, and what it says in a sentence."""
+    """How a metric is displayed: title, unit, factor from the stored value, decimals, and its meaning in one sentence."""
 
     title: str
     unit: str
@@ -43,29 +43,29 @@ STYLES: Mapping[Metric, Style] = {
         unit="%",
         factor=1.0,
         decimals=2,
-        meaning="how far the motion-weighted loss on the queries themselves fell: in-sample, for there are no held-out queries; higher is better",
+        meaning="how far the motion-weighted loss on the queries themselves fell (in-sample, since there are no held-out queries); higher is better",
     ),
     QUERY_MOTION: Style(
         title="shows the query motion",
         unit="% of videos",
         factor=100.0,
         decimals=1,
-        meaning="videos in which optical flow reads the queries' motion; higher is better",
+        meaning="videos in which optical flow shows the queries' motion; higher is better",
     ),
     HISTOGRAM: Style(
         title="distance from the queries' flow histogram",
         unit="0 to 1",
         factor=1.0,
         decimals=3,
-        meaning="share of a video's motion that goes another way, or at another speed, than the query videos' on average; lower is better",
+        meaning="share of a video's motion whose direction or speed differs from the query videos' average; lower is better",
     ),
     FRECHET: Style(
         title="Fréchet distance of flow",
         unit="sides/s",
         factor=1.0,
         decimals=3,
-        meaning="Fréchet distance between speed and change of speed by direction in an arm's videos and in the query videos, in shorter sides of the "
-        "picture a second, over all videos of a training at once; lower is better",
+        meaning="Fréchet distance between an arm's videos and the query videos in speed and change of speed by direction, in shorter sides of the "
+        "picture a second, over all videos of a training together; lower is better",
     ),
     DYNAMIC: Style(
         title="dynamic degree",
@@ -79,14 +79,14 @@ STYLES: Mapping[Metric, Style] = {
         unit="0 to 1",
         factor=1.0,
         decimals=4,
-        meaning="how well odd frames follow from their neighbours, by DIS mid-points (a stand-in; VBench uses AMT-S); near 1 for a still video, too",
+        meaning="how well odd frames can be interpolated from their neighbours by DIS (a stand-in; VBench uses AMT-S); also near 1 for a still video",
     ),
     FLICKERING: Style(
         title="temporal flickering",
         unit="0 to 1",
         factor=1.0,
         decimals=4,
-        meaning="1 less the mean difference of consecutive frames (VBench's own formula); 1 for a still video",
+        meaning="1 minus the mean difference of consecutive frames (VBench's own formula); 1 for a still video",
     ),
     **{
         dimension.metric: Style(
@@ -103,8 +103,8 @@ STYLES: Mapping[Metric, Style] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number of the report: where it stands, its raw value and interval (in the stored unit), of how many, its text, what computed it, and
-    the asset that it was read from (``provenance.json`` has that asset's version)."""
+    """One number of the report: its place (table, row, column), raw value and interval in the stored unit, count, unit, text, backend, and
+    the asset it was read from (``provenance.json`` has that asset's version)."""
 
     table: str
     row: str
@@ -121,8 +121,8 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table as people see it. The first column is a heading; ``strong_rows`` are set off; ``words`` are columns of text;
-    ``origin`` says what computed the numbers and where they were read."""
+    """A table as it is displayed. The first column is a heading, ``strong_rows`` are highlighted, ``words`` are columns of text, and
+    ``origin`` names the backends and the assets of the numbers."""
 
     key: str
     title: str
@@ -134,17 +134,17 @@ class Table:
     origin: str = ""
 
 
-def shown_estimate(found: Estimate, style: Style, *, signed: bool = False) -> str:
-    """``12.3 [9.8, 15.1]``; without brackets where there is no interval."""
-    value = shown_number(found.value * style.factor, style.decimals, signed=signed)
+def format_estimate(found: Estimate, style: Style, *, signed: bool = False) -> str:
+    """``12.3 [9.8, 15.1]``, or only ``12.3`` where there is no interval."""
+    value = format_number(found.value * style.factor, style.decimals, signed=signed)
     if math.isnan(found.low):
         return value
-    low, high = (shown_number(bound * style.factor, style.decimals, signed=signed) for bound in (found.low, found.high))
+    low, high = (format_number(bound * style.factor, style.decimals, signed=signed) for bound in (found.low, found.high))
     return f"{value} [{low}, {high}]"
 
 
-def shown_number(value: float, decimals: int, *, signed: bool = False) -> str:
-    """A number with a real minus sign, and never a negative zero."""
+def format_number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A number with a typographic minus sign, and never a negative zero."""
     rounded = round(value, decimals) + 0.0
     text = f"{rounded:+.{decimals}f}" if signed and rounded else f"{rounded:.{decimals}f}"
     return text.replace("-", "−")
@@ -162,13 +162,13 @@ def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, so
         ci_high=found.high,
         num=found.num_prompts,
         unit=style.unit,
-        shown=shown_estimate(found, style, signed=signed),
+        shown=format_estimate(found, style, signed=signed),
         backend=metric.backend,
         source=source,
     )
 
 
-def heading(metric: Metric) -> str:
+def column_heading(metric: Metric) -> str:
     """A column's heading: name, backend mark, unit."""
     style = STYLES[metric]
     return f"{metric.label} ({style.unit})"
@@ -190,7 +190,7 @@ def markdown(table: Table) -> str:
 
 
 def escaped_markdown(text: str) -> str:
-    """Text from outside, so that Markdown (and the HTML it may become) shows it as it is, on one line."""
+    """Untrusted text, escaped so that Markdown (and HTML made from it) shows it literally, on one line."""
     line = " ".join(text.split())
     for character in "\\`*_{}[]()#|<>!~":
         line = line.replace(character, "\\" + character)
@@ -201,11 +201,11 @@ def _cell(text: str) -> str:
     line = " ".join(text.split())
     for character in "\\`*|<>~":
         line = line.replace(character, "\\" + character)
-    return line.replace("](", "]\\(")  # brackets are intervals and marks of backends; before a parenthesis they would be a link
+    return line.replace("](", "]\\(")  # brackets mark intervals and backends; before a parenthesis they would make a link
 
 
-def aligned(table: Table) -> str:
-    """The table as plain text with aligned columns, for a terminal."""
+def plain_text(table: Table) -> str:
+    """The table as text with aligned columns, for a terminal."""
     rows = [list(table.columns), *[list(row) for row in table.rows]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
     left = table.words | {0}
@@ -218,13 +218,13 @@ def aligned(table: Table) -> str:
 
 
 def with_origin(table: Table, numbers: Sequence[Number]) -> Table:
-    """The table with a sentence on what computed its numbers and which assets they were read from."""
+    """The table with a sentence that names the backends of its numbers and the assets they were read from."""
     backends = sorted({number.backend for number in numbers})
     sources = sorted({asset.partition("/")[0] for number in numbers for asset in number.source.split(", ")})
-    return replace(table, origin=f"Computed by {listed(backends)}, read from {listed(sources)}.") if backends else table
+    return replace(table, origin=f"Computed by {joined(backends)}, read from {joined(sources)}.") if backends else table
 
 
-def listed(words: Sequence[str]) -> str:
+def joined(words: Sequence[str]) -> str:
     """``a, b and c``."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 

@@ -1,4 +1,4 @@
-"""What the numbers say, in words: for MOTIVE, against it, or that they do not suffice."""
+"""The verdict in words: the numbers speak for MOTIVE, against it, or are not enough to tell."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.report.tables import STYLES, arm_name, listed, shown_estimate
+from motive_pipeline.report.tables import STYLES, arm_name, format_estimate, joined
 
 MIN_TRAININGS = 3
 RIVALS = ("full", "random", "embedding", "bottom", "no_mask")
-"""The arms that MOTIVE has to beat; against the base model and the liveliest clips it is compared as well, without a verdict."""
+"""The arms that MOTIVE has to beat. It is also compared with the base model and with the clips that move most, without a verdict."""
 
 _COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One line, and the sentences behind it."""
+    """A headline, and the sentences that explain it."""
 
     headline: str
     sentences: Sequence[str]
@@ -43,36 +43,36 @@ def _no_verdict(num_trainings: int) -> Verdict:
     return Verdict(
         headline=f"{count} per arm: no verdict",
         sentences=[
-            f"The luck of a training is part of every difference between arms, and it takes at least {MIN_TRAININGS} trainings of each arm "
-            "(finetune.seeds) to tell the two apart. The intervals below cover the choice of prompts and queries only."
+            f"Trainings vary by chance, and this is part of every difference between arms. It takes at least {MIN_TRAININGS} trainings of each arm "
+            "(finetune.seeds) to separate chance from effect. The intervals below cover only the choice of prompts and queries."
         ],
     )
 
 
 def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
     name = STYLES[metric].title
-    beaten, lost, open_ = _sorted_out(metric, found)
-    if not lost and not open_:
+    beaten, lost, undecided = _by_outcome(metric, found)
+    if not lost and not undecided:
         return f"MOTIVE beats {_names(beaten)} on {name}"
     parts = [f"beats {_names(beaten)}"] if beaten else []
     parts += [f"loses to {_names(lost)}"] if lost else []
-    parts += [f"cannot be told from {_names(open_)}"] if open_ else []
-    return f"On {name}, MOTIVE {listed(parts)}"
+    parts += [f"is not clearly different from {_names(undecided)}"] if undecided else []
+    return f"On {name}, MOTIVE {joined(parts)}"
 
 
 def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
     style = STYLES[metric]
-    beaten, lost, open_ = _sorted_out(metric, found)
-    shown = "; ".join(f"against {arm_name(rival)} {shown_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
+    beaten, lost, undecided = _by_outcome(metric, found)
+    shown = "; ".join(f"against {arm_name(rival)} {format_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
     says = [f"better than {_names(beaten)}"] if beaten else []
     says += [f"worse than {_names(lost)}"] if lost else []
-    says += [f"not to be told from {_names(open_)}"] if open_ else []
+    says += [f"not clearly different from {_names(undecided)}"] if undecided else []
     unit = "percentage points" if style.unit.startswith("%") else "score, lower is better" if metric.lower_is_better else "score"
-    return f"{style.title[0].upper()}{style.title[1:]}: {listed(says)}. Difference in {unit}, 95 % interval: {shown}."
+    return f"{style.title[0].upper()}{style.title[1:]}: {joined(says)}. Difference in {unit}, 95 % interval: {shown}."
 
 
-def _sorted_out(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
-    """The rivals that MOTIVE beats, those it loses to, and those the interval leaves open."""
+def _by_outcome(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
+    """The rivals that MOTIVE beats, those it loses to, and those whose interval contains zero."""
     sign = -1 if metric.lower_is_better else 1
     beaten = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value > 0]
     lost = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value < 0]
@@ -80,4 +80,4 @@ def _sorted_out(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str
 
 
 def _names(arms: Sequence[str]) -> str:
-    return listed([arm_name(arm) for arm in arms])
+    return joined([arm_name(arm) for arm in arms])

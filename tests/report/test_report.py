@@ -22,7 +22,7 @@ from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 from motive_pipeline.report.gallery import Gallery
 from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
 from motive_pipeline.report.stage import publish_report, summary
-from motive_pipeline.report.tables import STYLES, aligned, shown_estimate, shown_number
+from motive_pipeline.report.tables import STYLES, format_estimate, format_number, plain_text
 from motive_pipeline.report.verdict import verdict
 from tests.browser import low_contrast
 from tests.eval_fixtures import copied, republish, several_trainings, with_settings
@@ -65,7 +65,7 @@ def report(evaluated):
 
 @pytest.fixture(scope="module")
 def many(evaluated, tmp_path_factory, tiny_model):
-    """A project with all that can stand on the page: three trainings an arm, in which MOTIVE beats random, loses to full and cannot be told from no
+    """A project with all that can stand on the page: three trainings an arm, in which MOTIVE beats random, loses to full and is not clearly different from no
     mask; values in the place of VBench's; four people who like MOTIVE better than anything, one of them without looking; captions without a place to break a line."""
     ws = copied(evaluated, tmp_path_factory.mktemp("three"), tiny_model)
     several_trainings(ws, {"full": 4.0, "random": 1.0, "motion_magnitude": 1.0, "no_mask": 3.0, "motive": 3.0})
@@ -138,7 +138,7 @@ def test_page_markdown_and_table_show_the_same_numbers(report):
     styles = {metric.label: style for metric, style in STYLES.items()}
     for number in numbers[numbers["table"] == "arms"].itertuples(index=False):
         estimate = Estimate(value=number.value, low=number.ci_low, high=number.ci_high, num_trainings=1, num_prompts=number.num)
-        assert number.shown == shown_estimate(estimate, styles[number.column])
+        assert number.shown == format_estimate(estimate, styles[number.column])
 
 
 def test_the_arms_numbers_are_those_of_eval_scores(evaluated, report):
@@ -160,7 +160,7 @@ def test_one_training_gives_no_verdict(report):
 
 def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
     publication, html, markdown = three
-    headline = "On held-out loss drop, MOTIVE beats random, loses to full pool and cannot be told from unmasked gradient"
+    headline = "On held-out loss drop, MOTIVE beats random, loses to full pool and is not clearly different from unmasked gradient"
     assert publication.facts["verdict"] == headline
     assert headline in html
     assert headline in markdown
@@ -203,7 +203,7 @@ def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
             assert number["value"] == row[column]
             assert number["shown"] in text
             assert number["shown"] in markdown
-    assert "People's votes leave open whether MOTIVE or base model is better." in text, "four prompts are too few"
+    assert "The votes do not show whether people prefer MOTIVE or base model." in text, "four prompts are too few"
     assert "3 raters gave" in text
     assert "1 rater failed the catch trials and is left out." in text
     assert "failed_catch_trials" in text, "among what was left out"
@@ -401,12 +401,12 @@ def test_a_verdict_needs_three_trainings_and_a_rival():
     [(1.25, 1, False, "1.2"), (-0.04, 1, False, "0.0"), (-0.04, 1, True, "0.0"), (-3.0, 2, True, "−3.00"), (2.0, 0, True, "+2")],
 )
 def test_numbers_have_real_minus_signs_and_no_negative_zero(value, decimals, signed, text):
-    assert shown_number(value, decimals, signed=signed) == text
+    assert format_number(value, decimals, signed=signed) == text
 
 
 def test_an_estimate_without_interval_has_no_brackets():
     found = Estimate(value=0.5, low=math.nan, high=math.nan, num_trainings=1, num_prompts=1)
-    assert shown_estimate(found, STYLES[DYNAMIC]) == "50.0"
+    assert format_estimate(found, STYLES[DYNAMIC]) == "50.0"
 
 
 def test_the_mask_follows_the_latent_frames():
@@ -429,5 +429,5 @@ def test_long_and_large_videos_become_small_loops():
 def test_terminal_tables_are_aligned():
     from motive_pipeline.report.tables import Table
 
-    text = aligned(Table(key="x", title="", columns=["arm", "value"], rows=[["a", "1.0"], ["long name", "10.0"]], caption=""))
+    text = plain_text(Table(key="x", title="", columns=["arm", "value"], rows=[["a", "1.0"], ["long name", "10.0"]], caption=""))
     assert len({len(line) for line in text.splitlines()}) == 1

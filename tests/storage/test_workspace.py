@@ -54,7 +54,7 @@ def test_an_asset_never_published_says_what_to_run(workspace):
         workspace.published("latents")
 
 
-@pytest.mark.parametrize("part", [".", "data", "publication.json", "rejects.parquet"])
+@pytest.mark.parametrize("part", [".", "data", "data/pool.parquet", "publication.json", "rejects.parquet"])
 def test_a_publication_of_which_a_part_has_gone_is_none_and_is_made_anew(workspace, part):
     first = publish(workspace, "a")
     gone = first.folder / part
