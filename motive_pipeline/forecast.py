@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.catalog.changes import Content
-from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import NotPublished
+from motive_pipeline.graph.declare import Role
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
 from motive_pipeline.storage.commits import RECORD, read_record
