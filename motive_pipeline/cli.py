@@ -212,7 +212,7 @@ def _export(config: Config, arguments: argparse.Namespace) -> int:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     if arguments.what == "vbench":
-        from motive_pipeline.evaluation.vbench.fetch import fetch as fetch_vbench
+        from motive_pipeline.evaluation.vbench.fetch import fetch_vbench
 
         for line in fetch_vbench(load_config(), with_weights=arguments.weights):
             print(line)

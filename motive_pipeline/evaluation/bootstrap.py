@@ -67,9 +67,9 @@ def mean_interval(
     if num_trainings > 1 or num_prompts > 1:
         rng = np.random.default_rng(seed)
         tail = (1 - level) / 2
-        prompts_B = _stretch(num_prompts, tail) * _prompt_luck(rng, value_SJ.mean(0), num_samples)
-        explained = _explained(value_SJ) if num_trainings > 1 and num_prompts > 1 else 0.0
-        low, high = _bounds(mean + _training_luck(rng, value_SJ.mean(1), explained, num_samples) + prompts_B, tail, bounds)
+        prompts_B = _stretch(num_prompts, tail) * _prompt_deviation(rng, value_SJ.mean(0), num_samples)
+        explained = _residual_variance(value_SJ) if num_trainings > 1 and num_prompts > 1 else 0.0
+        low, high = _bounds(mean + _training_deviation(rng, value_SJ.mean(1), explained, num_samples) + prompts_B, tail, bounds)
     return Estimate(value=mean, low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
 
 
@@ -104,7 +104,7 @@ def resampled_interval(
         if num_trainings > 1 and num_prompts > 1:
             own_SB = resampled_SB - resampled_SB.mean(1, keepdims=True) - (mean_B - mean_B.mean())
             explained = float(own_SB.var(1).sum()) * num_prompts / (num_prompts - 1) / (num_trainings - 1) / num_trainings
-        trainings = _training_luck(np.random.default_rng(seed), value_S, explained, num_samples)
+        trainings = _training_deviation(np.random.default_rng(seed), value_S, explained, num_samples)
         prompts_B = _stretch(num_prompts, tail) * (mean_B - mean_B.mean())
         low, high = _bounds(value_S.mean() + trainings + prompts_B, tail, bounds)
     return Estimate(value=float(value_S.mean()), low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
@@ -115,13 +115,13 @@ def _bounds(mean_B: np.ndarray, tail: float, bounds: tuple[float, float] | None)
     return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
 
 
-def _prompt_luck(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
+def _prompt_deviation(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
     num_prompts = len(prompt_mean_J)
     drawn_BJ = rng.integers(num_prompts, size=(num_samples, num_prompts))
     return prompt_mean_J[drawn_BJ].mean(1) - prompt_mean_J.mean()
 
 
-def _training_luck(rng: np.random.Generator, value_S: np.ndarray, explained: float, num_samples: int) -> np.ndarray | float:
+def _training_deviation(rng: np.random.Generator, value_S: np.ndarray, explained: float, num_samples: int) -> np.ndarray | float:
     """A*, from the variance of the trainings' mean less the part of it that the prompts explain."""
     num_trainings = len(value_S)
     if num_trainings == 1:
@@ -130,7 +130,7 @@ def _training_luck(rng: np.random.Generator, value_S: np.ndarray, explained: flo
     return np.sqrt(max(0.0, variance)) * rng.standard_t(num_trainings - 1, size=num_samples)
 
 
-def _explained(value_SJ: np.ndarray) -> float:
+def _residual_variance(value_SJ: np.ndarray) -> float:
     """What is left of a cell beside its row and column, as a variance of the trainings' mean."""
     num_trainings, num_prompts = value_SJ.shape
     residual_SJ = value_SJ - value_SJ.mean(1, keepdims=True) - value_SJ.mean(0, keepdims=True) + value_SJ.mean()

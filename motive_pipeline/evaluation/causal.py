@@ -72,10 +72,10 @@ def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
     Raises:
         GateFailed: a loss is not finite, or a query has no weight in its mask at all.
     """
-    check = _Check(ws)
+    check = _CausalCheck(ws)
     base = check.losses(base_weights(ws))
     trainings = [base_weights(ws)] if arm == "base" else trained_weights(ws, arm)
-    frames = [_compared(check, weights.training, base, check.losses(weights)) for weights in trainings]
+    frames = [_loss_table(check, weights.training, base, check.losses(weights)) for weights in trainings]
     return pd.concat(frames, ignore_index=True), check.counts
 
 
@@ -101,7 +101,7 @@ def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
     return functools.partial(load_model, ws.config.model, threads=ws.config.engine.threads, path=folder)
 
 
-class _Check:
+class _CausalCheck:
     """The queries, masks and draws of the check, and the losses found so far."""
 
     def __init__(self, ws: Workspace) -> None:
@@ -160,7 +160,7 @@ class _Check:
         return torch.stack(losses).double().cpu().numpy()
 
 
-def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
+def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
     drop_QB = drop_percent(base_QB, loss_QB, [query.location for query in check.queries])
     rows = [
         {

@@ -73,7 +73,7 @@ def precision_table(ws: Workspace, truth: GroundTruth) -> list[Precision]:
     rows = [
         precision(arm, "arm", ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist(), truth) for arm in arms
     ]
-    for name, features in ((FLOW_SIMILARITY, flow_features), (UNTRAINED, untrained_features)):
+    for name, features in ((FLOW_SIMILARITY, flow_similarity_features), (UNTRAINED, untrained_features)):
         rows.append(precision(name, "control", voted_choice(ws, pool, features(ws, "query"), features(ws, "clip")), truth))
     return [*rows, precision(CHANCE, "chance", pool, truth)]
 
@@ -91,7 +91,7 @@ def precision(name: str, kind: str, clip_ids: Sequence[str], truth: GroundTruth)
     return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=lure, num_clips=len(known))
 
 
-def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
+def flow_similarity_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
     """The flow field of each clip on the latent grid as one unit-length vector: no model, the mask's own input, with directions."""
     rule, grid = FrameRule.of(ws.config), latent_grid(ws)
     store = _store(ws, "flow_similarity")

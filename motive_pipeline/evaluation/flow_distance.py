@@ -48,13 +48,13 @@ class Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments:
-    """The first two moments of the features of each prompt's videos, training by training, of the prompts that every training has."""
+class FlowMoments:
+    """The first two moments of the features of each prompt's videos, by training, for the prompts that every training has."""
 
     trainings: Sequence[int]
     prompts: Sequence[int]
     num_videos_S: Sequence[int]
-    """How many videos of each training they come from."""
+    """The number of videos of each training."""
     mean_SJD: Float[np.ndarray, "S J D"]
     square_SJDD: Float[np.ndarray, "S J D D"]
 
@@ -89,20 +89,20 @@ def gaussian(features_KD: Float[np.ndarray, "K D"]) -> Gaussian:
 
 def frechet_distance(many: Gaussian, one: Gaussian) -> Float[np.ndarray, "*x"]:
     """The Fréchet distance (not squared) of each of ``many`` to ``one``."""
-    root_DD = _root(one.cov_DD)
+    root_DD = _matrix_root(one.cov_DD)
     eigenvalues = np.linalg.eigvalsh(root_DD @ many.cov_DD @ root_DD).clip(0)
     traces = np.trace(many.cov_DD, axis1=-2, axis2=-1) + np.trace(one.cov_DD) - 2 * np.sqrt(eigenvalues).sum(-1)
     square = ((many.mean_D - one.mean_D) ** 2).sum(-1) + traces
     return np.asarray(np.sqrt(np.maximum(square, 0.0)))
 
 
-def _root(cov_DD: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
+def _matrix_root(cov_DD: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
     values_D, vectors_DD = np.linalg.eigh(cov_DD)
     return (vectors_DD * np.sqrt(values_D.clip(0))) @ vectors_DD.T
 
 
-def moments(flow: pd.DataFrame) -> Moments:
-    """The moments of a table with training, prompt_index and the columns :data:`FEATURES`; a prompt counts as one, however many its videos."""
+def flow_moments(flow: pd.DataFrame) -> FlowMoments:
+    """The moments of a table with training, prompt_index and the columns :data:`FEATURES`. Each prompt counts once, however many videos it has."""
     trainings = sorted(set(flow["training"]))
     groups = {key: rows.to_numpy(np.float64) for key, rows in flow.groupby(["training", "prompt_index"])[FEATURES]}
     prompts = [int(prompt) for prompt in sorted(set(flow["prompt_index"])) if all((training, prompt) in groups for training in trainings)]
@@ -110,7 +110,7 @@ def moments(flow: pd.DataFrame) -> Moments:
         raise GateFailed("no prompt has a video of every training. Materialize generated_videos again.")
     cells = [[groups[training, prompt] for prompt in prompts] for training in trainings]
     videos = set(zip(flow["training"].tolist(), flow["prompt_index"].tolist(), flow["n"].tolist(), strict=True))
-    return Moments(
+    return FlowMoments(
         trainings=trainings,
         prompts=prompts,
         num_videos_S=[sum(video[0] == training and video[1] in prompts for video in videos) for training in trainings],
@@ -119,7 +119,7 @@ def moments(flow: pd.DataFrame) -> Moments:
     )
 
 
-def distances(found: Moments, queries: Gaussian, weight_BJ: Float[np.ndarray, "B J"]) -> Float[np.ndarray, "S B"]:
+def distances(found: FlowMoments, queries: Gaussian, weight_BJ: Float[np.ndarray, "B J"]) -> Float[np.ndarray, "S B"]:
     """The Fréchet distance of each training under each weighting of the prompts (weights sum to 1)."""
     mean_SBD = weight_BJ @ found.mean_SJD
     num_trainings, num_prompts, size = found.mean_SJD.shape
@@ -132,7 +132,7 @@ def distances(found: Moments, queries: Gaussian, weight_BJ: Float[np.ndarray, "B
 class FlowDistances:
     """The Fréchet distances of several arms to the same queries, with their intervals."""
 
-    arms: Mapping[str, Moments]
+    arms: Mapping[str, FlowMoments]
     queries: Gaussian
     num_samples: int
     _found: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
@@ -141,7 +141,7 @@ class FlowDistances:
     def of(cls, flows: Mapping[str, pd.DataFrame], query_flow: pd.DataFrame, *, num_samples: int) -> FlowDistances:
         """From the tables ``flow`` of each arm and ``query_flow``."""
         queries = gaussian(query_flow[FEATURES].to_numpy(np.float64))
-        return cls(arms={arm: moments(flow) for arm, flow in flows.items()}, queries=queries, num_samples=num_samples)
+        return cls(arms={arm: flow_moments(flow) for arm, flow in flows.items()}, queries=queries, num_samples=num_samples)
 
     def units(self, arm: str) -> pd.DataFrame:
         """The arm's distances as rows of :func:`~.values.unit_values`: one for each training, over all its prompts."""

@@ -133,7 +133,7 @@ def motion_smoothness(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
 def midpoint(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
     """The frame half-way in time: both frames drawn half their flow towards each other, and averaged."""
     half_HW2 = (dis_flow(before_HWC, after_HWC) - dis_flow(after_HWC, before_HWC)) / 4.0
-    blend_HWC = (_drawn(before_HWC, -half_HW2) + _drawn(after_HWC, half_HW2)) / 2.0
+    blend_HWC = (_warped(before_HWC, -half_HW2) + _warped(after_HWC, half_HW2)) / 2.0
     return np.clip(np.rint(blend_HWC), 0, 255).astype(np.uint8)
 
 
@@ -149,7 +149,7 @@ def _top_magnitude_px(flow_HW2: np.ndarray) -> float:
     return float(np.partition(magnitude, -num_top)[-num_top:].mean())
 
 
-def _drawn(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
+def _warped(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
     """Each pixel of the result is taken from ``displacement`` away in ``frame`` (bilinear, edges repeated)."""
     height, width = frame_HWC.shape[:2]
     x_HW, y_HW = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

@@ -21,7 +21,7 @@ from motive_pipeline.evaluation.ground_truth import query_motion, recognize_moti
 from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
-from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
+from motive_pipeline.evaluation.vbench.measure import VIDEO_ID_COLUMNS, Measured, measure_videos
 from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
 from motive_pipeline.evaluation.vbench.record import facts_of
 from motive_pipeline.motion.histogram import sampled_flow
@@ -62,7 +62,7 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     queries = query_flow(ws)
     per_video, flow, counts = measured_videos(ws, arm, videos, queries)
     vbench = measure_videos(ws, arm, videos) if ws.config.evaluate.backend == "vbench" else None
-    per_video = per_video if vbench is None else _joined(per_video, vbench)
+    per_video = per_video if vbench is None else _with_vbench(per_video, vbench)
     causal, causal_counts = causal_check(ws, arm)
     num_samples = ws.config.evaluate.bootstrap_samples
     distances = FlowDistances.of({arm: flow}, queries.table, num_samples=num_samples)
@@ -94,7 +94,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
         GateFailed: see :func:`publish_eval_scores`.
     """
     table = videos.table("videos")
-    _require_once(arm, table)
+    _require_unique(arm, table)
     motion = query_motion(ws)
     fps = float(ws.config.clips.fps)
     labelled_by = None if motion is None else ws.config.queries.source
@@ -105,17 +105,17 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(functools.partial(measured, rule=rule), missing, threads=ws.config.engine.threads) as ready:
+    with side_by_side(functools.partial(measure_video, rule=rule), missing, threads=ws.config.engine.threads) as ready:
         outcome = compute_rows(store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows)
     _require_all(arm, files, keys, outcome)
     found = [(outcome.refs[key], video) for key, video in zip(keys, table.to_dict("records"), strict=True)]
     per_video = pd.DataFrame([row for ref, video in found for row in _video_rows(store, ref, video, motion, queries)])
     _require_finite(arm, per_video, table)
-    flow = [feature_table(store.read(ref, "flow_features")).assign(**_which(video)) for ref, video in found]
+    flow = [feature_table(store.read(ref, "flow_features")).assign(**_video_ids(video)) for ref, video in found]
     return per_video, pd.concat(flow, ignore_index=True), outcome.counts
 
 
-def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
+def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
     """One row: the value of each metric by its name, ``motion_label`` (bytes, empty when not read), ``motion_coherence``, and its flow.
 
     Raises:
@@ -144,20 +144,22 @@ def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str
         values[QUERY_MOTION] = float(label == motion)
     values[HISTOGRAM] = histogram_distance(store.read(ref, "flow_histogram"), queries.histogram_H)
     read = {"motion_label": label, "motion_coherence": float(store.read(ref, "motion_coherence"))}
-    return [{**_which(video), "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()]
+    return [
+        {**_video_ids(video), "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()
+    ]
 
 
-def _which(video: dict[Any, Any]) -> dict[str, int]:
+def _video_ids(video: dict[Any, Any]) -> dict[str, int]:
     return {name: int(video[name]) for name in ("training", "prompt_index", "n")}
 
 
-def _joined(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
+def _with_vbench(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
     """The stand-ins' rows and VBench's, these with what was read of the same video."""
-    read = per_video.drop_duplicates(WHICH)[[*WHICH, "motion_label", "motion_coherence"]]
-    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=WHICH)[list(per_video.columns)])], ignore_index=True)
+    read = per_video.drop_duplicates(VIDEO_ID_COLUMNS)[[*VIDEO_ID_COLUMNS, "motion_label", "motion_coherence"]]
+    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=VIDEO_ID_COLUMNS)[list(per_video.columns)])], ignore_index=True)
 
 
-def _require_once(arm: str, table: pd.DataFrame) -> None:
+def _require_unique(arm: str, table: pd.DataFrame) -> None:
     which = ["training", "prompt_index", "n"]
     if table.empty:
         raise GateFailed(f"generated_videos/{arm} holds no video")

@@ -48,7 +48,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportResult:
     """A finished export. ``num_written`` videos were made now; the others were there from a run that was stopped, or the whole folder was."""
 
     folder: Path
@@ -58,7 +58,7 @@ class Exported:
     warnings: list[str]
 
 
-def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window") -> Exported:
+def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window") -> ExportResult:
     """Write the clips of ``curated_subset/<arm>`` to ``folder`` in the layout that ``trainer`` (a key of ``TRAINERS``) reads.
 
     ``videos``: ``window`` writes the frames that were scored, 4n+1 of them, as H.264 (yuv420p, BT.709, CRF 12); ``original`` copies each clip's
@@ -82,18 +82,18 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
         )
     subset = ws.published(f"curated_subset/{arm}")
     table = _with_catalog(ws, subset, arm)
-    rule = _rule_of_the_scores(ws)
+    rule = _scored_frame_rule(ws)
     key = digest(FORMAT, arm, subset.data_version, trainer, videos, rule.content(), table["caption"].tolist(), str(folder))
     work = folder.parent / f".{folder.name}.unfinished-{key[:12]}"
     about = {"key": key, "arm": arm, "videos": videos, "trainer": trainer, "subset": subset.data_version}
     lock = FileLock(folder.parent / f".{folder.name}.export.lock", f"the export to {folder}")
-    if (there := _finished(folder)) is not None and there["key"] == key:
-        return _told(folder, trainer, table, 0, there["warnings"])
-    _require_free(folder)
+    if (there := _finished_manifest(folder)) is not None and there["key"] == key:
+        return _result(folder, trainer, table, 0, there["warnings"])
+    _require_free_folder(folder)
     try:
         with lock.holding(who=f"motive export --to {folder}"):
             try:
-                num_written, warnings = _export(ws, table, rule, work, folder, about | {"provenance": subset.provenance})
+                num_written, warnings = _write_export(ws, table, rule, work, folder, about | {"provenance": subset.provenance})
             finally:
                 lock.path.unlink(missing_ok=True)
     except OSError as error:
@@ -107,12 +107,14 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
             *warnings,
             f"beside it lies what is left of other exports to it that were stopped: {', '.join(others)}; remove it if you like",
         ]
-    return _told(folder, trainer, table, num_written, warnings)
+    return _result(folder, trainer, table, num_written, warnings)
 
 
-def _export(ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, folder: Path, about: dict[str, Any]) -> tuple[int, list[str]]:
+def _write_export(
+    ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, folder: Path, about: dict[str, Any]
+) -> tuple[int, list[str]]:
     """The export itself, by whoever holds the lock: how many videos were written now, and the warnings."""
-    _require_free(folder)
+    _require_free_folder(folder)
     scores = _scores(ws, table)
     _require_unchanged(ws, table)
     _remove_half_written(work / VIDEOS)
@@ -123,12 +125,12 @@ def _export(ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, fol
     return num_written, warnings
 
 
-def _told(folder: Path, trainer: str, table: pd.DataFrame, num_written: int, warnings: list[str]) -> Exported:
+def _result(folder: Path, trainer: str, table: pd.DataFrame, num_written: int, warnings: list[str]) -> ExportResult:
     use = TRAINERS[trainer].use.format(home=folder)
-    return Exported(folder=folder, num_clips=len(table), num_written=num_written, use=use, warnings=warnings)
+    return ExportResult(folder=folder, num_clips=len(table), num_written=num_written, use=use, warnings=warnings)
 
 
-def _rule_of_the_scores(ws: Workspace) -> FrameRule:
+def _scored_frame_rule(ws: Workspace) -> FrameRule:
     """The frames that were scored.
 
     Raises:
@@ -165,7 +167,7 @@ def _with_catalog(ws: Workspace, subset: Publication, arm: ArmName) -> pd.DataFr
     return table
 
 
-def _finished(folder: Path) -> dict | None:
+def _finished_manifest(folder: Path) -> dict | None:
     """The manifest of the export that ``folder`` holds."""
     file = folder / ABOUT / "MANIFEST.json"
     if not file.is_file():
@@ -177,8 +179,8 @@ def _finished(folder: Path) -> dict | None:
     return manifest if isinstance(manifest, dict) and "key" in manifest else None
 
 
-def _require_free(folder: Path) -> None:
-    if (there := _finished(folder)) is not None:
+def _require_free_folder(folder: Path) -> None:
+    if (there := _finished_manifest(folder)) is not None:
         raise MotiveError(
             f"--to {folder}: this folder holds another export (arm {there['arm']}, for {there['trainer']}, subset {there['subset'][:12]}). It is "
             "left as it is: name another folder, or remove this one."
@@ -210,7 +212,7 @@ def _require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
     memory = HashMemory(ws.state)
     trouble: list[str] = []
     for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
-        with _noting(trouble, path):
+        with _collect_problems(trouble, path):
             if memory.clip_id(MediaFile.parse(path)) != clip_id:
                 trouble.append(f"{path}: its content has changed")
     memory.save()
@@ -241,7 +243,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
 
     def end() -> None:
         source, future = begun.popleft()
-        with _noting(trouble, source.location):
+        with _collect_problems(trouble, source.location):
             future.result()
             progress.computed += 1
         progress.report()
@@ -249,7 +251,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
     with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
         try:
             for source, file in missing:
-                with _noting(trouble, source.location):
+                with _collect_problems(trouble, source.location):
                     write = (
                         partial(write_mp4, file, reader(source).frames_THWC, rule.fps)
                         if videos == "window"
@@ -270,7 +272,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
 
 
 @contextmanager
-def _noting(trouble: list[str], path: str | Path) -> Iterator[None]:
+def _collect_problems(trouble: list[str], path: str | Path) -> Iterator[None]:
     """A clip that cannot be used becomes a line of ``trouble``."""
     try:
         yield
@@ -299,7 +301,7 @@ def _finish(
     ws: Workspace, table: pd.DataFrame, scores: pd.DataFrame, rule: FrameRule, work: Path, home: Path, about: dict[str, Any]
 ) -> list[str]:
     """Write what stands around the videos; the warnings."""
-    clips = _exported(ws, table, work, about["videos"])
+    clips = _exported_clips(ws, table, work, about["videos"])
     kind = TRAINERS[about["trainer"]]
     export = Export(folder=work, home=home, clips=clips, fps=rule.fps, width=rule.width, height=rule.height)
     kind.write(export)
@@ -318,14 +320,14 @@ def _finish(
         ],
     }
     if about["videos"] == "original":
-        _require_own_bytes(work, manifest["clips"])
+        _require_identical_copies(work, manifest["clips"])
     atomic.write_json(work / ABOUT / "MANIFEST.json", manifest)
     if not kind.keeps_videos:
         shutil.rmtree(work / VIDEOS)
     return warnings
 
 
-def _require_own_bytes(work: Path, clips: Sequence[dict[str, Any]]) -> None:
+def _require_identical_copies(work: Path, clips: Sequence[dict[str, Any]]) -> None:
     """Every copy has the bytes that its id is a hash of; one that has not is removed.
 
     Raises:
@@ -337,7 +339,7 @@ def _require_own_bytes(work: Path, clips: Sequence[dict[str, Any]]) -> None:
     _raise_if_any([f"{clip['source']}: its content has changed" for clip in wrong], len(clips))
 
 
-def _exported(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> list[ExportedClip]:
+def _exported_clips(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> list[ExportedClip]:
     """What each video that was written is, from the file itself."""
     files = _file_names(table, videos)
     prober = Prober(ws.config.engine)
@@ -345,7 +347,7 @@ def _exported(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> li
     clips: list[ExportedClip] = []
     trouble: list[str] = []
     for clip_id, file, caption in zip(table["clip_id"], files, table["caption"], strict=True):
-        with _noting(trouble, work / VIDEOS / file):
+        with _collect_problems(trouble, work / VIDEOS / file):
             facts = prober(work / VIDEOS / file)
             numbers = {"num_frames": facts.num_frames, "fps": facts.fps, "width": facts.width, "height": facts.height}
             clips.append(ExportedClip(clip_id=clip_id, file=file, caption=caption, **numbers))

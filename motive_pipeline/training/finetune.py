@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 STAGE = "finetuned_checkpoint"
 PIPELINE, RECORD = "pipeline", "training.json"
 REPORT_EVERY_S = 5.0
-ENDS = 10
+AVERAGED_LOSSES = 10
 """How many losses the first and the last loss of a training are the mean of."""
 
 
@@ -56,7 +56,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
     clips = _by_shape(arm, clip_ids, latents)
-    trainings = [_training(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
+    trainings = [_train_or_reuse(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
 
     def write(folder: Path) -> None:
@@ -101,7 +101,7 @@ def _by_shape(arm: ArmName, clip_ids: Sequence[str], latents: LatentSet) -> dict
     return clips
 
 
-def _training(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
+def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
     """Training ``number`` of the arm, from where finished ones are kept, else now."""
     base = model_hash(ws)
     content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
@@ -155,7 +155,10 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, Any]:
-    first, last = [np.mean([_end(record["losses"], side) for record in records]) for side in (slice(None, ENDS), slice(-ENDS, None))]
+    first, last = [
+        np.mean([_mean_of_end(record["losses"], side) for record in records])
+        for side in (slice(None, AVERAGED_LOSSES), slice(-AVERAGED_LOSSES, None))
+    ]
     return {
         "clips": num_clips,
         "trainings": len(records),
@@ -166,7 +169,7 @@ def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, An
     }
 
 
-def _end(losses: Sequence[float], side: slice) -> float:
+def _mean_of_end(losses: Sequence[float], side: slice) -> float:
     """The mean of the first or of the last losses."""
     return float(np.mean(losses[side]))
 

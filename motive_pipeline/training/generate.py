@@ -116,7 +116,7 @@ def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequen
                 tally.rows.append({"training": checkpoint.training, **vars(video), "file": name, "num_frames": ws.config.clips.num_frames})
                 tally.files.append(file)
             else:
-                why = json.loads(_rejection(file).read_text(encoding="utf-8"))
+                why = json.loads(_rejection_file(file).read_text(encoding="utf-8"))
                 tally.rejects.append(Reject(path=name, clip_id="", stage=f"{STAGE}/{arm}", **why))
     if len(tally.rows) == accepted:
         reasons = {reject.detail for reject in tally.rejects}
@@ -147,7 +147,7 @@ class _Batch:
 
     def missing(self) -> list[int]:
         """Which videos are neither there nor known to be of no use."""
-        return [position for position, file in enumerate(self.files) if not file.exists() and not _rejection(file).exists()]
+        return [position for position, file in enumerate(self.files) if not file.exists() and not _rejection_file(file).exists()]
 
     def generate(self, model: VideoModel) -> int:
         """Draw the batch and keep what was missing; gives how many that were."""
@@ -167,7 +167,7 @@ class _Batch:
         try:
             self._keep(position, self._draw(model, [self.videos[position]] * len(self.videos))[0])
         except RejectRow as rejection:
-            atomic.write_json(_rejection(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
+            atomic.write_json(_rejection_file(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
 
     def _draw(self, model: VideoModel, videos: Sequence[Video]) -> list[UInt8[np.ndarray, "T H W 3"]]:
         return model.generate([video.prompt for video in videos], seeds=[video.sampling_seed for video in videos], **self._sampling)
@@ -180,7 +180,7 @@ class _Batch:
         write_mp4(self.files[position], frames_THWC, self._fps)
 
 
-def _rejection(file: Path) -> Path:
+def _rejection_file(file: Path) -> Path:
     """Where it is noted that a video came out of no use."""
     return file.with_suffix(".rejected.json")
 

@@ -28,7 +28,7 @@ ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class StepDraw:
     """What is random at one step."""
 
     group: float
@@ -38,17 +38,17 @@ class Draw:
     noise: torch.Generator
 
 
-def step_draw(training: int, step: int, settings: Finetune) -> Draw:
+def step_draw(training: int, step: int, settings: Finetune) -> StepDraw:
     """The draw of a step: a function of (training, step) and the settings alone, so it is the same in every arm.
 
     Timesteps are uniform in sigma and then shifted, sigma' = shift sigma / (1 + (shift - 1) sigma).
     """
-    generator = torch.Generator().manual_seed(_number("draw", training, step))
+    generator = torch.Generator().manual_seed(_seed_from("draw", training, step))
     group = float(torch.rand((), generator=generator))
     sigma_B = torch.rand(settings.batch_size, generator=generator)
     drop_caption_B = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
     shifted_B = settings.shift * sigma_B / (1.0 + (settings.shift - 1.0) * sigma_B)
-    return Draw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
+    return StepDraw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
 
 
 def shuffled_forever(clip_ids: Sequence[str], training: int) -> Iterator[str]:
@@ -96,7 +96,7 @@ class MasterWeights:
                 parameter.grad = None
 
     @torch.no_grad()
-    def give_back(self) -> None:
+    def write_back(self) -> None:
         """Round the masters to the parameters' own type."""
         for parameter, master in zip(self._parameters, self.masters, strict=True):
             if master is not parameter:
@@ -126,7 +126,7 @@ def finetune(
     )
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-    batches, read, no_caption_LE = Batches(clips, training), _Cached(read_clip), model.encode_prompt("")
+    batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
     losses: list[float] = []
     for step in range(settings.steps):
         draw = step_draw(training, step, settings)
@@ -143,7 +143,7 @@ def finetune(
             group["lr"] = learning_rate(step, settings)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        weights.give_back()
+        weights.write_back()
         on_step(step, losses[-1])
     return losses
 
@@ -151,7 +151,7 @@ def finetune(
 def _losses(
     model: VideoModel,
     batch: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    draw: Draw,
+    draw: StepDraw,
     no_caption_LE: Float[torch.Tensor, "L E"],
     micro_batch_size: int,
 ) -> Iterator[tuple[float, Float[torch.Tensor, ""]]]:
@@ -183,7 +183,7 @@ def _require_finite(step: int, loss: float, gradient_norm: float) -> None:
         )
 
 
-class _Cached:
+class _CachedReader:
     """Reads clips, and keeps as many as fit in :data:`CACHE_BYTES`."""
 
     def __init__(self, read: ReadClip) -> None:
@@ -202,6 +202,6 @@ class _Cached:
         return clip
 
 
-def _number(*parts: object) -> int:
+def _seed_from(*parts: object) -> int:
     """63 bits of a hash, as a seed."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

@@ -10,7 +10,7 @@ import torch
 from motive_pipeline.demo.train_tiny.check import check
 from motive_pipeline.demo.train_tiny.films import RARE_SHARE
 from motive_pipeline.demo.train_tiny.pipeline import is_finished, machine
-from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_in_processes, train_transformer
+from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, continue_from, train_in_processes, train_transformer
 from motive_pipeline.demo.train_tiny.vae import cache_latents, train_vae
 
 STAGES = ("vae", "latents", "transformer", "check")
@@ -49,7 +49,7 @@ def main() -> None:
         if work.exists():
             parser.error(f"--start: {work} is there already; leave --start out to go on with it, or give another --work")
         work.mkdir(parents=True)
-        hand_over(arguments.start, work)
+        continue_from(arguments.start, work)
     done = {"vae": (work / "vae.pt").exists(), "latents": (work / "latents.pt").exists()}
     stages = ("check",) if arguments.check else arguments.stages or [stage for stage in STAGES if not done.get(stage)]
     if set(stages) != {"check"}:

@@ -57,7 +57,7 @@ def check(folder: Path, *, num_steps: int, guidance: float, sheet: Path | None =
     one_motion = sum(count for label, count in counts.items() if label not in ("incoherent", "static")) / GATE_SAMPLES
     num_classes = len(set(counts) - {"incoherent", "static"})
     if sheet:
-        write_sheet(sheet, videos, readings)
+        write_sample_sheet(sheet, videos, readings)
     return {
         "num_samples": GATE_SAMPLES,
         "num_steps": num_steps,
@@ -71,7 +71,7 @@ def check(folder: Path, *, num_steps: int, guidance: float, sheet: Path | None =
     }
 
 
-def write_sheet(path: Path, videos_NTHWC: np.ndarray, readings: list[RecognizedMotion], columns: int = 4) -> None:
+def write_sample_sheet(path: Path, videos_NTHWC: np.ndarray, readings: list[RecognizedMotion], columns: int = 4) -> None:
     """Five frames of each video in a row, with what the classifier reads in it."""
     strips = []
     for video, reading in zip(videos_NTHWC, readings, strict=True):

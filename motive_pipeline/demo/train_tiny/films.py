@@ -29,8 +29,8 @@ def training_specs(num_clips: int, seed: int, rare_share: float = RARE_SHARE) ->
     return [demo.sample_spec(rng, motion=str(motion)) for motion in motions]
 
 
-def render(specs: list[demo.ClipSpec], batch: int) -> Iterator[torch.Tensor]:
-    """The films in order, `batch` at a time: uint8 (N, T, H, W, C). Other processes render ahead of whoever takes them."""
+def render_films(specs: list[demo.ClipSpec], batch: int) -> Iterator[torch.Tensor]:
+    """The films in order, `batch` at a time: uint8 (N, T, H, W, C). Other processes render ahead of the consumer."""
     with ProcessPoolExecutor() as pool:
         rendered = pool.map(demo.render_clip, specs, chunksize=64)
         for films in iter(lambda: list(islice(rendered, batch)), []):
@@ -39,7 +39,7 @@ def render(specs: list[demo.ClipSpec], batch: int) -> Iterator[torch.Tensor]:
 
 def render_all(specs: list[demo.ClipSpec]) -> torch.Tensor:
     """uint8 (N, T, H, W, C)."""
-    return torch.cat(list(render(specs, batch=256)))
+    return torch.cat(list(render_films(specs, batch=256)))
 
 
 def video_tensor(frames_NTHWC: torch.Tensor) -> torch.Tensor:

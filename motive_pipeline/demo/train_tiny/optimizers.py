@@ -44,7 +44,7 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
     return x.mT if tall else x
 
 
-class Schedule:
+class LearningRateSchedule:
     """Learning rates on the training's clock: a short warm-up, then a cosine that reaches zero when the minutes are over.
 
     On a CPU the clock is the computing time of the thread that trains: a training that is held up loses no steps, and threads that help it

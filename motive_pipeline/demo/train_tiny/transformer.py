@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from diffusers import WanPipeline, WanTransformer3DModel
 
-from motive_pipeline.demo.train_tiny.optimizers import Muon, Schedule, split_parameters
+from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, Muon, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
 from motive_pipeline.demo.train_tiny.vae import load_vae, save_vae
 
@@ -112,13 +112,13 @@ def train_transformer(
 
     torch.manual_seed(1 + rank)
     take_step = ready(step, device)
-    schedule = Schedule([(optimizers[0], learning_rate), (adam, learning_rate / 2)], minutes, device=device, warmup_steps=100)
+    schedule = LearningRateSchedule([(optimizers[0], learning_rate), (adam, learning_rate / 2)], minutes, device=device, warmup_steps=100)
     logged_s, saved_s, losses = time.monotonic(), time.monotonic(), []
     while schedule.advance(shared_progress(schedule.progress)):
         losses.append(float(take_step()))
         if rank > 0:
             continue
-        _follow(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
+        _update_mean(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
         if time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
             recent = statistics.fmean(losses[-200:])
@@ -176,7 +176,7 @@ def save_unfinished(transformer: WanTransformer3DModel, work: Path, earlier: lis
     os.replace(work / "transformer.tmp", work / "transformer_unfinished.pt")
 
 
-def hand_over(start: Path, work: Path) -> None:
+def continue_from(start: Path, work: Path) -> None:
     """Let the stages in `work` go on from a finished pipeline: its VAE stays, its transformer is trained further."""
     pipeline, training = WanPipeline.from_pretrained(start), json.loads((start / "training.json").read_text())
     save_unfinished(pipeline.transformer, work, training["transformer"])
@@ -189,7 +189,7 @@ def _with_transformer(pipeline: WanPipeline, transformer: WanTransformer3DModel)
 
 
 @torch.no_grad()
-def _follow(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+def _update_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(mean_model.parameters()), list(model.parameters()), 1 - decay)
 
 

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 
 from motive_pipeline.demo import generator as demo
-from motive_pipeline.demo.train_tiny.films import TRAIN_SEED, render, render_all, training_specs, video_tensor
-from motive_pipeline.demo.train_tiny.optimizers import Muon, Schedule, split_parameters
+from motive_pipeline.demo.train_tiny.films import TRAIN_SEED, render_all, render_films, training_specs, video_tensor
+from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, Muon, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae, machine
 
 
@@ -72,7 +72,7 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
     loss_of = torch.compile(loss_of)
     loss_of(video_tensor(frames[:batch]), torch.randn(batch, LATENT_CHANNELS, 5, 8, 8)).backward()  # compiles before the clock starts
     vae.zero_grad()
-    schedule = Schedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=device)
+    schedule = LearningRateSchedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=device)
     rng = np.random.default_rng(0)
     logged_s = time.monotonic()
     while schedule.advance():
@@ -136,7 +136,7 @@ def cache_latents(work: Path, num_clips: int, *, rare_share: float, device: torc
     encode = torch.compile(lambda video: encode_whole(vae, video))
     specs, batch = training_specs(num_clips, TRAIN_SEED + 2, rare_share), 16 if device.type == "cpu" else 256
     parts, started_s = [], time.monotonic()
-    for number, frames in enumerate(render(specs, batch), start=1):
+    for number, frames in enumerate(render_films(specs, batch), start=1):
         video = video_tensor(frames.to(device)).contiguous(memory_format=torch.channels_last_3d)
         parts.append(((encode(video) - mean) / std).to("cpu", torch.float16))
         if number % 64 == 0:

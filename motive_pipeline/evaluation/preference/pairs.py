@@ -37,7 +37,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gap:
+class UnpairedVideo:
     """A video that has no counterpart in the other arm."""
 
     shot: Shot
@@ -55,7 +55,7 @@ class Turn:
 
 def pair_up(
     comparisons: Sequence[tuple[str, str]], videos: Mapping[str, pd.DataFrame], *, prompt_limit: int | None, seed: int
-) -> tuple[list[Pair], list[Gap]]:
+) -> tuple[list[Pair], list[UnpairedVideo]]:
     """Every pair of the study, and the videos that have no counterpart.
 
     ``videos`` holds each arm's table (training, prompt, n, sampling_seed, file). The order is made for dealing: it runs through all scenes
@@ -65,7 +65,7 @@ def pair_up(
     shots = {arm: _by_scene(arm, table) for arm, table in videos.items()}
     scenes = _scenes(shots, prompt_limit, seed)
     pairs: list[Pair] = []
-    gaps: list[Gap] = []
+    gaps: list[UnpairedVideo] = []
     for turn in range(len(comparisons)):
         for position, scene in enumerate(scenes):
             arm_a, arm_b = comparisons[(position + turn) % len(comparisons)]
@@ -74,7 +74,7 @@ def pair_up(
             if options:
                 pairs.append(options[position % len(options)])
             else:
-                gaps += [Gap(shot=shot, missing_in=other) for shot, other in _alone(of_a, arm_b, of_b, arm_a)]
+                gaps += [UnpairedVideo(shot=shot, missing_in=other) for shot, other in _unpaired(of_a, arm_b, of_b, arm_a)]
     return pairs, gaps
 
 
@@ -127,7 +127,7 @@ def _same_training(of_a: Mapping[int, Shot], of_b: Mapping[int, Shot]) -> list[P
     return [Pair(a=of_a[first], b=of_b[second]) for first in sorted(of_a) for second in sorted(of_b)]
 
 
-def _alone(of_a: Mapping[int, Shot], arm_b: str, of_b: Mapping[int, Shot], arm_a: str) -> list[tuple[Shot, str]]:
+def _unpaired(of_a: Mapping[int, Shot], arm_b: str, of_b: Mapping[int, Shot], arm_a: str) -> list[tuple[Shot, str]]:
     return [(shot, arm_b) for shot in of_a.values()] + [(shot, arm_a) for shot in of_b.values()]
 
 

@@ -28,7 +28,7 @@ WHOLE_WITHIN_S = 60.0
 """A file that is no JSON and was written less than this ago is taken for one that is still being copied."""
 
 
-class Vote(BaseModel):
+class RaterVote(BaseModel):
     """One answer, as the page writes it: ``turn`` is the place in the plan, ``ms`` the time from showing the pair to the answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -41,7 +41,7 @@ class Vote(BaseModel):
     ms: Annotated[int, Field(ge=0)]
 
 
-class Result(BaseModel):
+class RaterResult(BaseModel):
     """One result file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -50,10 +50,10 @@ class Result(BaseModel):
     study: str
     rater: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     plan: Annotated[int, Field(ge=0)]
-    votes: list[Vote]
+    votes: list[RaterVote]
     checksum: str
 
-    def true_checksum(self) -> str:
+    def expected_checksum(self) -> str:
         """SHA-256 of the very text that the page hashes."""
         lines = [" ".join(str(value) for value in vote.model_dump().values()) for vote in self.votes]
         text = "\n".join([str(self.format), self.study, self.rater, str(self.plan), *lines])
@@ -65,7 +65,7 @@ class ResultFile:
     """A file that was taken."""
 
     path: Path
-    result: Result
+    result: RaterResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def load_results(files: Sequence[Path], key: Key) -> tuple[list[ResultFile], lis
             read.append(ResultFile(path=path, result=_checked(_parsed(path), key)))
         except RejectRow as rejection:
             refused.append(Refusal(path=path, reason=rejection.reason, detail=rejection.detail))
-    taken, doubled = _one_each(read)
+    taken, doubled = _one_per_rater(read)
     return taken, sorted([*refused, *doubled], key=lambda refusal: str(refusal.path))
 
 
@@ -153,7 +153,7 @@ def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
     return False
 
 
-def _parsed(path: Path) -> Result:
+def _parsed(path: Path) -> RaterResult:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise RejectRow("too_large", f"{size} bytes; a result file has a few KB, at most {MAX_BYTES}")
@@ -163,14 +163,14 @@ def _parsed(path: Path) -> Result:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise RejectRow("not_json", f"no result file of the study's page: {error}") from error
     try:
-        return Result.model_validate(raw)
+        return RaterResult.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "(file)"
         raise RejectRow("not_a_result", f"not what the study's page writes: {where}: {first['msg']}") from error
 
 
-def _checked(result: Result, key: Key) -> Result:
+def _checked(result: RaterResult, key: Key) -> RaterResult:
     """``result``, if the page of this study can have written it."""
     if result.format != FORMAT:
         raise RejectRow("other_format", f"written in format {result.format}; this version reads {FORMAT}")
@@ -180,7 +180,7 @@ def _checked(result: Result, key: Key) -> Result:
             f"made with the bundle of study {result.study[:40]}; the present one is {key.study}. Votes count only for the bundle they were given on; "
             "set the settings and videos back, and they count again.",
         )
-    if result.checksum != result.true_checksum():
+    if result.checksum != result.expected_checksum():
         raise RejectRow("wrong_checksum", "changed since it was saved, or damaged on the way")
     if result.plan >= key.num_plans:
         raise RejectRow("impossible_vote", f"plan {result.plan}; the bundle has plans 0 to {key.num_plans - 1}")
@@ -200,7 +200,7 @@ def _checked(result: Result, key: Key) -> Result:
     return result
 
 
-def _one_each(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusal]]:
+def _one_per_rater(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusal]]:
     """Of a rater's several files the one with most answers: who stops, saves, goes on and saves again leaves two."""
     by_rater: dict[str, list[ResultFile]] = {}
     for file in sorted(read, key=lambda file: (-len(file.result.votes), str(file.path))):

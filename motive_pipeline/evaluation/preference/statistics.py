@@ -84,9 +84,9 @@ def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate
     rater_V, prompt_V = _codes(votes, "rater"), _codes(votes, "prompt")
     if not rater_V.any() and not prompt_V.any():
         return Rate(value=rate, low=math.nan, high=math.nan)
-    luck_B = _prompt_luck(rng, score_V, prompt_V, num_samples) + _rater_luck(rng, score_V, rater_V, prompt_V, num_samples)
+    deviation_B = _prompt_deviation(rng, score_V, prompt_V, num_samples) + _rater_deviation(rng, score_V, rater_V, prompt_V, num_samples)
     tail = (1 - LEVEL) / 2
-    low, high = special.expit(special.logit(rate) + np.quantile(luck_B, (tail, 1 - tail)) / (rate * (1 - rate)))
+    low, high = special.expit(special.logit(rate) + np.quantile(deviation_B, (tail, 1 - tail)) / (rate * (1 - rate)))
     return Rate(value=rate, low=float(low), high=float(high))
 
 
@@ -173,7 +173,7 @@ def _codes(votes: pd.DataFrame, column: str) -> Int[np.ndarray, " V"]:
     return np.unique(votes[column].to_numpy(dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def _prompt_luck(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.ndarray, num_samples: int) -> np.ndarray | float:
+def _prompt_deviation(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.ndarray, num_samples: int) -> np.ndarray | float:
     """How far the rate moves when prompts are drawn again, as wholes."""
     size = int(prompt_V.max()) + 1
     if size < 2:
@@ -186,7 +186,7 @@ def _prompt_luck(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.nda
     return stretch * (times_BP @ sum_P / (times_BP @ count_P) - score_V.mean())
 
 
-def _rater_luck(
+def _rater_deviation(
     rng: np.random.Generator, score_V: np.ndarray, rater_V: np.ndarray, prompt_V: np.ndarray, num_samples: int
 ) -> np.ndarray | float:
     """What the choice of raters adds to the luck of prompts and single votes."""

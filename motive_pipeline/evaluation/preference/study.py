@@ -57,7 +57,7 @@ def publish_preference_study(ws: Workspace) -> Publication:
     started = time.time()
     key = Key.of(ws.published(BUNDLE))
     settings = ws.config.preference
-    study = evaluate(
+    study = evaluate_study(
         key,
         *load_results(result_files(ws), key),
         min_catch_share=settings.min_catch_share,
@@ -82,7 +82,7 @@ def publish_preference_study(ws: Workspace) -> Publication:
     )
 
 
-def evaluate(
+def evaluate_study(
     key: Key,
     taken: Sequence[ResultFile],
     refused: Sequence[Refusal],
@@ -206,13 +206,13 @@ def _facts(ws: Workspace, study: Study) -> dict[str, Any]:
         "agreement (Krippendorff's alpha)": round(study.agreement, 3)
         if len(study.votes) and study.agreement == study.agreement
         else "unknown",
-        "comparisons": _shown(study.preference),
-        "strengths": _shown(study.strengths),
-        "by rater": _shown(raters),
+        "comparisons": _as_records(study.preference),
+        "strengths": _as_records(study.strengths),
+        "by rater": _as_records(raters),
         "put result files into": str(results_folder(ws)),
     }
 
 
-def _shown(table: pd.DataFrame) -> list[dict[str, Any]] | str:
+def _as_records(table: pd.DataFrame) -> list[dict[str, Any]] | str:
     rows = table.to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows] or "none yet"

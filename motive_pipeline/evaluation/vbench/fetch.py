@@ -13,7 +13,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 
 
-def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
+def fetch_vbench(config: Config, *, with_weights: bool) -> Iterator[str]:
     """Do it, and give a line for a person after each part. What is there already is left as it is.
 
     Raises:

@@ -29,7 +29,7 @@ from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 log = logging.getLogger(__name__)
 
 STAGE = "vbench"
-WHICH = ["training", "prompt_index", "n"]
+VIDEO_ID_COLUMNS = ["training", "prompt_index", "n"]
 _ROUNDING = 1e-5  # of a cosine in half precision
 _MODES = {"custom": "custom_input", "standard": "vbench_standard"}
 
@@ -79,25 +79,25 @@ def measure_videos(ws: Workspace, arm: str, videos: Publication) -> Measured:
     """
     settings = ws.config.evaluate.vbench
     dimensions = [DIMENSIONS[name] for name in settings.dimensions]
-    setup = _open(ws, dimensions)
+    setup = _prepare(ws, dimensions)
     listed = videos.table("videos")
     contents = {str(name): digest_file(videos.path / str(name)) for name in listed["file"]}
     store = ws.store(STAGE, {})
     rows: list[dict[str, Any]] = []
-    looks: Counter[tuple[float, int]] = Counter()
+    seen: Counter[tuple[float, int]] = Counter()
     counts = Counter({"computed": 0, "reused": 0})
     for dimension in dimensions:
         chosen = _of_suite(listed, setup.installed.suite[dimension.name], arm) if settings.suite == "standard" else listed
         for _, part in chosen.groupby("training", sort=True):
             found, outcome = _measure(ws, store, setup, dimension, part, videos.path, contents)
             rows += found
-            looks.update((row.pop("fps"), row.pop("num_frames")) for row in found)
+            seen.update((row.pop("fps"), row.pop("num_frames")) for row in found)
             counts.update(computed=outcome.counts.computed, reused=outcome.counts.reused)
-    record = _record(settings.suite, setup, dimensions, looks)
+    record = _record(settings.suite, setup, dimensions, seen)
     return Measured(table=pd.DataFrame(rows), record=record, counts=RowCounts(**counts))
 
 
-def _open(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
+def _prepare(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
     """Interpreter, weights and packages are there before anything is measured."""
     settings = ws.config.evaluate.vbench
     memory = HashMemory(ws.state)
@@ -165,7 +165,7 @@ def _measure(
     rows = []
     for key, each in zip(keys, records, strict=True):
         read = {name: store.read(outcome.refs[key], name).item() for name in ("value", "fps", "num_frames")}
-        rows.append({**{name: int(each[name]) for name in WHICH}, "metric": dimension.name, "backend": BACKEND, **read})
+        rows.append({**{name: int(each[name]) for name in VIDEO_ID_COLUMNS}, "metric": dimension.name, "backend": BACKEND, **read})
     return rows, outcome
 
 
@@ -239,7 +239,7 @@ def _reject(answer: Mapping[str, Any], name: str) -> RejectRow:
     return RejectRow("vbench_cannot_measure", str(answer["unusable"][name]))
 
 
-def _record(suite: str, setup: _Setup, dimensions: Sequence[Dimension], looks: Counter[tuple[float, int]]) -> dict[str, Any]:
+def _record(suite: str, setup: _Setup, dimensions: Sequence[Dimension], seen: Counter[tuple[float, int]]) -> dict[str, Any]:
     """What made the numbers: versions, device, the hash of every file of weights and whether it is the published one, fps and frames."""
     published = {weight.file: weight.sha256 for dimension in dimensions for weight in dimension.weights}
     return {
@@ -250,6 +250,6 @@ def _record(suite: str, setup: _Setup, dimensions: Sequence[Dimension], looks: C
             dimension.name: {"versions": setup.versions(dimension), "weights": setup.hashes(dimension)} for dimension in dimensions
         },
         "other_weights": sorted(name for name, sha256 in setup.weights.items() if sha256 != published[name]),
-        "fps": sorted({fps for fps, _ in looks}),
-        "num_frames": sorted({frames for _, frames in looks}),
+        "fps": sorted({fps for fps, _ in seen}),
+        "num_frames": sorted({frames for _, frames in seen}),
     }

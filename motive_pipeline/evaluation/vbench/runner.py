@@ -53,7 +53,7 @@ def measured(request, scratch):
     os.mkdir(folder)
     seen, unusable = {}, {}
     for video in request["videos"]:
-        look = _look_at(video["path"])
+        look = _inspect(video["path"])
         problem = _problem(look, request)
         if problem:
             unusable[video["name"]] = problem
@@ -84,7 +84,7 @@ def _run_vbench(request, folder, scratch):
         return json.load(file)[request["dimension"]]
 
 
-def _look_at(path):
+def _inspect(path):
     """What OpenCV, the reader of VBench's motion dimensions, finds in the file."""
     import cv2
 
