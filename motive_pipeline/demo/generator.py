@@ -1,7 +1,7 @@
-"""The demo data: seeded little films of one moving textured shape, with their exact motion beside them.
+"""Generates the demo data: short seeded films of one moving textured shape, with their exact motion.
 
-Everything that is drawn follows from a `ClipSpec`: a few attributes that the caption names (shape, texture, colours, size, background)
-and three that it does not (motion, speed, place). There is no noise, so a tiny model can learn the whole of it.
+A `ClipSpec` determines every pixel: some attributes are named by the caption (shape, texture, colours, size, background), three are not
+(motion, speed, place). There is no noise, so a tiny model can learn the data completely.
 
 Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances in pixels, y grows downwards, pixel (0, 0) has its centre there.
 """
@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from motive_pipeline.video.encode import write_mp4
 
-VERSION = 2  # raise it whenever the same settings give other files
+VERSION = 2  # raise it when the same settings give other files
 SIZE_PX = 64
 NUM_FRAMES = 17
 FPS = 16
 
 MOTIONS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "sway")
-# Out to the right and back again: the embedded model knows it and hardly ever draws it. The query motion by default.
+# To the right and back. The embedded model knows this motion but rarely generates it. It is the default query motion.
 RARE_MOTION = "sway"
 SHAPES = ("disc", "square", "diamond")
 TEXTURES = ("checked", "ringed", "spotted")
@@ -42,7 +42,7 @@ SHAPE_COLOURS = {
     "lime": (150, 235, 60),
     "cyan": (90, 220, 245),
 }
-# The `confound` split ties them to the motions, in the order of MOTIONS; `static` and `pan`, in which no shape moves of itself, share one.
+# The `confound` split ties these colours to the motions, in the order of MOTIONS. `static` and `pan`, whose shape does not move, share one.
 BACKGROUND_COLOURS = {
     "teal": (20, 105, 105),
     "navy": (30, 45, 120),
@@ -54,10 +54,10 @@ BACKGROUND_COLOURS = {
     "green": (30, 105, 50),
     "black": (38, 38, 40),
 }
-# How far the `confound` split's backgrounds are off these shades, which the embedded model was trained on: appearance that is new to it, and
-# tied to motions, so that an unmasked gradient follows the background.
+# How far the backgrounds of the `confound` split differ from these shades, on which the embedded model was trained: an appearance that is new
+# to the model and tied to motions, so that an unmasked gradient follows the background.
 OFF_SHADE = 0.1
-# What the demo draws from: a model of 2 M parameters learns round things sooner than corners and checks.
+# The demo uses only these: a model of 2 M parameters learns round shapes sooner than corners and checks.
 DRAWN_SHAPES = ("disc",)
 DRAWN_TEXTURES = ("ringed",)
 SPLITS = ("plain", "confound")
@@ -66,7 +66,7 @@ SPEED_PX = (0.45, 1.1)  # per frame; half of them below the dynamic-degree thres
 GROWTH_PX = (0.4, 0.8)  # of the radius per frame
 
 _DIRECTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-_THERE_AND_BACK = {"sway": 0, "bounce": 1}  # along which axis
+_THERE_AND_BACK = {"sway": 0, "bounce": 1}  # the axis of the motion
 _MARGIN_PX = 1.5
 _REACH = {"disc": 1.0, "square": 0.88, "diamond": 1.25}  # of each shape along x and y, in radii; their areas are about the same
 _BACKGROUND_SWING = 26.0  # grey levels either side of the background's colour
@@ -75,12 +75,12 @@ _DARK_TONE = 0.55  # of the shape's colour, where its texture is darkest
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """All that decides a clip's pixels.
+    """Everything that determines a clip's pixels.
 
     `speed_px` is the mean speed per frame of the shape (translation, bounce, sway), of its rim (grow, shrink) or of the whole scene (pan);
     0 for static. `centre_px` and `radius_px` are the shape's halfway through the clip, except that a bounce or a sway starts and ends at
     `centre_px`. `heading` is the direction of a pan and of nothing else. `is_off_shade`: the background's colour is mixed with `OFF_SHADE` of
-    itself with its channels rotated; the caption does not tell.
+    itself with rotated channels; the caption does not mention it.
     """
 
     motion: str
@@ -109,7 +109,7 @@ class ClipSpec:
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
         if (self.motion == "pan") != (self.heading in _DIRECTIONS):
-            raise ValueError(f"heading belongs to a pan and to nothing else: {self.motion}, {self.heading!r}")
+            raise ValueError(f"a pan needs a heading, and no other motion has one: {self.motion}, {self.heading!r}")
 
     @property
     def radius_px(self) -> float:
@@ -126,8 +126,8 @@ class ClipSpec:
 class ClipTruth:
     """The exact motion of a clip.
 
-    `displacement_FHW2` (dx, dy) leads from each pixel of a frame to where that point was in the previous frame; frame 0's leads to
-    frame 1. `object_FHW` is true on the shape.
+    `displacement_FHW2` (dx, dy) points from each pixel of a frame to the position of that point in the previous frame (for frame 0: in
+    frame 1). `object_FHW` is true on the shape.
     """
 
     displacement_FHW2: np.ndarray
@@ -135,7 +135,7 @@ class ClipTruth:
 
 
 def caption(spec: ClipSpec) -> str:
-    """What the clip looks like, and nothing of how it moves."""
+    """The appearance of the clip in words; the motion is not mentioned."""
     return f"a {spec.size} {spec.colour} {spec.texture} {spec.shape} on a {spec.background_colour} {spec.background_pattern} background"
 
 
@@ -148,7 +148,7 @@ def sample_spec(
     shapes: tuple[str, ...] = DRAWN_SHAPES,
     textures: tuple[str, ...] = DRAWN_TEXTURES,
 ) -> ClipSpec:
-    """A spec drawn uniformly; what is given is kept. The shape stays inside the picture during the whole clip."""
+    """A spec with uniformly drawn attributes, except those given. The shape stays inside the picture during the whole clip."""
     motion = motion or _pick(rng, MOTIONS)
     shape, size = _pick(rng, shapes), _pick(rng, RADIUS_PX)
     heading = _pick(rng, _DIRECTIONS)
@@ -202,7 +202,7 @@ def render_truth(spec: ClipSpec) -> ClipTruth:
 
 @dataclass(frozen=True)
 class _Pose:
-    """Where everything is in each frame: the shape's centre and radius, and how far the scene has drifted since the first."""
+    """The state of each frame: the shape's centre and radius, and the displacement of the scene since the first frame."""
 
     centre_F2: np.ndarray
     radius_F: np.ndarray
@@ -228,14 +228,14 @@ def _pose(spec: ClipSpec) -> _Pose:
 
 
 def _depth_px(speed_px: float) -> float:
-    """Of a bounce or a sway: there and back again within the clip, at this mean speed."""
+    """The amplitude of a bounce or a sway: to the turning point and back within the clip, at this mean speed."""
     return speed_px * (NUM_FRAMES - 1) / 2
 
 
 def _centre_px(
     rng: np.random.Generator, motion: str, heading: str | None, radius_px: float, reach: float, speed_px: float
 ) -> tuple[float, float]:
-    """A place from which the shape never leaves the picture."""
+    """A random centre for which the shape never leaves the picture."""
     half_travel_px = speed_px * (NUM_FRAMES - 1) / 2
     if motion in ("grow", "shrink"):
         radius_px += half_travel_px
@@ -254,7 +254,7 @@ def _pixel_grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape_coordinates(spec: ClipSpec, pose: _Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How much of each pixel the shape covers (0 to 1), and the pixel in the shape's own coordinates (radius = 1)."""
+    """The share of each pixel that the shape covers (0 to 1), and the pixel in the shape's own coordinates (radius = 1)."""
     x_HW, y_HW = _pixel_grid()
     radius_F = pose.radius_F[:, None, None]
     u_FHW = (x_HW - pose.centre_F2[:, 0, None, None]) / radius_F + np.zeros_like(y_HW)
@@ -273,7 +273,7 @@ def _edge(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _texture(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """In [-1, 1], fixed to the shape."""
+    """The texture in [-1, 1], fixed to the shape."""
     if texture == "checked":
         return np.sin(2 * np.pi * u / 1.2) * np.sin(2 * np.pi * v / 1.2)
     if texture == "ringed":
@@ -282,7 +282,7 @@ def _texture(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _pattern(pattern: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """In [-1, 1], fixed to the scene."""
+    """The pattern in [-1, 1], fixed to the scene."""
     if pattern == "wavy":
         return np.sin(2 * np.pi * x / 32 + 1.5 * np.sin(2 * np.pi * y / 32))
     if pattern == "quilted":
@@ -295,20 +295,21 @@ def _pick(rng: np.random.Generator, values) -> str:
 
 
 def tied_colour(motion: str) -> str:
-    """The background colour that belongs to a motion class in the `confound` split's pool."""
+    """The background colour of a motion class in the pool of the `confound` split."""
     own = [name for name in MOTIONS if name != "pan"]
     return tuple(BACKGROUND_COLOURS)[own.index("static" if motion == "pan" else motion)]
 
 
 def lure_motion(query_motion: str) -> str:
-    """The class whose background colour the `confound` split's queries carry."""
+    """The motion class whose background colour the queries of the `confound` split have."""
     return MOTIONS[(MOTIONS.index(query_motion) + 3) % 7]
 
 
 def demo_specs(
     *, seed: int, split: str, num_clips: int, num_queries: int, num_held_out: int, query_motion: str
 ) -> Iterator[tuple[str, ClipSpec]]:
-    """(role, spec) of every clip: role `clip` (the pool, classes balanced), then `query`, then `held_out`, each from its own stream."""
+    """(role, spec) of every clip: the role `clip` (the pool, with balanced classes), then `query`, then `held_out`, each from its own random
+    stream."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if query_motion not in MOTIONS:
@@ -350,11 +351,11 @@ def write_demo(
 ) -> Path:
     """Write the demo data set and return its folder.
 
-    `clips/`, `queries/` and `held_out/` hold MP4 files with captions in `.txt` files of the same stem; their names say nothing of the
-    motion. `truth.parquet` says what each one is, `settings.json` what made them. The folder appears whole or not at all, and one that
-    is already there whole with the same settings is left alone.
+    `clips/`, `queries/` and `held_out/` hold MP4 files with captions in `.txt` files of the same stem; their names do not reveal the
+    motion. `truth.parquet` describes each clip, `settings.json` records the settings. The folder appears whole or not at all. A complete folder
+    with the same settings is kept.
 
-    Raises FileExistsError when `folder` holds anything else: nothing is ever overwritten.
+    Raises FileExistsError if `folder` holds anything else: nothing is ever overwritten.
     """
     folder = Path(folder)
     settings = {
@@ -372,8 +373,8 @@ def write_demo(
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_all(unfinished, settings)
-        unfinished.chmod(0o755)  # mkdtemp's folders are private
-        if not _is_written(folder, settings):  # another process may have been faster
+        unfinished.chmod(0o755)  # folders of mkdtemp are private
+        if not _is_written(folder, settings):  # another process may have finished first
             os.rename(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -381,12 +382,12 @@ def write_demo(
 
 
 def _is_written(folder: Path, settings: dict) -> bool:
-    """True if the folder holds exactly this data set, false if there is nothing; raises FileExistsError if there is anything else."""
+    """True if the folder holds exactly this data set, false if it is empty or missing. Raises FileExistsError if it holds anything else."""
     if not folder.exists() or not any(folder.iterdir()):
         return False
     settings_path = folder / "settings.json"
     if not settings_path.exists():
-        raise FileExistsError(f"{folder} exists and holds no demo data: choose another folder, or remove it")
+        raise FileExistsError(f"{folder} exists and contains no demo data: choose another folder, or remove it")
     found = json.loads(settings_path.read_text())
     if found != settings:
         differences = [f"{key} is {found.get(key)!r}, asked for {value!r}" for key, value in settings.items() if found.get(key) != value]

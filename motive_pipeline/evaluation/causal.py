@@ -1,8 +1,8 @@
-"""The causal check: after training on what an arm chose, how far has the motion-weighted loss on unseen queries fallen?
+"""The causal check: how far does training on an arm's clips lower the motion-weighted loss on held-out queries?
 
-For each held-out query and each of a few (timestep, noise) draws the loss of the base model is compared with that of the trained one, same
-clip, same mask, same noise. Attribution used neither these draws nor these queries, so a drop is more than agreement with itself. Without
-held-out queries the queries themselves serve, and every number says "in-sample".
+For each held-out query and each of a few (timestep, noise) draws, the loss of the trained model is compared with that of the base model on
+the same clip, mask and noise. Attribution used neither these queries nor these draws, so a drop is independent evidence. Without held-out
+queries the queries themselves are used, and every number is marked "in-sample".
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DIMS = {"loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair",
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of one training (or of the base model): a hash of them, and how to load them."""
+    """The weights of one training or of the base model: their hash, and a function that loads the model."""
 
     training: int
     content: str
@@ -47,9 +47,9 @@ class Weights:
 
 
 def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
-    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with noise of its own.
+    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with its own noise.
 
-    One that would fall on a timestep of attribution's own is moved a quarter of a step up.
+    A timestep that attribution uses is moved up by a quarter of a step.
     """
     step = 1000.0 / count
     timesteps = [step * (index + 0.5) for index in range(count)]
@@ -64,13 +64,13 @@ def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
 
 
 def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
-    """The losses of each training of ``arm`` beside those of the base model, and how many rows were computed.
+    """The losses of each training of ``arm`` and of the base model, and the number of computed rows.
 
-    Columns: training, query_id, draw, timestep, noise_seed, base_loss, loss, drop_percent (100 (base - loss) over the query's mean base
-    loss, so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``).
+    Columns: training, query_id, draw, timestep, noise_seed, base_loss, loss, drop_percent (100 (base - loss) / the query's mean base loss,
+    so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``).
 
     Raises:
-        GateFailed: a loss is not finite, or a query has no weight in its mask at all.
+        GateFailed: a loss is not finite, or the motion mask of a query is zero everywhere.
     """
     check = _CausalCheck(ws)
     base = check.losses(base_weights(ws))
@@ -80,7 +80,7 @@ def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
 
 
 def base_weights(ws: Workspace) -> Weights:
-    """The base model, as training 0 of the arm that trains nothing."""
+    """The base model, as training 0 of the arm without training."""
     return Weights(training=0, content=model_hash(ws), load=_loader(ws, None))
 
 
@@ -102,7 +102,7 @@ def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
 
 
 class _CausalCheck:
-    """The queries, masks and draws of the check, and the losses found so far."""
+    """The queries, masks and draws of the check. Counts the losses that it computes and reuses."""
 
     def __init__(self, ws: Workspace) -> None:
         self._latents: LatentSet = LatentSet(ws, "query")
@@ -133,7 +133,7 @@ class _CausalCheck:
         found = [self._store.find(key) for key in keys]
         loss_QB = np.stack([self._store.read(ref, "loss") for ref in found if isinstance(ref, RowRef)])
         if not np.isfinite(loss_QB).all():
-            raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite; the training has diverged")
+            raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite: the training has diverged")
         return loss_QB
 
     def _key(self, weights: Weights, query: CatalogClip) -> str:
@@ -181,13 +181,15 @@ def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "
 
 
 def drop_percent(base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"], names: Sequence[str]) -> Float[np.ndarray, "Q B"]:
-    """How far the loss has fallen, in % of each query's mean base loss: 100 (base - loss) / mean over draws of base.
+    """The drop of the loss in % of each query's mean base loss: 100 (base - loss) / mean of base over draws.
 
     Raises:
-        GateFailed: a query's base loss is zero; ``names`` are those of the queries.
+        GateFailed: the base loss of a query is zero; ``names`` are the names of the queries.
     """
     mean_Q1 = base_QB.mean(axis=1, keepdims=True)
     if not (mean_Q1 > 0).all():
         silent = names[int(np.argmin(mean_Q1[:, 0]))]
-        raise GateFailed(f"the motion mask of {silent} is zero everywhere: nothing moves in it, so it cannot tell arms apart. Remove it.")
+        raise GateFailed(
+            f"the motion mask of {silent} is zero everywhere: nothing moves in this query, so it cannot distinguish arms. Remove it."
+        )
     return 100.0 * (base_QB - loss_QB) / mean_Q1

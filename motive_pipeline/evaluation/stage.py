@@ -1,4 +1,4 @@
-"""``eval_scores/<arm>``: every generated video measured, the causal check, and the arm's scores with intervals."""
+"""Publishes ``eval_scores/<arm>``: metrics of every generated video, the causal check, and the arm's scores with intervals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LABEL_BYTES = "S16"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """One generated video. ``labelled_by`` is the source whose classifier names its motion, None where no source can."""
+    """One generated video. ``labelled_by`` is the source whose classifier recognizes its motion, None if there is none."""
 
     path: Path
     fps: float
@@ -49,13 +49,13 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
-    (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (what :mod:`~.flow_distance` compares: a row for each pair
-    of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
-    With ``evaluate.backend: vbench`` VBench's own values stand beside the stand-ins', and ``vbench.json`` says what made them.
+    (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (the features that :mod:`~.flow_distance` compares, a row
+    for each pair of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    With ``evaluate.backend: vbench`` VBench's own values are added to the stand-ins', and ``vbench.json`` records their origin.
 
     Raises:
-        GateFailed: a video is missing, twice there, cannot be read or has no finite value; or the causal check failed.
-        MotiveError: VBench is not there, or failed.
+        GateFailed: a video is missing, listed twice, cannot be read or has a value that is not finite; or the causal check failed.
+        MotiveError: VBench is not installed, or failed.
     """
     started = time.time()
     videos = ws.published(f"generated_videos/{arm}")
@@ -88,7 +88,7 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
 
 
 def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: QueryFlow) -> tuple[pd.DataFrame, pd.DataFrame, RowCounts]:
-    """``per_video`` and ``flow`` of the published videos, and how many were measured now.
+    """The tables ``per_video`` and ``flow`` of the published videos, and how many videos were measured now.
 
     Raises:
         GateFailed: see :func:`publish_eval_scores`.
@@ -116,7 +116,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
 
 
 def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
-    """One row: the value of each metric by its name, ``motion_label`` (bytes, empty when not read), ``motion_coherence``, and its flow.
+    """One row: the value of each metric by name, ``motion_label`` (bytes, empty without a classifier), ``motion_coherence``, and the flow.
 
     Raises:
         RejectRow: the video cannot be read, or is too short for a metric.
@@ -124,7 +124,7 @@ def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
     frames_THWC = read_clip(file.path, rule).frames_THWC
     try:
         flow_PHW2 = sampled_flow(frames_THWC, file.fps)
-        # exact means VBench's value of this file, so it is taken from the pixels that VBench sees
+        # The backend "exact" promises VBench's value of this file, so use the pixels that VBench reads.
         values = video_metrics(frames_THWC, file.fps, flow_PHW2) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
         reading = recognize_motion(file.labelled_by, frames_THWC) if file.labelled_by else None
     except ValueError as error:
@@ -154,7 +154,7 @@ def _video_ids(video: dict[Any, Any]) -> dict[str, int]:
 
 
 def _with_vbench(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
-    """The stand-ins' rows and VBench's, these with what was read of the same video."""
+    """The stand-ins' rows and VBench's, with the label and coherence of the same video."""
     read = per_video.drop_duplicates(VIDEO_ID_COLUMNS)[[*VIDEO_ID_COLUMNS, "motion_label", "motion_coherence"]]
     return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=VIDEO_ID_COLUMNS)[list(per_video.columns)])], ignore_index=True)
 
@@ -165,7 +165,7 @@ def _require_unique(arm: str, table: pd.DataFrame) -> None:
         raise GateFailed(f"generated_videos/{arm} holds no video")
     doubled = table.loc[table.duplicated(which, keep=False), "file"].tolist()
     if doubled:
-        raise GateFailed(f"generated_videos/{arm}: {', '.join(doubled[:4])} are the same video of the same training, twice")
+        raise GateFailed(f"generated_videos/{arm} lists the same video of the same training twice: {', '.join(doubled[:4])}")
 
 
 def _require_files(arm: str, files: list[VideoFile]) -> None:

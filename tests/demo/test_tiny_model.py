@@ -181,9 +181,9 @@ def test_training_goes_on_from_a_finished_pipeline(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("folder", "extra", "message"),
     [
-        ("nothing", [], "is no pipeline that this command finished"),
-        ("unfinished", [], "is no pipeline that this command finished"),
-        (FOLDER, [], "is there already"),
+        ("nothing", [], "is not a finished pipeline of this command"),
+        ("unfinished", [], "is not a finished pipeline of this command"),
+        (FOLDER, [], "exists already"),
         (FOLDER, ["--check"], "not allowed with argument"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_start_that_cannot_be_is_refused_and_nothing_is_written(folder, extra,
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [(["--num-latents", "256"], "--num-latents: 256 films are too few"), (["--batch", "33"], "cannot be shared evenly by 2 workers")],
+    [(["--num-latents", "256"], "--num-latents: 256 films are too few"), (["--batch", "33"], "cannot be divided evenly among 2 workers")],
 )
 def test_a_training_that_cannot_be_is_refused_before_it_begins(extra, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train_tiny", "--out", str(tmp_path / "out"), *extra])

@@ -1,4 +1,4 @@
-"""``preference_bundle``: a folder with one page and neutrally named videos, to be handed to people; its key lies outside of it."""
+"""Publishes ``preference_bundle``: a folder with one page and neutrally named videos to give to raters. Its key lies outside the folder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NAME_DIGITS = 16
 
 
 def publish_preference_bundle(ws: Workspace) -> Publication:
-    """Publish ``preference_bundle``: ``index.html`` and ``videos/<name>.mp4``; the key is beside the data, not in it.
+    """Publish ``preference_bundle``: ``index.html`` and ``videos/<name>.mp4``. The key is beside the data, not in it.
 
-    A video without a counterpart in the other arm, and a pair whose two videos are the same, are rejected rows.
+    A video without a counterpart in the other arm, and a pair of two identical videos, are rejected rows.
 
     Raises:
-        GateFailed: a video has gone or cannot be read.
+        GateFailed: a video is missing or cannot be read.
     """
     started = time.time()
     settings = ws.config.preference
@@ -43,7 +43,7 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
     with scratch_folder(ws, ASSET) as scratch:
         wanted = catch_trials_wanted(settings.catch_share, min(settings.pairs_per_rater, len(pairs)))
         trials = _catch_trials(ws, shown, wanted, scratch)
-        copies = [_neutral_name(digest_file(trial.copy)) for trial in trials]  # two videos that begin alike may have the same copy
+        copies = [_neutral_name(digest_file(trial.copy)) for trial in trials]  # two videos with the same first frame may have the same copy
         plans = deal(pairs, num_catch=len(trials), pairs_per_rater=settings.pairs_per_rater, plans=settings.plans, seed=settings.seed)
         names = {shot: files.name(shot) for pair in pairs for shot in (pair.a, pair.b)}
         key = Key.make(pairs, plans, names, [(trial.name, copy) for trial, copy in zip(trials, copies, strict=True)], settings.question)
@@ -61,7 +61,7 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
 
 
 class _ArmVideos:
-    """The generated videos of the arms that are compared."""
+    """The generated videos of the compared arms."""
 
     def __init__(self, ws: Workspace) -> None:
         arms = sorted({arm for comparison in ws.config.comparisons for arm in comparison})
@@ -74,7 +74,7 @@ class _ArmVideos:
         return self._folders[shot.arm] / shot.file
 
     def name(self, shot: Shot) -> str:
-        """The neutral name: a hash of the file's content, which tells nothing to who has not the files with their arms."""
+        """The neutral name: a hash of the file's content. Without the arms' files it reveals nothing."""
         if shot not in self._names:
             try:
                 self._names[shot] = _neutral_name(digest_file(self.path(shot)))
@@ -111,7 +111,7 @@ def _unpaired_reject(gap: UnpairedVideo) -> Reject:
         clip_id="",
         stage=STAGE,
         reason="no_counterpart",
-        detail=f"generated_videos/{gap.missing_in} has no video of the same prompt, number, seed and training, so there is nothing to compare",
+        detail=f"generated_videos/{gap.missing_in} has no video of the same prompt, number, seed and training to compare it with",
     )
 
 
@@ -121,7 +121,7 @@ def _identical_reject(pair: Pair) -> Reject:
         clip_id="",
         stage=STAGE,
         reason="same_video",
-        detail=f"the same bytes as {pair.b.file} of generated_videos/{pair.b.arm}: nobody could tell them apart, so nobody is asked",
+        detail=f"the same bytes as {pair.b.file} of generated_videos/{pair.b.arm}: there is no difference to vote on",
     )
 
 
