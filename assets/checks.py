@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import dagster as dg
 import numpy as np
-import zarr
 
 from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.storage.zarr_groups import array_of, open_group
 
 Outcome = tuple[bool, dict[str, float | int | str]]
 
@@ -67,7 +67,7 @@ def _moving(_: Workspace, masks: Publication) -> Outcome:
 
 
 def _unit(_: Workspace, gradients: Publication) -> Outcome:
-    array = zarr.open_array(gradients.path / "gradient", mode="r")
+    array = array_of(open_group(gradients.path), "gradient")
     lengths = np.concatenate([np.linalg.norm(np.asarray(array[i : i + 4096]), axis=1) for i in range(0, array.shape[0], 4096)])
     zero = lengths == 0
     wrong = int((~zero & (np.abs(lengths - 1) > 1e-4)).sum())

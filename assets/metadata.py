@@ -24,15 +24,15 @@ def metadata_of(publication: Publication) -> dict[str, Any]:
         "rows_computed": counts.computed,
         "rows_reused": counts.reused,
         "rows_rejected": counts.rejected,
-        "published": dg.MetadataValue.path(str(publication.path)),
+        "published": dg.MetadataValue.path(str(publication.data_folder)),
     }
     metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
     if publication.preview:
         metadata["preview"] = dg.MetadataValue.md(f"![preview]({_data_url(publication.preview)})")
-    if (publication.path / "report.html").exists():
-        metadata["report"] = dg.MetadataValue.md((publication.path / "report.md").read_text(encoding="utf-8"))
+    if (publication.data_folder / "report.html").exists():
+        metadata["report"] = dg.MetadataValue.md((publication.data_folder / "report.md").read_text(encoding="utf-8"))
         # no link: browsers refuse to follow one from a page to a local file
-        metadata["report, with videos"] = dg.MetadataValue.path(str(publication.path / "report.html"))
+        metadata["report, with videos"] = dg.MetadataValue.path(str(publication.data_folder / "report.html"))
     return metadata
 
 

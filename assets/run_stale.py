@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,9 @@ log = logging.getLogger("motive_pipeline.run")
 
 PATIENCE_S = 1.0
 """Long enough for a process that only asks whether the lock is free (:meth:`FileLock.is_held`)."""
+
+MAX_TRIES = 3
+"""How often an asset is run when it fails over inputs that turn out to be missing or damaged."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -68,6 +72,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
     workspace = Workspace(config)
     with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
         mark_layout(workspace.root)
+        workspace.restore_scores()
         workspace.scores.refresh_views()
         for dead in fail_dead_runs(instance, workspace.state, holds_root=True):
             log.warning("the run %s had died; it is marked as failed now, and what it had committed is kept", dead)
@@ -78,13 +83,19 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
         failed: set[dg.AssetKey] = set()
+        tries: Counter[dg.AssetKey] = Counter()
         again = selected & failed_last(graph, instance)
         while True:
             stale = set(stale_assets(graph, instance, workspace)) | again | failed
             ready = {key for key in selected & stale - failed if not (_ancestors(graph, key) & stale)}
             if not ready:
                 break
-            failed |= _run_once(job, instance, workspace, ready, report)
+            losses = workspace.losses
+            broken = _run_once(job, instance, workspace, ready, report)
+            tries.update(ready)
+            if workspace.losses > losses:  # what was found missing or damaged is stale now, and is made again first
+                broken = {key for key in broken if tries[key] >= MAX_TRIES}
+            failed |= broken
             again -= ready
         for key in selected - failed:
             blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & stale)

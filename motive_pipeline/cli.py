@@ -230,7 +230,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _path(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
-    print(Workspace(config).published(arguments.asset).path)
+    print(Workspace(config).published(arguments.asset).data_folder)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,12 @@ from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
+from motive_pipeline.storage.commits import RECORD, read_record
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
+from motive_pipeline.storage.sealed import Damaged
 from motive_pipeline.storage.workspace import Workspace
 
-_MEASURED_SEGMENTS = 3
+_MEASURED_COMMITS = 3
 _KEYED = ("latents", "motion_masks", "embeddings", "gradient")
 """The stages whose missing rows can be counted, because the key of a row is known from its clip."""
 
@@ -91,11 +92,15 @@ class Forecast:
 
     def _row_mb(self, stage: str) -> float | None:
         """Megabytes of a stored row, from a few committed batches, of another setting where there are none under this one."""
-        segments = sorted((self._ws.root / "rows" / stage).glob("*/segments/*/index.json"), key=lambda file: file.stat().st_mtime)
+        records = sorted((self._ws.root / "rows" / stage).glob(f"*/segments/[0-9]*{RECORD}"), key=lambda file: file.stat().st_mtime)
         rows = num_bytes = 0
-        for index in segments[-_MEASURED_SEGMENTS:]:
-            rows += len(json.loads(index.read_text(encoding="utf-8"))["keys"])
-            num_bytes += _num_bytes(index.parent, without=frozenset())
+        for record in records[-_MEASURED_COMMITS:]:
+            try:
+                commit = read_record(record)
+            except (FileNotFoundError, Damaged):
+                continue
+            rows += len(commit.keys)
+            num_bytes += record.stat().st_size + sum(segment.num_bytes for segment in commit.segments.values())
         return num_bytes / rows / 1e6 if rows else None
 
     def _published_mb(self, asset: str) -> float | None:
@@ -104,7 +109,7 @@ class Forecast:
             return None
         folder = model_folder(self._ws.config.model)
         model = frozenset((file.stat().st_dev, file.stat().st_ino) for file in model_files(folder))
-        return _num_bytes(self._ws.published(asset).path, without=model) / 1e6
+        return _num_bytes(self._ws.published(asset).data_folder, without=model) / 1e6
 
 
 def _known(measured: Mapping[str, float], asset: str) -> float | None:

@@ -16,7 +16,17 @@ from tests.graph_project import Project
 TOGETHER = {
     **dict.fromkeys(("test_graph", "test_ui"), "project"),
     **dict.fromkeys(
-        ("test_report", "test_causal", "test_provenance", "test_controls", "test_eval_stage", "test_unused", "test_explain", "test_vbench"),
+        (
+            "test_report",
+            "test_causal",
+            "test_provenance",
+            "test_controls",
+            "test_eval_stage",
+            "test_unused",
+            "test_explain",
+            "test_vbench",
+            "test_api",
+        ),
         "evaluated",
     ),
     **dict.fromkeys(("test_gradient_stage", "test_second_moments"), "prepared_project"),

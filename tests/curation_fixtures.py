@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from motive_pipeline.latents.stage import DIMS, PROMPT_BLOCK
 from motive_pipeline.storage.digest import digest, digest_arrays, digest_frame
 from motive_pipeline.storage.rows import Row
 from motive_pipeline.storage.workspace import Reject, Workspace
+from motive_pipeline.storage.zarr_groups import new_array, new_group, write_column, write_ids
 
 
 def unit_rows(num_rows: int, width: int, seed: int = 0) -> np.ndarray:
@@ -43,17 +43,11 @@ def publish_gradients(
     norms = np.ones(len(ids)) if norms is None else norms.astype(np.float64)
 
     def write(folder: Path) -> None:
-        group = zarr.open_group(folder, mode="a", zarr_format=3, attributes={"projection": "fastfood", "role": asset} | attributes)
-        columns = {"clip_id": np.array(ids, dtype="S16"), "grad_norm": norms, "num_frames": np.full(len(ids), 17)}
-        for name, values in columns.items():
-            group.create_array(name, data=values, dimension_names=("clip",))
-        group.create_array(
-            "gradient",
-            data=gradient,
-            chunks=(min(chunk, len(ids)), min(512, gradient.shape[1])),
-            compressors=None,
-            dimension_names=("clip", "proj"),
-        )
+        group = new_group(folder, {"projection": "fastfood", "role": asset} | attributes)
+        write_ids(group, "clip_id", np.array(ids), "clip")
+        write_column(group, "grad_norm", norms, "clip")
+        write_column(group, "num_frames", np.full(len(ids), 17), "clip")
+        new_array(group, "gradient", shape=gradient.shape, dtype="float32", chunks=(chunk, 512), dims=("clip", "proj"))[:] = gradient
 
     content = digest_arrays({"gradient": gradient, "clip_id": np.array(ids, dtype="S16"), "norm": norms})
     ws.publish(asset, content=content, write=write, started=time.time(), rejects=rejects)
@@ -63,12 +57,10 @@ def publish_influence_matrix(ws: Workspace, variant: str, query_ids: Sequence[st
     """``influence_matrix/<variant>`` with these scores."""
 
     def write(folder: Path) -> None:
-        group = zarr.open_group(folder, mode="a", zarr_format=3)
-        group.create_array("query_id", data=np.array(query_ids, dtype="S16"), compressors=None, dimension_names=("query",))
-        group.create_array("clip_id", data=np.array(clip_ids, dtype="S16"), compressors=None, dimension_names=("clip",))
-        group.create_array(
-            "influence", data=influence.astype(np.float32), chunks=(2, 5), compressors=None, dimension_names=("query", "clip")
-        )
+        group = new_group(folder)
+        write_ids(group, "query_id", np.array(query_ids), "query")
+        write_ids(group, "clip_id", np.array(clip_ids), "clip")
+        new_array(group, "influence", shape=influence.shape, dtype="float32", chunks=(2, 5), dims=("query", "clip"))[:] = influence
 
     ws.publish(f"influence_matrix/{variant}", content=digest_arrays({"i": influence}), write=write, started=time.time())
 

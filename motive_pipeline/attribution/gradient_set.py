@@ -1,58 +1,70 @@
-"""A published set of gradients: an immutable Zarr v3 group, one row for each clip, ordered by clip_id.
+"""A published set of gradients: an immutable Zarr v3 group, one row for each clip, ordered by clip_id. The one reader and the one writer.
 
-Arrays: ``gradient`` (float32, [clip, proj], unit rows or zero rows, chunks at most 512 columns wide), ``clip_id`` (16 bytes), ``grad_norm``
-(float64, length of the whole gradient), ``num_frames`` (decoded frames). The group's attributes hold the provenance.
+Arrays: ``gradient`` (float32, [clip, proj], unit rows or zero rows, chunks at most 512 columns wide), ``clip_id`` (uint8, [clip, 16]),
+``grad_norm`` (float64, length of the whole gradient), ``num_frames`` (decoded frames). The group's attributes hold the provenance.
 
 Axes: N clips, P stored entries, p entries that are read.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Float64, Int, Shaped
 
-from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.rows import RowRef, RowStore
-from motive_pipeline.storage.zarr_groups import consolidate
+from motive_pipeline.storage.zarr_groups import (
+    array_of,
+    consolidate,
+    new_array,
+    new_group,
+    open_group,
+    read_column,
+    read_ids,
+    write_column,
+    write_ids,
+)
 
 TILE_ROWS = 4096
 TILE_COLUMNS = 512
-_ID_BYTES = "S16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSet:
-    """A published set, opened for reading. ``proj_dim`` is how many entries of each row are read."""
+    """A published set, opened for reading: ids and norms in memory, gradients on disk. ``proj_dim`` is how many entries of each row are read."""
 
-    group: zarr.Group
-    clip_ids: list[str]
+    gradient_NP: zarr.Array
+    id_N: Shaped[np.ndarray, " N"]
+    norms_N: Float64[np.ndarray, " N"]
+    """Length of each clip's whole gradient."""
+    num_frames_N: Int[np.ndarray, " N"]
+    """Decoded frames of each clip."""
+    attributes: dict[str, Any]
     proj_dim: int
 
     def __len__(self) -> int:
-        return len(self.clip_ids)
+        return len(self.id_N)
+
+    @cached_property
+    def clip_ids(self) -> list[str]:
+        """The ids as texts, in order."""
+        return self.id_N.astype(str).tolist()
 
     @property
-    def norms_N(self) -> Float[np.ndarray, " N"]:
-        """Length of each clip's whole gradient."""
-        return _read(self.group, "grad_norm")
-
-    @property
-    def num_frames_N(self) -> Int[np.ndarray, " N"]:
-        """Decoded frames of each clip."""
-        return _read(self.group, "num_frames")
+    def num_entries(self) -> int:
+        """Stored entries of each row."""
+        return self.gradient_NP.shape[1]
 
     def tiles(self) -> Iterator[tuple[int, Float32[np.ndarray, "n p"]]]:
         """``(number of the first row, rows)`` in order, ``TILE_ROWS`` rows at a time (fewer in the last), cut to ``proj_dim``, unit length."""
-        gradient = self.group["gradient"]
         for start in range(0, len(self), TILE_ROWS):
-            yield start, prefix(np.asarray(gradient[start : start + TILE_ROWS, : self.proj_dim]), self.proj_dim)  # type: ignore[index]
+            yield start, prefix(np.asarray(self.gradient_NP[start : start + TILE_ROWS, : self.proj_dim]), self.proj_dim)
 
     def rows(self) -> Float32[np.ndarray, "N p"]:
         """All rows at once, for small sets such as queries."""
@@ -68,47 +80,38 @@ def prefix(rows_NP: Float[np.ndarray, "N P"], proj_dim: int) -> Float32[np.ndarr
 
 
 def open_gradients(folder: Path, proj_dim: int) -> GradientSet:
-    """The set at ``folder``, read to ``proj_dim`` entries; unprojected gradients (``exact``) are always read whole."""
-    group = zarr.open_group(folder, mode="r")
-    stored = int(group["gradient"].shape[1])  # type: ignore[union-attr]
-    exact = group.attrs["projection"] == "exact"
-    clip_ids = [clip_id.decode("ascii") for clip_id in _read(group, "clip_id").tolist()]
-    return GradientSet(group=group, clip_ids=clip_ids, proj_dim=stored if exact else min(proj_dim, stored))
+    """The set at ``folder``, read to ``proj_dim`` entries (at most those that are stored); unprojected gradients (``exact``) are read whole.
+
+    Raises:
+        Damaged: it is no set of gradients, or an array lacks chunks.
+    """
+    group = open_group(folder)
+    gradient = array_of(group, "gradient")
+    attributes = dict(group.attrs)
+    return GradientSet(
+        gradient_NP=gradient,
+        id_N=read_ids(group, "clip_id"),
+        norms_N=read_column(group, "grad_norm"),
+        num_frames_N=read_column(group, "num_frames"),
+        attributes=attributes,
+        proj_dim=gradient.shape[1] if attributes["projection"] == "exact" else min(proj_dim, gradient.shape[1]),
+    )
 
 
 def write_gradients(
     folder: Path, *, store: RowStore, refs: Sequence[RowRef], clip_ids: Sequence[str], num_entries: int, attributes: dict[str, Any]
 ) -> None:
     """Write the rows ``refs``, in this order, as a group at ``folder``. Memory is one tile of rows, whatever their number."""
-    group = zarr.open_group(folder, mode="a", zarr_format=3, attributes=attributes)
-    num_rows = len(refs)
-    group.create_array(
-        "gradient",
-        shape=(num_rows, num_entries),
-        dtype="float32",
-        chunks=(max(1, min(TILE_ROWS, num_rows)), min(TILE_COLUMNS, num_entries)),
-        compressors=None,
-        dimension_names=("clip", "proj"),
-    )
-    gradient = PlainArray(folder / "gradient")
-    rows = np.empty((min(TILE_ROWS, num_rows), num_entries), np.float32)
-    for start in range(0, num_rows, TILE_ROWS):
+    group = new_group(folder, attributes)
+    shape = (len(refs), num_entries)
+    gradient = new_array(group, "gradient", shape=shape, dtype="float32", chunks=(TILE_ROWS, TILE_COLUMNS), dims=("clip", "proj"))
+    rows = np.empty((min(TILE_ROWS, len(refs)), num_entries), np.float32)
+    for start in range(0, len(refs), TILE_ROWS):
         tile = refs[start : start + TILE_ROWS]
         for positions, block in store.read_blocks(tile, "gradient"):
             rows[positions] = block
-        gradient.write(rows[: len(tile)], row=start)
-    _write_column(group, "clip_id", np.array(clip_ids, dtype=_ID_BYTES))
-    _write_column(group, "grad_norm", store.column(refs, "grad_norm"))
-    _write_column(group, "num_frames", store.column(refs, "num_frames"))
+        gradient[start : start + len(tile)] = rows[: len(tile)]
+    write_ids(group, "clip_id", np.array(clip_ids), "clip")
+    write_column(group, "grad_norm", store.column(refs, "grad_norm"), "clip")
+    write_column(group, "num_frames", store.column(refs, "num_frames"), "clip")
     consolidate(group)
-
-
-def _write_column(group: zarr.Group, name: str, values: np.ndarray) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="zarr")
-        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(max(1, len(values)),), dimension_names=("clip",))
-    array[:] = values
-
-
-def _read(group: zarr.Group, name: str) -> np.ndarray:
-    return np.asarray(group[name][:])  # type: ignore[index]

@@ -8,42 +8,29 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from jaxtyping import Float32, Float64, Shaped
+from jaxtyping import Float32, Shaped
 
+from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients
+from motive_pipeline.attribution.influence_set import open_influence
 from motive_pipeline.attribution.influence_table import write_influence_table
 from motive_pipeline.attribution.kernel import gram_matrix, kernel_directions
 from motive_pipeline.attribution.tiles import stream_influence, tile_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import HEX_DIGITS
-from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.scratch import move_children, scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
-from motive_pipeline.storage.zarr_groups import consolidate
+from motive_pipeline.storage.zarr_groups import consolidate, new_array, new_group, write_ids
 
 CHUNK_QUERIES = 8
 CHUNK_CLIPS = 65_536
 MAX_BUFFER_ENTRIES = 2**25
 """Entries of the matrix held until a chunk is full: 128 MiB."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """What an asset of gradients published: ids and norms in memory, features on disk. R rows are queries or clips."""
-
-    asset: str
-    id_R: Shaped[np.ndarray, " R"]
-    norm_R: Float64[np.ndarray, " R"]
-    gradient_RP: PlainArray
-    attributes: dict[str, Any]
 
 
 def publish_influence(ws: Workspace, variant: Variant) -> Publication:
@@ -57,21 +44,21 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
         GateFailed: no query or no clip has a gradient, or the two sets of gradients were made in different ways.
     """
     started = time.time()
-    queries = _load_features(ws, f"query_gradients/{variant}")
-    clips = _load_features(ws, f"projected_gradients/{variant}")
-    _require_equal_settings(queries, clips)
+    query_asset, clip_asset = f"query_gradients/{variant}", f"projected_gradients/{variant}"
+    queries, clips = (_load_gradients(ws, asset) for asset in (query_asset, clip_asset))
+    _require_equal_settings(variant, queries, clips)
     with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
-        matrix = InfluenceMatrix(scratch / "matrix", queries.id_R, clips.id_R, _attributes(ws, variant))
-        matrix.fill(_tiles(ws, queries, clips))
+        matrix = InfluenceMatrix(scratch / "matrix", queries.id_N, clips.id_N, _attributes(ws, variant))
+        matrix.fill(_tiles(ws, variant, queries, clips))
         consolidate(matrix.group)
-        write_influence_table(scratch / "influence.parquet", variant, matrix.group)
+        write_influence_table(scratch / "influence.parquet", variant, open_influence(scratch / "matrix"))
         return ws.publish(
             f"influence_matrix/{variant}",
             content=matrix.content(),
             write=lambda folder: move_children(scratch / "matrix", folder),
             started=started,
             facts=_facts(ws, matrix, clips),
-            table_rows=len(queries.id_R) * len(clips.id_R),
+            table_rows=len(queries) * len(clips),
             scores={("influence", variant): scratch / "influence.parquet"},
         )
 
@@ -82,18 +69,14 @@ class InfluenceMatrix:
     def __init__(
         self, folder: Path, query_id_Q: Shaped[np.ndarray, " Q"], clip_id_N: Shaped[np.ndarray, " N"], attributes: dict[str, Any]
     ) -> None:
-        self.group = zarr.open_group(folder, mode="w", zarr_format=3, attributes=attributes)
+        self.group = new_group(folder, attributes)
         self.shape = len(query_id_Q), len(clip_id_N)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="zarr")  # about S16, which Zarr v3 has no page for yet
-            self.group.create_array("query_id", data=query_id_Q, chunks=query_id_Q.shape, compressors=None, dimension_names=("query",))
-            self.group.create_array("clip_id", data=clip_id_N, chunks=clip_id_N.shape, compressors=None, dimension_names=("clip",))
+        write_ids(self.group, "query_id", query_id_Q, "query")
+        write_ids(self.group, "clip_id", clip_id_N, "clip")
         width = max(1, min(CHUNK_CLIPS, MAX_BUFFER_ENTRIES // len(query_id_Q), len(clip_id_N)))
-        self.group.create_array(
-            "influence", shape=self.shape, dtype="float32", chunks=(min(CHUNK_QUERIES, len(query_id_Q)), width), compressors=None,
-            dimension_names=("query", "clip"),
-        )  # fmt: skip
-        self._array = PlainArray(folder / "influence")
+        self._array = new_array(
+            self.group, "influence", shape=self.shape, dtype="float32", chunks=(CHUNK_QUERIES, width), dims=("query", "clip")
+        )
         self._sha = hashlib.sha256(json.dumps(self.shape).encode())
         for ids in (query_id_Q, clip_id_N):
             self._sha.update(np.ascontiguousarray(ids).data)
@@ -119,50 +102,50 @@ class InfluenceMatrix:
         return self._sha.hexdigest()[:HEX_DIGITS]
 
     def _write(self, stop: int, column_QW: Float32[np.ndarray, "Q W"]) -> None:
-        self._array.write(column_QW, column=stop - column_QW.shape[1])
+        self._array[:, stop - column_QW.shape[1] : stop] = column_QW
         self._sha.update(np.ascontiguousarray(column_QW).data)
         self.lowest = min(self.lowest, float(column_QW.min()))
         self.highest = max(self.highest, float(column_QW.max()))
         self.total += float(column_QW.sum(dtype=np.float64))
 
 
-def _tiles(ws: Workspace, queries: Features, clips: Features) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
+def _tiles(
+    ws: Workspace, variant: Variant, queries: GradientSet, clips: GradientSet
+) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
     """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others to ``influence.proj_dim``."""
     settings, threads = ws.config.influence, ws.config.engine.threads
-    proj_dim = clips.gradient_RP.shape[1] if clips.attributes["projection"] == "exact" else settings.proj_dim
-    if proj_dim > clips.gradient_RP.shape[1]:
+    proj_dim = clips.num_entries if clips.attributes["projection"] == "exact" else settings.proj_dim
+    if proj_dim > clips.num_entries:
         raise GateFailed(
-            f"influence.proj_dim = {proj_dim}, and the gradients that were published have {clips.gradient_RP.shape[1]} entries. Materialize "
-            f"{queries.asset} and {clips.asset} again."
+            f"influence.proj_dim = {proj_dim}, and the gradients that were published have {clips.num_entries} entries. Materialize "
+            f"query_gradients/{variant} and projected_gradients/{variant} again."
         )
-    query_norm_Q, clip_norm_N = (queries.norm_R, clips.norm_R) if settings.similarity == "dot" else (None, None)
-    queries_QP = queries.gradient_RP.rows(columns=proj_dim)
+    query_norm_Q, clip_norm_N = (queries.norms_N, clips.norms_N) if settings.similarity == "dot" else (None, None)
+    queries_QP = np.asarray(queries.gradient_NP[:, :proj_dim])
     if settings.preconditioner == "trak":
-        gram_PP = gram_matrix(clips.gradient_RP, proj_dim, clip_norm_N=clip_norm_N, threads=threads)
+        gram_PP = gram_matrix(clips.gradient_NP, proj_dim, clip_norm_N=clip_norm_N, threads=threads)
         directions = kernel_directions(queries_QP, gram_PP, relative_lambda=settings.trak_lambda, query_norm_Q=query_norm_Q)
         queries_QP, query_norm_Q = directions.unit_Qp, directions.length_Q
     return stream_influence(
         queries_QP,
-        clips.gradient_RP,
-        clips_per_tile=tile_clips(clips.gradient_RP, proj_dim),
+        clips.gradient_NP,
+        clips_per_tile=tile_clips(clips.gradient_NP, proj_dim),
         threads=threads,
         query_norm_Q=query_norm_Q,
         clip_norm_N=clip_norm_N,
     )
 
 
-def _load_features(ws: Workspace, asset: str) -> Features:
-    folder = ws.published(asset).path
-    group, gradient = zarr.open_group(folder, mode="r"), PlainArray(folder / "gradient")
-    if not gradient.shape[0]:
+def _load_gradients(ws: Workspace, asset: str) -> GradientSet:
+    gradients = open_gradients(ws.published(asset).path, ws.config.influence.proj_dim)
+    if not len(gradients):
         raise GateFailed(f"{asset} holds no gradient, so no influence can be computed; its rejects say why")
-    ids, norms = (np.asarray(group[name][:]) for name in ("clip_id", "grad_norm"))  # type: ignore[index]
-    return Features(asset=asset, id_R=ids, norm_R=norms, gradient_RP=gradient, attributes=dict(group.attrs))
+    return gradients
 
 
-def _require_equal_settings(queries: Features, clips: Features) -> None:
+def _require_equal_settings(variant: Variant, queries: GradientSet, clips: GradientSet) -> None:
     """Gradients of clips and queries can be compared only when one way made both; names every setting that differs."""
-    ways = [{**features.attributes, "entries in a feature": features.gradient_RP.shape[1]} for features in (queries, clips)]
+    ways = [{**gradients.attributes, "entries in a feature": gradients.num_entries} for gradients in (queries, clips)]
     names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance", "model_path"}  # the model is known by its hash, wherever it lies
     shown = [
         f"{name}: {ways[0].get(name)} for the queries, {ways[1].get(name)} for the clips"
@@ -170,7 +153,9 @@ def _require_equal_settings(queries: Features, clips: Features) -> None:
         if ways[0].get(name) != ways[1].get(name)
     ]
     if shown:
-        raise GateFailed(f"{queries.asset} and {clips.asset} were made in different ways ({'; '.join(shown)}). Materialize both again.")
+        raise GateFailed(
+            f"query_gradients/{variant} and projected_gradients/{variant} were made in different ways ({'; '.join(shown)}). Materialize both again."
+        )
 
 
 def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
@@ -183,7 +168,7 @@ def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
     }
 
 
-def _facts(ws: Workspace, matrix: InfluenceMatrix, clips: Features) -> dict[str, Any]:
+def _facts(ws: Workspace, matrix: InfluenceMatrix, clips: GradientSet) -> dict[str, Any]:
     num_queries, num_clips = matrix.shape
     return {
         "queries": num_queries,
@@ -193,5 +178,5 @@ def _facts(ws: Workspace, matrix: InfluenceMatrix, clips: Features) -> dict[str,
         "lowest": matrix.lowest,
         "highest": matrix.highest,
         "mean": matrix.total / (num_queries * num_clips),
-        "clips_without_gradient": int((clips.norm_R == 0).sum()),
+        "clips_without_gradient": int((clips.norms_N == 0).sum()),
     }

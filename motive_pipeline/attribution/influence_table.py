@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zarr
 from jaxtyping import Float32, Int64, Shaped
 
+from motive_pipeline.attribution.influence_set import InfluenceSet
 from motive_pipeline.storage.scores import TABLES
 
 ROW_GROUP = 2**20
@@ -25,16 +25,8 @@ def ranks(influence_N: Float32[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
 
 
 def descending_order(score_N: Float32[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Positions from the highest score to the lowest, equal ones by position; scores are finite and none is -0.
-
-    Sorts integers that hold the score's bits above the position: no tie is left, so the fastest sort serves.
-    """
-    bits_N = score_N.view(np.uint32)
-    ascending_N = np.where(bits_N >> 31, ~bits_N, bits_N | np.uint32(1 << 31))  # the order of IEEE floats, as unsigned integers
-    keys_N = (~ascending_N).astype(np.uint64) << np.uint64(32)
-    keys_N |= np.arange(len(score_N), dtype=np.uint64)
-    keys_N.sort()
-    return (keys_N & np.uint64(0xFFFF_FFFF)).astype(np.int64)
+    """Positions from the highest score to the lowest; equal scores keep their order, NaN comes last."""
+    return np.argsort(-score_N, kind="stable")
 
 
 def id_strings(ids: Shaped[np.ndarray, " R"]) -> pa.StringArray:
@@ -42,31 +34,28 @@ def id_strings(ids: Shaped[np.ndarray, " R"]) -> pa.StringArray:
     return pa.array(ids, type=pa.binary()).cast(pa.string())
 
 
-def write_influence_table(file: Path, variant: str, matrix: zarr.Group) -> None:
+def write_influence_table(file: Path, variant: str, influence: InfluenceSet) -> None:
     """The table of ``influence`` [query, clip] as Parquet: row groups by query, clips in order of their id.
 
     Memory: a few queries' scores, whatever the number of queries is.
     """
-    influence_QN, query_id_Q = matrix["influence"], np.asarray(matrix["query_id"][:])  # type: ignore[index]
-    assert isinstance(influence_QN, zarr.Array)
-    clip_ids = id_strings(np.asarray(matrix["clip_id"][:]))  # type: ignore[index]
+    clip_ids = id_strings(influence.clip_id_N)
     schema = TABLES["influence"]
-    step = influence_QN.chunks[0]
+    queries = iter(influence.query_ids)
     encoding: dict[str, Any] = {"use_dictionary": ["variant", "query_id"], "write_statistics": ["query_id", "influence", "rank"]}
     with pq.ParquetWriter(file, schema, **encoding) as writer:
-        for first in range(0, len(query_id_Q), step):
-            block_BN = np.asarray(influence_QN[first : first + step])
-            for query_id, influence_N in zip(query_id_Q[first : first + step], block_BN, strict=True):
-                writer.write_table(_query_rows(variant, query_id, clip_ids, influence_N, schema), row_group_size=ROW_GROUP)
+        for block_BN in influence.blocks():
+            for influence_N in block_BN:
+                writer.write_table(_query_rows(variant, next(queries), clip_ids, influence_N, schema), row_group_size=ROW_GROUP)
 
 
 def _query_rows(
-    variant: str, query_id: bytes, clip_ids: pa.StringArray, influence_N: Float32[np.ndarray, " N"], schema: pa.Schema
+    variant: str, query_id: str, clip_ids: pa.StringArray, influence_N: Float32[np.ndarray, " N"], schema: pa.Schema
 ) -> pa.Table:
     num_clips = len(influence_N)
     columns = [
         pa.repeat(pa.scalar(variant), num_clips),
-        pa.repeat(pa.scalar(query_id.decode()), num_clips),
+        pa.repeat(pa.scalar(query_id), num_clips),
         clip_ids,
         pa.array(influence_N.astype(np.float64)),
         pa.array(ranks(influence_N)),

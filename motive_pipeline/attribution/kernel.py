@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import zarr
 from jaxtyping import Float32, Float64
 
 from motive_pipeline.attribution.tiles import in_order, on_grid, row_factor
-from motive_pipeline.storage.plain_array import PlainArray
 
 TILE_CLIPS = 4096
 
@@ -36,7 +36,7 @@ class Directions:
 
 
 def gram_matrix(
-    gradient_NP: PlainArray, proj_dim: int, *, clip_norm_N: Float64[np.ndarray, " N"] | None, threads: int
+    gradient_NP: zarr.Array, proj_dim: int, *, clip_norm_N: Float64[np.ndarray, " N"] | None, threads: int
 ) -> Float64[torch.Tensor, "p p"]:
     """Phi^T Phi over the first ``proj_dim`` columns of the stored rows, each at unit length, or as long as its norm.
 
@@ -46,7 +46,7 @@ def gram_matrix(
 
     def tile(start: int) -> Float64[torch.Tensor, "p p"]:
         stop = min(start + TILE_CLIPS, num_clips)
-        rows = on_grid(gradient_NP.mapped(start, stop, columns=proj_dim))
+        rows = on_grid(np.asarray(gradient_NP[start:stop, :proj_dim]))
         features_np = rows.integers_RP.mul_(row_factor(rows, None if clip_norm_N is None else clip_norm_N[start:stop])[:, None])
         return features_np.T @ features_np
 

@@ -11,6 +11,7 @@ The moments belong to the checkpoint, not to the pool: once they rest on as many
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -41,7 +42,7 @@ from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import link_tree
+from motive_pipeline.storage.scratch import load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def publish_second_moments(ws: Workspace) -> Publication:
     return ws.publish(
         ASSET,
         content=moments.content,
-        write=lambda folder: link_tree(moments.folder, folder),
+        write=functools.partial(_write, moments),
         started=started,
         facts=_facts(moments),
         counts=RowCounts(computed=computed, reused=len(moments.clip_ids) - computed),
@@ -215,14 +216,14 @@ def _keep(
     with atomic.new_folder(folder) as temp:
         save_file({name: moment.cpu().contiguous() for name, moment in moments.items()}, temp / MOMENTS)
         record = {"content": digest_file(temp / MOMENTS), "source": source, "clip_ids": list(clip_ids), "left_out": list(left_out)}
-        atomic.write_json(temp / RECORD, record | _spread(moments))
+        save_work(temp, RECORD, record | _spread(moments))
     return SecondMoments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
 
 
 def _kept(folder: Path) -> SecondMoments | None:
-    if not (folder / RECORD).exists():
+    record = load_work(folder, RECORD)
+    if record is None:
         return None
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     return SecondMoments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
 
 
@@ -235,6 +236,11 @@ def _spread(moments: dict[str, torch.Tensor]) -> dict[str, Any]:
         "root mean square of a parameter": [float(roots.min()), float(np.median(roots)), float(roots.max())],
         "zero share": zero / total,
     }
+
+
+def _write(moments: SecondMoments, folder: Path) -> None:
+    for name in (MOMENTS, RECORD):
+        atomic.link_or_copy(moments.folder / name, folder / name)
 
 
 def _facts(moments: SecondMoments) -> dict[str, Any]:

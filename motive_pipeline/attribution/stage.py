@@ -86,6 +86,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         _RowFunction(ws, inputs),
         what=asset,
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
     )
     run = RowRun(asset=asset, stage=STAGE, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(ws)

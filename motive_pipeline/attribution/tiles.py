@@ -21,9 +21,8 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import zarr
 from jaxtyping import Float, Float32, Float64
-
-from motive_pipeline.storage.plain_array import PlainArray
 
 Result = TypeVar("Result")
 
@@ -139,14 +138,14 @@ def row_factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Floa
     return torch.where(rows.length_R > 0, wanted_R / rows.length_R, 0.0)
 
 
-def tile_clips(gradient_NP: PlainArray, proj_dim: int) -> int:
+def tile_clips(gradient_NP: zarr.Array, proj_dim: int) -> int:
     """How many clips a tile holds: those of a chunk of the stored array, but no more than :data:`TILE_ENTRIES` entries."""
     return max(1, min(gradient_NP.chunks[0], TILE_ENTRIES // proj_dim))
 
 
 def stream_influence(
     queries_QP: Float32[np.ndarray, "Q P"],
-    gradient_NP: PlainArray,
+    gradient_NP: zarr.Array,
     *,
     clips_per_tile: int,
     threads: int,
@@ -165,7 +164,7 @@ def stream_influence(
 
     def tile(start: int) -> Float[np.ndarray, "Q tile"]:
         stop = min(start + clips_per_tile, num_clips)
-        clips_NP = gradient_NP.mapped(start, stop, columns=proj_dim)
+        clips_NP = np.asarray(gradient_NP[start:stop, :proj_dim])
         scratch = idle.get()
         try:
             return queries.influence(clips_NP, None if clip_norm_N is None else clip_norm_N[start:stop], scratch)

@@ -24,8 +24,9 @@ from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.rows import RowReject
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.video.contact_sheet import TILE_PX, Tile, evenly, write_sheet
-from motive_pipeline.video.probe import VideoFacts, flag_bits, flag_names
-from motive_pipeline.video.worker_pool import FrameReader, Prober
+from motive_pipeline.video.flags import flag_bits, flag_names
+from motive_pipeline.video.probe import VideoFacts
+from motive_pipeline.video.readers import FrameReader, Prober
 
 PROBED = ("num_frames", "fps", "width", "height", "duration_s", "flags")
 """What a row of the probing store holds, as one vector of float64."""

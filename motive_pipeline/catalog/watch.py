@@ -14,7 +14,7 @@ from motive_pipeline.models.load import observe_base_encoders, observe_base_mode
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
 from motive_pipeline.storage.workspace import Workspace
-from motive_pipeline.video.worker_pool import Prober
+from motive_pipeline.video.readers import Prober
 
 WHOLE_WITHIN_S = 60.0
 """A file that is no whole video and was written less than this ago is taken for one that is still being copied."""

@@ -13,6 +13,7 @@ from motive_pipeline.config.section import Section
 class Engine(Section):
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
+    commit_s: Annotated[float, Field(gt=0)] = 60.0
     decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     keep_latents: bool = True

@@ -20,7 +20,7 @@ from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.keys import embedding_key
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "embeddings"
 DIMS: dict[str, tuple[str, ...]] = {"embedding": ("entry",)}
@@ -54,6 +54,7 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         row_function,
         what=EmbeddingSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
         expect=row_function.expect,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64, Int64, Shaped
 
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.attribution.influence_table import id_strings
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_arrays
-from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.scores import TABLES
 from motive_pipeline.storage.scratch import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -100,23 +100,8 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
 
 
 def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
-    """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id.
-
-    Full ties are put in order at the end: sorting a million clips by both keys at once, and stably, takes twice as long.
-    """
-    order_N = np.argsort(-votes.mean_influence_N)
-    falling_N = -votes.votes_N[order_N]
-    small = np.int16 if votes.num_queries < 2**15 else np.int64  # which numpy sorts by radix
-    order_N = order_N[np.argsort(falling_N.astype(small), kind="stable")]
-    votes_N, mean_N = votes.votes_N[order_N], votes.mean_influence_N[order_N]
-    is_equal_N = (mean_N[1:] == mean_N[:-1]) | (np.isnan(mean_N[1:]) & np.isnan(mean_N[:-1]))
-    is_tied_N = np.append(False, is_equal_N & (votes_N[1:] == votes_N[:-1]))
-    if is_tied_N.any():
-        run_N = np.cumsum(~is_tied_N)
-        in_run_N = is_tied_N | np.append(is_tied_N[1:], False)
-        tied = order_N[in_run_N]
-        order_N[in_run_N] = tied[np.lexsort((tied, run_N[in_run_N]))]
-    return order_N
+    """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id. NaN counts as the lowest mean."""
+    return np.lexsort((-votes.mean_influence_N, -votes.votes_N))  # the last key decides first; the sort is stable
 
 
 def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
@@ -131,9 +116,9 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
     """
     started = time.time()
     eligible_N = load_pool(ws)
-    folder = ws.published(f"influence_matrix/{variant}").path
-    pool_N = _ranked_clips(ws, variant, eligible_N, PlainArray(folder / "clip_id").rows())
-    votes = majority_vote(matrix_blocks(folder, pool_N), ws.config.vote.percentile)
+    influence = load_influence(ws, variant)
+    pool_N = _ranked_clips(ws, variant, eligible_N, influence.clip_id_N)
+    votes = majority_vote(influence.blocks(pool_N), ws.config.vote.percentile)
     order_N = ranking_order(votes)
     num_chosen = min(num_selected(len(eligible_N), ws.config.subset.share), len(pool_N))
     columns = _columns(pool_N, votes, order_N, num_chosen)
@@ -172,16 +157,6 @@ def _ranked_clips(
         if len(without) == len(eligible):
             raise GateFailed(f"voted_ranking/{variant}: {gradients} rejected every clip of eligible_pool. The table `rejects` says why.")
     return np.setdiff1d(eligible, without)
-
-
-def matrix_blocks(folder: Path, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
-    """The columns ``pool_N`` of the influence matrix at ``folder``, a few queries at a time: as many as one of its chunks holds."""
-    influence_QN, clip_ids = PlainArray(folder / "influence"), PlainArray(folder / "clip_id").rows()
-    columns = None if np.array_equal(pool_N, clip_ids) else np.searchsorted(clip_ids, pool_N)
-    num_queries, step = influence_QN.shape[0], influence_QN.chunks[0]
-    for first in range(0, num_queries, step):
-        block_BN = influence_QN.rows(first, min(first + step, num_queries))
-        yield block_BN if columns is None else np.ascontiguousarray(block_BN[:, columns])
 
 
 def _columns(pool_N: Shaped[np.ndarray, " N"], votes: Votes, order_N: Int64[np.ndarray, " N"], num_chosen: int) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motive_pipeline.storage import atomic
 from motive_pipeline.video.encode import write_mp4
 
 VERSION = 2  # raise it when the same settings give other files
@@ -375,7 +376,9 @@ def write_demo(
         _write_all(unfinished, settings)
         unfinished.chmod(0o755)  # folders of mkdtemp are private
         if not _is_written(folder, settings):  # another process may have finished first
+            atomic.sync_tree(unfinished)
             os.rename(unfinished, folder)
+            atomic.sync_folder(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder

@@ -28,7 +28,6 @@ MIN_CAMERA_PX = 0.25
 MIN_COHERENCE = 0.4
 _UPSCALE = 4
 
-LABELS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "sway", "incoherent")
 _SIGNED_LABELS = {
     "x": ("right", "left"),
     "y": ("down", "up"),

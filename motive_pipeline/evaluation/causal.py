@@ -34,6 +34,8 @@ from motive_pipeline.storage.workspace import RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 
 FIRST_NOISE_SEED = 1_000_003
+"""Distance of the check's noise seeds from attribution's first one; ``gradient.num_noises`` allows far fewer, so the two never share a seed."""
+
 DIMS = {"loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair", "feature")}
 
 
@@ -49,18 +51,21 @@ class Weights:
 def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
     """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with its own noise.
 
-    A timestep that attribution uses is moved up by a quarter of a step.
+    A timestep that attribution uses is moved up by a quarter of a step, or to the next free place below that.
     """
     step = 1000.0 / count
-    timesteps = [step * (index + 0.5) for index in range(count)]
-    timesteps = [
-        timestep + step / 4 if any(abs(timestep - own) < 1e-6 for own in gradient.timesteps) else timestep for timestep in timesteps
-    ]
+    timesteps = [_free_timestep(step * (index + 0.5), gradient.timesteps, step) for index in range(count)]
     first = FIRST_NOISE_SEED + gradient.noise_seed
-    draws = [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(timesteps)]
-    seeds = range(gradient.noise_seed, gradient.noise_seed + gradient.num_noises)
-    assert all(draw.noise_seed not in seeds for draw in draws), "draws of attribution"
-    return draws
+    return [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(timesteps)]
+
+
+def _free_timestep(timestep: float, used: Sequence[float], step: float) -> float:
+    """``timestep``, moved by 1/4, -1/8, 1/16, ... of a step until it is none of ``used``; it stays nearer to its own place than to the next."""
+    shift = step / 4
+    while any(abs(timestep - own) < 1e-6 for own in used):
+        timestep += shift
+        shift /= -2
+    return timestep
 
 
 def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
@@ -113,7 +118,7 @@ class _CausalCheck:
         self.queries: Sequence[CatalogClip] = held_out or usable
         self.draws = held_out_draws(ws.config.gradient, ws.config.evaluate.held_out_draws)
         self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
-        self._commit_rows = ws.config.engine.commit_rows
+        self._commit_rows, self._commit_s = ws.config.engine.commit_rows, ws.config.engine.commit_s
         self._store: RowStore = ws.store("eval_scores", DIMS)
         self.counts = RowCounts()
 
@@ -127,6 +132,7 @@ class _CausalCheck:
             lambda query: {"loss": self._loss(model(), query)},
             what="losses of the causal check",
             commit_rows=self._commit_rows,
+            commit_s=self._commit_s,
         )
         counts = outcome.counts
         self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)

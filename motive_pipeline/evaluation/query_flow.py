@@ -20,7 +20,7 @@ from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ def query_flow(ws: Workspace) -> QueryFlow:
     with side_by_side(
         functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
     ) as ready:
-        outcome = compute_rows(store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     if outcome.rejects:
         named = [f"{piece.item.location} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
         raise GateFailed(

@@ -106,7 +106,9 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
     with side_by_side(functools.partial(measure_video, rule=rule), missing, threads=ws.config.engine.threads) as ready:
-        outcome = compute_rows(store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     _require_all(arm, files, keys, outcome)
     found = [(outcome.refs[key], video) for key, video in zip(keys, table.to_dict("records"), strict=True)]
     per_video = pd.DataFrame([row for ref, video in found for row in _video_rows(store, ref, video, motion, queries)])

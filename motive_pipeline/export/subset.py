@@ -36,7 +36,7 @@ from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
-from motive_pipeline.video.worker_pool import ClipReader, Prober
+from motive_pipeline.video.readers import ClipReader, Prober
 
 FORMAT = 1
 """Raise it when the same input is exported in another way."""
@@ -121,7 +121,9 @@ def _write_export(
     num_written = _write_videos(ws, table, rule, work / VIDEOS, about["videos"])
     _require_unchanged(ws, table)
     warnings = _finish(ws, table, scores, rule, work, folder, about)
+    atomic.sync_tree(work)
     os.rename(work, folder)
+    atomic.sync_folder(folder.parent)
     return num_written, warnings
 
 

@@ -29,8 +29,8 @@ from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.decode import DecodedClip, FrameRule
-from motive_pipeline.video.probe import FLAGS, flag_bits, flag_names
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "latents"
 DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}
@@ -100,6 +100,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         row_function,
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
         expect=row_function.expect,
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import gc
 import os
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +35,6 @@ __all__ = [
     "observe_base_model",
 ]
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers of two settings of ``malloc``, see mallopt(3)."""
-
-_KEPT_BYTES = 2**28
-_OWN_PAGES_BYTES = 2**25
-
 _base_models: dict[tuple[object, ...], VideoModel] = {}
 
 
@@ -71,23 +60,11 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
     return _base_models[key]
 
 
-@cache
-def _library() -> Callable[..., VideoModel]:
-    """What loads a model, imported. The library stays, so Python need not look through its million objects each time it looks for garbage
-    among those of a run: that takes a quarter of a second, several times a stage of 10,000 clips.
-    """
-    from motive_pipeline.models.wan import load_wan
-
-    gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # else libraries complain at the end of what was never freed
-    return load_wan
-
-
 def _load(model: config.Model, folder: Path) -> VideoModel:
     import torch
 
-    load_wan = _library()
+    from motive_pipeline.models.wan import load_wan
+
     return load_wan(
         folder,
         expert=model.expert,
@@ -123,26 +100,10 @@ def _device(name: str) -> torch.device:
 
 
 def _prepare_torch(threads: int) -> None:
-    """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits. Freed memory is kept."""
-    _keep_freed_memory()
+    """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let glibc keep up to 256 MB of freed memory, and up to 32 MB an array, for the next array. A small model on a CPU otherwise spends up to a
-    fifth of its time, by how the heap happens to lie, on pages that the system takes back and gives again filled with zeros.
-
-    Whoever has set an allocator's variables is left alone; other C libraries have no such call.
-    """
-    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys():
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _OWN_PAGES_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -27,13 +27,14 @@ from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.overlay import overlay_mask
 from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
-from motive_pipeline.video.contact_sheet import Tile, evenly, with_mask, write_sheet
+from motive_pipeline.video.contact_sheet import Tile, evenly, write_sheet
 from motive_pipeline.video.decode import DecodedClip, FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
@@ -72,7 +73,9 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
     work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
     with _row_function(ws, grid, [piece.item for piece in work if store.find(piece.key) is None]) as row:
-        outcome = compute_rows(store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
@@ -200,6 +203,6 @@ class _Preview:
         except RejectRow as rejection:
             return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
         return [
-            Tile(picture_HWC=with_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
+            Tile(picture_HWC=overlay_mask(frames_THWC[k * self.grid.temporal_stride], mask_Fhw[k]), text=text)
             for k, text in zip(latent_frames, texts, strict=True)
         ]

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import zarr
 
 from motive_pipeline.attribution.gradient_set import open_gradients
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.curation.vote import matrix_blocks, threshold
+from motive_pipeline.curation.vote import threshold
 from motive_pipeline.report.lookup import KnownClip
 from motive_pipeline.report.tables import format_number
-from motive_pipeline.storage.plain_array import PlainArray
 from motive_pipeline.storage.workspace import Workspace
 
 NEAREST = 6
@@ -133,12 +132,12 @@ def standing(ws: Workspace, variant: Variant, clip_id: str) -> Standing | None:
 
 
 def _query_votes(ws: Workspace, variant: Variant, clip_id: str) -> list[QueryVote]:
-    folder = ws.published(f"influence_matrix/{variant}").path
-    query_ids = [query_id.decode() for query_id in PlainArray(folder / "query_id").rows().tolist()]
+    influence = load_influence(ws, variant)
+    query_ids = influence.query_ids
     pool_N = load_pool(ws)
     column = int(np.searchsorted(pool_N, np.bytes_(clip_id)))
     found = []
-    for block_BN in matrix_blocks(folder, pool_N):
+    for block_BN in influence.blocks(pool_N):
         for influence_N in block_BN:
             own = float(influence_N[column])
             found.append(
@@ -158,13 +157,11 @@ def query_summary(ws: Workspace, query_id: str, *, count: int) -> QuerySummary |
     Raises:
         NotPublished: there is no ranking yet.
     """
-    group = zarr.open_group(ws.published("influence_matrix/motive").path, mode="r")
-    query_ids = [bytes(each).decode() for each in np.asarray(group["query_id"][:]).tolist()]  # type: ignore[index]
-    if query_id not in query_ids:
+    influence = load_influence(ws, "motive")
+    if query_id not in influence.query_ids:
         return None
     pool_N = load_pool(ws)
-    columns_N = np.searchsorted(np.asarray(group["clip_id"][:]), pool_N)  # type: ignore[index]
-    influence_N = np.asarray(group["influence"][query_ids.index(query_id)])[columns_N]  # type: ignore[index]
+    influence_N = influence.query(query_id)[influence.columns(pool_N)]
     is_voted_N = influence_N > threshold(influence_N, ws.config.vote.percentile)
     ranking = ws.published("voted_ranking/motive").table("ranking")
     chosen = ranking.loc[ranking["selected"], "clip_id"]

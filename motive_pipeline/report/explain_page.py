@@ -37,7 +37,7 @@ from motive_pipeline.report.tables import Table, arm_name, format_number
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 REQUEST_CLIPS = 8
 

@@ -15,7 +15,8 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from motive_pipeline.motion.field import MotionField
-from motive_pipeline.report.pictures import Animation, latent_frame, painted
+from motive_pipeline.motion.overlay import overlay_mask
+from motive_pipeline.report.pictures import Animation, latent_frame
 
 COLUMNS = 6
 TILE_WIDTH_PX = 192
@@ -58,12 +59,12 @@ def strips(
         _strip(
             "mask on pixels",
             "red is weight 1",
-            [painted(grey_HWC, field.weight_THW[frame]) for frame, grey_HWC in zip(at, grey_KHWC, strict=True)],
+            [overlay_mask(grey_HWC, field.weight_THW[frame]) for frame, grey_HWC in zip(at, grey_KHWC, strict=True)],
         ),
         _strip(
             "mask on the latent grid",
             f"{mask_Fhw.shape[2]} x {mask_Fhw.shape[1]} cells, the weights of the loss; {temporal_stride} frames share one",
-            [_in_cells(grey_HWC, cell_hw) for grey_HWC, cell_hw in zip(grey_KHWC, cells, strict=True)],
+            [overlay_mask(grey_HWC, cell_hw, as_cells=True) for grey_HWC, cell_hw in zip(grey_KHWC, cells, strict=True)],
         ),
     ]
 
@@ -76,13 +77,6 @@ def _grey(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
 def _coloured(magnitude_HW: Float32[np.ndarray, "H W"], most_px: float) -> UInt8[np.ndarray, "H W 3"]:
     grey_HW = np.rint(255 * magnitude_HW / max(most_px, 1e-6)).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(grey_HW, cv2.COLORMAP_INFERNO)[..., ::-1])
-
-
-def _in_cells(frame_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame with the mask over it, cell by cell without interpolation."""
-    height, width = frame_HWC.shape[:2]
-    weight_HW = cv2.resize(mask_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
-    return painted(frame_HWC, weight_HW)
 
 
 def _strip(title: str, note: str, pictures: list[UInt8[np.ndarray, "H W 3"]]) -> Strip:

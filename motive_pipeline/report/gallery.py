@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import zarr
 from jaxtyping import Float
 
+from motive_pipeline.attribution.influence_set import InfluenceSet
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.ground_truth import GroundTruth
 from motive_pipeline.models.load import latent_grid
@@ -19,7 +19,7 @@ from motive_pipeline.report.pictures import Animation, animation
 from motive_pipeline.report.tables import arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.worker_pool import ClipReader
+from motive_pipeline.video.readers import ClipReader
 
 MAX_QUERIES = 6
 CLIPS_PER_END = 4
@@ -53,26 +53,6 @@ class PromptCards:
     videos: Sequence[tuple[str, Card]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class InfluenceMatrix:
-    """``influence_matrix/motive`` in memory."""
-
-    query_ids: Sequence[str]
-    clip_ids: Sequence[str]
-    influence_QN: Float[np.ndarray, "Q N"]
-
-
-def load_influence(ws: Workspace) -> InfluenceMatrix:
-    """The published influence of every clip on every query.
-
-    Raises:
-        NotPublished: there is none yet.
-    """
-    group = zarr.open_group(ws.published("influence_matrix/motive").path, mode="r")
-    ids = {name: [bytes(value).decode("ascii") for value in np.asarray(group[name][:]).tolist()] for name in ("query_id", "clip_id")}  # type: ignore[index]
-    return InfluenceMatrix(query_ids=ids["query_id"], clip_ids=ids["clip_id"], influence_QN=np.asarray(group["influence"][:]))  # type: ignore[index]
-
-
 class Gallery:
     """Builds the cards of one report, or of one page of `motive explain`."""
 
@@ -88,17 +68,17 @@ class Gallery:
         self._clip_masks, self._query_masks = MaskSet(ws, "clip"), MaskSet(ws, "query")
         self._animations: dict[str, Animation] = {}
 
-    def queries(self, matrix: InfluenceMatrix) -> list[QueryCards]:
+    def queries(self, matrix: InfluenceSet) -> list[QueryCards]:
         """The first queries, each with the best and worst clips of the eligible pool."""
         in_pool = np.array([clip_id in self._ranking.index for clip_id in matrix.clip_ids])
         columns = np.flatnonzero(in_pool)
+        clip_ids = matrix.clip_ids
         cards = []
-        for position, query_id in enumerate(matrix.query_ids[:MAX_QUERIES]):
-            order = columns[np.argsort(-matrix.influence_QN[position, columns], kind="stable")]
+        for query_id in matrix.query_ids[:MAX_QUERIES]:
+            influence_N = matrix.query(query_id)
+            order = columns[np.argsort(-influence_N[columns], kind="stable")]
             side = min(CLIPS_PER_END, len(order) // 2)
-            ranked = list(
-                enumerate((str(matrix.clip_ids[column]), float(matrix.influence_QN[position, column])) for column in order.tolist())
-            )
+            ranked = list(enumerate((clip_ids[column], float(influence_N[column])) for column in order.tolist()))
             cards.append(
                 QueryCards(
                     query=self._query(query_id),

@@ -15,13 +15,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from motive_pipeline.motion.overlay import overlay_mask
+
 MAX_WIDTH_PX, MAX_HEIGHT_PX = 128, 96
 MAX_FRAMES = 20
 QUALITY = 60
-MASK_COLOUR = (255, 64, 32)
-"""What the motion mask paints a place with, the more the larger its weight."""
-
-_MASK_OPACITY = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ def animation(
     for frame in range(0, len(frames_THWC), step):
         picture_HWC = _small(frames_THWC[frame])
         if mask_FHW is not None:
-            picture_HWC = painted(picture_HWC, mask_FHW[min(latent_frame(frame, temporal_stride), len(mask_FHW) - 1)])
+            picture_HWC = overlay_mask(picture_HWC, mask_FHW[min(latent_frame(frame, temporal_stride), len(mask_FHW) - 1)])
         pictures.append(Image.fromarray(picture_HWC))
     loop = _webp(
         pictures[0], save_all=True, append_images=pictures[1:], duration=round(1000 * step / fps), loop=0, method=4, minimize_size=True
@@ -63,15 +61,6 @@ def _webp(picture: Image.Image, **options: Any) -> str:
 def latent_frame(frame: int, temporal_stride: int) -> int:
     """The latent frame that a decoded frame belongs to: 0 is alone, then ``temporal_stride`` share one (METHOD, section 1)."""
     return 0 if frame == 0 else (frame - 1) // temporal_stride + 1
-
-
-def painted(picture_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with the mask laid over: untouched where the weight is 0, mostly red where it is 1."""
-    height, width = picture_HWC.shape[:2]
-    weight_HW1 = cv2.resize(mask_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)[..., None].clip(0, 1)
-    opacity_HW1 = _MASK_OPACITY * weight_HW1
-    mixed_HWC = (1 - opacity_HW1) * picture_HWC + opacity_HW1 * np.array(MASK_COLOUR, np.float32)
-    return np.rint(mixed_HWC).astype(np.uint8)
 
 
 def _small(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:

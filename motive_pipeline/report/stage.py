@@ -10,9 +10,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
-from motive_pipeline.report.gallery import Gallery, best_clips, load_influence
+from motive_pipeline.report.gallery import Gallery, best_clips
 from motive_pipeline.report.provenance_record import provenance_record, write_record
 from motive_pipeline.report.tables import STYLES, Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
@@ -33,7 +34,7 @@ def publish_report(ws: Workspace) -> Publication:
     started = time.time()
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
-    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws)), "prompts": gallery.prompts(findings.arms)}
+    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws, "motive")), "prompts": gallery.prompts(findings.arms)}
     page = render_template("report.html.j2", context | _figures(findings))
     text = render_template("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)

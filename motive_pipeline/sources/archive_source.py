@@ -12,16 +12,16 @@ from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_ar
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
-from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, parse_sidecar
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
+from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, CaptionError, parse_sidecar
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArchiveSource:
-    """Videos in the archives below ``root`` (or in the one archive that ``root`` is), read in place.
+    """Videos in the archives below ``root``, or in the one archive that ``root`` is. They are read in place.
 
-    ``key_ends_at``: where a member's key ends, which captions share with their video: at the ``last`` dot of its name, or, as WebDataset
-    has it, at the ``first``.
+    A video and its captions share a key. The key ends at the ``last`` dot of a member's name or, as WebDataset has it, at the ``first``:
+    ``key_ends_at``.
     """
 
     root: Path
@@ -52,17 +52,16 @@ class ArchiveSource:
     def _listed(self, archive: Path) -> Iterator[SourceEntry | BadEntry]:
         relative = archive.name if archive == self.root else archive.relative_to(self.root).as_posix()
         try:
-            stat, listed = list_archive(archive)
-            videos = [member for member in listed if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES]
-            annotation = self._annotations(archive, listed)
+            stat, members = list_archive(archive)
+            annotations = self._annotations(archive, members)
         except RejectRow as rejection:
             yield BadEntry(path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=rejection.detail)
             return
-        for member in videos:
-            file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
-            yield self._entry(
-                file, f"{printable(relative)}{MEMBER_MARK}{file.member}", member, annotation.get(self._key_of(member), Annotation())
-            )
+        for member in members:
+            if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES:
+                file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
+                name = f"{printable(relative)}{MEMBER_MARK}{file.member}"
+                yield self._entry(file, name, member, annotations.get(self._key_of(member), Annotation()))
 
     def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, annotation: Annotation) -> SourceEntry | BadEntry:
         problem = member.problem or annotation.problem
@@ -79,14 +78,14 @@ class ArchiveSource:
             caption_file=str(file.path) if annotation.captions is not None else None,
         )
 
-    def _annotations(self, archive: Path, listed: list[ArchiveMember]) -> dict[str, Annotation]:
-        """What the members beside the videos say, by key. Where several speak, the first ending of ``sidecars`` gives the caption."""
+    def _annotations(self, archive: Path, members: list[ArchiveMember]) -> dict[str, Annotation]:
+        """The annotations in the members beside the videos, by key. Of several captions, that of the first ending in ``sidecars`` counts."""
         found: dict[str, Annotation] = {}
         for ending in self.sidecars:
-            beside = [member for member in listed if member.name.lower().endswith(ending) and member.problem is None]
+            beside = [member for member in members if member.name.lower().endswith(ending) and member.problem is None]
             for member, data in read_small_members(archive, beside, MAX_SIDECAR_BYTES + 1):
                 key = self._key_of(member)
-                found[key] = _joined(found.get(key), _decoded(data, member))
+                found[key] = _joined(found.get(key), _parsed(data, member))
         return found
 
     def _key_of(self, member: ArchiveMember) -> str:
@@ -94,7 +93,26 @@ class ArchiveSource:
         return f"{folder}/{name.partition('.')[0] if self.key_ends_at == 'first' else name.rpartition('.')[0]}"
 
 
-def _decoded(data: bytes, member: ArchiveMember) -> Annotation:
+def archives_below(root: Path) -> list[Path]:
+    """Every archive at or below ``root``, in the order of names. Of a split archive: its first part, or the lowest that is there."""
+    if root.is_file():
+        return [root]
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        found += [Path(folder, name) for name in names if _looks_like_archive(Path(folder, name))]
+        found += [Path(folder, name) for name in parts_without_first({name for name in names if not name.startswith(".")})]
+    return sorted(found)
+
+
+def _looks_like_archive(file: Path) -> bool:
+    """By suffix. A first part of a split archive is known by its content, since other files end in ``_00`` too."""
+    if file.name.startswith("."):
+        return False
+    return file.suffix.lower() in ARCHIVE_SUFFIXES or (FIRST_PART.match(file.name) is not None and is_archive(file))
+
+
+def _parsed(data: bytes, member: ArchiveMember) -> Annotation:
     try:
         return parse_sidecar(data, member.name)
     except CaptionError as error:
@@ -110,22 +128,3 @@ def _joined(first: Annotation | None, second: Annotation) -> Annotation:
         category=first.category or second.category,
         problem=first.problem or second.problem,
     )
-
-
-def archives_below(root: Path) -> list[Path]:
-    """Every archive at or below ``root``, in the order of names; of one that was split, its first part, or the lowest that is there."""
-    if root.is_file():
-        return [root]
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        found += [Path(folder, name) for name in names if _looks_like_one(Path(folder, name))]
-        found += [Path(folder, name) for name in parts_without_first({name for name in names if not name.startswith(".")})]
-    return sorted(found)
-
-
-def _looks_like_one(file: Path) -> bool:
-    """By its suffix, or as the first part of a split archive by its content: other things end in ``_00`` too."""
-    if file.name.startswith("."):
-        return False
-    return file.suffix.lower() in ARCHIVE_SUFFIXES or (FIRST_PART.match(file.name) is not None and is_archive(file))

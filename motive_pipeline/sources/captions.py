@@ -1,4 +1,4 @@
-"""What a data set says of a video: its caption, and whatever else a row of its table or a JSON file beside the video holds."""
+"""Captions and the publisher's metadata of a video, from a row of a table or from a text or JSON file beside the video."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.sources.protocol import MAX_CAPTION_BYTES, CaptionError, Scalar, one_line, parse_caption
+from motive_pipeline.sources.protocol import Scalar
 
 CAPTION_COLUMNS = ("caption", "prompt", "text", "cap", "captions", "description")
-"""Names under which data sets and trainers keep captions, in the order in which they are looked for."""
+"""Names of caption columns in data sets and trainers. The first one that a row has counts."""
 
+MAX_CAPTION_BYTES = 2**16
 MAX_SIDECAR_BYTES = 2**20
 MAX_METADATA_CHARACTERS = 2000
-"""A value longer than this is no number, label or name; it is left out of the catalog."""
+"""A longer value is no number, label or name. The catalog leaves it out."""
 
 _UNUSABLE = {"status": lambda value: value != "success", "valid": lambda value: value is False or str(value).lower() == "false"}
-"""video2dataset writes ``status``, cosmos-curate ``valid``; where the publisher says that a video failed, it is no clip."""
-
+"""Columns in which a publisher marks failed videos: video2dataset writes ``status``, cosmos-curate ``valid``."""
 
 LONE_SURROGATE = "half of a character (a lone surrogate), which is no valid text"
 
 
-def has_lone_surrogate(value: Any) -> bool:
-    """Whether a text in what JSON gave is no valid Unicode: ``"\\ud83c"`` without its other half, as a caption cut in the middle of an emoji."""
-    try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+class CaptionError(ValueError):
+    """A caption that cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
-    """``captions`` are all that there are; the first is the clip's. None: nothing was said. ``problem`` is (reason, detail)."""
+    """What a data set says of one video.
+
+    ``captions`` are all captions, the clip's own first; None if there is none. ``problem`` is (reason, detail) if the video cannot be used.
+    """
 
     captions: tuple[str, ...] | None = None
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
@@ -53,10 +51,10 @@ class Annotation:
 def annotation_of_row(
     values: Mapping[str, Any], *, caption_columns: Sequence[str] = CAPTION_COLUMNS, without: Sequence[str] = ()
 ) -> Annotation:
-    """What a row or a JSON object says. ``without`` are columns that name the file.
+    """The annotation in a row of a table or in a JSON object. ``without`` are columns that are no metadata, such as that of the file.
 
     Raises:
-        CaptionError: the caption is no text, or far too long.
+        CaptionError: the caption is no text, or too long.
     """
     name = next((column for column in caption_columns if column in values), None)
     captions = None if name is None else _captions(values[name], name)
@@ -74,21 +72,21 @@ def annotation_of_row(
 
 
 def read_sidecar(file: str | Path) -> Annotation:
-    """What a ``.txt`` or ``.json`` file beside a video says.
+    """The annotation in a ``.txt`` or ``.json`` file beside a video.
 
     Raises:
-        CaptionError: it cannot be used.
-        OSError: it cannot be read.
+        CaptionError: the file cannot be used.
+        OSError: the file cannot be read.
     """
     with open(file, "rb") as opened:
         return parse_sidecar(opened.read(MAX_SIDECAR_BYTES + 1), os.path.basename(file))
 
 
 def parse_sidecar(data: bytes, name: str) -> Annotation:
-    """What the bytes of the ``.txt`` or ``.json`` file ``name`` say.
+    """The annotation in the bytes of the ``.txt`` or ``.json`` file ``name``.
 
     Raises:
-        CaptionError: they cannot be used.
+        CaptionError: the bytes cannot be used.
     """
     if not name.lower().endswith(".json"):
         return Annotation(captions=(parse_caption(data, name),))
@@ -105,11 +103,41 @@ def parse_sidecar(data: bytes, name: str) -> Annotation:
     return annotation_of_row(values)
 
 
+def parse_caption(data: bytes, name: str) -> str:
+    """The caption in the bytes of the text file ``name``: UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        CaptionError: the bytes are no such text, or too many for a caption.
+    """
+    if len(data) > MAX_CAPTION_BYTES:
+        raise CaptionError(f"the caption file {name} has more than {MAX_CAPTION_BYTES} bytes")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise CaptionError(f"the caption file {name} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """``text`` with every run of white space, line ends (U+2028 too) and NULs as one space."""
+    return " ".join(text.replace("\0", " ").split())
+
+
+def has_lone_surrogate(value: Any) -> bool:
+    """Whether a text in a JSON value is no valid Unicode: ``"\\ud83c"`` without its other half, from a caption cut in the middle of an emoji."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _captions(value: Any, name: str) -> tuple[str, ...] | None:
-    """The captions in a cell: a text, a list of texts, or (Vript) an object with the text under ``content``; None for null."""
+    """The captions in a cell: a text, a list of texts, or (Vript) an object with the text under ``content``. None for null."""
     if isinstance(value, dict):
         value = value.get("content", value.get("caption", value))
-    if value is None or value != value:  # a NaN is what a table of numbers has for nothing
+    if value is None or value != value:  # NaN is the null of a table of numbers
         return None
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str | int | float) for text in texts):
@@ -120,13 +148,13 @@ def _captions(value: Any, name: str) -> tuple[str, ...] | None:
 
 
 def _windowed(windows: Any) -> tuple[str, ...] | None:
-    """cosmos-curate's ``windows[0]``: the first key that ends in ``_caption``."""
+    """The caption in cosmos-curate's ``windows[0]``: the first key that ends in ``_caption``."""
     first = windows[0] if isinstance(windows, list) and windows and isinstance(windows[0], dict) else {}
     return next((_captions(text, key) for key, text in first.items() if key.endswith("_caption")), None)
 
 
 def _cell(value: Any) -> Scalar | None:
-    """A value as the catalog keeps it; what is nested as JSON text, what is empty, no number or very long not at all."""
+    """A value as the catalog keeps it: nested values as JSON text; None for empty ones, bytes, NaN, infinity and very long texts."""
     if isinstance(value, dict | list | tuple):
         value = json.dumps(value, ensure_ascii=False, default=str)
     if value is None or value == "" or isinstance(value, bytes) or (isinstance(value, float) and not math.isfinite(value)):

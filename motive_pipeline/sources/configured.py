@@ -1,9 +1,10 @@
-"""Which source the settings mean: the training clips, the queries and the held-out queries."""
+"""The sources that the settings name: training clips, queries and held-out queries."""
 
 from __future__ import annotations
 
 import pkgutil
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from motive_pipeline.config import Clips, Queries
@@ -22,11 +23,11 @@ The function is resolved when the source is used: this room does not import the 
 """
 
 _SHARD = re.compile(r".*-\d+-of-\d+\.parquet$")
-"""A part of a table, as Hugging Face names it: ``train-00000-of-00010.parquet``."""
+"""One shard of a table, as Hugging Face names it: ``train-00000-of-00010.parquet``."""
 
 
 def clip_source(ws: Workspace) -> ClipSource:
-    """The training clips, by the section ``clips``."""
+    """The training clips that the section ``clips`` names. Raises as :func:`build_source` does."""
     clips = ws.config.clips
     if clips.source in GENERATED:
         return _generated(ws, clips.source, "clips", key="clips.source", category="")
@@ -34,7 +35,7 @@ def clip_source(ws: Workspace) -> ClipSource:
 
 
 def query_source(ws: Workspace) -> ClipSource:
-    """The query clips, by the section ``queries``."""
+    """The query clips that the section ``queries`` names. Raises as :func:`build_source` does."""
     queries = ws.config.queries
     if queries.source in GENERATED:
         return _generated(ws, queries.source, "queries", key="queries.source", category=queries.demo.motion)
@@ -42,7 +43,7 @@ def query_source(ws: Workspace) -> ClipSource:
 
 
 def held_out_source(ws: Workspace) -> ClipSource | None:
-    """The held-out query clips, or None where the settings name none."""
+    """The held-out query clips, or None if the settings name none. Raises as :func:`build_source` does."""
     queries = ws.config.queries
     if queries.source in GENERATED:
         if not queries.demo.num_held_out:
@@ -59,10 +60,10 @@ def _generated(ws: Workspace, name: str, folder: str, *, key: str, category: str
 
 
 def build_source(section: Clips | Queries, *, path: Path | None, table: Path | None, key: str, without: Path | None = None) -> ClipSource:
-    """The source that ``section`` names, over ``path`` (where it is None, over the folder of ``table``).
+    """The source that ``section`` names, for the folder ``path``; if that is None, for the folder of ``table``.
 
     Raises:
-        ConfigError: the folder or the table is not there.
+        ConfigError: the folder or the table does not exist, or several files could be the table.
     """
     if table is not None and not table.is_file():
         raise ConfigError(f"{key.replace('path', 'table')} = {table}: there is no such file. Make it, or correct the setting.")
@@ -85,10 +86,10 @@ def build_source(section: Clips | Queries, *, path: Path | None, table: Path | N
 
 
 def _tables(root: Path, layout: Layout, key: str, without: Path | None) -> tuple[Path, ...]:
-    """The tables that the first of the layout's patterns finds.
+    """The tables that the first matching pattern of the layout finds.
 
     Raises:
-        ConfigError: the folder is missing, or a pattern for one table finds several.
+        ConfigError: the folder is missing, or a pattern for one table finds several files.
     """
     require_folder(root, key)
     for pattern in layout.tables:
@@ -106,6 +107,4 @@ def _with_columns(layout: Layout, section: Clips | Queries) -> Layout:
     """The layout with the columns that the settings name."""
     paths = (section.path_column,) if section.path_column else layout.path_columns
     captions = (section.caption_column,) if section.caption_column else layout.caption_columns
-    return Layout(
-        tables=layout.tables, path_columns=paths, caption_columns=captions, join=layout.join, below=layout.below, sidecars=layout.sidecars
-    )
+    return replace(layout, path_columns=paths, caption_columns=captions)

@@ -10,27 +10,27 @@ from pathlib import Path
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.sources.captions import Annotation, read_sidecar
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
+from motive_pipeline.sources.captions import Annotation, CaptionError, read_sidecar
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Listed:
-    """A file with the name of a video, not looked at yet."""
+class _ListedVideo:
+    """A file with the name of a video, not opened yet, and the file with its caption."""
 
     path: Path
     relative: str
     category: str
     sidecar: str | None
-    """The file with the caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """Videos below ``root``, with captions in ``.txt`` files of the same stem, or whatever ``sidecars`` says.
+    """Videos below ``root``, with captions in files of the same stem that end as ``sidecars`` says.
 
-    A ``.json`` sidecar is an object with the caption and what else is known of the video. Names that begin with a dot are left alone, as is ``without``, a folder that belongs to another source. Links are followed; a folder
-    that is reached twice is listed once. ``category`` overrides what the sub-folders say.
+    A ``.json`` sidecar is an object with the caption and what else is known of the video. Names that begin with a dot are skipped, and so is
+    ``without``, a folder that belongs to another source. Links are followed; a folder that is reached twice is listed once. ``category``
+    overrides the names of the sub-folders.
     """
 
     root: Path
@@ -46,20 +46,20 @@ class FolderSource:
         return f"{self.key} = {self.root}"
 
     def entries(self) -> Iterator[SourceEntry | BadEntry]:
-        """Every video below the folder, in the order of ``relative``.
+        """Every video below the folder, in the order of ``relative``. A caption is read when its entry is asked for.
 
         Raises:
             ConfigError: the folder is missing or is no folder.
         """
         require_folder(self.root, self.key)
-        listed: list[_Listed | BadEntry] = []
+        listed: list[_ListedVideo | BadEntry] = []
         for folder in self._folders(listed):
             listed.extend(self._videos(folder))
         for each in sorted(listed, key=lambda each: each.relative):
-            yield self._entry(each) if isinstance(each, _Listed) else each
+            yield self._entry(each) if isinstance(each, _ListedVideo) else each
 
-    def _folders(self, bad: list[_Listed | BadEntry]) -> Iterator[Path]:
-        """Every folder below the root, real ones before those behind links; those that cannot be listed go to ``bad``."""
+    def _folders(self, bad: list[_ListedVideo | BadEntry]) -> Iterator[Path]:
+        """Every folder below the root, real ones before those behind links. Folders that cannot be listed go to ``bad``."""
         seen: set[tuple[int, int]] = set()
         waiting, links = [self.root], list[Path]()
         while waiting or links:
@@ -80,7 +80,7 @@ class FolderSource:
             links.extend(Path(entry.path) for entry in below if entry.is_symlink())
             waiting.extend(Path(entry.path) for entry in reversed(below) if not entry.is_symlink())
 
-    def _videos(self, folder: Path) -> Iterator[_Listed]:
+    def _videos(self, folder: Path) -> Iterator[_ListedVideo]:
         names = {name for name in os.listdir(folder) if not name.startswith(".")}
         below = folder.relative_to(self.root).parts
         at, prefix = os.path.join(folder, ""), "".join(f"{part}/" for part in below)
@@ -91,10 +91,9 @@ class FolderSource:
             if suffix.lower() in VIDEO_SUFFIXES:
                 beside = (stem + ending for ending in endings)
                 sidecar = next((at + each for each in beside if each in names), None)
-                yield _Listed(path=folder / name, relative=printable(prefix + name), category=category, sidecar=sidecar)
+                yield _ListedVideo(path=folder / name, relative=printable(prefix + name), category=category, sidecar=sidecar)
 
-    def _entry(self, video: _Listed) -> SourceEntry | BadEntry:
-        """Reads the caption only now, so that whoever asks for entries one by one need not wait for all captions."""
+    def _entry(self, video: _ListedVideo) -> SourceEntry | BadEntry:
         path, caption_file = video.path, video.sidecar
         try:
             str(path).encode()
@@ -105,19 +104,19 @@ class FolderSource:
                 _require_caption_file(caption_file)
             file = MediaFile(path=path, stat=regular_file_stat(path))
             with disk_errors_as_rejects():
-                found = read_sidecar(caption_file) if caption_file else Annotation()
+                annotation = read_sidecar(caption_file) if caption_file else Annotation()
         except CaptionError as error:
             return self._bad(path, "bad_caption", str(error))
         except RejectRow as rejection:
             return self._bad(path, rejection.reason, rejection.detail)
-        if found.problem:
-            return self._bad(path, *found.problem)
+        if annotation.problem:
+            return self._bad(path, *annotation.problem)
         return SourceEntry(
             file=file,
             relative=video.relative,
-            caption=found.caption,
+            caption=annotation.caption,
             extra={"category": video.category},
-            metadata=found.metadata,
+            metadata=annotation.metadata,
             caption_file=caption_file,
         )
 
@@ -129,7 +128,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return False  # a link that leads nowhere: listed with the files, where it is rejected by name if it looks like a video
+        return False  # a broken link: it is listed with the files, and rejected there if it has the name of a video
 
 
 def _require_caption_file(path: str) -> None:

@@ -1,6 +1,6 @@
-"""The layouts in which data sets and trainers keep clips: where the table lies, which columns count, and how a row finds its file.
+"""The layouts in which data sets and trainers keep clips: where the table is, which of its columns count, and how a row finds its file.
 
-One entry each; what reads them is table_source.py. docs/data.md shows every layout to users.
+There is one entry for each layout; table_source.py reads them. docs/data.md shows them to users.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from typing import Literal
 from motive_pipeline.sources.captions import CAPTION_COLUMNS
 
 PATH_COLUMNS = ("video", "file_name", "path", "file_path", "video_path", "media_path", "filename", "file", "clip_location", "vid")
-"""Names under which tables keep the file, in the order in which they are looked for."""
+"""Names of columns that hold the path of the video. The first one that a row has counts."""
 
-HELD_COLUMNS = ("mp4", "video_bytes", "bytes")
-"""Names under which tables keep whole videos as bytes, after those of :data:`PATH_COLUMNS`."""
+BYTES_COLUMNS = ("mp4", "video_bytes", "bytes")
+"""Names of columns that hold whole videos as bytes. They are tried after :data:`PATH_COLUMNS`."""
 
 Join = Literal["path", "name", "stem", "number"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """``tables`` are glob patterns below ``clips.path``; the first that finds something counts, and no table means text files beside the videos.
+    """How one kind of data set is stored.
 
-    ``join``: by the ``path`` in the row, by its file ``name`` or ``stem`` anywhere below the folder, or by a ``number`` (4DNeX).
-    ``below`` is the sub-folder that relative paths start from, where that is not the table's own folder.
+    ``tables`` are glob patterns below ``clips.path``; the first one that finds something counts. ``join`` is how a row finds its file: by the
+    ``path`` in the row, by file ``name`` or ``stem`` anywhere below the folder, or by ``number`` (4DNeX). ``below`` is the sub-folder
+    that relative paths start from, if that is not the folder of the table. ``sidecars`` are the endings of the text files beside the videos that
+    are read if there is no table; when empty, a table is required.
     """
 
     tables: tuple[str, ...] = ()
@@ -33,11 +35,9 @@ class Layout:
     join: Join = "path"
     below: str = ""
     sidecars: tuple[str, ...] = ()
-    """Endings of the text files beside the videos, where there is no table; empty: the table is needed."""
 
 
 _TXT = (".txt",)
-_ANY_TABLE = ("*.csv", "*.tsv", "*.jsonl", "*.json", "*.parquet")
 
 LAYOUTS: dict[str, Layout] = {
     "csv": Layout(tables=("*.csv", "*.tsv")),

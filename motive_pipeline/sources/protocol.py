@@ -1,7 +1,7 @@
-"""What a source gives: entries, each a video and its caption; and what cannot be one.
+"""What a source gives: entries, each a video with its caption, and bad entries with the reason why they cannot be used.
 
-An adapter knows one way in which data sets are laid out. It lists what is there and reads captions; it opens no video and hashes nothing
-(scan.py), and it never leaves anything out silently: what cannot be an entry is a :class:`BadEntry`.
+Each kind of source knows one way in which data sets are stored. A source lists videos and reads captions. It opens no video and hashes nothing
+(catalog/scan.py does). It drops nothing: whatever cannot be an entry is a :class:`BadEntry`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from motive_pipeline.errors import ConfigError
 from motive_pipeline.files.media_file import MediaFile
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-MAX_CAPTION_BYTES = 2**16
 
 Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """One video of a source. ``relative`` names it within the source; ``caption`` is None where there is none.
+    """One video of a source. ``relative`` is its name within the source; ``caption`` is None if there is none.
 
-    ``extra`` is what the source knows beside; ``category`` is the
-    name of the sub-folder. ``metadata`` holds what the data set's own table says of the video. ``caption_file`` is where the caption stands.
+    ``extra`` holds the ``category``: the name of the sub-folder, or what the table says. ``metadata`` is what the publisher's table says of
+    the video. ``caption_file`` is the file that the caption was read from.
     """
 
     file: MediaFile
@@ -40,9 +39,10 @@ class SourceEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BadEntry:
-    """Something that looks like a video and cannot be one: a row of ``rejects``.
+    """Something that looks like a video of the source and cannot be used: a row of ``rejects``.
 
-    ``counts`` is false for what nobody asked for (a video that no row of the table names), which the gate on the share of rejects leaves out.
+    ``counts`` is false for a video that nobody asked for, such as one that no row of the table names. The gate on the share of rejects
+    leaves it out.
     """
 
     path: str
@@ -54,21 +54,21 @@ class BadEntry:
 
 @runtime_checkable
 class ClipSource(Protocol):
-    """A list of videos with captions, the same in the same order as long as nothing changes."""
+    """A list of videos with captions. It is the same, in the same order, as long as no file changes."""
 
     @property
     def key(self) -> str:
-        """The setting that names it (``clips.path``)."""
+        """The setting that names the source (``clips.path``)."""
         ...
 
     @property
     def name(self) -> str:
-        """What the column ``source`` says of its clips."""
+        """The value of the column ``source`` for its clips."""
         ...
 
     @property
     def expects(self) -> str:
-        """What it looks for, for a message to a person."""
+        """What the source looks for, for a message to a person."""
         ...
 
     def entries(self) -> Iterator[SourceEntry | BadEntry]:
@@ -80,33 +80,8 @@ class ClipSource(Protocol):
         ...
 
 
-class CaptionError(ValueError):
-    """A caption that cannot be used."""
-
-
-def parse_caption(data: bytes, name: str) -> str:
-    """The caption in the bytes of the text file ``name``: UTF-8, or UTF-16 with its mark.
-
-    Raises:
-        CaptionError: they are no such text, or far too long for a caption.
-    """
-    if len(data) > MAX_CAPTION_BYTES:
-        raise CaptionError(f"the caption file {name} has more than {MAX_CAPTION_BYTES} bytes")
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise CaptionError(f"the caption file {name} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    return one_line(text)
-
-
-def one_line(text: str) -> str:
-    """``text`` with every run of white space and line ends (U+2028 among them) and every NUL as one space."""
-    return " ".join(text.replace("\0", " ").split())
-
-
 def require_folder(path: Path, key: str) -> None:
-    """``path`` is a folder that can be listed.
+    """Check that ``path`` is a folder that can be listed.
 
     Raises:
         ConfigError: it is not; the message names ``key``.

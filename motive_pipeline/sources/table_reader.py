@@ -1,6 +1,6 @@
-"""Rows of a table of clips: CSV, JSON, JSON lines, Parquet; read one after the other, so that a file of gigabytes needs no memory.
+"""Reads tables of clips: CSV, JSON, JSON lines, Parquet. Rows are read one by one, so a file of gigabytes needs little memory.
 
-A row that cannot be read is a :class:`BadRow` with its line. A file that cannot be read at all is an error that names it: were it passed over,
+A row that cannot be read is a :class:`BadRow` with its line. A file that cannot be read at all is an error that names it: without the table,
 every clip would lose its caption.
 """
 
@@ -28,14 +28,14 @@ _LONGEST_LINE_BYTES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """A row, and where it stands (``line 7``, ``entry 7``).
+    """A row, and where it is in the table (``line 7``, ``entry 7``).
 
-    ``held`` names, for each column with bytes in it, the member of the file that the row's bytes are (parquet_videos.py); ``values`` lack them.
+    ``cells`` maps each binary column to the name of the row's cell (files/parquet_column.py). ``values`` excludes binary columns.
     """
 
     where: str
     values: dict[str, Any]
-    held: Mapping[str, str] = field(default_factory=dict)
+    cells: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class BadRow:
 
 
 def read_table(file: Path) -> Iterator[TableRow | BadRow]:
-    """Every row of ``file``, whose format its suffix tells.
+    """Every row of ``file``. The suffix tells the format.
 
     Raises:
-        MotiveError: the file is missing, or is no such table.
+        MotiveError: the file is missing, or is no table of that format.
     """
     kind = SUFFIXES.get(file.suffix.lower())
     if kind is None:
@@ -76,7 +76,7 @@ def read_json_values(file: Path) -> dict[str, Any]:
 
 
 def _csv_rows(file: Path) -> Iterator[TableRow | BadRow]:
-    """Bytes that are no UTF-8 become surrogates, so that the row that holds them can be named and the others be used."""
+    """Bytes that are not UTF-8 become surrogates, so that the row with them is reported and the other rows are used."""
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
         header: list[str] | None = None
@@ -131,7 +131,7 @@ def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:
 
 
 def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
-    """A list of objects; or an object whose keys are files and whose values are captions or objects; or lines of objects."""
+    """Reads a list of objects; or one object from files to captions or to objects; or lines of objects."""
     with file.open("rb") as opened:
         if opened.read(3) != b"\xef\xbb\xbf":
             opened.seek(0)
@@ -162,7 +162,7 @@ def _json_row(where: str, values: Any) -> TableRow | BadRow:
 
 
 def _has_lines(opened: IO[bytes]) -> bool:
-    """Whether the first lines are JSON objects by themselves, as in a JSON lines file."""
+    """Whether each of the first lines is a JSON object, as in a JSON lines file."""
     lines = [opened.readline(_LONGEST_LINE_BYTES) for _ in range(2)]
     try:
         return all(isinstance(json.loads(line), dict) for line in lines)
@@ -176,7 +176,7 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
     except pa.ArrowInvalid as error:
         raise MotiveError(f"{file}: no Parquet file ({error})") from error
     with table:
-        held = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None]
+        binary = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None]
         names = [name for column in table.schema_arrow for name in _without_bytes(column.type, column.name)]
         number = 0
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
@@ -185,11 +185,11 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
                 if values is None:
                     yield BadRow(where=f"row {number}", detail="not valid UTF-8")
                 else:
-                    yield TableRow(where=f"row {number}", values=values, held={name: cell_name(name, number) for name in held})
+                    yield TableRow(where=f"row {number}", values=values, cells={name: cell_name(name, number) for name in binary})
 
 
 def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """Each row's values; None for a row with a text that is none."""
+    """The values of each row; None for a row with a text that is not valid UTF-8."""
     try:
         yield from batch.to_pylist()
         return
@@ -203,7 +203,7 @@ def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
 
 
 def _without_bytes(kind: pa.DataType, name: str) -> Iterator[str]:
-    """The dotted names of a column's parts that hold no bytes, such as whole videos, which are not read here."""
+    """The dotted names of the parts of a column that hold no bytes. Bytes, such as whole videos, are not read here."""
     if pa.types.is_struct(kind):
         for child in kind:
             yield from _without_bytes(child.type, f"{name}.{child.name}")

@@ -1,32 +1,34 @@
-"""Clips that a table names: each row finds its file, and what does not match on either side is annotation."""
+"""Clips that a table names. Each row finds its file; rows without file and files without row are reported."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
 from motive_pipeline.files.file_stat import printable, regular_file_stat
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
-from motive_pipeline.sources.captions import annotation_of_row
+from motive_pipeline.sources.captions import CaptionError, annotation_of_row
 from motive_pipeline.sources.folder_source import FolderSource
-from motive_pipeline.sources.layouts import HELD_COLUMNS, Layout
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, CaptionError, SourceEntry, require_folder
+from motive_pipeline.sources.layouts import BYTES_COLUMNS, Layout
+from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_folder
 from motive_pipeline.sources.table_reader import BadRow, TableRow, read_json_values, read_table
+from motive_pipeline.sources.video_index import Listed, VideoIndex, bad_entry
 
 _NUMBERED_TABLE = "_with_caption_upload"
+_MAX_PATH_CHARACTERS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableSource:
     """Rows of tables joined with the videos below ``root``: plain files, and members of archives.
 
-    A row whose file is not there is ``missing_file``; a video that no row names is ``orphan_file``, and one whose name stands for another
-    already ``duplicate_name``: neither counts for the gate. A file that several rows name is one clip, the first row's caption its caption.
-    A row that holds its video as bytes needs no file.
+    A row whose file does not exist is ``missing_file``. A video that no row names is ``orphan_file``, and a second video of a name
+    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row. A row
+    that holds its video as bytes needs no file.
     """
 
     root: Path
@@ -43,21 +45,21 @@ class TableSource:
         return f"{self.key} = {self.root} with {', '.join(str(table) for table in self.tables[:3])}{' ...' * (len(self.tables) > 3)}"
 
     def entries(self) -> Iterator[SourceEntry | BadEntry]:
-        """Every row and every video without one, in the order of ``relative``.
+        """Every row and every video without a row, in the order of ``relative``.
 
         Raises:
             ConfigError: the folder is missing, or no column names the files.
             MotiveError: a table cannot be read.
         """
         require_folder(self.root, self.key)
-        videos = _Videos(self.layout.join, self._listed())
-        found: list[SourceEntry | BadEntry] = []
+        videos = VideoIndex(self.layout.join, self._videos())
+        found: list[Listed] = []
         for table in self.tables:
             found.extend(self._entry(table, row, videos) for row in self._rows(table))
-        found.extend(videos.left_over(", ".join(table.name for table in self.tables[:3])))
+        found.extend(videos.without_row(", ".join(table.name for table in self.tables[:3])))
         yield from sorted(found, key=lambda entry: entry.relative)
 
-    def _listed(self) -> Iterator[SourceEntry | BadEntry]:
+    def _videos(self) -> Iterator[Listed]:
         yield from FolderSource(root=self.root, key=self.key, without=self.without, sidecars=()).entries()
         if archives_below(self.root):
             yield from ArchiveSource(root=self.root, key=self.key, sidecars=()).entries()
@@ -70,37 +72,35 @@ class TableSource:
         else:
             yield from read_table(table)
 
-    def _entry(self, table: Path, row: TableRow | BadRow, videos: _Videos) -> SourceEntry | BadEntry:
+    def _entry(self, table: Path, row: TableRow | BadRow, videos: VideoIndex) -> Listed:
+        """The entry of one row: its file, then its annotation."""
         where = f"{row.where} of {table.name}"
         if isinstance(row, BadRow):
-            return BadEntry(
-                path=f"{table}: {row.where}", relative=f"{table.name}: {row.where}", reason="bad_row", detail=f"{where}: {row.detail}"
-            )
-        column = next((name for name in self.layout.path_columns if _named(row, name)), None)
-        held = self._held(table, row)
-        if column is None and held is None:
-            self._require_column(table, row)
-            return BadEntry(
-                path=f"{table}: {row.where}", relative=f"{table.name}: {row.where}", reason="bad_row", detail=f"{where}: it names no file"
-            )
-        found = held if column is None else self._found(table, _named(row, column), videos)
-        if isinstance(found, BadEntry) and held is not None:
-            found = held
+            return _bad_row(table, row.where, f"{where}: {row.detail}")
+        column = next((name for name in self.layout.path_columns if _file_named(row, name)), None)
+        cell = self._cell(table, row)
+        if column is None and cell is None:
+            self._require_path_column(table, row)
+            return _bad_row(table, row.where, f"{where}: it names no file")
+        found = cell if column is None else self._file(table, _file_named(row, column), videos)
+        if isinstance(found, BadEntry) and cell is not None:
+            found = cell
         assert found is not None
         if isinstance(found, BadEntry):
             return replace(found, detail=f"{where}: {found.detail}")
+        return self._annotated(found, table, row, column, where)
+
+    def _annotated(self, found: SourceEntry, table: Path, row: TableRow, column: str | None, where: str) -> Listed:
         if row.values.get("type", "video") != "video":
-            return replace(
-                _bad(found.file.location, found.relative, "not_a_video", ""), detail=f"{where}: its type is {row.values['type']!r}"
-            )
+            return bad_entry(found.file.location, found.relative, "not_a_video", f"{where}: its type is {row.values['type']!r}")
+        without = (*row.cells, column or "", "type", "category")
         try:
-            annotation = annotation_of_row(
-                row.values, caption_columns=self.layout.caption_columns, without=(*row.held, column or "", "type", "category")
-            )
+            annotation = annotation_of_row(row.values, caption_columns=self.layout.caption_columns, without=without)
         except CaptionError as error:
-            return _bad(found.file.location, found.relative, "bad_caption", f"{where}: {error}")
+            return bad_entry(found.file.location, found.relative, "bad_caption", f"{where}: {error}")
         if annotation.problem:
-            return _bad(found.file.location, found.relative, annotation.problem[0], f"{where}: {annotation.problem[1]}")
+            reason, detail = annotation.problem
+            return bad_entry(found.file.location, found.relative, reason, f"{where}: {detail}")
         category = self.category if self.category is not None else annotation.category or found.extra.get("category", "")
         return replace(
             found,
@@ -111,138 +111,71 @@ class TableSource:
             caption_file=str(table),
         )
 
-    def _require_column(self, table: Path, row: TableRow) -> None:
+    def _require_path_column(self, table: Path, row: TableRow) -> None:
         if not any(name in row.values for name in self.layout.path_columns):
             raise ConfigError(
-                f"{self.key}: no column of {table} names the videos. It has {', '.join(map(str, {**row.values, **row.held})) or 'none'}; looked for "
+                f"{self.key}: no column of {table} names the videos. It has {', '.join(map(str, {**row.values, **row.cells})) or 'none'}; looked for "
                 f"{', '.join(self.layout.path_columns)}. Name it with path_column."
             )
 
-    def _held(self, table: Path, row: TableRow) -> SourceEntry | None:
-        """The video that lies in the row itself, as bytes."""
-        column = next((name for name in (*self.layout.path_columns, *HELD_COLUMNS) if name in row.held), None)
+    def _cell(self, table: Path, row: TableRow) -> SourceEntry | None:
+        """The video that the row itself holds as bytes."""
+        column = next((name for name in (*self.layout.path_columns, *BYTES_COLUMNS) if name in row.cells), None)
         if column is None:
             return None
+        file = MediaFile(path=table, member=row.cells[column])
         beside = table.relative_to(self.root).as_posix() if table.is_relative_to(self.root) else table.name
-        file = MediaFile(path=table, member=row.held[column])
-        return SourceEntry(file=file, relative=f"{beside}{MEMBER_MARK}{file.member}", caption=None, extra={"category": ""})
+        return _without_annotation(file, f"{beside}{MEMBER_MARK}{file.member}")
 
-    def _found(self, table: Path, named: str, videos: _Videos) -> SourceEntry | BadEntry:
+    def _file(self, table: Path, named: str, videos: VideoIndex) -> Listed:
+        """The file that a row calls ``named``."""
         shown = printable(named)
-        if "\0" in named or len(named) > 4096:
-            cut = shown.replace("\0", " ")[:300]
-            return _bad(Path(cut), cut, "bad_file_name", "no file can have this name")
+        if "\0" in named or len(named) > _MAX_PATH_CHARACTERS:
+            shown = shown.replace("\0", " ")[:300]
+            return bad_entry(Path(shown), shown, "bad_file_name", "no file can have this name")
         if self.layout.join != "path":
             key = f"{_subset(table)}/{named}" if self.layout.join == "number" else named
-            found = videos.take(key)
-            return found or _bad(self.root / shown, shown, "missing_file", f"no video {shown} below {self.root}")
+            return videos.take(key) or bad_entry(self.root / shown, shown, "missing_file", f"no video {shown} below {self.root}")
+        return self._file_at(table, named, shown, videos)
+
+    def _file_at(self, table: Path, named: str, shown: str, videos: VideoIndex) -> Listed:
+        """The file at the path ``named``, tried from the layout's sub-folder, from the table's folder and from ``root``."""
         bases = [table.parent / self.layout.below, table.parent, self.root]
         candidates = [Path(os.path.normpath(base / named)) for base in bases]
-        if not any(path.is_relative_to(folder) for path in candidates for folder in (table.parent, self.root)):
-            return _bad(candidates[0], shown, "outside_folder", f"{shown} leads out of {self.root}, and only what lies in there is read")
+        inside = [path for path in candidates if any(path.is_relative_to(folder) for folder in (table.parent, self.root))]
+        if not inside:
+            return bad_entry(
+                candidates[0], shown, "outside_folder", f"{shown} leads out of {self.root}, and only what lies in there is read"
+            )
         for path in candidates:
             if found := videos.take_path(path):
                 return found
-        inside = next(path for path in candidates if any(path.is_relative_to(folder) for folder in (table.parent, self.root)))
-        return self._unlisted(inside, shown) or videos.take(shown) or _bad(inside, shown, "missing_file", f"no file {shown}")
-
-    def _unlisted(self, path: Path, shown: str) -> SourceEntry | BadEntry | None:
-        """A file that is there, but that the list of videos has not: one of another suffix, or outside ``root``."""
-        try:
-            file = MediaFile(path=path, stat=regular_file_stat(path))
-        except RejectRow as rejection:
-            return None if rejection.reason == "missing_file" else _bad(path, shown, rejection.reason, rejection.detail)
-        return SourceEntry(file=file, relative=shown, caption=None, extra={"category": ""})
+        unlisted = _unlisted(inside[0], shown)
+        return unlisted or videos.take(shown) or bad_entry(inside[0], shown, "missing_file", f"no file {shown}")
 
 
-def _named(row: TableRow, column: str) -> str:
+def _unlisted(path: Path, shown: str) -> Listed | None:
+    """A file that exists, but is not among the listed videos: it has another suffix, or is outside ``root``."""
+    try:
+        file = MediaFile(path=path, stat=regular_file_stat(path))
+    except RejectRow as rejection:
+        return None if rejection.reason == "missing_file" else bad_entry(path, shown, rejection.reason, rejection.detail)
+    return _without_annotation(file, shown)
+
+
+def _without_annotation(file: MediaFile, relative: str) -> SourceEntry:
+    return SourceEntry(file=file, relative=relative, caption=None, extra={"category": ""})
+
+
+def _bad_row(table: Path, where: str, detail: str) -> BadEntry:
+    return BadEntry(path=f"{table}: {where}", relative=f"{table.name}: {where}", reason="bad_row", detail=detail)
+
+
+def _file_named(row: TableRow, column: str) -> str:
     """The file that ``column`` names: a text, or the ``path`` of a struct."""
     value = row.values.get(column)
     value = value.get("path") if isinstance(value, dict) else value
     return "" if value is None else str(value)
-
-
-@dataclass
-class _Videos:
-    """The videos below a folder by what a row may call them, and which of them rows have taken."""
-
-    join: str
-    listed: Iterable[SourceEntry | BadEntry]
-    _by_path: dict[Path, SourceEntry | BadEntry] = field(default_factory=dict)
-    _by_key: dict[str, SourceEntry | BadEntry] = field(default_factory=dict)
-    _twice: dict[Path, str] = field(default_factory=dict)
-    _taken: set[Path] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        key_of: Callable[[str], str] = {"name": _name, "stem": _stem, "number": _number, "path": lambda name: name}[self.join]
-        for entry in self.listed:
-            path = _location(entry)
-            self._by_path[path] = entry
-            key = key_of(entry.relative.replace(MEMBER_MARK, "/") if self.join == "number" else entry.relative.rpartition(MEMBER_MARK)[2])
-            first = self._by_key.setdefault(key, entry)
-            if first is not entry and self.join != "path":
-                self._twice[path] = first.relative
-
-    def take(self, key: str) -> SourceEntry | BadEntry | None:
-        """The video that a row calls ``key``."""
-        wanted = {"name": _name, "stem": _stem, "number": _whole_number, "path": lambda name: name}[self.join](key)
-        return self._take(self._by_key.get(wanted))
-
-    def take_path(self, path: Path) -> SourceEntry | BadEntry | None:
-        """The video at ``path``."""
-        return self._take(self._by_path.get(path))
-
-    def _take(self, found: SourceEntry | BadEntry | None) -> SourceEntry | BadEntry | None:
-        if found is not None:
-            self._taken.add(_location(found))
-        return found
-
-    def left_over(self, tables: str) -> Iterator[BadEntry]:
-        """What no row has taken."""
-        for path, entry in self._by_path.items():
-            if path in self._taken:
-                continue
-            if isinstance(entry, BadEntry):
-                yield replace(entry, counts=entry.reason.endswith("_archive"))
-            elif path in self._twice:
-                detail = f"has the name of {self._twice[path]}, which the row was given to"
-                yield _bad(path, entry.relative, "duplicate_name", detail, counts=False)
-            else:
-                yield _bad(path, entry.relative, "orphan_file", f"no row of {tables} names it", counts=False)
-
-
-def _location(entry: SourceEntry | BadEntry) -> Path:
-    return Path(entry.path if isinstance(entry, BadEntry) else entry.file.location)
-
-
-def _bad(path: Path | str, relative: str, reason: str, detail: str, *, counts: bool = True) -> BadEntry:
-    return BadEntry(path=printable(str(path)), relative=relative, reason=reason, detail=detail, counts=counts)
-
-
-def _name(text: str) -> str:
-    return PurePosixPath(text.replace("\\", "/")).name
-
-
-def _stem(text: str) -> str:
-    """The file's name without the ending of a video; other dots belong to it."""
-    name = _name(text)
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in VIDEO_SUFFIXES else name
-
-
-def _number(relative: str) -> str:
-    """4DNeX: ``<subset>/<number>``. The number is the file's stem or, in ``static_1``, the folder below the subset's."""
-    folders, name = relative.split("/")[:-1], _stem(relative)
-    if folders and name.isdecimal():
-        return f"{folders[-1]}/{int(name)}"
-    if len(folders) > 1 and folders[-1].isdecimal():
-        return f"{folders[-2]}/{int(folders[-1])}"
-    return relative
-
-
-def _whole_number(key: str) -> str:
-    subset, _, number = key.rpartition("/")
-    return f"{subset}/{int(number)}" if number.strip().isdecimal() else key
 
 
 def _subset(table: Path) -> str:
@@ -250,7 +183,7 @@ def _subset(table: Path) -> str:
 
 
 def _whole_file(file: Path) -> TableRow | BadRow:
-    """cosmos-curate: one JSON file a clip."""
+    """cosmos-curate: one JSON file for each clip."""
     try:
         return TableRow(where="the object", values=read_json_values(file))
     except (ValueError, OSError) as error:
@@ -261,7 +194,7 @@ def _paired_lines(videos: Path) -> Iterator[TableRow]:
     """finetrainers: ``videos.txt`` and ``prompts.txt`` (or prompt, caption, captions), line by line.
 
     Raises:
-        MotiveError: they are not equally long: a caption with a line end in it would shift all that follow.
+        MotiveError: the files have different numbers of lines. A caption with a line end in it would shift all captions behind it.
     """
     beside = [videos.with_name(f"{name}.txt") for name in ("prompts", "prompt", "captions", "caption")]
     prompts = next((file for file in beside if file.is_file()), None)

@@ -49,9 +49,3 @@ def digest_file(path: Path) -> str:
     """All 64 hex digits of the SHA-256 of a file's bytes, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_folder(folder: Path) -> str:
-    """32 hex digits over every file below ``folder``: relative name and bytes, in name order."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return digest([[path.relative_to(folder).as_posix(), digest_file(path)] for path in files])

@@ -1,5 +1,8 @@
 """Score tables: Parquet files in ``scores/v<N>/``, a manifest swapped last, and DuckDB views over one version.
 
+The manifest has size and SHA-256 of each file. Tables that are not whole count as none; they are made again from the publications, each of
+which keeps its own pieces (:func:`store_pieces`).
+
 A version is a folder ``<table>/<piece>.parquet``; a new version links the files it does not replace. Each asset owns its pieces
 (``influence/motive.parquet``), so that two assets never write the same file. A shell that has opened ``scores.duckdb`` keeps
 seeing, whole, the version that file pointed to.
@@ -9,12 +12,14 @@ from __future__ import annotations
 
 import fcntl
 import filecmp
-import json
+import logging
 import os
 import re
 import shutil
 import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
@@ -23,9 +28,18 @@ import pyarrow.parquet as pq
 
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.integrity import Files, altered, file_hash, files_of, missing_or_cut
+from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.views import ViewsFile, create_views
 
+log = logging.getLogger(__name__)
+
 KEEP_VERSIONS = 5
+_ATTEMPTS = 10
+"""How often a version that is pruned while it is opened is looked for again."""
+
+Pieces = dict[tuple[str, str], pd.DataFrame | Path]
+"""(table, piece) -> its rows, or a Parquet file with them, which nobody writes to afterwards."""
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -102,15 +116,50 @@ class ScoreTables:
         self.duckdb_file = state / "scores.duckdb"
         self._views_file = ViewsFile(self.duckdb_file)
         self.manifest = self.folder / "manifest.json"
+        self._damage: str | None = None
 
     def version(self) -> Path | None:
-        """The folder of the current version, if any was published."""
-        if not self.manifest.exists():
+        """The folder of the current version; None when nothing was published, or when a file of it is missing or cut (the log says which)."""
+        try:
+            saved = read_sealed(self.manifest)
+        except FileNotFoundError:
             return None
-        name = json.loads(self.manifest.read_text(encoding="utf-8"))["version"]
-        return self.folder / name
+        except Damaged as error:
+            return self._not_whole(str(error))
+        version = self.folder / saved["version"]
+        wrong = missing_or_cut(version, saved["files"])
+        return self._not_whole(f"{version}: {wrong}") if wrong else version
 
-    def publish(self, pieces: dict[tuple[str, str], pd.DataFrame | Path]) -> None:
+    def damages(self) -> Iterator[str]:
+        """What is wrong with the files of the current version, their content included. Damaged tables count as none from now on."""
+        if self.version() is None:
+            yield from [self._damage] if self._damage else []
+            return
+        saved = read_sealed(self.manifest)
+        wrong = list(altered(self.folder / saved["version"], saved["files"]))
+        if wrong:
+            self.manifest.unlink()
+        yield from (f"{self.folder / saved['version']}: {each}" for each in wrong)
+
+    def piece(self, table: str, piece: str) -> pd.DataFrame | None:
+        """The rows of one piece, None when there is none or it cannot be read."""
+        version = self.version()
+        file = version / piece_file(table, piece) if version else None
+        try:
+            return None if file is None else pd.read_parquet(file)
+        except (FileNotFoundError, pa.ArrowException) as error:
+            log.debug("%s: %s", file, error)
+            return None
+
+    def _files(self, version: Path | None) -> Files:
+        return {} if version is None else read_sealed(self.manifest)["files"]
+
+    def _not_whole(self, what: str) -> None:
+        if what != self._damage:
+            log.warning("the score tables are not whole: %s. `motive run` makes them again; all results are kept.", what)
+        self._damage = what
+
+    def publish(self, pieces: Pieces) -> None:
         """A new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path.
 
         Such a file is linked, not copied: nobody may write to it afterwards.
@@ -130,7 +179,9 @@ class ScoreTables:
             shutil.rmtree(target)
             self.refresh_views()
             return
-        atomic.write_json(self.manifest, {"version": target.name})
+        linked = {name: mark for name, mark in self._files(current).items() if current and _same_file(current / name, target / name)}
+        write_sealed(self.manifest, {"version": target.name, "files": files_of(target, known=linked)})
+        self._damage = None
         self.refresh_views()
         self._prune()
 
@@ -162,13 +213,12 @@ class ScoreTables:
         if version is not None:
             self._views_file.show(version, _views(version))
 
-    def _fill(self, temp: Path, current: Path | None, pieces: dict[tuple[str, str], pd.DataFrame | Path]) -> bool:
+    def _fill(self, temp: Path, current: Path | None, pieces: Pieces) -> bool:
         """Write the version's files into ``temp``; whether any differs from ``current``."""
         if current is not None:
             for file in current.rglob("*.parquet"):
                 target = temp / file.relative_to(current)
-                target.parent.mkdir(exist_ok=True)
-                _link(file, target)
+                atomic.link_or_copy(file, target)
         changed = current is None
         for table, schema in TABLES.items():
             (temp / table).mkdir(exist_ok=True)
@@ -178,15 +228,10 @@ class ScoreTables:
                 pq.write_table(schema.empty_table(), empty)
                 changed = True
         for (table, piece), content in pieces.items():
-            file = temp / table / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', piece)}.parquet"
+            file = temp / piece_file(table, piece)
             old = current / file.relative_to(temp) if current is not None and file.exists() else None
             file.unlink(missing_ok=True)
-            if isinstance(content, Path):
-                _link(content, file)
-            else:
-                pq.write_table(
-                    pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file
-                )
+            _put_piece(table, content, file)
             changed = changed or old is None or not filecmp.cmp(old, file, shallow=False)
         return changed
 
@@ -196,7 +241,10 @@ class ScoreTables:
         Raises:
             MotiveError: nothing was published yet.
         """
-        while (version := self.version()) is not None:
+        for _ in range(_ATTEMPTS):
+            version = self.version()
+            if version is None:
+                break
             try:
                 descriptor = os.open(version, os.O_RDONLY)
             except FileNotFoundError:  # pruned since the manifest was read: there is a newer one
@@ -206,6 +254,8 @@ class ScoreTables:
                 weakref.finalize(self, os.close, descriptor)
                 return version
             os.close(descriptor)
+        if self._damage:
+            raise MotiveError(f"the score tables are not whole: {self._damage}. `motive run` makes them again; all results are kept.")
         raise MotiveError(f"no scores below {self.folder} yet. Run `motive run` first.")
 
     def _prune(self) -> None:
@@ -237,12 +287,42 @@ def _is_read(version: Path) -> bool:
     return False
 
 
-def _link(source: Path, target: Path) -> None:
-    """``source`` at ``target`` as well; a copy across file systems."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _same_file(one: Path, other: Path) -> bool:
+    return other.exists() and os.path.samefile(one, other)
+
+
+def piece_file(table: str, piece: str) -> str:
+    """Where a piece lies in a version, or in the scores of a publication."""
+    return f"{table}/{re.sub(r'[^A-Za-z0-9_.-]', '_', piece)}.parquet"
+
+
+def store_pieces(folder: Path, pieces: Mapping[tuple[str, str], pd.DataFrame | Path], name: str) -> dict[str, Sequence[Any]]:
+    """Keep ``pieces`` in ``folder`` (called ``name`` in the result), and give size and hash of each file. Files that are equal stay."""
+    marks: dict[str, Sequence[Any]] = {}
+    for (table, piece), content in pieces.items():
+        file = folder / piece_file(table, piece)
+        atomic.make_folder(file.parent)
+        temp = atomic.temp_beside(file)
+        try:
+            _put_piece(table, content, temp)
+            if not file.exists() or not filecmp.cmp(temp, file, shallow=False):
+                atomic.replace(temp, file)
+        finally:
+            temp.unlink(missing_ok=True)
+        marks[f"{name}/{piece_file(table, piece)}"] = [file.stat().st_size, file_hash(file)]
+    return marks
+
+
+def stored_pieces(folder: Path) -> Pieces:
+    """The pieces that :func:`store_pieces` kept in ``folder``."""
+    return {(file.parent.name, file.stem): file for file in folder.glob("*/*.parquet") if file.parent.name in TABLES}
+
+
+def _put_piece(table: str, content: pd.DataFrame | Path, file: Path) -> None:
+    if isinstance(content, Path):
+        atomic.link_or_copy(content, file)
+    else:
+        pq.write_table(pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file)
 
 
 def _quote(text: str) -> str:

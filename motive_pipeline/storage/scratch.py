@@ -1,15 +1,27 @@
-"""A folder for what is being made: it lies under the root, so that a finished file moves into a publication without being copied."""
+"""Folders below ``work/``: for what is being made, and for finished pieces of work that a publication links to.
+
+They lie under the root, so that a finished file moves into a publication without being copied.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.integrity import altered, file_hash, files_of
+from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+MARKS = "files.json"
 
 
 @contextmanager
@@ -32,8 +44,57 @@ def move_children(source: Path, target: Path) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Every file of ``source`` at the same place below ``target``, as a hard link: for files that nobody changes any more."""
+    """Every file of ``source`` at the same place below ``target``, as a hard link (a copy where there are none): nobody changes it any more."""
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.link(file, place)
+        atomic.link_or_copy(file, target / file.relative_to(source))
+
+
+def save_work(folder: Path, name: str, record: dict[str, Any]) -> None:
+    """Finish a piece of work in ``folder``: write ``record`` as ``name``, and size and hash of every file as :data:`MARKS`."""
+    atomic.write_json(folder / name, record)
+    write_sealed(folder / MARKS, {"files": files_of(folder)})
+
+
+def load_work(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of a finished piece of work; None when there is none, or when one of its files is no longer what it was (the log says which).
+
+    What is damaged is removed, so that it can be made again.
+    """
+    try:
+        wrong = next(altered(folder, read_sealed(folder / MARKS)["files"]), None)
+    except FileNotFoundError:
+        wrong = f"{MARKS} is missing"
+    except Damaged as error:
+        wrong = f"{MARKS} {error.what}"
+    if wrong is None:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    if folder.exists():
+        log.warning("%s: %s; it counts as missing and is made again", folder, wrong)
+        atomic.remove(folder)
+    return None
+
+
+def finish_file(unfinished: Path, file: Path) -> None:
+    """Move a finished file of work to ``file``, and note its size and hash beside it."""
+    marks = {"files": {file.name: (unfinished.stat().st_size, file_hash(unfinished))}}
+    atomic.replace(unfinished, file)
+    write_sealed(marks_of(file), marks)
+
+
+def is_finished(file: Path) -> bool:
+    """Whether ``file`` was finished and still has its content. One that has not is removed, so that it can be made again (the log says why)."""
+    try:
+        wrong = next(altered(file.parent, read_sealed(marks_of(file))["files"]), None)
+    except FileNotFoundError:
+        wrong = f"{marks_of(file).name} is missing"
+    except Damaged as error:
+        wrong = str(error)
+    if wrong is not None and file.exists():
+        log.warning("%s: %s; it counts as missing and is made again", file, wrong)
+        atomic.remove(file)
+    return wrong is None
+
+
+def marks_of(file: Path) -> Path:
+    """Where size and hash of a finished file stand."""
+    return file.with_suffix(".json")

@@ -1,15 +1,15 @@
 """What lies below the root that no current setting uses: old rows, publications, trainings and videos.
 
-Nothing is removed but by :func:`remove`. The files of a finished training and a finished video have two names, in ``work/`` and in the
+Only :func:`remove` deletes anything. The files of a finished training and a finished video have two names, in ``work/`` and in the
 publication; so what ``work/`` holds is in use exactly when publications that count hold all of it, too.
+
+Only folders that the pipeline makes are looked at, and links are not followed: a link to another disk stays, and so does what it leads to.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from pathlib import Path
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.storage.publication import DAMAGED, RECORD
+from motive_pipeline.storage.scratch import marks_of
+from motive_pipeline.storage.workspace import POINTER, Publication, Workspace
 
 WORK = {"finetune": "finetuned_checkpoint", "videos": "generated_videos"}
 """Folders of ``work/`` and the asset whose parts they keep; such parts may be unfinished work while one of its arms is stale."""
@@ -43,16 +45,17 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     fingerprints = {ws.config.row_fingerprint(stage) for stage in STAGES}
     fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
     found = {path: "a publication that no longer counts" for path in _publications(ws.root) if path not in kept}
-    found |= {path: "rows of other settings" for path in _children(ws.root / "rows") if path.name not in fingerprints}
-    scratch = ws.root / "work" / "scratch"
-    found |= {path: "a killed run left it" for depth in ("*", "*/*") for path in scratch.glob(f"{depth}/{atomic.TEMP_PREFIX}*")}
+    found |= {path: "rows of other settings" for path in _grandchildren(ws.root / "rows") if path.name not in fingerprints}
+    scratch = _children(ws.root / "work" / "scratch")
+    for folder in (*scratch, *(lane for path in scratch for lane in _children(path))):
+        found |= {path: "a killed run left it" for path in _children(folder) if _is_leftover(path)}
     in_use = {_inode(status) for path in kept for _, status in _files(path)}
     for name, asset in WORK.items():
         if any(each.split("/")[0] == asset for each in stale):
             continue
-        for path in _children(ws.root / "work" / name):
+        for path in _grandchildren(ws.root / "work" / name):
             if any(_inode(status) not in in_use for file, status in _files(path) if file.suffix != ".json"):
-                found[path] = f"no published {asset} holds it"
+                found |= {each: f"no published {asset} holds it" for each in (path, marks_of(path)) if each.exists()}
     return _sized(found)
 
 
@@ -62,9 +65,9 @@ def remove(found: Sequence[Unused]) -> None:
     Each goes under a name that nothing reads first, so that a run killed meanwhile leaves no half of it behind that could be taken for whole.
     """
     for each in found:
-        gone = each.path.with_name(f"{atomic.TEMP_PREFIX}{uuid.uuid4().hex[:12]}")
+        gone = atomic.temp_beside(each.path)
         os.rename(each.path, gone)
-        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+        atomic.remove(gone)
 
 
 def _published(ws: Workspace, asset: str) -> Publication | None:
@@ -76,14 +79,22 @@ def _published(ws: Workspace, asset: str) -> Publication | None:
 
 def _publications(root: Path) -> Iterator[Path]:
     """Every version that any asset has published, and what a killed run left beside them."""
-    for pattern in ("published/*/current.json", "published/*/*/current.json"):
-        for pointer in root.glob(pattern):
-            yield from (path for path in pointer.parent.iterdir() if (path / "publication.json").exists() or _is_leftover(path))
+    assets = _children(root / "published")
+    for folder in (*assets, *(lane for asset in assets for lane in _children(asset))):
+        if (folder / POINTER).exists():
+            yield from (
+                path for path in _children(folder) if any((path / name).exists() for name in (RECORD, DAMAGED)) or _is_leftover(path)
+            )
 
 
 def _children(folder: Path) -> list[Path]:
+    """What lies in ``folder``; nothing when it is a link, or not there."""
+    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+
+
+def _grandchildren(folder: Path) -> list[Path]:
     """What lies two levels below ``folder``."""
-    return sorted(folder.glob("*/*"))
+    return [path for child in _children(folder) for path in _children(child)]
 
 
 def _is_leftover(path: Path) -> bool:
@@ -92,7 +103,8 @@ def _is_leftover(path: Path) -> bool:
 
 def _files(path: Path) -> list[tuple[Path, os.stat_result]]:
     """Every file at or below ``path``."""
-    return [(file, file.stat()) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    return [(file, file.lstat()) for file in files if file.is_symlink() or file.is_file()]
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class ViewsFile:
     def show(self, version: Path, views: Mapping[str, str]) -> None:
         """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user has it in use or has things in it."""
         second_name = self._names / f"{version.name}-{digest(str(version))[:8]}.duckdb"
-        if _same_file(self.path, second_name):
+        if _same_file(self.path, second_name) and _is_database(self.path):
             return
         if reason := self._hands_off(set(views)):
             self._tell(reason)
@@ -70,7 +70,7 @@ class ViewsFile:
 
     def _hands_off(self, ours: set[str]) -> str | None:
         """Why the file must not be replaced, or None. Looks at a copy, since to open the file would lock out a shell."""
-        if not self.path.exists():
+        if not self.path.exists() or not _is_database(self.path):  # cut or zeroed: nothing in it can be anybody's
             return None
         if self._wal.exists():
             return "a shell has unsaved work in it (.wal)"
@@ -123,6 +123,12 @@ def create_views(connection: duckdb.DuckDBPyConnection, views: Mapping[str, str]
     for name, select in views.items():
         connection.execute(f"CREATE VIEW {name} AS {select}")
     connection.commit()
+
+
+def _is_database(file: Path) -> bool:
+    """Whether the file begins as DuckDB's files do."""
+    with file.open("rb") as opened:
+        return opened.read(12)[8:] == b"DUCK"
 
 
 def _identity(file: Path) -> tuple[int, ...]:

@@ -3,18 +3,18 @@
 A publication is an immutable folder ``published/<asset>/<data version>-<fingerprint>/``; ``current.json`` beside it names the one that
 counts. Whoever reads an asset reads that one. Two publications with equal content have the same data version, whatever made them.
 Inside, ``data/`` is what the asset is (a Zarr group, tables, a model) and nothing else; what the pipeline notes about it lies beside:
-``publication.json``, ``rejects.parquet`` and, for some, ``preview.png`` or the key of a blind study.
+``publication.json``, ``rejects.parquet`` and, for some, ``scores/`` (its pieces of the score tables), ``preview.png`` or the key of a blind
+study. ``publication.json`` has size and SHA-256 of every file (publication.py).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
+import logging
+import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,65 +26,34 @@ from motive_pipeline.errors import NotPublished
 from motive_pipeline.graph import STAGES, Graph
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.integrity import altered, files_of
 from motive_pipeline.storage.layout import require_known_layout
 from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.merging import merge
+from motive_pipeline.storage.publication import (
+    DAMAGED,
+    DATA,
+    PREVIEW,
+    RECORD,
+    REJECTS,
+    SCORES,
+    Publication,
+    Reject,
+    RowCounts,
+    RowIndexes,
+    what_is_wrong,
+)
 from motive_pipeline.storage.rows import RowStore
-from motive_pipeline.storage.scores import TABLES, ScoreTables
+from motive_pipeline.storage.scores import TABLES, Pieces, ScoreTables, store_pieces, stored_pieces
+from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+
+__all__ = ["REJECT_COLUMNS", "Publication", "Reject", "RowCounts", "Workspace"]
+
+log = logging.getLogger(__name__)
 
 REJECT_COLUMNS = tuple(TABLES["rejects"].names)
-_DATA, _RECORD, _REJECTS, _PREVIEW = "data", "publication.json", "rejects.parquet", "preview.png"
+POINTER = "current.json"
 _LIBRARIES = ("torch", "diffusers", "transformers", "zarr", "av", "numpy", "opencv-python-headless", "motive-pipeline")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowCounts:
-    """How many rows a stage computed, found already there, and rejected."""
-
-    computed: int = 0
-    reused: int = 0
-    rejected: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reject:
-    """One file or clip that a stage could not use. ``clip_id`` is empty when it is not known."""
-
-    path: str
-    clip_id: str
-    stage: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Publication:
-    """What an asset has published: where it lies, its data version, and what a person reads about it.
-
-    ``facts`` are named numbers, texts or tables (lists of dicts); ``preview`` is a PNG, or None.
-    """
-
-    asset: str
-    folder: Path
-    """Everything of this publication; appeared in one step."""
-    data_version: str
-    fingerprint: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    counts: RowCounts = RowCounts()
-    preview: Path | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def path(self) -> Path:
-        """The data: what ``motive path`` prints and, for arrays, ``zarr.open`` takes."""
-        return self.folder / _DATA
-
-    def table(self, name: str) -> pd.DataFrame:
-        """``<name>.parquet`` of the data."""
-        return pd.read_parquet(self.path / f"{name}.parquet")
-
-    def rejects(self) -> pd.DataFrame:
-        """The rows this stage rejected: path, clip_id, stage, reason, detail."""
-        return pd.read_parquet(self.folder / _REJECTS)
 
 
 class Workspace:
@@ -102,6 +71,17 @@ class Workspace:
         self.scores = ScoreTables(self.root, self.state)
         self.lock = FileLock(self.state / "run.lock", f"the store {self.root}")
         self._stores: dict[str, RowStore] = {}
+        self._indexes = RowIndexes(self.store_at)
+        self._checked: set[Path] = set()
+        self._unmarked: dict[Path, str] = {}
+        """Damaged publications of a root that can only be read, and what is wrong with each."""
+        self._num_damaged = 0
+        self._told: set[str] = set()
+
+    @property
+    def losses(self) -> int:
+        """How often this process has found rows or publications missing or damaged. What read them may work when they are made again."""
+        return self._num_damaged + sum(store.losses for store in self._stores.values())
 
     @cached_property
     def graph(self) -> Graph:
@@ -128,25 +108,64 @@ class Workspace:
         """What ``asset`` (``latents``, ``influence_matrix/motive``) has published last.
 
         Raises:
-            NotPublished: nothing yet, or its folder has gone.
+            NotPublished: nothing yet, or a file of it is missing, cut or altered, or rows that it lists have gone.
         """
-        pointer = self._folder(asset) / "current.json"
-        if not pointer.exists():
-            raise NotPublished(f"{asset} has not been materialized yet below {self.root}. Run `motive run`, or materialize it in the UI.")
-        folder = pointer.parent / json.loads(pointer.read_text(encoding="utf-8"))["version"]
-        if not _is_whole(folder):
-            raise NotPublished(f"{asset}: its published folder {folder} is missing or not whole. Run `motive run` to make it again.")
-        saved = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        return Publication(
-            asset=asset,
-            folder=folder,
-            data_version=saved["data_version"],
-            fingerprint=saved["fingerprint"],
-            facts=saved["facts"],
-            counts=RowCounts(**saved["counts"]),
-            preview=folder / saved["preview"] if saved["preview"] else None,
-            provenance=saved["provenance"],
+        pointer = self._folder(asset) / POINTER
+        try:
+            folder = pointer.parent / read_sealed(pointer)["version"]
+        except FileNotFoundError:
+            raise NotPublished(
+                f"{asset} has not been materialized yet below {self.root}. Run `motive run`, or materialize it in the UI."
+            ) from None
+        except Damaged as error:
+            raise self._not_whole(asset, str(error)) from error
+        if wrong := self._unmarked.get(folder) or what_is_wrong(folder) or self._indexes.what_is_wrong(folder):
+            raise self._not_whole(asset, f"its published folder {folder} is missing or not whole ({wrong})")
+        return Publication.read(asset, folder, check=lambda: self._check(asset, folder))
+
+    def damages(self) -> Iterator[str]:
+        """Check every file of every current publication, and say what is wrong with which. Such a publication counts as not published now."""
+        for asset in self.assets():
+            try:
+                publication = self.published(asset)
+                self._checked.discard(publication.folder)
+                self._check(asset, publication.folder)
+            except NotPublished as error:
+                yield str(error)
+
+    def assets(self) -> list[str]:
+        """Every asset below the root that has a pointer to a publication, of the current settings or not."""
+        folder = self.root / "published"
+        return sorted(
+            pointer.parent.relative_to(folder).as_posix() for depth in ("*", "*/*") for pointer in folder.glob(f"{depth}/{POINTER}")
         )
+
+    def _check(self, asset: str, folder: Path) -> None:
+        """Compare every file with its hash, once in this process.
+
+        Raises:
+            NotPublished: one was altered.
+        """
+        if folder in self._checked:
+            return
+        wrong = next(altered(folder, read_sealed(folder / RECORD)["files"]), None)
+        if wrong is None:
+            self._checked.add(folder)
+            return
+        self._num_damaged += 1
+        try:
+            os.rename(folder / RECORD, folder / DAMAGED)
+        except OSError as error:
+            log.debug("%s cannot be marked as damaged: %s", folder, error)
+            self._unmarked[folder] = wrong
+        raise self._not_whole(asset, f"{folder}: {wrong}")
+
+    def _not_whole(self, asset: str, what: str) -> NotPublished:
+        message = f"{asset}: {what}. It counts as not published: `motive run` makes it again. All other results are kept."
+        if message not in self._told:
+            log.warning("%s", message)
+        self._told.add(message)
+        return NotPublished(message)
 
     def has_published(self, asset: str) -> bool:
         """Whether :meth:`published` would give something."""
@@ -184,7 +203,7 @@ class Workspace:
         data_version = digest(content, digest_frame(reject_frame))
         name = f"{data_version[:16]}-{fingerprint[:8]}"
         target = self._folder(asset) / name
-        is_known = _is_whole(target)
+        is_known = what_is_wrong(target) is None
         counts = counts or (RowCounts(reused=table_rows) if is_known else RowCounts(computed=table_rows))
         saved = {
             "asset": asset,
@@ -192,28 +211,50 @@ class Workspace:
             "fingerprint": fingerprint,
             "facts": facts or {},
             "counts": vars(counts),
-            "preview": _PREVIEW if preview else None,
+            "preview": PREVIEW if preview else None,
             "provenance": self.provenance(asset),
         }
+        pieces: Pieces = dict(scores or {})
         if is_known:
-            atomic.write_json(target / _RECORD, saved)
+            files = read_sealed(target / RECORD)["files"] | store_pieces(target / SCORES, pieces, SCORES)
+            write_sealed(target / RECORD, saved | {"files": files})
         else:
-            shutil.rmtree(target, ignore_errors=True)  # what a hand left of it
+            atomic.remove(target)  # what a hand or a fault of the disk left of it
             with atomic.new_folder(target) as folder:
-                (folder / _DATA).mkdir()
-                write(folder / _DATA)
+                (folder / DATA).mkdir()
+                write(folder / DATA)
                 if beside:
                     beside(folder)
                 if preview:
-                    preview(folder / _PREVIEW)
-                reject_frame.to_parquet(folder / _REJECTS, index=False)
-                atomic.write_json(folder / _RECORD, saved)
-        pieces = dict(scores or {})
-        pieces["rejects", asset] = reject_frame
-        pieces["runs", asset] = self._runs(asset, fingerprint, started, counts)
-        self.scores.publish(pieces)
-        atomic.write_json(self._folder(asset) / "current.json", {"version": name})
+                    preview(folder / PREVIEW)
+                reject_frame.to_parquet(folder / REJECTS, index=False)
+                store_pieces(folder / SCORES, pieces, SCORES)
+                write_sealed(folder / RECORD, saved | {"files": files_of(folder)})
+            self._checked.add(target)
+        rebuilt = self._score_pieces() if self.scores.version() is None else {}
+        new: Pieces = {("rejects", asset): reject_frame, ("runs", asset): self._runs(asset, fingerprint, started, counts)}
+        self.scores.publish(rebuilt | stored_pieces(target / SCORES) | new)
+        write_sealed(self._folder(asset) / POINTER, {"version": name})
+        for store in self._stores.values():
+            merge(store)
         return self.published(asset)
+
+    def restore_scores(self) -> None:
+        """Make the score tables anew from the publications when they are missing or damaged. The caller holds the root's lock."""
+        if self.scores.version() is None and (pieces := self._score_pieces()):
+            log.warning(
+                "the score tables are made again from %d publications; of earlier runs the table `runs` knows nothing", len(self.assets())
+            )
+            self.scores.publish(pieces)
+
+    def _score_pieces(self) -> Pieces:
+        """The pieces of the score tables that the current publications hold."""
+        pieces: Pieces = {}
+        for asset in self.assets():
+            if self.has_published(asset):
+                publication = self.published(asset)
+                pieces |= stored_pieces(publication.folder / SCORES) | {("rejects", asset): publication.folder / REJECTS}
+        return pieces
 
     def provenance(self, asset: str) -> dict[str, Any]:
         """What ``asset`` is made from: settings, code version, the published versions of its inputs (None: not published), libraries, machine."""
@@ -247,15 +288,8 @@ class Workspace:
             "rows_computed": counts.computed,
             "rows_reused": counts.reused,
         }
-        version = self.scores.version()
-        file = version / "runs" / f"{asset.replace('/', '_')}.parquet" if version else None
-        if file is None or not file.exists():
-            return pd.DataFrame([row])
-        return pd.concat([pd.read_parquet(file), pd.DataFrame([row])], ignore_index=True)
-
-
-def _is_whole(folder: Path) -> bool:
-    return (folder / _DATA).is_dir() and all((folder / name).is_file() for name in (_RECORD, _REJECTS))
+        before = self.scores.piece("runs", asset)
+        return pd.DataFrame([row]) if before is None else pd.concat([before, pd.DataFrame([row])], ignore_index=True)
 
 
 def _version(library: str) -> str:

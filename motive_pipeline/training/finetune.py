@@ -21,7 +21,7 @@ from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import link_tree
+from motive_pipeline.storage.scratch import link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.training.loop import Shape, finetune
 
@@ -108,9 +108,9 @@ def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[
     settings = _settings(ws)
     key = digest(STAGE, STAGES[STAGE].version, base, settings, content, number)
     folder = ws.root / "work" / "finetune" / base[:16] / key
-    if (folder / RECORD).exists():
+    if (kept := load_work(folder, RECORD)) is not None:
         log.info("finetune %s: training %d exists already", arm, number)
-        return Training(folder=folder, record=_read_record(folder), reused=True)
+        return Training(folder=folder, record=kept, reused=True)
     atomic.remove_leftovers(folder.parent)
     started = time.time()
     # The loaded base model is shared and training changes weights in place, so load its folder again.
@@ -128,8 +128,8 @@ def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[
             "losses": losses,
             "seconds": round(time.time() - started, 1),
         }
-        atomic.write_json(temp / RECORD, record)
-    return Training(folder=folder, record=_read_record(folder), reused=False)
+        save_work(temp, RECORD, record)
+    return Training(folder=folder, record=record, reused=False)
 
 
 def _settings(ws: Workspace) -> dict[str, Any]:
@@ -148,10 +148,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _weights_digest(folder: Path) -> str:
     """A hash over the bytes of the trained component's weights."""
     return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
 
 
 def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,8 @@ from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
+from motive_pipeline.storage.scratch import finish_file, is_finished
+from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 from motive_pipeline.training.prompts import Video, planned_videos
@@ -112,11 +112,11 @@ def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequen
             log.info("generate %s, training %d: %d of %d videos", arm, checkpoint.training, min(first + size, len(videos)), len(videos))
         for video, file in zip(batch.videos, batch.files, strict=True):
             name = f"seed-{checkpoint.training}/{video.name}"
-            if file.exists():
+            why = _why_rejected(file)
+            if why is None:
                 tally.rows.append({"training": checkpoint.training, **vars(video), "file": name, "num_frames": ws.config.clips.num_frames})
                 tally.files.append(file)
             else:
-                why = json.loads(_rejection_file(file).read_text(encoding="utf-8"))
                 tally.rejects.append(Reject(path=name, clip_id="", stage=f"{STAGE}/{arm}", **why))
     if len(tally.rows) == accepted:
         reasons = {reject.detail for reject in tally.rejects}
@@ -147,11 +147,12 @@ class _Batch:
 
     def missing(self) -> list[int]:
         """The positions of videos that are neither finished nor rejected."""
-        return [position for position, file in enumerate(self.files) if not file.exists() and not _rejection_file(file).exists()]
+        return [position for position, file in enumerate(self.files) if _why_rejected(file) is None and not is_finished(file)]
 
     def generate(self, model: VideoModel) -> int:
         """Sample the batch and keep the missing videos; returns their number."""
         missing = self.missing()
+        atomic.remove_leftovers(self.files[0].parent)
         try:
             drawn = self._draw(model, self.videos)
         except RejectRow:
@@ -167,7 +168,7 @@ class _Batch:
         try:
             self._keep(position, self._draw(model, [self.videos[position]] * len(self.videos))[0])
         except RejectRow as rejection:
-            atomic.write_json(_rejection_file(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
+            write_sealed(_rejection_file(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
 
     def _draw(self, model: VideoModel, videos: Sequence[Video]) -> list[UInt8[np.ndarray, "T H W 3"]]:
         return model.generate([video.prompt for video in videos], seeds=[video.sampling_seed for video in videos], **self._sampling)
@@ -176,8 +177,14 @@ class _Batch:
         expected = (self._sampling["num_frames"], self._sampling["height"], self._sampling["width"], 3)
         if frames_THWC.shape != expected:
             raise ValueError(f"the model returned frames of shape {frames_THWC.shape}, not {expected}")
-        self.files[position].parent.mkdir(parents=True, exist_ok=True)
-        write_mp4(self.files[position], frames_THWC, self._fps)
+        file = self.files[position]
+        atomic.make_folder(file.parent)
+        unfinished = atomic.temp_beside(file)
+        try:
+            write_mp4(unfinished, frames_THWC, self._fps)
+            finish_file(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _rejection_file(file: Path) -> Path:
@@ -185,10 +192,17 @@ def _rejection_file(file: Path) -> Path:
     return file.with_suffix(".rejected.json")
 
 
+def _why_rejected(file: Path) -> dict[str, str] | None:
+    """Reason and detail of a rejected video; None if it is not rejected."""
+    try:
+        return read_sealed(_rejection_file(file))
+    except (FileNotFoundError, Damaged):
+        return None
+
+
 def _write(table: pd.DataFrame, files: Sequence[Path], folder: Path) -> None:
     for name, file in zip(table["file"], files, strict=True):
-        (folder / name).parent.mkdir(exist_ok=True)
-        os.link(file, folder / name)
+        atomic.link_or_copy(file, folder / name)
     table.to_parquet(folder / "videos.parquet", index=False)
 
 

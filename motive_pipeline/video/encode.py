@@ -1,4 +1,4 @@
-"""Writes frames as an H.264 file whose bytes depend on the frames and the settings only."""
+"""Writes frames as an H.264 file. Its bytes depend only on the frames and the settings."""
 
 import os
 from fractions import Fraction
@@ -10,17 +10,18 @@ import numpy as np
 CRF = 12
 _BT709 = 1  # AVCOL_SPC_BT709, AVCOL_PRI_BT709 and AVCOL_TRC_BT709 share this value
 _LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
-# x264's search for B-frames made the bytes of equal small pictures differ from one call to the next.
+# With B-frames, x264 gives different bytes for equal small pictures from one call to the next.
 _DETERMINISTIC = {"preset": "medium", "threads": "1", "bf": "0", "rc-lookahead": "0"}
 
 
 def write_mp4(path: str | Path, frames_FHWC: np.ndarray, fps: float | int, *, crf: int = CRF) -> None:
     """Encode RGB frames as yuv420p H.264 in an MP4 with its index in front.
 
-    Equal frames and settings give equal bytes on one machine (one encoder thread, no time stamp of the day in the file). The file
-    appears whole or not at all: it is written beside `path` under another name and then moved.
+    Equal frames and settings give equal bytes on one machine: there is one encoder thread, and no date in the file. The file appears whole or
+    not at all: it is written under another name in the same folder and then moved.
 
-    Raises ValueError unless `frames_FHWC` is uint8 (F >= 1, even H, even W, 3).
+    Raises:
+        ValueError: ``frames_FHWC`` is not uint8 (F >= 1, even H, even W, 3).
     """
     frames_FHWC = np.ascontiguousarray(frames_FHWC)
     _require_frames(frames_FHWC)

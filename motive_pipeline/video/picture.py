@@ -1,8 +1,8 @@
 """One decoded frame -> an RGB picture of the wanted size.
 
-The stored picture is made RGB, turned as its rotation says, its pixels made square, scaled until it covers the wanted size, and
-cropped in the middle; last of all HDR becomes SDR, where that is asked for (tone_map.py). Shrinking averages over areas (no aliasing);
-enlarging is bilinear; a picture of the right size is left as it is.
+The frame is converted to RGB, turned by its rotation, its pixels are made square, and it is scaled until it covers the wanted size and
+centre-cropped. Last, HDR is mapped to SDR if the caller asks for it (tone_map.py). Shrinking averages over areas, which avoids aliasing;
+enlarging is bilinear; a picture that has the wanted size is not resampled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from jaxtyping import UInt8, UInt16
 
-from motive_pipeline.video.probe import Geometry
+from motive_pipeline.video.geometry import Geometry
 from motive_pipeline.video.tone_map import HLG, PQ, sdr
 
 Stored = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
@@ -26,9 +26,9 @@ _HD_LINES = 720
 
 
 def picture(frame: VideoFrame, shape: Geometry, *, width: int, height: int, tone_map: bool = False) -> UInt8[np.ndarray, "H W 3"]:
-    """``frame`` as shown, filling ``width`` x ``height``; what stands over at two sides is cut off evenly.
+    """``frame`` as shown, scaled to cover ``width`` x ``height`` and centre-cropped.
 
-    A PQ or HLG frame is mapped to SDR with ``tone_map``; without, its coded values are taken as they are, in 8 bits.
+    With ``tone_map``, a PQ or HLG frame is mapped to SDR. Without, its coded values are taken as they are, in 8 bits.
     """
     is_mapped = tone_map and int(frame.color_trc) in (PQ, HLG)
     stored_HWC = rgb(frame, "rgb48le" if is_mapped else "rgb24")
@@ -42,12 +42,12 @@ def picture(frame: VideoFrame, shape: Geometry, *, width: int, height: int, tone
 
 
 def cover_scale(shown_width: int, shown_height: int, *, width: int, height: int) -> float:
-    """The factor by which a picture must grow to cover ``width`` x ``height``."""
+    """The factor that makes a picture just cover ``width`` x ``height``."""
     return max(width / shown_width, height / shown_height)
 
 
 def rgb(frame: VideoFrame, pixels: str = "rgb24") -> Stored:
-    """The stored pixels as RGB. Unnamed colours are BT.709 from 720 lines on, else BT.601, as players take them; alpha is left out."""
+    """The stored pixels as RGB, without alpha. Colours that the file does not name are taken as players do: BT.709 from 720 lines on, else BT.601."""
     colours = int(frame.colorspace)
     if colours == _UNSPECIFIED_COLOURS:
         source = _BT709 if frame.height >= _HD_LINES else _BT601
@@ -56,7 +56,7 @@ def rgb(frame: VideoFrame, pixels: str = "rgb24") -> Stored:
 
 
 def _resized(picture_HWC: Stored, width: int, height: int) -> Resized:
-    """Area average along an axis that shrinks, bilinear along one that grows."""
+    """Resize by area average along an axis that shrinks, bilinearly along an axis that grows."""
     old_height, old_width = picture_HWC.shape[:2]
     if (old_height, old_width) == (height, width):
         return picture_HWC

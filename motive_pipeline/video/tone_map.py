@@ -1,8 +1,10 @@
-"""HDR -> SDR: PQ or HLG pictures with BT.2020 colours as a BT.709 screen should show them.
+"""HDR -> SDR: maps PQ or HLG pictures with BT.2020 colours to what a BT.709 screen shows.
 
-The coded values become light (ST 2084; BT.2100's HLG with its system gamma for a 1000 cd/m2 screen), the light of BT.2020 primaries that of BT.709 ones
-(BT.2087; what lies outside is clipped), the largest channel of each pixel goes through the Moebius curve of FFmpeg's ``tonemap`` filter (straight up to
-0.3 of reference white, smooth from there to 1000 cd/m2) and takes the others with it, and the result is coded for a BT.1886 screen (gamma 2.4).
+1. Coded values to light: ST 2084 for PQ; BT.2100 for HLG, with its system gamma for a 1000 cd/m2 screen.
+2. BT.2020 primaries to BT.709 primaries (BT.2087); negative values are clipped to 0.
+3. Tone curve: the largest channel of each pixel goes through the Moebius curve of FFmpeg's ``tonemap`` filter (linear up to 0.3 of reference
+   white, smooth from there to 1000 cd/m2); the other channels are scaled by the same factor.
+4. Light to code values of a BT.1886 screen (gamma 2.4).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ PQ, HLG = 16, 18
 """AVCOL_TRC_SMPTE2084 and AVCOL_TRC_ARIB_STD_B67."""
 
 REFERENCE_WHITE_NITS = 203.0
-"""BT.2408: what white paper is in HDR; white in SDR."""
+"""BT.2408: the light of a white sheet of paper in HDR. It becomes white in SDR."""
 PEAK = 1000.0 / REFERENCE_WHITE_NITS
 KNEE = 0.3
 
@@ -29,7 +31,7 @@ _SDR_STEPS = 2**14
 
 
 def sdr(coded_HWC: UInt16[np.ndarray, "H W 3"], transfer: int) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture for an SDR screen; ``coded_HWC`` holds full-range RGB, ``transfer`` is :data:`PQ` or :data:`HLG`."""
+    """The picture for an SDR screen. ``coded_HWC`` is full-range RGB; ``transfer`` is :data:`PQ` or :data:`HLG`."""
     light_HWC = _light_table(transfer)[coded_HWC]
     if transfer == HLG:
         light_HWC *= PEAK * np.power(light_HWC @ _BT2020_LUMA, 0.2)[..., None]
@@ -41,7 +43,7 @@ def sdr(coded_HWC: UInt16[np.ndarray, "H W 3"], transfer: int) -> UInt8[np.ndarr
 
 
 def moebius(light: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
-    """Light as a share of reference white, with :data:`PEAK` brought down to 1 and what lies below :data:`KNEE` left as it is."""
+    """The tone curve, on light as a share of reference white: it maps :data:`PEAK` to 1 and leaves values below :data:`KNEE` unchanged."""
     a = -(KNEE**2) * (PEAK - 1) / (KNEE**2 - 2 * KNEE + PEAK)
     b = (KNEE**2 - 2 * KNEE * PEAK + PEAK) / (PEAK - 1)
     return np.where(light <= KNEE, light, (b**2 + 2 * b * KNEE + KNEE**2) / (b - a) * (light + a) / (light + b))
@@ -49,7 +51,7 @@ def moebius(light: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]
 
 @cache
 def _light_table(transfer: int) -> Float32[np.ndarray, " codes"]:
-    """Light for each 16-bit code: of reference white for PQ, of the scene's largest for HLG."""
+    """The light of each 16-bit code: as a share of reference white for PQ, of the largest value in the scene for HLG."""
     code = np.arange(2**16) / (2**16 - 1)
     if transfer == PQ:
         m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 4096 * 128, 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
@@ -63,5 +65,5 @@ def _light_table(transfer: int) -> Float32[np.ndarray, " codes"]:
 
 @cache
 def _code_table() -> UInt8[np.ndarray, " steps"]:
-    """The 8-bit code for each step of light between 0 and 1; dark steps are finer than codes."""
+    """The 8-bit code of each step of light between 0 and 1. The steps are finer than the codes, even where the picture is dark."""
     return np.rint(255 * (np.arange(_SDR_STEPS) / (_SDR_STEPS - 1)) ** (1 / 2.4)).astype(np.uint8)

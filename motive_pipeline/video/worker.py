@@ -1,7 +1,7 @@
-"""A process that reads videos for a run, so that a decoder that crashes or hangs takes nothing else with it.
+"""A process that reads videos for a run, so that a decoder that crashes or hangs costs one clip, not the run.
 
-Started by workers.py with the number of an inherited socket. A clip that takes too long ends the process through the clock's own signal, which
-reaches it inside a decoder's C code, too, and whether or not the run is still there.
+worker_pool.py starts it with the number of an inherited socket. A clip that takes too long ends this process by the timer signal SIGALRM. The
+signal also ends a decoder that hangs in C code, and it works when the run itself is gone.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Answer = tuple[dict[str, Any], np.ndarray | None]
 
 
 def read(file: MediaFile, rule: dict[str, Any], appearance: bool) -> Answer:
-    """The frames that :func:`~.decode.read_clip` gives, with their times and flags, and perhaps their appearance."""
+    """The result of :func:`~.decode.read_clip`, with the clip's appearance if asked for."""
     clip = read_clip(file, FrameRule(**rule))
     seen = asdict(appearance_of(clip.frames_THWC)) if appearance else None
     return {"times_s": clip.times_s.tolist(), "flags": clip.flags, "appearance": seen}, clip.frames_THWC
 
 
 def facts(file: MediaFile) -> Answer:
-    """What :func:`~.probe.probe` says."""
+    """The result of :func:`~.probe.probe`."""
     return vars(probe(file)), None
 
 
 def picture(file: MediaFile, share: float, width: int, height: int) -> Answer:
-    """The frame that :func:`~.decode.frame_near` gives."""
+    """The result of :func:`~.decode.frame_near`."""
     return {}, frame_near(file, share, width=width, height=height)
 
 
@@ -48,7 +48,7 @@ TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "pictur
 
 
 def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:
-    """What becomes of one task: its result, or the rejection."""
+    """Run one task; returns its result, or a header with the rejection."""
     try:
         return TASKS[task](file, **arguments)
     except RejectRow as rejection:
@@ -58,7 +58,7 @@ def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:
 
 
 def serve(end: socket.socket) -> None:
-    """Answer tasks until the run has gone."""
+    """Answer tasks until the run closes its end."""
     channel = WorkerChannel(end)
     while True:
         try:
@@ -76,7 +76,7 @@ def serve(end: socket.socket) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the run, and with it the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the run, which closes the socket
     import cv2
 
     cv2.setNumThreads(1)

@@ -1,4 +1,4 @@
-"""What the run and its decoding workers say to each other: a JSON header and perhaps one array of bytes, over a socket. Nothing is pickled."""
+"""The channel between a run and its decoding workers: messages over a socket, each a JSON header and perhaps one array. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _LENGTH = struct.Struct("<Q")
 
 
 class WorkerChannel:
-    """One end of a socket, which it takes over. Messages that lie ready are read at once, however many they are."""
+    """One end of the channel. It owns its socket. Reads are buffered, so many small messages cost one system call."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._incoming = end.makefile("rb")
 
     def send(self, header: dict[str, Any], array: np.ndarray | None = None) -> None:
-        """Send ``header`` and, where there is one, a ``uint8`` array.
+        """Send ``header`` and, if given, a ``uint8`` array.
 
         Raises:
-            OSError: the other side has gone.
+            OSError: the other end is closed.
         """
         if array is not None:
             header = header | {"shape": list(array.shape)}
@@ -33,10 +33,10 @@ class WorkerChannel:
             self._socket.sendall(np.ascontiguousarray(array).data.cast("B"))
 
     def receive(self) -> tuple[dict[str, Any], np.ndarray | None]:
-        """The next header, and the array that belongs to it.
+        """Wait for the next header, and for its array if it has one.
 
         Raises:
-            EOFError: the other side has gone.
+            EOFError: the other end is closed.
         """
         (length,) = _LENGTH.unpack(self._filled(bytearray(_LENGTH.size)))
         header = json.loads(self._filled(bytearray(length)))
@@ -47,7 +47,7 @@ class WorkerChannel:
         return header, array
 
     def close(self) -> None:
-        """Let the other side know that nothing follows."""
+        """Close this end; the other end then reads an EOF."""
         self._incoming.close()
         self._socket.close()
 

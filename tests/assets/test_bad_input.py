@@ -157,7 +157,7 @@ def test_a_clip_deleted_between_catalog_and_gradient_is_a_row_in_rejects_and_com
     for asset in ("latents", "motion_masks"):
         assert ws.published(asset).rejects()["reason"].tolist() == ["missing_file"], asset
     publish_gradients(ws, variant="motive", role="clip")
-    assert zarr.open_array(ws.published("projected_gradients/motive").path / "clip_id", mode="r").shape == (5,)
+    assert zarr.open_array(ws.published("projected_gradients/motive").path / "clip_id", mode="r").shape == (5, 16)
     gone.write_bytes(kept)
     assert publish_latents(ws, role="clip").rejects().empty, "it is tried again"
 

@@ -43,8 +43,10 @@ def test_the_group_is_plain_zarr_with_named_dimensions_and_its_provenance(folder
     assert group["gradient"].dtype == np.float32
     assert group["gradient"].metadata.dimension_names == ("clip", "proj")
     assert group["gradient"].chunks[1] == 512
-    assert all(group[name].metadata.dimension_names == ("clip",) for name in ("clip_id", "grad_norm", "num_frames"))
-    assert group["clip_id"].dtype == np.dtype("S16")
+    assert all(group[name].metadata.dimension_names == ("clip",) for name in ("grad_norm", "num_frames"))
+    assert group["clip_id"].dtype == np.uint8
+    assert group["clip_id"].shape == (3, 16)
+    assert group["clip_id"].metadata.dimension_names == ("clip", "id_byte")
     assert sorted(group.array_keys()) == ["clip_id", "grad_norm", "gradient", "num_frames"]
     attributes = dict(group.attrs)
     assert {"model_hash", "timestep", "noise_seed", "proj_seed", "projection", "variant"} <= set(attributes)

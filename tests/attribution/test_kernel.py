@@ -12,7 +12,6 @@ from motive_pipeline.attribution.kernel import gram_matrix, kernel_directions
 from motive_pipeline.attribution.tiles import influence_tiles
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError
-from motive_pipeline.storage.plain_array import PlainArray
 from tests.attribution.test_influence import bits, small
 from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
 
@@ -20,9 +19,8 @@ QUERIES, CLIPS = unit_rows(3, 64, seed=1), unit_rows(40, 64, seed=2)
 CLIP_NORM, QUERY_NORM = np.linspace(0.5, 4, 40), np.array([2.0, 3.0, 0.5])
 
 
-def on_disk(folder: Path, rows: np.ndarray) -> PlainArray:
-    zarr.create_array(folder, data=rows, chunks=(7, 32), compressors=None)
-    return PlainArray(folder)
+def on_disk(folder: Path, rows: np.ndarray) -> zarr.Array:
+    return zarr.create_array(folder, data=rows, chunks=(7, 32), compressors=None)
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def explicit(queries: np.ndarray, clips: np.ndarray, relative_lambda: float) -> 
 def scores(queries, stored, proj_dim, relative_lambda, *, query_norm=None, clip_norm=None, threads=1) -> np.ndarray:
     gram = gram_matrix(stored, proj_dim, clip_norm_N=clip_norm, threads=threads)
     found = kernel_directions(queries[:, :proj_dim], gram, relative_lambda=relative_lambda, query_norm_Q=query_norm)
-    return influence_tiles(found.unit_Qp, stored.rows(columns=proj_dim), query_norm_Q=found.length_Q, clip_norm_N=clip_norm)
+    return influence_tiles(found.unit_Qp, np.asarray(stored[:, :proj_dim]), query_norm_Q=found.length_Q, clip_norm_N=clip_norm)
 
 
 @pytest.mark.parametrize("relative_lambda", [0.01, 1.0, 30.0])

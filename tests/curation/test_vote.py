@@ -104,6 +104,18 @@ def test_the_order_is_that_of_a_stable_sort(clips: list[tuple[int, float]], num_
     assert ranking_order(votes).tolist() == sorted(range(len(clips)), key=lambda clip: (-clips[clip][0], -clips[clip][1], clip))
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([np.nan, -1.0, 1.0])), min_size=1, max_size=60))
+def test_a_mean_of_nan_counts_as_the_lowest(clips: list[tuple[int, float]]) -> None:
+    votes = Votes(votes_N=np.array([count for count, _ in clips]), mean_influence_N=np.array([mean for _, mean in clips]), num_queries=2)
+
+    def key(clip: int) -> tuple[int, bool, float, int]:
+        count, mean = clips[clip]
+        return -count, np.isnan(mean), 0.0 if np.isnan(mean) else -mean, clip
+
+    assert ranking_order(votes).tolist() == sorted(range(len(clips)), key=key)
+
+
 @pytest.mark.parametrize(
     ("clips", "share", "expected"),
     [(320, 0.1, 32), (25, 0.1, 3), (24, 0.1, 2), (3, 0.1, 1), (1, 1e-9, 1), (7, 1.0, 7), (10**6, 0.01, 10**4)],

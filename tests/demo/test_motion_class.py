@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from motive_pipeline.demo import generator as demo
-from motive_pipeline.demo.motion_class import LABELS, motion_class
+from motive_pipeline.demo.motion_class import motion_class
 
 
 def test_it_reads_every_motion_of_the_demo_and_its_speed():
@@ -43,10 +43,6 @@ def test_a_film_played_backwards_has_the_opposite_motion():
         frames = demo.render_clip(demo.sample_spec(rng, motion=motion))
         assert motion_class(frames).label == motion
         assert motion_class(frames[::-1].copy()).label == opposite
-
-
-def test_labels_are_the_demo_motions_and_incoherent():
-    assert set(LABELS) == {*demo.MOTIONS, "incoherent"}
 
 
 def test_it_refuses_what_is_no_film():

@@ -22,7 +22,7 @@ from motive_pipeline.report.tables import arm_name
 from motive_pipeline.storage.workspace import Publication, Workspace
 from tests.curation_fixtures import clip_names, publish_clips
 
-BASE = "clips: {source: demo}\nqueries: {source: demo}\n"
+BASE = "clips: {source: demo, demo: {num_clips: 9}}\nqueries: {source: demo}\nmodel: {path: tiny}\n"
 
 
 def publish_brightness(ws: Workspace) -> Publication:

@@ -1,9 +1,7 @@
 """From the config's ``model`` section to a model: finding it, knowing it by content, loading it once, and saying what is wrong."""
 
-import gc
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -54,44 +52,6 @@ def test_the_base_model_is_loaded_once_and_again_when_its_files_change(copy):
     other = save_tiny_wan(copy.parent / "other", seed=1)
     shutil.copyfile(other / "transformer/diffusion_pytorch_model.safetensors", copy / "transformer/diffusion_pytorch_model.safetensors")
     assert load_model(section(copy), threads=1) is not first
-
-
-COUNT_FAULTS = """
-import resource, numpy as np
-from motive_pipeline import config
-from motive_pipeline.models.load import load_model
-model = load_model(config.Model(path="tiny", dtype="float32", device="cpu", max_prompt_tokens=8), threads=1)
-frames_THWC = np.random.default_rng(0).integers(0, 255, (17, 64, 64, 3), np.uint8)
-def encode():
-    for _ in range(4): model.encode_video(frames_THWC)
-encode()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-encode()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives memory back so eagerly")
-def test_memory_that_one_clip_has_used_is_kept_for_the_next():
-    def faults(**environment: str) -> int:
-        done = subprocess.run(
-            [sys.executable, "-c", COUNT_FAULTS], env=os.environ | environment, check=True, stdout=subprocess.PIPE, text=True
-        )
-        return int(done.stdout)
-
-    assert faults() < 400
-    assert faults(MALLOC_TRIM_THRESHOLD_="131072") > 4000, "a person's own setting is left alone"
-
-
-def test_the_library_is_left_out_of_the_search_for_garbage(source):
-    load_model(section(source), threads=1)
-    assert gc.get_freeze_count() > 100_000
-    code = (
-        "import duckdb; from motive_pipeline import config; from motive_pipeline.models.load import load_model; duckdb.sql('SELECT 1').fetchall();"
-        "load_model(config.Model(path='tiny', dtype='float32', device='cpu', max_prompt_tokens=8), threads=1)"
-    )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
-    assert "leaked" not in done.stderr, "what is never freed is complained of at the end"
 
 
 def test_a_checkpoint_is_loaded_afresh_each_time(source):

@@ -7,10 +7,10 @@ import pytest
 from motive_pipeline.demo.generator import render_clip, render_truth, sample_spec
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.camera import evenness, weighed_down, without_camera
-from motive_pipeline.motion.cuts import cut_frames
 from motive_pipeline.motion.field import MaskRule, motion_field, weigh
 from motive_pipeline.motion.mask import magnitude, saliency
 from motive_pipeline.motion.trackers import DisTracker, Tracks
+from motive_pipeline.video.cuts import cut_frames
 
 GRID = LatentGrid(channels=16, temporal_stride=4, spatial_stride=8)
 HEIGHT, WIDTH = 48, 64
@@ -145,6 +145,12 @@ def test_a_cut_is_found_and_motion_is_none():
     for motion in ("right", "bounce", "pan", "static", "grow"):
         assert not cut_frames(render_clip(sample_spec(np.random.default_rng(6), motion=motion))).any(), motion
     assert cut_frames(with_cut()[:1]).tolist() == [False]
+
+
+def test_a_change_of_colour_alone_is_a_cut():
+    """Red and green of equal luma (BT.601)."""
+    red, green = np.full((4, 32, 32, 3), (196, 0, 0), np.uint8), np.full((4, 32, 32, 3), (0, 100, 0), np.uint8)
+    assert np.flatnonzero(cut_frames(np.concatenate([red, green]))).tolist() == [4]
 
 
 def test_the_ends_of_a_flash_are_cuts():

@@ -69,7 +69,7 @@ def test_influence_and_place_are_the_score_tables(evaluated, ranking):
 def test_a_querys_ends_are_the_highest_and_the_lowest_of_its_row(evaluated, queries):
     query_id = queries.query("role == 'query'").index[0]
     group = zarr.open_group(evaluated.published("influence_matrix/motive").path, mode="r")
-    row = np.asarray(group["influence"])[np.asarray(group["query_id"]).tolist().index(query_id.encode())]
+    row = np.asarray(group["influence"])[[bytes(each).decode() for each in np.asarray(group["query_id"])].index(query_id)]
     by_clip = dict(zip(load_pool(evaluated).astype(str).tolist(), row.tolist(), strict=True))
     found = query_summary(evaluated, query_id, count=3)
     ordered = sorted(by_clip.items(), key=lambda pair: -pair[1])
@@ -89,7 +89,7 @@ def test_the_nearest_clips_are_those_with_the_highest_cosine_of_the_gradients(ev
     group = zarr.open_group(evaluated.published("projected_gradients/motive").path, mode="r")
     rows = np.asarray(group["gradient"])[:, :256].astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    ids = [clip_id.decode() for clip_id in np.asarray(group["clip_id"]).tolist()]
+    ids = [bytes(clip_id).decode() for clip_id in np.asarray(group["clip_id"])]
     for place, clip_id in enumerate(ids):
         expected = sorted((-float(rows[place] @ rows[other]), ids[other]) for other in range(9) if other != place)[:6]
         found = nearest_by_gradient(evaluated, clip_id)

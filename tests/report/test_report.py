@@ -20,7 +20,7 @@ from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 from motive_pipeline.report.gallery import Gallery
-from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame, painted
+from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
 from motive_pipeline.report.stage import publish_report, summary
 from motive_pipeline.report.tables import STYLES, format_estimate, format_number, plain_text
 from motive_pipeline.report.verdict import verdict
@@ -411,12 +411,6 @@ def test_an_estimate_without_interval_has_no_brackets():
 
 def test_the_mask_follows_the_latent_frames():
     assert [latent_frame(frame, 4) for frame in (0, 1, 4, 5, 8, 16)] == [0, 1, 1, 2, 2, 4]
-    picture = np.full((8, 8, 3), 100, np.uint8)
-    half = np.zeros((8, 8), np.float32)
-    half[:, 4:] = 1
-    shown = painted(picture, half)
-    assert (shown[:, :4] == 100).all()
-    assert (shown[:, 4:, 0] > 180).all()
 
 
 def test_long_and_large_videos_become_small_loops():

@@ -9,10 +9,10 @@ import pytest
 from motive_pipeline.catalog.scan import scan
 from motive_pipeline.errors import ConfigError, MotiveError
 from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.sources.captions import read_sidecar
+from motive_pipeline.sources.captions import CaptionError, read_sidecar
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.folder_source import FolderSource
-from motive_pipeline.sources.protocol import BadEntry, CaptionError, SourceEntry
+from motive_pipeline.sources.protocol import BadEntry, SourceEntry
 from tests.clip_fixtures import project
 
 

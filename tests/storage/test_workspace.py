@@ -1,12 +1,13 @@
 """Publications: immutable, found by name, equal content keeps its data version."""
 
+import json
 import shutil
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
-import zarr
+from safetensors import safe_open
 
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.storage.rows import Row, RowRef
@@ -53,7 +54,7 @@ def test_an_asset_never_published_says_what_to_run(workspace):
         workspace.published("latents")
 
 
-@pytest.mark.parametrize("part", [".", "data", "publication.json", "rejects.parquet"])
+@pytest.mark.parametrize("part", [".", "data", "data/pool.parquet", "publication.json", "rejects.parquet"])
 def test_a_publication_of_which_a_part_has_gone_is_none_and_is_made_anew(workspace, part):
     first = publish(workspace, "a")
     gone = first.folder / part
@@ -119,6 +120,6 @@ def test_a_store_that_was_read_first_is_written_with_its_dimensions(workspace):
     store = workspace.store("gradient", {"gradient": ("proj",)})
     assert store is read_first, "one index for all who read"
     ref = store.append([Row(key="one", arrays={"gradient": np.ones(3, np.float32)})])[0]
-    written = zarr.open_group(store.folder / "segments" / ref.segment / "rows.zarr", mode="r")
-    assert written["gradient"].metadata.dimension_names == ("row", "proj")
+    with safe_open(store.segments / f"{ref.commit}.safetensors", "np") as written:
+        assert json.loads(written.metadata()["dimensions"]) == {"gradient": ["row", "proj"]}
     assert isinstance(Workspace(workspace.config).store_at(f"gradient/{fingerprint}").find("one"), RowRef)

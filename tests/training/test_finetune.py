@@ -324,7 +324,7 @@ def test_a_killed_run_repeats_only_the_training_it_was_in(tmp_path: Path, tiny: 
     ws = make_workspace(tmp_path, tiny, root="killed", seeds=2, steps=steps)
     work = ws.root / "work" / "finetune"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[2])
-    while not (finished := list(work.glob("*/*/training.json"))):
+    while not (finished := list(work.glob("*/[!.]*/files.json"))):
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

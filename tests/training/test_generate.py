@@ -199,7 +199,7 @@ def test_finished_videos_survive_a_kill(tmp_path: Path, tiny: Path) -> None:
     calm = publish_videos(make_workspace(tmp_path, tiny, root="calm", generate=generate), "base")
     ws = make_workspace(tmp_path, tiny, root="killed", generate=generate)
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[2])
-    while len(done := list((ws.root / "work" / "videos").glob("*/*.mp4"))) < 2:
+    while len(done := list((ws.root / "work" / "videos").glob("*/[!.]*.json"))) < 2:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)

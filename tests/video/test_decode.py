@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.video.decode import DecodedClip, _Reading, frame_near, read_clip
-from motive_pipeline.video.probe import FLAGS, flag_bits, flag_names, open_video, probe
+from motive_pipeline.video.container import open_video
+from motive_pipeline.video.decode import DecodedClip, frame_near, read_clip
+from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
+from motive_pipeline.video.frame_times import TimedFrames
+from motive_pipeline.video.probe import probe
 from tests.clip_fixtures import RULE, counting_frames, cut, damage, noise, which_frames, write_sound, write_video
 
 
@@ -123,7 +126,7 @@ class TestTime:
         for frame, stamp in zip(frames, stamps, strict=True):
             frame.pts, frame.time_base = stamp, Fraction(1, 8)
         with open_video(write_video(tmp_path / "v.mp4", counting_frames(3), fps=average_rate)) as (container, stream):
-            reading = _Reading(stream)
+            reading = TimedFrames(stream)
             reading._decoded = lambda _: iter(frames)
             assert [8 * time for time, _ in reading.frames(container)] == times
         assert ("time_repaired" in reading.flags()) == (stamps != [0, 1, 2, 3])

@@ -16,10 +16,12 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.video import readers
 from motive_pipeline.video import worker_pool as workers_module
 from motive_pipeline.video.decode import read_clip
 from motive_pipeline.video.probe import probe
-from motive_pipeline.video.worker_pool import ClipReader, DecodePool, FrameReader, Prober, Task
+from motive_pipeline.video.readers import ClipReader, FrameReader, Prober
+from motive_pipeline.video.worker_pool import DecodePool, Task
 from tests.clip_fixtures import RULE, counting_frames, moving_square, project, write_project, write_video
 
 
@@ -75,7 +77,7 @@ def test_only_a_few_clips_are_read_ahead(clips, monkeypatch):
 
 
 def test_paths_that_become_known_one_by_one_are_probed_meanwhile_in_whole_messages(clips, monkeypatch):
-    monkeypatch.setattr(workers_module, "PROBES_AT_ONCE", 2)
+    monkeypatch.setattr(readers, "PROBES_AT_ONCE", 2)
     asked, wanted = [], clips * 4 + clips[:1]
     real = DecodePool.submit
     monkeypatch.setattr(DecodePool, "submit", lambda self, tasks: asked.append(len(tasks)) or real(self, tasks))
@@ -139,7 +141,7 @@ def test_a_worker_is_replaced_after_many_tasks_and_ends_with_the_run(clips, monk
 def test_workers_end_when_the_run_is_killed(clips, tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from motive_pipeline.config import Engine\n"
-        "from motive_pipeline.video.worker_pool import Prober, decode_pool\n"
+        "from motive_pipeline.video.readers import Prober\nfrom motive_pipeline.video.worker_pool import decode_pool\n"
         f"Prober(Engine(decode_workers=1))(Path({str(clips[0])!r}))\n"
         "print(decode_pool(1, 120.0)._workers[0]._process.pid, flush=True); time.sleep(60)"
     )

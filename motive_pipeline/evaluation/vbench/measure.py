@@ -158,7 +158,9 @@ def _measure(
     waiting = [piece.item for piece in work if store.find(piece.key) is None]
     batches = _Batches(setup, dimension, _MODES[suite], waiting, size=ws.config.engine.commit_rows)
     what = f"{dimension.name}[{BACKEND}]"
-    outcome = compute_rows(store, work, batches.row, what=what, commit_rows=ws.config.engine.commit_rows)
+    outcome = compute_rows(
+        store, work, batches.row, what=what, commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+    )
     bad = [f"{item.path}: {outcome.rejects[key].detail}" for key, item in zip(keys, items, strict=True) if key in outcome.rejects]
     if bad:
         raise GateFailed(f"{what}: {len(bad)} of {len(items)} videos cannot be measured; {'; '.join(bad[:5])}")

@@ -1,0 +1,80 @@
+"""A published influence matrix: a Zarr v3 group, opened for reading. The one reader.
+
+Arrays: ``influence`` (float32, [query, clip]), ``query_id`` and ``clip_id`` (uint8, [row, 16]), both in order of the ids.
+
+Axes: Q queries, B a block of queries, N clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zarr
+from jaxtyping import Float32, Shaped
+
+from motive_pipeline.config import Variant
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.storage.zarr_groups import array_of, open_group, read_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfluenceSet:
+    """Ids in memory (as fixed-length bytes), the matrix on disk."""
+
+    influence_QN: zarr.Array
+    query_id_Q: Shaped[np.ndarray, " Q"]
+    clip_id_N: Shaped[np.ndarray, " N"]
+
+    @property
+    def query_ids(self) -> list[str]:
+        """The queries' ids as texts, in order."""
+        return self.query_id_Q.astype(str).tolist()
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """The clips' ids as texts, in order."""
+        return self.clip_id_N.astype(str).tolist()
+
+    def columns(self, clip_id_n: Shaped[np.ndarray, " n"]) -> slice | np.ndarray:
+        """Where the clips ``clip_id_n`` stand in the matrix; they are in it."""
+        return slice(None) if np.array_equal(clip_id_n, self.clip_id_N) else np.searchsorted(self.clip_id_N, clip_id_n)
+
+    def query(self, query_id: str) -> Float32[np.ndarray, " N"]:
+        """The influence of every clip on one query.
+
+        Raises:
+            ValueError: the query is not in the matrix.
+        """
+        return np.asarray(self.influence_QN[self.query_ids.index(query_id)])
+
+    def blocks(self, clip_id_n: Shaped[np.ndarray, " n"] | None = None) -> Iterator[Float32[np.ndarray, "B n"]]:
+        """The matrix (of the clips ``clip_id_n`` only), a few queries at a time: as many as one of its chunks holds."""
+        columns = slice(None) if clip_id_n is None else self.columns(clip_id_n)
+        step = self.influence_QN.chunks[0]
+        for first in range(0, len(self.query_id_Q), step):
+            block_BN = np.asarray(self.influence_QN[first : first + step])
+            yield block_BN if isinstance(columns, slice) else np.ascontiguousarray(block_BN[:, columns])
+
+
+def load_influence(ws: Workspace, variant: Variant) -> InfluenceSet:
+    """The published influence of every clip on every query.
+
+    Raises:
+        NotPublished: there is none yet.
+    """
+    return open_influence(ws.published(f"influence_matrix/{variant}").path)
+
+
+def open_influence(folder: Path) -> InfluenceSet:
+    """The matrix at ``folder``.
+
+    Raises:
+        Damaged: it is no influence matrix, or an array lacks chunks.
+    """
+    group = open_group(folder)
+    return InfluenceSet(
+        influence_QN=array_of(group, "influence"), query_id_Q=read_ids(group, "query_id"), clip_id_N=read_ids(group, "clip_id")
+    )
