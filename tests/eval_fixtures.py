@@ -11,6 +11,7 @@ import pandas as pd
 
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
+from motive_pipeline.catalog.rejects import publish_rejected
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import parse_config
 from motive_pipeline.curation.arms import publish_subset
@@ -46,7 +47,7 @@ def open_workspace(folder: Path, model: Path, num_held_out: int = 2) -> Workspac
 
 
 def publish_upstream(ws: Workspace) -> None:
-    """Everything up to the generated videos and the preference study, by the real stages."""
+    """Everything up to the generated videos, the preference study and the rejected clips, by the real stages."""
     publish_clip_catalog(ws)
     publish_query_catalog(ws)
     for role in ("clip", "query"):
@@ -65,6 +66,7 @@ def publish_upstream(ws: Workspace) -> None:
         publish_videos(ws, arm)
     publish_preference_bundle(ws)
     publish_preference_study(ws)
+    publish_rejected(ws)
 
 
 def copied(ws: Workspace, folder: Path, model: Path) -> Workspace:

@@ -18,10 +18,11 @@ from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradie
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
-from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, catalog_clips
+from motive_pipeline.catalog.clip_rows import CatalogClip, RowRun, catalog_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash

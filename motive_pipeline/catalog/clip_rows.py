@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,10 @@ from motive_pipeline.engine import Outcome, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.graph import Role
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
-
-Role = Literal["clip", "query"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

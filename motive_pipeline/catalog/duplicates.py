@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.catalog.clip_rows import Role, catalog_clips
+from motive_pipeline.catalog.clip_rows import catalog_clips
+from motive_pipeline.graph import Role
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_BITS = 15

@@ -19,12 +19,13 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.catalog.clip_rows import CatalogClip, Role, catalog_clips
+from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.ground_truth import GroundTruth
+from motive_pipeline.graph import Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel

@@ -18,11 +18,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import CatalogClip, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.ground_truth import load_truth
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.graph import Role
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet, is_still

@@ -57,7 +57,7 @@ def provenance_record(ws: Workspace) -> dict[str, Any]:
     }
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
+def write_provenance(folder: Path, record: dict[str, Any]) -> None:
     """Write the record into the report's folder, with the hash of each file in it."""
     files = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
     text = json.dumps(record | {"report": files}, indent=1, sort_keys=True, ensure_ascii=False)

@@ -14,7 +14,7 @@ from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
-from motive_pipeline.report.provenance_record import provenance_record, write_record
+from motive_pipeline.report.provenance_record import provenance_record, write_provenance
 from motive_pipeline.report.tables import STYLES, Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -44,7 +44,7 @@ def publish_report(ws: Workspace) -> Publication:
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
         numbers.to_parquet(folder / "numbers.parquet", index=False)
-        write_record(folder, record)
+        write_provenance(folder, record)
 
     return ws.publish(
         "eval_report",

@@ -18,7 +18,7 @@ from motive_pipeline.demo.train_tiny.__main__ import main
 from motive_pipeline.demo.train_tiny.check import random_captions, sample_videos
 from motive_pipeline.demo.train_tiny.films import training_specs, video_tensor
 from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, orthogonalised
-from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_finished, save_pipeline
+from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_complete, save_pipeline
 from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, continue_from, train_transformer
 from motive_pipeline.demo.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, train_vae, whole_sequence
 
@@ -238,7 +238,7 @@ def test_the_transformer_trains_further_and_the_pipeline_says_how(pipeline, tmp_
     torch.save({"latents": latents, "captions": captions, "rare_share": 0.25}, work / "latents.pt")
     with torch.compiler.set_stance("force_eager"):
         train_transformer(work, out, 1 / 60, device=torch.device("cpu"), batch=4, learning_rate=1e-3)
-    assert is_finished(out)
+    assert is_complete(out)
     *earlier, figures = json.loads((out / "training.json").read_text())["transformer"]
     assert earlier == json.loads((FOLDER / "training.json").read_text())["transformer"]
     assert figures["steps"] > 1

@@ -9,7 +9,7 @@ import torch
 
 from motive_pipeline.demo.train_tiny.check import check
 from motive_pipeline.demo.train_tiny.films import RARE_SHARE
-from motive_pipeline.demo.train_tiny.pipeline import is_finished, machine
+from motive_pipeline.demo.train_tiny.pipeline import is_complete, machine
 from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, continue_from, train_in_processes, train_transformer
 from motive_pipeline.demo.train_tiny.vae import cache_latents, train_vae
 
@@ -50,7 +50,7 @@ def main() -> None:
         )
     work = arguments.work or arguments.out.with_name(arguments.out.name + ".work")
     if arguments.start:
-        if not is_finished(arguments.start):
+        if not is_complete(arguments.start):
             parser.error(f"--start: {arguments.start} is not a finished pipeline of this command; motive_pipeline/models/tiny is one")
         if work.exists():
             parser.error(f"--start: {work} exists already; omit --start to continue there, or use another --work")

@@ -107,7 +107,7 @@ def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
         os.rename(unfinished, folder)
 
 
-def is_finished(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Whether `folder` holds a pipeline with a finished training, by its `training.json`."""
     record = folder / "training.json"
     return record.is_file() and not json.loads(record.read_text()).get("unfinished", False)
