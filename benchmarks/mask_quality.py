@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from motive_pipeline.motion.parallel import side_by_side
 
 from benchmarks.mask_scenes import Scene, render_scene
 from motive_pipeline.config import AllTracker, Motion
@@ -32,7 +33,6 @@ from motive_pipeline.demo.generator import ClipSpec, ClipTruth, render_clip, ren
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.field import MaskRule, motion_field, weigh
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
-from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import DisTracker, Tracker, Tracks, build_tracker
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.encode import write_mp4

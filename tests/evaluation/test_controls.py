@@ -99,7 +99,7 @@ def test_controls_are_computed_once(evaluated, monkeypatch):
 
     monkeypatch.setattr(controls, "untrained_gradient", refuse)
     monkeypatch.setattr(controls, "flow_field", refuse)
-    controls.flow_features(evaluated, "query")
+    controls.flow_similarity_features(evaluated, "query")
     again = controls.untrained_features(evaluated, "query")
     assert all((again[name] == first[name]).all() for name in first)
 

@@ -300,9 +300,9 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(tmp_path, 
         export_subset(ws, "motive", home, "diffsynth")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(MotiveError, match="there is something already"):
+    with pytest.raises(MotiveError, match="is not empty and is not changed"):
         export_subset(ws, "motive", tmp_path / "mine", "diffsynth")
-    with pytest.raises(MotiveError, match="there is something already"):
+    with pytest.raises(MotiveError, match="is not empty and is not changed"):
         export_subset(ws, "motive", tmp_path / "mine" / "notes.txt", "diffsynth")
     assert {file: (file.stat().st_mtime_ns, digest_file(file)) for file in sorted(home.rglob("*")) if file.is_file()} == before
     (tmp_path / "empty").mkdir()
@@ -445,8 +445,8 @@ def test_a_clip_that_can_no_longer_be_read_is_named(tmp_path, ws, monkeypatch):
 
 def test_what_a_trainer_makes_of_captions_and_lengths_is_said(tmp_path, ws):
     said = " ".join(export_subset(ws, "motive", tmp_path / "a", "open_sora").warnings)
-    assert "1 of 4 clips have no caption: pandas makes them nan" in said
-    assert "takes for no value (None)" in said
+    assert "1 of 4 clips have no caption: pandas reads them as nan" in said
+    assert "reads as missing (None)" in said
     assert "at the comma" in " ".join(export_subset(ws, "motive", tmp_path / "a,b", "fastvideo").warnings)
     said = " ".join(export_subset(ws, "motive", tmp_path / "b", "simpletuner").warnings)
     assert "2 different numbers of frames (5, 9)" in said
@@ -455,7 +455,7 @@ def test_what_a_trainer_makes_of_captions_and_lengths_is_said(tmp_path, ws):
 
 
 def test_there_must_be_a_subset_and_its_clips_in_the_catalog(tmp_path, ws):
-    with pytest.raises(MotiveError, match="the model before any training"):
+    with pytest.raises(MotiveError, match="is the untrained model"):
         export_subset(ws, "base", tmp_path / "out", "diffsynth")
     with pytest.raises(NotPublished, match="curated_subset/random"):
         export_subset(ws, "random", tmp_path / "out", "diffsynth")
@@ -473,7 +473,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, ws, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(export_module, "write_mp4", full)
-    with pytest.raises(MotiveError, match=r"the export to .*out is not finished: no room to write.*What is finished lies in .*unfinished"):
+    with pytest.raises(MotiveError, match=r"the export to .*out is not finished: no room to write.*Finished videos are in .*unfinished"):
         export_subset(ws, "motive", tmp_path / "out", "diffsynth")
     monkeypatch.undo()
     assert export_subset(ws, "motive", tmp_path / "out", "diffsynth").num_clips == 4

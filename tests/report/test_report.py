@@ -207,7 +207,7 @@ def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
     assert "3 raters gave" in text
     assert "1 rater failed the catch trials and is left out." in text
     assert "failed_catch_trials" in text, "among what was left out"
-    assert "Every file could be used" not in text
+    assert "No file was rejected" not in text
     assert "Computed by people, read from preference_study." in text
     assert "All arms on one scale" in text
     assert "Nobody has voted" not in text
