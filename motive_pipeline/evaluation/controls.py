@@ -63,7 +63,7 @@ class Precision:
     num_clips: int
 
 
-def precision_table(ws: Workspace, truth: GroundTruth) -> list[Precision]:
+def precision_rows(ws: Workspace, truth: GroundTruth) -> list[Precision]:
     """The rows of the arms that choose, of the controls, and of chance (the whole pool).
 
     Raises:
