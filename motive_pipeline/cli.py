@@ -14,7 +14,8 @@ from typing import get_args
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.export.trainers import TRAINERS, Videos
+from motive_pipeline.export.trainer import Videos
+from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
 from motive_pipeline.storage.trouble import storage_trouble
 

@@ -29,7 +29,7 @@ from motive_pipeline.graph import Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
-from motive_pipeline.motion.parallel import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
@@ -63,7 +63,7 @@ class Precision:
     num_clips: int
 
 
-def precision_table(ws: Workspace, truth: GroundTruth) -> list[Precision]:
+def precision_rows(ws: Workspace, truth: GroundTruth) -> list[Precision]:
     """The rows of the arms that choose, of the controls, and of chance (the whole pool).
 
     Raises:
@@ -101,7 +101,7 @@ def flow_similarity_features(ws: Workspace, role: Role) -> dict[str, Float32[np.
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
     row = functools.partial(_flow_row, read=ClipReader(rule, ws.config.engine), grid=grid)
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(row, missing, threads=ws.config.engine.threads) as ready:
+    with in_parallel(row, missing, threads=ws.config.engine.threads) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
 
 

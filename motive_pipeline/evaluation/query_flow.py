@@ -15,7 +15,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
 from motive_pipeline.evaluation.flow_distance import FEATURES, flow_row
 from motive_pipeline.motion.histogram import sampled_flow
-from motive_pipeline.motion.parallel import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -44,7 +44,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
     store = ws.store("eval_scores", DIMS)
     work = [Work(key=digest("query flow", query.clip_id, rule.content()), item=query) for query in queries]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(
+    with in_parallel(
         functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
     ) as ready:
         outcome = compute_rows(

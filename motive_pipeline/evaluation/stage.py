@@ -25,7 +25,7 @@ from motive_pipeline.evaluation.vbench.measure import VIDEO_ID_COLUMNS, Measured
 from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
 from motive_pipeline.evaluation.vbench.record import facts_of
 from motive_pipeline.motion.histogram import sampled_flow
-from motive_pipeline.motion.parallel import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -105,7 +105,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(functools.partial(measure_video, rule=rule), missing, threads=ws.config.engine.threads) as ready:
+    with in_parallel(functools.partial(measure_video, rule=rule), missing, threads=ws.config.engine.threads) as ready:
         outcome = compute_rows(
             store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )

@@ -10,39 +10,24 @@ from __future__ import annotations
 import glob
 import json
 import os
-import shutil
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from motive_pipeline.config import ArmName
-from motive_pipeline.engine import Progress
-from motive_pipeline.errors import MotiveError, RejectRow
-from motive_pipeline.export.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
-from motive_pipeline.files.file_stat import disk_errors_as_rejects
-from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.export.contents import ABOUT, FORMAT, score_table, write_contents
+from motive_pipeline.export.trainer import VIDEOS, Videos
+from motive_pipeline.export.trainers import TRAINERS
+from motive_pipeline.export.videos import remove_half_written, require_unchanged, write_videos
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
-from motive_pipeline.video.encode import write_mp4
-from motive_pipeline.video.readers import ClipReader, Prober
-
-FORMAT = 1
-"""Raise it when the same input is exported in another way."""
-
-ABOUT = "motive"
-"""The sub-folder about the origin of the export: MANIFEST.json, scores.csv, README.md."""
 
 _SHOWN = 5
 
@@ -115,12 +100,12 @@ def _write_export(
 ) -> tuple[int, list[str]]:
     """Export while holding the lock; returns the number of videos written now, and the warnings."""
     _require_free_folder(folder)
-    scores = _scores(ws, table)
-    _require_unchanged(ws, table)
-    _remove_half_written(work / VIDEOS)
-    num_written = _write_videos(ws, table, rule, work / VIDEOS, about["videos"])
-    _require_unchanged(ws, table)
-    warnings = _finish(ws, table, scores, rule, work, folder, about)
+    scores = score_table(ws, table)
+    require_unchanged(ws, table)
+    remove_half_written(work / VIDEOS)
+    num_written = write_videos(ws, table, rule, work / VIDEOS, about["videos"])
+    require_unchanged(ws, table)
+    warnings = write_contents(ws, table, scores, rule, work, folder, about)
     atomic.sync_tree(work)
     os.rename(work, folder)
     atomic.sync_folder(folder.parent)
@@ -196,195 +181,3 @@ def _require_free_folder(folder: Path) -> None:
     nearest = next(path for path in folder.parents if path.exists())
     if not nearest.is_dir():
         raise MotiveError(f"--to {folder}: {nearest} is a file. Name a folder that can be created.")
-
-
-def _remove_half_written(videos: Path) -> None:
-    """Remove the unfinished files of a killed export; their names contain its process id."""
-    videos.mkdir(parents=True, exist_ok=True)
-    for file in videos.glob(".*.part"):
-        file.unlink()
-
-
-def _require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
-    """Check that every clip exists with the scored bytes.
-
-    Raises:
-        MotiveError: a clip is missing or has changed.
-    """
-    memory = HashMemory(ws.state)
-    problems: list[str] = []
-    for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
-        with _collect_problems(problems, path):
-            if memory.clip_id(MediaFile.parse(path)) != clip_id:
-                problems.append(f"{path}: its content has changed")
-    memory.save()
-    _raise_if_any(problems, len(table))
-
-
-def _raise_if_any(problems: Sequence[str], total: int) -> None:
-    if problems:
-        listed = "; ".join(problems[:_SHOWN]) + ("; ..." if len(problems) > _SHOWN else "")
-        raise MotiveError(
-            f"{len(problems)} of {total} clips cannot be exported: {listed}. A subset without these clips would be another subset, so nothing is "
-            "exported. Restore the files, or run `motive run` to choose again."
-        )
-
-
-def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Path, videos: Videos) -> int:
-    """Write the missing videos; returns their number."""
-    files = [folder / name for name in _file_names(table, videos)]
-    missing = [(MediaFile.parse(path), file) for path, file in zip(table["path"], files, strict=True) if not file.exists()]
-    progress = Progress("export", total=len(table))
-    progress.reused = len(table) - len(missing)
-    problems: list[str] = []
-    threads = max(1, ws.config.engine.num_decode_workers)
-    reader = ClipReader(rule, ws.config.engine)
-    if videos == "window":
-        reader.prefetch([source for source, _ in missing])
-    begun: deque[tuple[MediaFile, Future[None]]] = deque()
-
-    def end() -> None:
-        source, future = begun.popleft()
-        with _collect_problems(problems, source.location):
-            future.result()
-            progress.computed += 1
-        progress.report()
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
-        try:
-            for source, file in missing:
-                with _collect_problems(problems, source.location):
-                    write = (
-                        partial(write_mp4, file, reader(source).frames_THWC, rule.fps)
-                        if videos == "window"
-                        else partial(_copy, source, file)
-                    )
-                    begun.append((source, pool.submit(write)))
-                while len(begun) > threads:
-                    end()
-            while begun:
-                end()
-        finally:
-            for _, future in begun:
-                future.cancel()
-    progress.rejected = len(problems)
-    progress.report(last=True)
-    _raise_if_any(problems, len(table))
-    return len(missing)
-
-
-@contextmanager
-def _collect_problems(problems: list[str], path: str | Path) -> Iterator[None]:
-    """Append a rejected clip to ``problems`` instead of raising."""
-    try:
-        yield
-    except RejectRow as rejection:
-        problems.append(f"{path}: {rejection.detail}")
-
-
-def _file_names(table: pd.DataFrame, videos: str) -> list[str]:
-    endings = [".mp4" if videos == "window" else Path(path).suffix.lower() or ".mp4" for path in table["path"]]
-    return [clip_id + ending for clip_id, ending in zip(table["clip_id"], endings, strict=True)]
-
-
-def _copy(source: MediaFile, target: Path) -> None:
-    unfinished = target.with_name(f".{target.name}.part")
-    try:
-        with ExitStack() as opened:
-            with disk_errors_as_rejects():
-                data = opened.enter_context(source.open())
-            shutil.copyfileobj(data, opened.enter_context(unfinished.open("wb")), 2**20)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _finish(
-    ws: Workspace, table: pd.DataFrame, scores: pd.DataFrame, rule: FrameRule, work: Path, home: Path, about: dict[str, Any]
-) -> list[str]:
-    """Write the files around the videos; returns the warnings."""
-    clips = _exported_clips(ws, table, work, about["videos"])
-    kind = TRAINERS[about["trainer"]]
-    export = Export(folder=work, home=home, clips=clips, fps=rule.fps, width=rule.width, height=rule.height)
-    kind.write(export)
-    warnings = list(kind.warnings(export))
-    (work / ABOUT).mkdir(exist_ok=True)
-    scores.insert(1, "file", [clip.file for clip in clips])
-    scores.to_csv(work / ABOUT / "scores.csv", index=False)
-    (work / ABOUT / "README.md").write_text(_readme(export, kind, about, warnings), encoding="utf-8")
-    manifest = about | {
-        "format": FORMAT,
-        "warnings": warnings,
-        "rule": rule.content(),
-        "clips": [
-            asdict(clip) | {"sha256": digest_file(work / clip.path), "source": source}
-            for clip, source in zip(clips, table["path"], strict=True)
-        ],
-    }
-    if about["videos"] == "original":
-        _require_identical_copies(work, manifest["clips"])
-    atomic.write_json(work / ABOUT / "MANIFEST.json", manifest)
-    if not kind.keeps_videos:
-        shutil.rmtree(work / VIDEOS)
-    return warnings
-
-
-def _require_identical_copies(work: Path, clips: Sequence[dict[str, Any]]) -> None:
-    """Check that every copy has the bytes of its clip id; remove a copy that differs.
-
-    Raises:
-        MotiveError: a file changed while it was copied.
-    """
-    wrong = [clip for clip in clips if not clip["sha256"].startswith(clip["clip_id"])]
-    for clip in wrong:
-        (work / VIDEOS / clip["file"]).unlink()
-    _raise_if_any([f"{clip['source']}: its content has changed" for clip in wrong], len(clips))
-
-
-def _exported_clips(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) -> list[ExportedClip]:
-    """The facts of each written video, read from the file itself."""
-    files = _file_names(table, videos)
-    prober = Prober(ws.config.engine)
-    prober.prefetch([work / VIDEOS / file for file in files])
-    clips: list[ExportedClip] = []
-    problems: list[str] = []
-    for clip_id, file, caption in zip(table["clip_id"], files, table["caption"], strict=True):
-        with _collect_problems(problems, work / VIDEOS / file):
-            facts = prober(work / VIDEOS / file)
-            numbers = {"num_frames": facts.num_frames, "fps": facts.fps, "width": facts.width, "height": facts.height}
-            clips.append(ExportedClip(clip_id=clip_id, file=file, caption=caption, **numbers))
-    _raise_if_any(problems, len(table))
-    return clips
-
-
-def _scores(ws: Workspace, table: pd.DataFrame) -> pd.DataFrame:
-    """The reasons for each clip: rank in the arm, motion magnitude, and votes and influence in each published ranking."""
-    masks = ws.published("motion_masks").table("index")[["clip_id", "motion_magnitude_px"]]
-    scores = table[["clip_id", "rank", "path", "caption"]].merge(masks, on="clip_id", how="left")
-    for variant in ws.config.variants:
-        if ws.has_published(f"voted_ranking/{variant}"):
-            ranking = ws.published(f"voted_ranking/{variant}").table("ranking")
-            named = ranking.rename(columns={name: f"{name}_{variant}" for name in ("votes", "mean_influence", "rank", "selected")})
-            scores = scores.merge(named, on="clip_id", how="left")
-    return scores
-
-
-def _readme(export: Export, kind: Trainer, about: dict[str, Any], warnings: Sequence[str]) -> str:
-    rule = f"at {export.fps:g} frames a second and {export.width} x {export.height} (width x height)"
-    content = (
-        f"Each video holds the scored frames of its clip: {' or '.join(map(str, export.lengths[:6]))} frames, {rule}."
-        if about["videos"] == "window"
-        else f"The videos are the clips' own files. Only the beginning of each was scored, {rule}: a trainer that reads other frames trains on unscored ones."
-    )
-    lines = [
-        f"# {len(export.clips)} clips of the arm {about['arm']}, for {kind.title}",
-        "",
-        content,
-        "",
-        f"Use: `{kind.use.format(home=export.home)}`",
-        "",
-        "To compare arms, train each for the same number of optimizer steps, not epochs: a small subset has shorter epochs.",
-        "`scores.csv` lists why each clip was chosen, `MANIFEST.json` the origin of the export with a SHA-256 of every video.",
-        *(["", *(f"- {warning}" for warning in warnings)] if warnings else []),
-    ]
-    return "\n".join(lines) + "\n"

@@ -30,7 +30,7 @@ from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.overlay import overlay_mask
-from motive_pipeline.motion.parallel import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -130,7 +130,7 @@ def _row_function(
         return mask_row(clip, tracker(), grid, read, mask_rule)
 
     if ws.config.motion.tracker == "dis":
-        ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
+        ahead = in_parallel(computed, missing, threads=ws.config.engine.threads)
     else:
         ahead = nullcontext(computed)
         read.prefetch([clip.file for clip in missing])

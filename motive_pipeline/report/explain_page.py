@@ -244,6 +244,6 @@ def _published_mask(ws: Workspace, known: KnownClip) -> np.ndarray | None:
 
 
 def _existing_file(known: KnownClip) -> MediaFile:
-    """The first of its files that is there; the first one, to be told that it is missing."""
+    """The first of its files that exists; if none does, the first, whose reader then reports it missing."""
     files = [MediaFile.parse(path) for path in known.paths]
     return next((file for file in files if file.path.is_file()), files[0])

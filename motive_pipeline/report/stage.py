@@ -14,8 +14,9 @@ from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
+from motive_pipeline.report.metric_styles import STYLES
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
-from motive_pipeline.report.tables import STYLES, Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
+from motive_pipeline.report.tables import Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 

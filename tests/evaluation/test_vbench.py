@@ -21,8 +21,8 @@ from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS, VBENCH_METR
 from motive_pipeline.evaluation.vbench.environment import LOCK, build_environment, environment_folder, require_interpreter
 from motive_pipeline.evaluation.vbench.measure import checked, measure_videos
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
+from motive_pipeline.report.metric_styles import STYLES
 from motive_pipeline.report.provenance_tables import plain_settings, versions_table
-from motive_pipeline.report.tables import STYLES
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import copied, with_settings
 from tests.vbench_standin import film, make_environment, project, publish_films
