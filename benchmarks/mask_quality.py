@@ -32,7 +32,7 @@ from motive_pipeline.demo.generator import ClipSpec, ClipTruth, render_clip, ren
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.field import MaskRule, motion_field, weigh
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
-from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.trackers import DisTracker, Tracker, Tracks, build_tracker
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.encode import write_mp4
@@ -144,7 +144,7 @@ def report_rate(tracker: Tracker, name: str, rounds: int) -> None:
 
     for _ in range(rounds):
         start, start_cpu = time.perf_counter(), time.process_time()
-        with side_by_side(row, list(clips), threads=threads) as ready:
+        with in_parallel(row, list(clips), threads=threads) as ready:
             for seed in clips:
                 ready(seed)
         seconds, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu

@@ -1,4 +1,4 @@
-"""``motive``: the few commands that Dagster does not have."""
+"""``motive``: the commands that Dagster does not have. The code location ``assets`` is imported only by the commands that need it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import get_args
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.export.trainers import TRAINERS, Videos
+from motive_pipeline.export.trainer import Videos
+from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
 from motive_pipeline.storage.trouble import storage_trouble
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0 only when all went well, and errors go to stderr."""
+    """Run one command. Errors go to stderr, and the exit code is 0 only on success."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     _log_progress(quiet=getattr(arguments, "quiet", False))
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except KeyboardInterrupt:
-        print("motive: stopped; what was committed is kept, and the next run goes on from there", file=sys.stderr)
+        print("motive: stopped; committed results are kept, and the next run continues from there", file=sys.stderr)
         return 130
     except Exception as error:
         trouble = storage_trouble(error, config.storage.root, config.storage.state or config.storage.root) if config else None
@@ -59,44 +60,44 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function, needs_config=needs_config)
         return sub
 
-    run = command("run", _run, "Bring the assets up to date: exactly what is stale runs.")
+    run = command("run", _run, "Bring the assets up to date. Only stale assets run.")
     run.add_argument("--select", metavar="ASSETS", help="Dagster's selection syntax, for instance '+key:\"voted_ranking/motive\"'")
-    run.add_argument("--json", action="store_true", help="end stdout with one line of JSON: what became of each asset")
+    run.add_argument("--json", action="store_true", help="end stdout with one line of JSON: the result of each asset")
     run.add_argument("--quiet", action="store_true", help="no progress lines")
     run.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
-    plan = command("plan", _plan, "What a run would do, why, and what it would cost; changes nothing.")
-    plan.add_argument("--json", action="store_true", help="a JSON list instead of a table")
-    sql = command("sql", _sql, "A read-only query of the scores.")
+    plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Changes nothing.")
+    plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
     explain = command(
-        "explain", _explain, "Why a clip was (not) chosen, or what a query asks for: in a few lines, and as a page with pictures."
+        "explain", _explain, "Show why a clip was (not) chosen, or which clips a query votes for, and write a page with pictures."
     )
-    explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id, the first digits of one, the path of a video, or a file's name")
+    explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
-    export = command("export", _export, "Write the clips of an arm to a folder, as a trainer reads them.")
+    export = command("export", _export, "Write the clips of an arm to a folder in a trainer's layout.")
     export.add_argument("--arm", required=True, choices=[arm for arm in ARMS if arm != BASE])
-    export.add_argument("--to", required=True, metavar="FOLDER", help="a folder that is not there yet, or an empty one")
-    export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer, or the format")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder")
+    export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer or format")
     export.add_argument(
         "--videos",
         choices=get_args(Videos),
         default="window",
-        help="window (default): the frames that were scored, as H.264; original: the clips' own files, copied",
+        help="window (default): the scored frames as H.264; original: copies of the clips' own files",
     )
     export.add_argument("--quiet", action="store_true", help="no progress lines")
-    fetch = command("fetch", _fetch, "Download pinned code and weights, and check their hashes.", needs_config=False)
+    fetch = command("fetch", _fetch, "Download pinned code and weights and check their hashes.", needs_config=False)
     fetch.add_argument(
         "what",
         choices=("alltracker", "vbench"),
         help="alltracker: the tracker of motion.tracker: alltracker; vbench: the Python environment of evaluate.backend: vbench",
     )
-    fetch.add_argument("--weights", action="store_true", help="vbench: the weights of evaluate.vbench.dimensions, too")
-    path = command("path", _path, "Where the published data of an asset lies.")
+    fetch.add_argument("--weights", action="store_true", help="vbench: also download the weights of evaluate.vbench.dimensions")
+    path = command("path", _path, "Print the path of an asset's published data.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
-    gc = command("gc", _gc, "List what no current setting uses; with --delete, remove it.")
-    gc.add_argument("--delete", action="store_true", help="remove what is listed")
-    gc.add_argument("--dry-run", action="store_true", help="only list, as without --delete")
+    gc = command("gc", _gc, "List stored results that no current setting uses; with --delete, remove them.")
+    gc.add_argument("--delete", action="store_true", help="remove the listed results")
+    gc.add_argument("--dry-run", action="store_true", help="only list (the default)")
     return parser
 
 
@@ -118,7 +119,7 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _print_assets(report, seconds: float, file) -> None:
-    """What ran, how long it took and its share of the time; and what is wrong, last."""
+    """Print the assets that ran with their times and shares of the time, then the failures."""
     ran = {name: run for name, run in report.assets.items() if run.seconds or run.status in ("failed", "blocked")}
     if not ran:
         print(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=file)
@@ -159,7 +160,7 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
         print(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
     if any(asset.seconds is not None for asset in planned):
         seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in planned) for name in ("seconds", "device_hours", "disk_mb"))
-        print(f"in all at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, from what earlier runs took")
+        print(f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs")
     return 0
 
 
@@ -193,13 +194,13 @@ def _export(config: Config, arguments: argparse.Namespace) -> int:
 
     try:
         stale = next((asset for asset in plan(config) if asset.asset == f"curated_subset/{arguments.arm}"), None)
-    except MotiveError as error:  # the clips are there all the same
-        print(f"motive: note: whether the subset is up to date cannot be said: {error}", file=sys.stderr)
+    except MotiveError as error:  # the export is possible all the same
+        print(f"motive: note: cannot check whether the subset is up to date: {error}", file=sys.stderr)
     else:
         if stale is not None:
             print(
-                f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}): exported is what was "
-                "published last; `motive run` brings it up to date",
+                f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}). The last published "
+                "subset is exported; `motive run` brings it up to date",
                 file=sys.stderr,
             )
     found = export_subset(Workspace(config), arguments.arm, Path(arguments.to), arguments.trainer, videos=arguments.videos)
@@ -212,7 +213,7 @@ def _export(config: Config, arguments: argparse.Namespace) -> int:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     if arguments.what == "vbench":
-        from motive_pipeline.evaluation.vbench.fetch import fetch as fetch_vbench
+        from motive_pipeline.evaluation.vbench.fetch import fetch_vbench
 
         for line in fetch_vbench(load_config(), with_weights=arguments.weights):
             print(line)
@@ -223,7 +224,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     pinned = PINNED[arguments.what]
     for file in fetch(pinned):
         print(file)
-    print(f"{pinned.name} {pinned.version} is whole and as pinned ({pinned.terms})")
+    print(f"{pinned.name} {pinned.version} is complete and as pinned ({pinned.terms})")
     return 0
 
 
@@ -242,7 +243,7 @@ def _gc(config: Config, arguments: argparse.Namespace) -> int:
     for each in found:
         print(f"{each.num_bytes / 1e6:10.1f} MB  {each.path}  ({each.why})")
     total = sum(each.num_bytes for each in found) / 1e6
-    print(f"{total:10.1f} MB in all, {'removed' if delete else 'not removed: --delete removes it' if found else 'nothing is unused'}")
+    print(f"{total:10.1f} MB in total, {'removed' if delete else 'not removed: --delete removes it' if found else 'nothing is unused'}")
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from motive_pipeline.catalog.changes import Content
 from motive_pipeline.errors import NotPublished
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
 from motive_pipeline.storage.commits import RECORD, read_record
@@ -22,7 +22,7 @@ _KEYED = ("latents", "motion_masks", "embeddings", "gradient")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
+class CostEstimate:
     """What an asset would compute and cost. ``rows`` is None for one that is made as a whole, the costs where nothing was measured yet."""
 
     rows: int | None
@@ -44,15 +44,15 @@ class Forecast:
         self._asset_s: dict[str, float] = {}
         self._read_runs()
 
-    def estimate(self, asset: str) -> Estimate:
+    def estimate(self, asset: str) -> CostEstimate:
         """What ``asset`` (``query_gradients/motive``) would compute now, from the files and settings as they are."""
         declared = self._ws.graph.asset(asset)
         stage = declared.stage.name
         if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
-            return Estimate(rows=None, seconds=_known(self._asset_s, asset), disk_mb=self._published_mb(asset))
+            return CostEstimate(rows=None, seconds=_known(self._asset_s, asset), disk_mb=self._published_mb(asset))
         rows = sum(self._is_missing(stage, content, masked=declared.lane == "motive") for content in self._contents[declared.role])
         per_row_s, per_row_mb = _known(self._row_s, asset), self._row_mb(stage)
-        return Estimate(
+        return CostEstimate(
             rows=rows,
             seconds=None if per_row_s is None else rows * per_row_s,
             disk_mb=None if per_row_mb is None else rows * per_row_mb,

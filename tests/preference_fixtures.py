@@ -13,7 +13,7 @@ import pandas as pd
 from motive_pipeline.config import parse_config
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.key import Key, Trial
-from motive_pipeline.evaluation.preference.results import Result, Vote, results_folder
+from motive_pipeline.evaluation.preference.results import RaterResult, RaterVote, results_folder
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.encode import write_mp4
@@ -90,11 +90,11 @@ def choice(key: Key, trial: Trial, taste: Taste, *, is_careless: bool = False) -
 
 def result_of(
     key: Key, number: int, taste: Taste, *, plan: int | None = None, num_votes: int | None = None, is_careless: bool = False
-) -> Result:
+) -> RaterResult:
     """What the page would save for rater ``number``."""
     plan = number % key.num_plans if plan is None else plan
     votes = [
-        Vote(
+        RaterVote(
             turn=turn,
             left=trial.left,
             right=trial.right,
@@ -104,15 +104,15 @@ def result_of(
         )
         for turn, trial in enumerate(key.plan(plan)[:num_votes])
     ]
-    return signed(Result(format=1, study=key.study, rater=f"{number:016x}", plan=plan, votes=votes, checksum=""))
+    return signed(RaterResult(format=1, study=key.study, rater=f"{number:016x}", plan=plan, votes=votes, checksum=""))
 
 
-def signed(result: Result) -> Result:
+def signed(result: RaterResult) -> RaterResult:
     """``result`` with its true checksum."""
-    return result.model_copy(update={"checksum": result.true_checksum()})
+    return result.model_copy(update={"checksum": result.expected_checksum()})
 
 
-def drop(ws: Workspace, result: Result, name: str | None = None) -> Path:
+def drop(ws: Workspace, result: RaterResult, name: str | None = None) -> Path:
     """The result as a file in the folder where results are put."""
     file = results_folder(ws) / (name or f"preference-{result.study}-{result.rater}.json")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from motive_pipeline.attribution.preconditioner import Preconditioned
 from motive_pipeline.attribution.projection import Projected, Projector, build_projector
 from motive_pipeline.attribution.streaming import (
     DeterministicPasses,
-    rejecting_what_does_not_fit,
+    reject_on_oom,
     selected_parameters,
     streamed_gradients,
 )
@@ -90,7 +90,7 @@ class ClipGradient:
         Raises:
             RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (which is tried again another time).
         """
-        with rejecting_what_does_not_fit(latents_CFHW):
+        with reject_on_oom(latents_CFHW):
             projected = _mean([self._deterministic(partial(self._project, latents_CFHW, prompt_LE, mask_FHW, draw)) for draw in self.draws])
         if not math.isfinite(projected.norm):
             raise RejectRow(

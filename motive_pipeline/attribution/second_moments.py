@@ -30,7 +30,7 @@ from motive_pipeline.attribution.adam_state import load_adam_state
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
 from motive_pipeline.attribution.streaming import (
     DeterministicPasses,
-    rejecting_what_does_not_fit,
+    reject_on_oom,
     selected_parameters,
     streamed_gradients,
 )
@@ -53,7 +53,7 @@ MOMENTS, RECORD = "second_moments.safetensors", "second_moments.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moments:
+class SecondMoments:
     """Second moments on disk: a folder, a hash of the numbers, and the clips (or none) that they rest on."""
 
     folder: Path
@@ -151,7 +151,7 @@ def _sum_squares(
         lengths.clear()
         try:
             with (
-                rejecting_what_does_not_fit(latents_CFHW),
+                reject_on_oom(latents_CFHW),
                 streamed_gradients(model.transformer, chosen, take, checkpointing=checkpointing),
             ):
                 draw = warm_up_draw(seed, clip_id)
@@ -175,7 +175,7 @@ def warm_up_clips(clip_ids: Sequence[str], *, count: int, seed: int) -> list[str
     return sorted(sorted(clip_ids, key=lambda clip_id: digest(seed, clip_id))[:count])
 
 
-def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Moments, int]:
+def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[SecondMoments, int]:
     """The moments of a warm-up, from where they are kept, else now; and how many clips were passed through the model for them."""
     settings = ws.config.influence
     if (kept := _kept(base / "whole")) is not None:
@@ -199,7 +199,7 @@ def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Moment
     return _keep(folder, sums, source="warm-up", clip_ids=used, left_out=sorted(set(clip_ids) - set(used))), len(used)
 
 
-def _from_file(ws: Workspace, base: Path) -> tuple[Moments, int]:
+def _from_file(ws: Workspace, base: Path) -> tuple[SecondMoments, int]:
     file = ws.config.influence.adam_state
     assert file is not None
     if (kept := _kept(base / "whole")) is not None:
@@ -211,20 +211,20 @@ def _from_file(ws: Workspace, base: Path) -> tuple[Moments, int]:
 
 def _keep(
     folder: Path, moments: dict[str, torch.Tensor], *, source: str, clip_ids: Sequence[str] = (), left_out: Sequence[str] = ()
-) -> Moments:
+) -> SecondMoments:
     atomic.remove_leftovers(folder.parent)
     with atomic.new_folder(folder) as temp:
         save_file({name: moment.cpu().contiguous() for name, moment in moments.items()}, temp / MOMENTS)
         record = {"content": digest_file(temp / MOMENTS), "source": source, "clip_ids": list(clip_ids), "left_out": list(left_out)}
         save_work(temp, RECORD, record | _spread(moments))
-    return Moments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
+    return SecondMoments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
 
 
-def _kept(folder: Path) -> Moments | None:
+def _kept(folder: Path) -> SecondMoments | None:
     record = load_work(folder, RECORD)
     if record is None:
         return None
-    return Moments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
+    return SecondMoments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
 
 
 def _spread(moments: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -238,12 +238,12 @@ def _spread(moments: dict[str, torch.Tensor]) -> dict[str, Any]:
     }
 
 
-def _write(moments: Moments, folder: Path) -> None:
+def _write(moments: SecondMoments, folder: Path) -> None:
     for name in (MOMENTS, RECORD):
         atomic.link_or_copy(moments.folder / name, folder / name)
 
 
-def _facts(moments: Moments) -> dict[str, Any]:
+def _facts(moments: SecondMoments) -> dict[str, Any]:
     record = json.loads((moments.folder / RECORD).read_text(encoding="utf-8"))
     lowest, median, highest = record["root mean square of a parameter"]
     return {

@@ -23,7 +23,7 @@ from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash

@@ -64,7 +64,7 @@ def streamed_gradients(
 
 
 @contextmanager
-def rejecting_what_does_not_fit(latents_CFHW: torch.Tensor) -> Iterator[None]:
+def reject_on_oom(latents_CFHW: torch.Tensor) -> Iterator[None]:
     """Turns running out of memory, on any device, into the rejection of the clip with these latents; other errors pass.
 
     Raises:
@@ -97,7 +97,7 @@ class DeterministicPasses:
         if not self._possible:
             return run()
         try:
-            with _nothing_but_deterministic():
+            with _strict_determinism():
                 return run()
         except RuntimeError as error:
             if "deterministic" not in str(error):
@@ -112,7 +112,7 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 
 @contextmanager
-def _nothing_but_deterministic() -> Iterator[None]:
+def _strict_determinism() -> Iterator[None]:
     """Where torch was told to warn of an operation that has no deterministic kernel, it raises RuntimeError while this lasts."""
     if not (torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()):
         yield

@@ -84,7 +84,7 @@ def on_grid(features_RP: Float32[np.ndarray, "R P"]) -> GridRows:
     return Scratch(*features_RP.shape).on_grid(features_RP)
 
 
-class Queries:
+class QueryGradients:
     """The side of the product that is the same for every tile: integers, and what each query's products are multiplied by. Queries of zeros fill
     it up to a multiple of :data:`QUERIES_AT_ONCE`, if there are more.
     """
@@ -122,7 +122,7 @@ def influence_tiles(
     Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
     A norm takes the place of that unit length: with both it is the cosine times both norms ("dot"). A zero row has influence 0.
     """
-    queries, (num_clips, num_entries) = Queries(queries_QP, query_norm_Q), clips_NP.shape
+    queries, (num_clips, num_entries) = QueryGradients(queries_QP, query_norm_Q), clips_NP.shape
     step = max(1, min(TILE_ENTRIES // num_entries, num_clips))
     scratch = queries.scratch(step)
     influence_QN = np.empty((len(queries_QP), num_clips), dtype=np.float32)
@@ -156,7 +156,7 @@ def stream_influence(
 
     Memory: a few tiles, whatever N is. Each of ``threads`` workers reads and multiplies a tile of its own.
     """
-    queries = Queries(queries_QP, query_norm_Q)
+    queries = QueryGradients(queries_QP, query_norm_Q)
     num_clips, proj_dim = gradient_NP.shape[0], queries_QP.shape[1]
     idle: SimpleQueue[Scratch] = SimpleQueue()
     for _ in range(threads):

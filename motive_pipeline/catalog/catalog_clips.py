@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.storage.workspace import Workspace
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from motive_pipeline.catalog.catalog_clips import catalog_asset
 from motive_pipeline.catalog.scan import SourceFile, data_version, scan
 from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.storage.workspace import Workspace
 

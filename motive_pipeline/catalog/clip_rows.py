@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from motive_pipeline.catalog.catalog_clips import CatalogClip
 from motive_pipeline.engine import Outcome, require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace

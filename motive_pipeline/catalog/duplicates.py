@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from motive_pipeline.catalog.catalog_clips import catalog_clips
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_BITS = 15

@@ -15,7 +15,7 @@ from motive_pipeline.config.names import (
     VBENCH_DIMENSIONS,
     VBENCH_VIDEOS_PER_PROMPT,
     ArmName,
-    Source,
+    SourceName,
     Variant,
     VBenchDimension,
 )
@@ -48,7 +48,7 @@ __all__ = [
     "Queries",
     "Schedule",
     "Section",
-    "Source",
+    "SourceName",
     "Storage",
     "Subset",
     "VBench",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from motive_pipeline.config.names import Source
+from motive_pipeline.config.names import SourceName
 from motive_pipeline.config.section import FrameCount, RejectShare, Section, require_table_used
 
 Repair = Literal["repair", "reject"]
@@ -43,7 +43,7 @@ class Policies(Section):
 
 
 class Clips(Section):
-    source: Source = "folder"
+    source: SourceName = "folder"
     path: Path | None = None
     table: Path | None = None
     path_column: str | None = None
@@ -88,7 +88,7 @@ class DemoQueries(Section):
 
 
 class Queries(Section):
-    source: Source = "folder"
+    source: SourceName = "folder"
     path: Path | None = None
     table: Path | None = None
     path_column: str | None = None

@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from motive_pipeline.graph.arms import ARMS
 
-Source = Literal[
+SourceName = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
     "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
     "nemo", "videotuna", "open_sora", "open_sora_plan", "ltx",

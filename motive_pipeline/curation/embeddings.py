@@ -18,7 +18,7 @@ from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_o
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import embedding_key
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule

@@ -98,7 +98,7 @@ class PretrainedEncoder:
         pixels = self._processor(images=[frames_THWC[at] for at in chosen_K], return_tensors="pt")["pixel_values"].to(self._device)
         with torch.inference_mode():
             features = self._features(pixels)
-        return at_unit_length(features.mean(dim=0).double().cpu().numpy())
+        return normalized(features.mean(dim=0).double().cpu().numpy())
 
     def _features(self, pixels: Any) -> Any:
         """One row for each frame, or for the clip."""
@@ -112,7 +112,7 @@ class PretrainedEncoder:
         return output.last_hidden_state.mean(dim=1) if hasattr(output, "last_hidden_state") else output
 
 
-def at_unit_length(features_E: Float[np.ndarray, " E"]) -> Float32[np.ndarray, " E"]:
+def normalized(features_E: Float[np.ndarray, " E"]) -> Float32[np.ndarray, " E"]:
     """``features_E`` divided by its length; zero stays zero."""
     length = float(np.linalg.norm(features_E))
     return (features_E / length if length else features_E).astype(np.float32)

@@ -59,7 +59,7 @@ def threshold(influence_N: Float32[np.ndarray, " N"], percentile: float) -> np.f
     return np.partition(influence_N, position)[position]
 
 
-class Counted:
+class VoteCount:
     """Votes and influence, added up query by query."""
 
     def __init__(self, num_clips: int) -> None:
@@ -84,11 +84,11 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
     Raises:
         ValueError: there is no query.
     """
-    counted: Counted | None = None
+    counted: VoteCount | None = None
     with ThreadPoolExecutor(1) as finder:
         waiting: tuple[np.ndarray, Iterator[np.float32]] | None = None
         for block_BN in influence_blocks:
-            counted = counted or Counted(block_BN.shape[1])
+            counted = counted or VoteCount(block_BN.shape[1])
             found = block_BN, finder.map(partial(threshold, percentile=percentile), block_BN)  # while the block before it is counted
             if waiting:
                 counted.add(*waiting)

@@ -1,16 +1,17 @@
-"""Names the one motion of a short film of one shape, from its optical flow alone.
+"""Recognizes the one motion of a short film of one shape from its optical flow.
 
-The rule. DIS flow is taken from frames 0, 2, 4, ... to the frame `STEP_FRAMES` later, on pictures scaled up four times, and divided by the step:
-px per frame. The camera's motion of a pair is the median flow of the whole picture. What differs from it by more than `MOVING_SHARE` of the
-film's speed moves; slower is flicker of a decoder. (A film that flickers between odd and even frames alone is not told apart.)
+The rule. DIS flow is computed from frames 0, 2, 4, ... to the frame `STEP_FRAMES` later, on pictures enlarged four times, and divided by the
+step (px per frame). The camera motion of a pair is the median flow of the whole picture. A pixel moves if its flow differs from the camera's by
+more than `MOVING_SHARE` of the film's speed; slower differences are decoder flicker. (Flicker between odd and even frames is not detected.)
 
 * The film is **static** if the camera stands still and the fastest 5 % of the pixels move less than `STATIC_PX`.
-* The moving pixels' flow (camera taken off) is compared with five patterns over all pairs at once, each scaled by least squares: constant
+* The moving pixels' flow (minus the camera's) is compared with five patterns over all pairs together, each scaled by least squares: constant
   along x (right, left), constant along y (down, up), away from the moving region's centre (grow, shrink), along x or y as one period of a
-  sine over the film (sway, bounce). The pattern that explains the largest share of the flow's energy gives the label, that share is the **coherence**.
-* If the camera moves, in the same direction in all pairs, it is a **pan**; its coherence is the share of the camera's energy that
-  one constant velocity explains, times the share of the picture that goes along with it.
-* Below `MIN_COHERENCE` the film is **incoherent**: noise, flicker, a shape that dissolves, motions that change their mind.
+  sine over the film (sway, bounce). The pattern that explains the largest share of the flow's energy is the label; the share is the
+  **coherence**.
+* If the camera moves in the same direction in all pairs, the film is a **pan**. Its coherence is the share of the camera's energy that one
+  constant velocity explains, times the share of the picture that moves with it.
+* Below `MIN_COHERENCE` the film is **incoherent**: noise, flicker, a shape that dissolves, or motion that changes direction.
 
 Axes: F frames, P pairs, H W pixels, C channels, 2 = (dx, dy).
 """
@@ -37,7 +38,7 @@ _SIGNED_LABELS = {
 
 
 def motion_class(frames_FHWC: np.ndarray) -> RecognizedMotion:
-    """Read the motion of uint8 RGB frames (F >= 5); the thresholds are meant for pictures of about 64 pixels."""
+    """The motion of uint8 RGB frames (F >= 5). The thresholds are meant for pictures of about 64 pixels."""
     if frames_FHWC.dtype != np.uint8 or frames_FHWC.ndim != 4 or len(frames_FHWC) < 5:
         raise ValueError(f"expected at least 5 uint8 RGB frames, not {frames_FHWC.dtype} {frames_FHWC.shape}")
     flow_PHW2 = _flow(frames_FHWC)
@@ -92,7 +93,7 @@ def _best_pattern(own_PHW2: np.ndarray, moving_PHW: np.ndarray, num_frames: int)
 
 
 def _patterns(moving_PHW: np.ndarray, num_frames: int) -> dict[str, np.ndarray]:
-    """The five shapes of motion, zero where nothing moves."""
+    """The five motion patterns, zero where nothing moves."""
     height, width = moving_PHW.shape[1:]
     count_P = np.maximum(moving_PHW.sum((1, 2)), 1)
     y_HW, x_HW = np.mgrid[:height, :width]

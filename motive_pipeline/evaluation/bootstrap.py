@@ -1,19 +1,19 @@
-"""Intervals for a mean over trainings and prompts, by a seeded bootstrap that keeps its promise for few prompts and fewer trainings.
+"""Intervals for a mean over trainings and prompts, by a seeded bootstrap with correct coverage for few prompts and very few trainings.
 
-A table of values ``[training, prompt]`` has two kinds of luck in it: which trainings were run, and which prompts were asked. Both are
-resampled, as wholes, because the same prompts serve every training:
+A table of values ``[training, prompt]`` varies by chance in two ways: by the trainings that were run and by the prompts that were chosen.
+The same prompts serve every training, so whole trainings and whole prompts are resampled:
 
     mean* = mean + A* + B*
 
-- ``B*``, the prompts: the mean of as many prompts drawn with replacement, less the mean, stretched by t / z sqrt(n / (n - 1)) for n
-  prompts, which makes up for the narrowness of plain percentiles at small n (Hesterberg, "What teachers should know about the
-  bootstrap", 2015; he moves the percentile outwards to the same effect). t and z are the quantiles of Student's t, n - 1 degrees of
-  freedom, and of the normal distribution.
+- ``B*``, the prompts: the mean of n prompts drawn with replacement minus the mean, stretched by t / z sqrt(n / (n - 1)). The stretch
+  corrects plain percentiles, which are too narrow for small n (Hesterberg, "What teachers should know about the bootstrap", 2015, moves
+  the percentile outwards to the same effect). t and z are the quantiles of Student's t with n - 1 degrees of freedom and of the normal
+  distribution.
 - ``A*``, the trainings: drawn from Student's t with (trainings - 1) degrees of freedom, scaled by the standard error of the training
-  means. Three trainings are too few to resample: the percentiles of three values cover no more than 75 %. The part of that error that
-  the prompts explain already (what is left of a cell beside its row and column) is taken off, so that it does not count twice.
+  means. Three trainings are too few to resample: the percentiles of three values cover at most 75 %. The part of this error that the
+  prompts already explain (the residual of a cell after its row and column) is subtracted, so that it does not count twice.
 
-With one training only the prompts are resampled. The interval is the percentiles of mean*.
+With one training, only the prompts are resampled. The interval is the percentiles of mean*.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEED = 20_260_108
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean, its interval, and over how many trainings and prompts. The interval is NaN where nothing varies that could be resampled."""
+    """A mean with its interval, and the number of trainings and prompts behind it. The interval is NaN if there is nothing to resample."""
 
     value: float
     low: float
@@ -53,10 +53,10 @@ def mean_interval(
 ) -> Estimate:
     """The mean over S trainings and J prompts with its interval.
 
-    ``bounds`` is the range that the quantity cannot leave, such as (0, 1) for a share. The same values give the same interval.
+    ``bounds`` is the range of the quantity, for instance (0, 1) for a share. The same values give the same interval.
 
     Raises:
-        ValueError: no value at all, or one that is not finite.
+        ValueError: there is no value, or one is not finite.
     """
     value_SJ = np.asarray(value_SJ, np.float64)
     if value_SJ.ndim != 2 or value_SJ.size == 0 or not np.isfinite(value_SJ).all():
@@ -67,14 +67,14 @@ def mean_interval(
     if num_trainings > 1 or num_prompts > 1:
         rng = np.random.default_rng(seed)
         tail = (1 - level) / 2
-        prompts_B = _stretch(num_prompts, tail) * _prompt_luck(rng, value_SJ.mean(0), num_samples)
-        explained = _explained(value_SJ) if num_trainings > 1 and num_prompts > 1 else 0.0
-        low, high = _bounds(mean + _training_luck(rng, value_SJ.mean(1), explained, num_samples) + prompts_B, tail, bounds)
+        prompts_B = _stretch(num_prompts, tail) * _prompt_deviation(rng, value_SJ.mean(0), num_samples)
+        explained = _residual_variance(value_SJ) if num_trainings > 1 and num_prompts > 1 else 0.0
+        low, high = _bounds(mean + _training_deviation(rng, value_SJ.mean(1), explained, num_samples) + prompts_B, tail, bounds)
     return Estimate(value=mean, low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
 
 
 def prompt_resamples(num_prompts: int, num_samples: int, *, seed: int = SEED) -> Float[np.ndarray, "B J"]:
-    """The weight of each prompt in each of ``num_samples`` draws of as many prompts with replacement."""
+    """The weight of each prompt in each of ``num_samples`` resamples of ``num_prompts`` prompts with replacement."""
     drawn_BJ = np.random.default_rng(seed).integers(num_prompts, size=(num_samples, num_prompts))
     weight_BJ = np.zeros((num_samples, num_prompts))
     np.add.at(weight_BJ, (np.arange(num_samples)[:, None], drawn_BJ), 1 / num_prompts)
@@ -90,10 +90,10 @@ def resampled_interval(
     bounds: tuple[float, float] | None = None,
     seed: int = SEED,
 ) -> Estimate:
-    """The mean over S trainings of a quantity that is no mean over prompts, with its interval: :func:`mean_interval` for any statistic.
+    """The mean over S trainings, with its interval, of a quantity that is not a mean over prompts: :func:`mean_interval` for any statistic.
 
-    ``resampled_SB`` is the quantity of each training over each draw of :func:`prompt_resamples`, all trainings under the same draws. It is
-    moved so that its mean is the value: a bias that resampling adds does not shift the interval.
+    ``resampled_SB`` is the quantity of each training under each resample of :func:`prompt_resamples`, the same resamples for all trainings.
+    It is shifted so that its mean equals the value: a bias of resampling does not shift the interval.
     """
     num_trainings, num_samples = resampled_SB.shape
     low = high = np.nan
@@ -104,7 +104,7 @@ def resampled_interval(
         if num_trainings > 1 and num_prompts > 1:
             own_SB = resampled_SB - resampled_SB.mean(1, keepdims=True) - (mean_B - mean_B.mean())
             explained = float(own_SB.var(1).sum()) * num_prompts / (num_prompts - 1) / (num_trainings - 1) / num_trainings
-        trainings = _training_luck(np.random.default_rng(seed), value_S, explained, num_samples)
+        trainings = _training_deviation(np.random.default_rng(seed), value_S, explained, num_samples)
         prompts_B = _stretch(num_prompts, tail) * (mean_B - mean_B.mean())
         low, high = _bounds(value_S.mean() + trainings + prompts_B, tail, bounds)
     return Estimate(value=float(value_S.mean()), low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
@@ -115,14 +115,14 @@ def _bounds(mean_B: np.ndarray, tail: float, bounds: tuple[float, float] | None)
     return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
 
 
-def _prompt_luck(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
+def _prompt_deviation(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
     num_prompts = len(prompt_mean_J)
     drawn_BJ = rng.integers(num_prompts, size=(num_samples, num_prompts))
     return prompt_mean_J[drawn_BJ].mean(1) - prompt_mean_J.mean()
 
 
-def _training_luck(rng: np.random.Generator, value_S: np.ndarray, explained: float, num_samples: int) -> np.ndarray | float:
-    """A*, from the variance of the trainings' mean less the part of it that the prompts explain."""
+def _training_deviation(rng: np.random.Generator, value_S: np.ndarray, explained: float, num_samples: int) -> np.ndarray | float:
+    """A*, from the variance of the trainings' mean minus the part that the prompts explain."""
     num_trainings = len(value_S)
     if num_trainings == 1:
         return 0.0
@@ -130,15 +130,15 @@ def _training_luck(rng: np.random.Generator, value_S: np.ndarray, explained: flo
     return np.sqrt(max(0.0, variance)) * rng.standard_t(num_trainings - 1, size=num_samples)
 
 
-def _explained(value_SJ: np.ndarray) -> float:
-    """What is left of a cell beside its row and column, as a variance of the trainings' mean."""
+def _residual_variance(value_SJ: np.ndarray) -> float:
+    """The residual of the cells after row and column effects, as a variance of the trainings' mean."""
     num_trainings, num_prompts = value_SJ.shape
     residual_SJ = value_SJ - value_SJ.mean(1, keepdims=True) - value_SJ.mean(0, keepdims=True) + value_SJ.mean()
     return float((residual_SJ**2).sum()) / ((num_trainings - 1) * (num_prompts - 1)) / value_SJ.size
 
 
 def _stretch(num_prompts: int, tail: float) -> float:
-    """How much wider a bootstrap over this many prompts has to be."""
+    """The factor by which a bootstrap over this many prompts is too narrow."""
     if num_prompts < 2:
         return 1.0
     ratio = stats.t.ppf(tail, num_prompts - 1) / stats.norm.ppf(tail)

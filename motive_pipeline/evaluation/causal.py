@@ -1,8 +1,8 @@
-"""The causal check: after training on what an arm chose, how far has the motion-weighted loss on unseen queries fallen?
+"""The causal check: how far does training on an arm's clips lower the motion-weighted loss on held-out queries?
 
-For each held-out query and each of a few (timestep, noise) draws the loss of the base model is compared with that of the trained one, same
-clip, same mask, same noise. Attribution used neither these draws nor these queries, so a drop is more than agreement with itself. Without
-held-out queries the queries themselves serve, and every number says "in-sample".
+For each held-out query and each of a few (timestep, noise) draws, the loss of the trained model is compared with that of the base model on
+the same clip, mask and noise. Attribution used neither these queries nor these draws, so a drop is independent evidence. Without held-out
+queries the queries themselves are used, and every number is marked "in-sample".
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DIMS = {"loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair",
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of one training (or of the base model): a hash of them, and how to load them."""
+    """The weights of one training or of the base model: their hash, and a function that loads the model."""
 
     training: int
     content: str
@@ -49,7 +49,7 @@ class Weights:
 
 
 def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
-    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with noise of its own.
+    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with its own noise.
 
     A timestep that attribution uses is moved up by a quarter of a step, or to the next free place below that.
     """
@@ -69,23 +69,23 @@ def _free_timestep(timestep: float, used: Sequence[float], step: float) -> float
 
 
 def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
-    """The losses of each training of ``arm`` beside those of the base model, and how many rows were computed.
+    """The losses of each training of ``arm`` and of the base model, and the number of computed rows.
 
-    Columns: training, query_id, draw, timestep, noise_seed, base_loss, loss, drop_percent (100 (base - loss) over the query's mean base
-    loss, so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``).
+    Columns: training, query_id, draw, timestep, noise_seed, base_loss, loss, drop_percent (100 (base - loss) / the query's mean base loss,
+    so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``).
 
     Raises:
-        GateFailed: a loss is not finite, or a query has no weight in its mask at all.
+        GateFailed: a loss is not finite, or the motion mask of a query is zero everywhere.
     """
-    check = _Check(ws)
+    check = _CausalCheck(ws)
     base = check.losses(base_weights(ws))
     trainings = [base_weights(ws)] if arm == "base" else trained_weights(ws, arm)
-    frames = [_compared(check, weights.training, base, check.losses(weights)) for weights in trainings]
+    frames = [_loss_table(check, weights.training, base, check.losses(weights)) for weights in trainings]
     return pd.concat(frames, ignore_index=True), check.counts
 
 
 def base_weights(ws: Workspace) -> Weights:
-    """The base model, as training 0 of the arm that trains nothing."""
+    """The base model, as training 0 of the arm without training."""
     return Weights(training=0, content=model_hash(ws), load=_loader(ws, None))
 
 
@@ -106,8 +106,8 @@ def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
     return functools.partial(load_model, ws.config.model, threads=ws.config.engine.threads, path=folder)
 
 
-class _Check:
-    """The queries, masks and draws of the check, and the losses found so far."""
+class _CausalCheck:
+    """The queries, masks and draws of the check. Counts the losses that it computes and reuses."""
 
     def __init__(self, ws: Workspace) -> None:
         self._latents: LatentSet = LatentSet(ws, "query")
@@ -139,7 +139,7 @@ class _Check:
         found = [self._store.find(key) for key in keys]
         loss_QB = np.stack([self._store.read(ref, "loss") for ref in found if isinstance(ref, RowRef)])
         if not np.isfinite(loss_QB).all():
-            raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite; the training has diverged")
+            raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite: the training has diverged")
         return loss_QB
 
     def _key(self, weights: Weights, query: CatalogClip) -> str:
@@ -166,7 +166,7 @@ class _Check:
         return torch.stack(losses).double().cpu().numpy()
 
 
-def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
+def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
     drop_QB = drop_percent(base_QB, loss_QB, [query.location for query in check.queries])
     rows = [
         {
@@ -187,13 +187,15 @@ def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], l
 
 
 def drop_percent(base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"], names: Sequence[str]) -> Float[np.ndarray, "Q B"]:
-    """How far the loss has fallen, in % of each query's mean base loss: 100 (base - loss) / mean over draws of base.
+    """The drop of the loss in % of each query's mean base loss: 100 (base - loss) / mean of base over draws.
 
     Raises:
-        GateFailed: a query's base loss is zero; ``names`` are those of the queries.
+        GateFailed: the base loss of a query is zero; ``names`` are the names of the queries.
     """
     mean_Q1 = base_QB.mean(axis=1, keepdims=True)
     if not (mean_Q1 > 0).all():
         silent = names[int(np.argmin(mean_Q1[:, 0]))]
-        raise GateFailed(f"the motion mask of {silent} is zero everywhere: nothing moves in it, so it cannot tell arms apart. Remove it.")
+        raise GateFailed(
+            f"the motion mask of {silent} is zero everywhere: nothing moves in this query, so it cannot distinguish arms. Remove it."
+        )
     return 100.0 * (base_QB - loss_QB) / mean_Q1

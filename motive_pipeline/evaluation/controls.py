@@ -1,7 +1,7 @@
-"""The controls that keep precision honest: ways to find clips of the query's motion that need no trained model at all.
+"""Controls for precision: ways to choose clips of the queries' motion that need no trained model.
 
-On clips with a known motion class, precision says whether the plumbing finds motion, and no more: comparing flow fields does it better,
-and an untrained network may do as well. So every report that shows precision shows these beside it.
+On clips with a known motion class, precision only shows that the pipeline detects motion: comparing flow fields does this better, and an
+untrained network may do it equally well. So every report with precision shows these controls beside it.
 
 Axes: Q queries, N clips of the pool in order of clip id, F latent frames, h w latent cells, P projected entries, 2 = (dx, dy).
 """
@@ -25,11 +25,11 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.ground_truth import GroundTruth
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
-from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
@@ -43,17 +43,17 @@ UNTRAINED = "untrained network"
 CHANCE = "chance"
 UNTRAINED_SEED = 1
 VERSION = 1
-"""Raise it when a control computes something else."""
+"""Raise it when the result of a control changes."""
 
 _TRACKER = DisTracker(preset="medium", reference="first", min_side_px=128)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How one choice of clips meets the ground truth.
+    """One choice of clips compared with the ground truth.
 
-    ``kind`` is ``arm``, ``control`` or ``chance``. ``precision`` is the share of the chosen clips that show the queries' motion; ``lure``
-    the share that has the queries' background colour and another motion (NaN where colours tell nothing).
+    ``kind`` is ``arm``, ``control`` or ``chance``. ``precision`` is the share of the chosen clips that show the queries' motion, ``lure`` the
+    share with the queries' background colour and another motion (NaN if colours do not go with motions).
     """
 
     name: str
@@ -63,24 +63,24 @@ class Precision:
     num_clips: int
 
 
-def precision_table(ws: Workspace, truth: GroundTruth) -> list[Precision]:
-    """The arms that choose, then the controls, then chance (the whole pool).
+def precision_rows(ws: Workspace, truth: GroundTruth) -> list[Precision]:
+    """The rows of the arms that choose, of the controls, and of chance (the whole pool).
 
     Raises:
-        NotPublished: an arm's subset, or what it rests on.
+        NotPublished: an arm's subset, or one of its inputs.
     """
     pool = [str(clip_id) for clip_id in load_pool(ws).astype(str)]
     arms = [arm for arm in ws.config.arms if arm not in ("base", "full")]
     rows = [
         precision(arm, "arm", ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str).tolist(), truth) for arm in arms
     ]
-    for name, features in ((FLOW_SIMILARITY, flow_features), (UNTRAINED, untrained_features)):
+    for name, features in ((FLOW_SIMILARITY, flow_similarity_features), (UNTRAINED, untrained_features)):
         rows.append(precision(name, "control", voted_choice(ws, pool, features(ws, "query"), features(ws, "clip")), truth))
     return [*rows, precision(CHANCE, "chance", pool, truth)]
 
 
 def precision(name: str, kind: str, clip_ids: Sequence[str], truth: GroundTruth) -> Precision:
-    """Precision and lure of one choice of clips; clips that the ground truth does not hold are left out of both."""
+    """Precision and lure of one choice of clips. Clips without ground truth do not count."""
     known = [clip_id for clip_id in clip_ids if clip_id in truth.motion.index]
     if not known:
         raise GateFailed(
@@ -92,8 +92,8 @@ def precision(name: str, kind: str, clip_ids: Sequence[str], truth: GroundTruth)
     return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=lure, num_clips=len(known))
 
 
-def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
-    """The flow field of each clip on the latent grid as one unit-length vector: no model, the mask's own input, with directions."""
+def flow_similarity_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
+    """The flow field of each clip on the latent grid as one unit-length vector: what the motion mask is made of, with directions, and no model."""
     rule, grid = FrameRule.of(ws.config), latent_grid(ws)
     store = _store(ws, "flow_similarity")
     clips = _clips(ws, role)
@@ -101,7 +101,7 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
     row = functools.partial(_flow_row, read=ClipReader(rule, ws.config.engine), grid=grid)
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(row, missing, threads=ws.config.engine.threads) as ready:
+    with in_parallel(row, missing, threads=ws.config.engine.threads) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
 
 
@@ -110,7 +110,7 @@ def _flow_row(clip: CatalogClip, *, read: ClipReader, grid: LatentGrid) -> dict[
 
 
 def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> Float32[np.ndarray, " P"]:
-    """The displacement between the ends of each latent frame, averaged over latent cells, flattened, at unit length (zero if nothing moves)."""
+    """The displacement over each latent frame, averaged over latent cells, flattened, with unit length (zero if nothing moves)."""
     num_frames, height, width = frames_THWC.shape[:3]
     _, _, rows, columns = grid.shape(num_frames, height, width)
     ends = frames_THWC[:: grid.temporal_stride]
@@ -122,7 +122,7 @@ def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> F
 
 
 def untrained_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " P"]]:
-    """The projected gradient of each clip under the same architecture with random weights: same mask, loss, noise and projection."""
+    """The projected gradient of each clip for the same architecture with random weights: same mask, loss, noise and projection."""
     latents, masks = LatentSet(ws, role), MaskSet(ws, role)
     gradient = functools.cache(lambda: untrained_gradient(ws))
     store = _store(ws, "untrained_network")
@@ -144,15 +144,15 @@ def untrained_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarra
 
 
 def untrained_gradient(ws: Workspace) -> ClipGradient:
-    """The method's gradient pass through a network of the same architecture whose weights were never trained."""
-    # The base model in memory is shared, so its folder is loaded afresh.
+    """The method's gradient pass through the same architecture with random weights."""
+    # The loaded base model is shared, so load its folder again.
     model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
     reset_weights(model, UNTRAINED_SEED)
     return build_clip_gradient(model, ws.config.gradient)
 
 
 def reset_weights(model: VideoModel, seed: int) -> None:
-    """Give the denoiser the weights that its class starts with, drawn from ``seed``; the global random state stays as it was."""
+    """Reset the transformer to the initial weights of its class, drawn from ``seed``. The global random state is unchanged."""
     transformer = model.transformer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -161,7 +161,7 @@ def reset_weights(model: VideoModel, seed: int) -> None:
 
 
 def _store(ws: Workspace, name: str) -> RowStore:
-    """Rows of a control, kept under the settings of the gradient pass, which all of them share."""
+    """The row store of a control, under the fingerprint of the gradient pass, which all controls share."""
     return ws.store_at(f"{name}/{ws.config.row_fingerprint('gradient')}", {"feature": ("feature",)})
 
 

@@ -1,9 +1,9 @@
-"""Motion metrics of a video that need no network weights: stand-ins for VBench's, each named with the backend that computed it.
+"""Motion metrics of a video that need no network weights: stand-ins for VBench's, each named with its backend.
 
 ``temporal_flickering`` is VBench's own formula (backend ``exact``). ``dynamic_degree`` and ``motion_smoothness`` follow VBench's rules with
-DIS optical flow where VBench runs RAFT and AMT-S (backend ``dis``): other numbers than VBench's, good for comparing arms with each other.
+DIS optical flow in place of RAFT and AMT-S (backend ``dis``). Their values differ from VBench's and serve to compare arms with each other.
 
-A frozen video is perfectly smooth and never flickers, so neither metric says anything without ``dynamic_degree`` beside it.
+A frozen video is perfectly smooth and never flickers, so read both metrics together with ``dynamic_degree``.
 
 Axes: T decoded frames, H W pixels, 2 = (dx, dy) in pixels.
 """
@@ -33,7 +33,7 @@ _PAIRS_SHARE = 4 / 16
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of a video: its VBench dimension id (or our own name), what computed it, and the range it cannot leave."""
+    """One metric: its name (a VBench dimension id, or our own name), its backend, and the range of its values."""
 
     name: str
     backend: Backend
@@ -42,7 +42,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """How a person reads it: ``dynamic_degree[dis]``; an exact one needs no mark."""
+        """The name with its backend, for instance ``dynamic_degree[dis]``; an exact metric has no mark."""
         return self.name if self.backend == "exact" else f"{self.name}[{self.backend}]"
 
 
@@ -55,7 +55,7 @@ VIDEO_METRICS = (DYNAMIC, SMOOTHNESS, FLICKERING)
 def video_metrics(
     frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_PHW2: Float[np.ndarray, "P H W 2"] | None = None
 ) -> dict[Metric, float]:
-    """Every metric of one video of ``fps`` frames a second; ``flow_PHW2`` is its :func:`sampled_flow`, where that is known already.
+    """Every metric of one video with ``fps`` frames a second. ``flow_PHW2`` is its :func:`sampled_flow`, if it is computed already.
 
     Raises:
         ValueError: fewer than three frames (motion smoothness compares a frame with its two neighbours).
@@ -68,7 +68,7 @@ def video_metrics(
 
 
 def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
-    """(255 - mean absolute difference of consecutive frames) / 255: 1 for a frozen video, 0 for black and white in turn (VBench).
+    """VBench's formula (255 - mean absolute difference of consecutive frames) / 255: 1 for a frozen video, 0 for alternating black and white.
 
     Raises:
         ValueError: fewer than two frames.
@@ -78,7 +78,7 @@ def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
 
 
 def opencv_frames(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
-    """Every frame of the file as OpenCV, and so VBench, reads it (BGR).
+    """Every frame of the file as OpenCV, and therefore VBench, reads it (BGR).
 
     Other pixels than ``clips.decode`` gives: OpenCV repeats chroma samples where a picture for people interpolates them.
 
@@ -95,11 +95,11 @@ def opencv_frames(path: Path) -> UInt8[np.ndarray, "T H W 3"]:
 
 
 def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_PHW2: Float[np.ndarray, "P H W 2"] | None = None) -> float:
-    """1 when the video moves by VBench's rule, else 0.
+    """1 if the video moves by VBench's rule, else 0.
 
-    Of every max(1, round(fps / 8))-th frame, n in all, consecutive ones are compared. A pair moves when the mean of its largest 5 % flow
-    magnitudes is above 6 min(H, W) / 256 px; the video moves when at least round(4 n / 16) pairs do (at least one, where VBench would
-    ask for none of a video of two sampled frames).
+    Consecutive frames among every max(1, round(fps / 8))-th frame, n in total, are compared. A pair moves if the mean of its largest 5 % flow
+    magnitudes is above 6 min(H, W) / 256 px. The video moves if at least round(4 n / 16) pairs move (at least one: for two sampled frames
+    VBench's own rule would ask for none).
 
     Raises:
         ValueError: fewer than two frames are left at that rate.
@@ -115,9 +115,9 @@ def dynamic_degree(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_P
 
 
 def motion_smoothness(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
-    """(255 - mean absolute error) / 255 of the odd frames, each rebuilt half-way between its even neighbours (VBench's rule).
+    """VBench's rule (255 - mean absolute error) / 255 over the odd frames, each interpolated half-way between its even neighbours.
 
-    A last frame without a successor is not rebuilt.
+    A last frame without a successor does not count.
 
     Raises:
         ValueError: fewer than three frames.
@@ -131,14 +131,14 @@ def motion_smoothness(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:
 
 
 def midpoint(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame half-way in time: both frames drawn half their flow towards each other, and averaged."""
+    """The frame half-way in time: both frames warped by half the flow towards each other, and averaged."""
     half_HW2 = (dis_flow(before_HWC, after_HWC) - dis_flow(after_HWC, before_HWC)) / 4.0
-    blend_HWC = (_drawn(before_HWC, -half_HW2) + _drawn(after_HWC, half_HW2)) / 2.0
+    blend_HWC = (_warped(before_HWC, -half_HW2) + _warped(after_HWC, half_HW2)) / 2.0
     return np.clip(np.rint(blend_HWC), 0, 255).astype(np.uint8)
 
 
 def dis_flow(before_HWC: UInt8[np.ndarray, "H W 3"], after_HWC: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 2"]:
-    """DIS optical flow from ``before`` to ``after`` on ``before``'s grid, in pixels of the frames as given."""
+    """DIS optical flow from ``before`` to ``after`` on ``before``'s grid, in pixels of the given frames."""
     return _TRACKER.displacement(np.stack((before_HWC, after_HWC)))[1]
 
 
@@ -149,8 +149,8 @@ def _top_magnitude_px(flow_HW2: np.ndarray) -> float:
     return float(np.partition(magnitude, -num_top)[-num_top:].mean())
 
 
-def _drawn(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
-    """Each pixel of the result is taken from ``displacement`` away in ``frame`` (bilinear, edges repeated)."""
+def _warped(frame_HWC: np.ndarray, displacement_HW2: np.ndarray) -> np.ndarray:
+    """``frame`` sampled at each pixel's position plus ``displacement`` (bilinear, edges repeated)."""
     height, width = frame_HWC.shape[:2]
     x_HW, y_HW = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     source = (x_HW + displacement_HW2[..., 0], y_HW + displacement_HW2[..., 1])

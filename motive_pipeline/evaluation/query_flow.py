@@ -1,4 +1,4 @@
-"""The optical flow of the query videos: what the flow of generated videos is compared with."""
+"""The optical flow of the query videos, with which the flow of generated videos is compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
 from motive_pipeline.evaluation.flow_distance import FEATURES, flow_row
 from motive_pipeline.motion.histogram import sampled_flow
-from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -32,7 +32,7 @@ class QueryFlow:
 
 
 def query_flow(ws: Workspace) -> QueryFlow:
-    """The flow of the held-out queries, of the queries where there are none; of those in which something moves.
+    """The flow of the held-out queries (of the queries if there are none) in which something moves.
 
     Raises:
         GateFailed: a query can no longer be read.
@@ -44,7 +44,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
     store = ws.store("eval_scores", DIMS)
     work = [Work(key=digest("query flow", query.clip_id, rule.content()), item=query) for query in queries]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(
+    with in_parallel(
         functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
     ) as ready:
         outcome = compute_rows(
@@ -53,7 +53,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
     if outcome.rejects:
         named = [f"{piece.item.location} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
         raise GateFailed(
-            f"eval_scores: {'; '.join(named[:5])} can no longer be read as a query. Run `motive run` to take in what has changed."
+            f"eval_scores: {'; '.join(named[:5])} can no longer be read as a query. Run `motive run` to read the changed files."
         )
     refs = [(piece.item.clip_id, outcome.refs[piece.key]) for piece in work]
     tables = [feature_table(store.read(ref, "flow_features")).assign(query_id=clip_id) for clip_id, ref in refs]
@@ -62,7 +62,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
 
 
 def feature_table(features_KD: Float[np.ndarray, "K D"]) -> pd.DataFrame:
-    """One row for each pair of frames: pair and the features."""
+    """One row for each pair of frames: its number and the features."""
     return pd.DataFrame(features_KD, columns=FEATURES).rename_axis("pair").reset_index()
 
 

@@ -1,4 +1,4 @@
-"""``eval_scores/<arm>``: every generated video measured, the causal check, and the arm's scores with intervals."""
+"""Publishes ``eval_scores/<arm>``: metrics of every generated video, the causal check, and the arm's scores with intervals."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from motive_pipeline.evaluation.ground_truth import query_motion, recognize_moti
 from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
-from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
+from motive_pipeline.evaluation.vbench.measure import VIDEO_ID_COLUMNS, Measured, measure_videos
 from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
 from motive_pipeline.evaluation.vbench.record import facts_of
 from motive_pipeline.motion.histogram import sampled_flow
-from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -38,7 +38,7 @@ LABEL_BYTES = "S16"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """One generated video. ``labelled_by`` is the source whose classifier names its motion, None where no source can."""
+    """One generated video. ``labelled_by`` is the source whose classifier recognizes its motion, None if there is none."""
 
     path: Path
     fps: float
@@ -49,20 +49,20 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
-    (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (what :mod:`~.flow_distance` compares: a row for each pair
-    of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
-    With ``evaluate.backend: vbench`` VBench's own values stand beside the stand-ins', and ``vbench.json`` says what made them.
+    (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (the features that :mod:`~.flow_distance` compares, a row
+    for each pair of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    With ``evaluate.backend: vbench`` VBench's own values are added to the stand-ins', and ``vbench.json`` records their origin.
 
     Raises:
-        GateFailed: a video is missing, twice there, cannot be read or has no finite value; or the causal check failed.
-        MotiveError: VBench is not there, or failed.
+        GateFailed: a video is missing, listed twice, cannot be read or has a value that is not finite; or the causal check failed.
+        MotiveError: VBench is not installed, or failed.
     """
     started = time.time()
     videos = ws.published(f"generated_videos/{arm}")
     queries = query_flow(ws)
     per_video, flow, counts = measured_videos(ws, arm, videos, queries)
     vbench = measure_videos(ws, arm, videos) if ws.config.evaluate.backend == "vbench" else None
-    per_video = per_video if vbench is None else _joined(per_video, vbench)
+    per_video = per_video if vbench is None else _with_vbench(per_video, vbench)
     causal, causal_counts = causal_check(ws, arm)
     num_samples = ws.config.evaluate.bootstrap_samples
     distances = FlowDistances.of({arm: flow}, queries.table, num_samples=num_samples)
@@ -88,13 +88,13 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
 
 
 def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: QueryFlow) -> tuple[pd.DataFrame, pd.DataFrame, RowCounts]:
-    """``per_video`` and ``flow`` of the published videos, and how many were measured now.
+    """The tables ``per_video`` and ``flow`` of the published videos, and how many videos were measured now.
 
     Raises:
         GateFailed: see :func:`publish_eval_scores`.
     """
     table = videos.table("videos")
-    _require_once(arm, table)
+    _require_unique(arm, table)
     motion = query_motion(ws)
     fps = float(ws.config.clips.fps)
     labelled_by = None if motion is None else ws.config.queries.source
@@ -105,7 +105,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with side_by_side(functools.partial(measured, rule=rule), missing, threads=ws.config.engine.threads) as ready:
+    with in_parallel(functools.partial(measure_video, rule=rule), missing, threads=ws.config.engine.threads) as ready:
         outcome = compute_rows(
             store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )
@@ -113,12 +113,12 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     found = [(outcome.refs[key], video) for key, video in zip(keys, table.to_dict("records"), strict=True)]
     per_video = pd.DataFrame([row for ref, video in found for row in _video_rows(store, ref, video, motion, queries)])
     _require_finite(arm, per_video, table)
-    flow = [feature_table(store.read(ref, "flow_features")).assign(**_which(video)) for ref, video in found]
+    flow = [feature_table(store.read(ref, "flow_features")).assign(**_video_ids(video)) for ref, video in found]
     return per_video, pd.concat(flow, ignore_index=True), outcome.counts
 
 
-def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
-    """One row: the value of each metric by its name, ``motion_label`` (bytes, empty when not read), ``motion_coherence``, and its flow.
+def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
+    """One row: the value of each metric by name, ``motion_label`` (bytes, empty without a classifier), ``motion_coherence``, and the flow.
 
     Raises:
         RejectRow: the video cannot be read, or is too short for a metric.
@@ -126,7 +126,7 @@ def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
     frames_THWC = read_clip(file.path, rule).frames_THWC
     try:
         flow_PHW2 = sampled_flow(frames_THWC, file.fps)
-        # exact means VBench's value of this file, so it is taken from the pixels that VBench sees
+        # The backend "exact" promises VBench's value of this file, so use the pixels that VBench reads.
         values = video_metrics(frames_THWC, file.fps, flow_PHW2) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
         reading = recognize_motion(file.labelled_by, frames_THWC) if file.labelled_by else None
     except ValueError as error:
@@ -146,26 +146,28 @@ def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str
         values[QUERY_MOTION] = float(label == motion)
     values[HISTOGRAM] = histogram_distance(store.read(ref, "flow_histogram"), queries.histogram_H)
     read = {"motion_label": label, "motion_coherence": float(store.read(ref, "motion_coherence"))}
-    return [{**_which(video), "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()]
+    return [
+        {**_video_ids(video), "metric": metric.name, "backend": metric.backend, "value": value, **read} for metric, value in values.items()
+    ]
 
 
-def _which(video: dict[Any, Any]) -> dict[str, int]:
+def _video_ids(video: dict[Any, Any]) -> dict[str, int]:
     return {name: int(video[name]) for name in ("training", "prompt_index", "n")}
 
 
-def _joined(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
-    """The stand-ins' rows and VBench's, these with what was read of the same video."""
-    read = per_video.drop_duplicates(WHICH)[[*WHICH, "motion_label", "motion_coherence"]]
-    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=WHICH)[list(per_video.columns)])], ignore_index=True)
+def _with_vbench(per_video: pd.DataFrame, vbench: Measured) -> pd.DataFrame:
+    """The stand-ins' rows and VBench's, with the label and coherence of the same video."""
+    read = per_video.drop_duplicates(VIDEO_ID_COLUMNS)[[*VIDEO_ID_COLUMNS, "motion_label", "motion_coherence"]]
+    return pd.concat([per_video, pd.DataFrame(vbench.table.merge(read, on=VIDEO_ID_COLUMNS)[list(per_video.columns)])], ignore_index=True)
 
 
-def _require_once(arm: str, table: pd.DataFrame) -> None:
+def _require_unique(arm: str, table: pd.DataFrame) -> None:
     which = ["training", "prompt_index", "n"]
     if table.empty:
         raise GateFailed(f"generated_videos/{arm} holds no video")
     doubled = table.loc[table.duplicated(which, keep=False), "file"].tolist()
     if doubled:
-        raise GateFailed(f"generated_videos/{arm}: {', '.join(doubled[:4])} are the same video of the same training, twice")
+        raise GateFailed(f"generated_videos/{arm} lists the same video of the same training twice: {', '.join(doubled[:4])}")
 
 
 def _require_files(arm: str, files: list[VideoFile]) -> None:

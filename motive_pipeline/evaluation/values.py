@@ -1,7 +1,7 @@
-"""What the arms' videos and losses add up to: values by training and unit, estimates with intervals, paired differences.
+"""Values of the arms by training and unit, estimates with intervals, and paired differences.
 
-A unit is what is resampled: a prompt for metrics of videos, a query for the motion-weighted loss. All arms share their units, so two arms
-are compared unit by unit, and training k of one arm with training k of the other.
+The unit is what the bootstrap resamples: a prompt for metrics of videos, a query for the motion-weighted loss. All arms share their units, so
+two arms are compared unit by unit, and training k of one arm with training k of the other.
 
 Axes: S trainings, J units.
 """
@@ -32,7 +32,7 @@ UNIT_COLUMNS = ("arm", "training", "unit", "metric", "backend", "value", "num")
 
 
 def unit_values(arm: str, per_video: pd.DataFrame, causal: pd.DataFrame) -> pd.DataFrame:
-    """One row for each training, unit and metric: the mean over the unit's videos (or draws), and how many they were.
+    """One row for each training, unit and metric: the mean over the unit's videos (or draws), and their number.
 
     ``per_video`` holds training, prompt_index, metric, backend, value; ``causal`` holds training, query_id, metric, drop_percent.
     """
@@ -42,47 +42,47 @@ def unit_values(arm: str, per_video: pd.DataFrame, causal: pd.DataFrame) -> pd.D
     both = pd.concat([videos[columns], losses[columns]], ignore_index=True).astype({"training": int})
     grouped = both.groupby(["training", "unit", "metric", "backend"], sort=True)["value"]
     table = grouped.agg(value="mean", num="size").reset_index()
-    # A loss has one value for each query, averaged over draws: it counts as one.
+    # A loss has one value for each query, averaged over draws, so it counts once.
     table.loc[table["metric"].isin([HELD_OUT_DROP.name, IN_SAMPLE_DROP.name]), "num"] = 1
     table.insert(0, "arm", arm)
     return pd.DataFrame(table[list(UNIT_COLUMNS)])
 
 
 def metrics_of(units: pd.DataFrame) -> list[Metric]:
-    """The metrics that a table of unit values holds, in the order of :data:`METRICS`."""
+    """The metrics in a table of unit values, in the order of :data:`METRICS`."""
     present = set(zip(units["metric"], units["backend"], strict=True))
     return [metric for metric in METRICS if (metric.name, metric.backend) in present]
 
 
 def value_matrix(units: pd.DataFrame, arm: str, metric: Metric) -> pd.DataFrame:
-    """Values [training, unit] of one arm, of the units that every training has.
+    """Values [training, unit] of one arm, for the units that every training has.
 
     Raises:
-        GateFailed: no unit is left.
+        GateFailed: no unit has a value in every training.
     """
     chosen = units[(units["arm"] == arm) & (units["metric"] == metric.name) & (units["backend"] == metric.backend)]
     table = chosen.pivot(index="training", columns="unit", values="value").dropna(axis="columns").sort_index().sort_index(axis="columns")
     if table.empty:
         raise GateFailed(
-            f"eval_scores/{arm}: no value of {metric.label} that every training has. Materialize generated_videos/{arm} again."
+            f"eval_scores/{arm}: no prompt or query has a value of {metric.label} in every training. Materialize generated_videos/{arm} again."
         )
     return table
 
 
 def estimate(units: pd.DataFrame, arm: str, metric: Metric, *, num_samples: int, training: int = ALL_TRAININGS) -> Estimate:
-    """The arm's mean with its interval, over all its trainings or for one."""
+    """The arm's mean with its interval, over all trainings or for one training."""
     table = value_matrix(units, arm, metric)
     values_SJ = table.to_numpy(np.float64) if training == ALL_TRAININGS else table.loc[[training]].to_numpy(np.float64)
     return mean_interval(values_SJ, num_samples=num_samples, bounds=metric.bounds)
 
 
 def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num_samples: int) -> Estimate:
-    """The paired difference ``arm`` - ``other`` with its interval, over the units that both have.
+    """The paired difference ``arm`` - ``other`` with its interval, over their common units.
 
-    An arm without trainings (``base``) is compared with each training of the other.
+    An arm without training (``base``) is compared with each training of the other arm.
 
     Raises:
-        GateFailed: the arms have no unit, or not the same trainings, in common.
+        GateFailed: the arms have no unit in common, or different numbers of trainings.
     """
     return mean_interval(difference_matrix(units, metric, arm, other).to_numpy(np.float64), num_samples=num_samples)
 
@@ -91,7 +91,7 @@ def difference_matrix(units: pd.DataFrame, metric: Metric, arm: str, other: str)
     """The differences ``arm`` - ``other`` [training, unit] behind :func:`difference`.
 
     Raises:
-        GateFailed: see there.
+        GateFailed: as in :func:`difference`.
     """
     first, second = value_matrix(units, arm, metric), value_matrix(units, other, metric)
     common = first.columns.intersection(second.columns)
@@ -107,7 +107,7 @@ def difference_matrix(units: pd.DataFrame, metric: Metric, arm: str, other: str)
 def score_rows(units: pd.DataFrame, arm: str, *, num_samples: int, distances: FlowDistances | None = None) -> pd.DataFrame:
     """The arm's rows of the table ``eval_scores``: for each metric one row over all trainings (``seed`` -1) and one for each training.
 
-    ``distances`` are those of the arm, where its flow is known.
+    ``distances`` are the arm's flow distances, if they are known.
     """
     if distances is not None:
         units = pd.concat([units, distances.units(arm)], ignore_index=True)
@@ -141,6 +141,6 @@ def _num(units: pd.DataFrame, arm: str, metric: Metric, training: int) -> int:
 
 
 def num_trainings(units: pd.DataFrame, arms: Iterable[str]) -> int:
-    """The fewest trainings that any arm which trains has; 0 when none trains."""
+    """The smallest number of trainings among the arms that train; 0 if no arm trains."""
     trained = [arm for arm in arms if arm != "base"]
     return min((len(set(units.loc[units["arm"] == arm, "training"])) for arm in trained), default=0)

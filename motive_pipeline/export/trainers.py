@@ -1,147 +1,26 @@
-"""What each trainer reads: the files around an export's videos. One entry each; subset.py writes the videos and calls these.
+"""The layout of each trainer: the files around an export's videos. ``contents.py`` calls these functions.
 
-The names are those of the sources (sources/layouts.py), so what is exported for a trainer can be read in again as that source. The layouts are
-the trainers' own, read from their code; what they do to captions and frames that a user would not expect stands beside them.
+To add a trainer, write its function and its entry in :data:`TRAINERS`. The names are those of the sources (``sources/layouts.py``), so an
+export for a trainer can be read again as that source. The layouts follow the trainers' own code. Unexpected things that a trainer does to
+captions and frames are stated in its entry.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
 
-VIDEOS = "videos"
-
-Videos = Literal["window", "original"]
-"""What the videos of an export are: the frames that were scored, or the clips' own files."""
-
-PANDAS_NOTHING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip
-"""Captions that ``pandas.read_csv`` takes for no value; trainers that read CSV crash on them or train on the word "nan"."""
+from motive_pipeline.export.trainer import VIDEOS, Export, ExportedClip, Trainer
 
 SHARD_BYTES = 10**9
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportedClip:
-    """A video of an export: ``file`` is its name below ``videos/``; the numbers are those of the file as it lies there."""
-
-    clip_id: str
-    file: str
-    caption: str
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-
-    @property
-    def path(self) -> str:
-        """Relative to the export."""
-        return f"{VIDEOS}/{self.file}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """``folder`` is where the files are written; ``home`` is where they will lie, for those that must name absolute paths. ``clips`` are in the
-    order of the subset, best first. ``fps``, ``width`` and ``height`` are those at which the clips were scored."""
-
-    folder: Path
-    home: Path
-    clips: Sequence[ExportedClip]
-    fps: float
-    width: int
-    height: int
-
-    @property
-    def lengths(self) -> list[int]:
-        """The different numbers of frames, ascending."""
-        return sorted({clip.num_frames for clip in self.clips})
-
-    @property
-    def videos(self) -> str:
-        """Where the videos will lie."""
-        return str(self.home / VIDEOS)
-
-    def write(self, name: str, text: str) -> None:
-        """A text file, UTF-8, lines ending in a line feed."""
-        file = self.folder / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8", newline="\n")
-
-    def write_json(self, name: str, value: Any) -> None:
-        """JSON with every character beyond ASCII escaped: trainers open files in the encoding of their machine."""
-        self.write(name, json.dumps(value, indent=1) + "\n")
-
-    def write_lines(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        """JSON lines, ASCII as in :meth:`write_json`."""
-        self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
-
-    def write_csv(self, name: str, rows: Sequence[dict[str, Any]]) -> None:
-        """CSV with a header, every text quoted."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(rows[0]), quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        self.write(name, text.getvalue())
-
-    def write_sidecars(self) -> None:
-        """A ``.txt`` beside each video: its caption in one line."""
-        for clip in self.clips:
-            self.write(f"{VIDEOS}/{Path(clip.file).stem}.txt", clip.caption + "\n")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """A trainer, or a format that several read. ``use`` tells a person how to point it at the export, whose folder stands for ``{home}``.
-
-    ``without_caption`` says what it makes of a clip without a caption, ``several_lengths`` what of clips of different lengths, where that is
-    not what one would expect.
-    """
-
-    title: str
-    write: Callable[[Export], None]
-    use: str
-    without_caption: str = ""
-    several_lengths: str = ""
-    reads_csv: bool = False
-    needs_window: bool = False
-    """Its settings name the rate and the numbers of frames, which the clips' own files need not have."""
-
-    own_fps: tuple[float, ...] = ()
-    """The rates that it resamples to, whatever the file's."""
-
-    commas: bool = True
-    """Whether a comma may stand in the export's path."""
-
-    keeps_videos: bool = True
-    """False: ``write`` packs the videos, and the folder ``videos`` is not part of the export."""
-
-    def warnings(self, export: Export) -> Iterator[str]:
-        """What a person should know before training on this export."""
-        blank = sum(not clip.caption for clip in export.clips)
-        if blank and self.without_caption:
-            yield f"{blank} of {len(export.clips)} clips have no caption: {self.without_caption}."
-        lost = [clip.caption for clip in export.clips if clip.caption and clip.caption in PANDAS_NOTHING] if self.reads_csv else []
-        if lost:
-            yield f"{len(lost)} captions are words that pandas takes for no value ({', '.join(sorted(set(lost)))}): give these clips real ones."
-        if self.own_fps and export.fps not in self.own_fps:
-            rates = " or ".join(f"{fps:g}" for fps in self.own_fps)
-            yield f"clips.fps is {export.fps:g}, and it resamples to {rates} frames a second: other frames than were scored."
-        if not self.commas and "," in str(export.home):
-            yield f"it splits {export.home} at the comma: export to a folder without one."
-        if export.lengths[0] == 1:
-            yield "clips of one frame are pictures to most trainers."
-        if len(export.lengths) > 1 and self.several_lengths:
-            listed = ", ".join(map(str, export.lengths[:6]))
-            yield f"the clips have {len(export.lengths)} different numbers of frames ({listed}{', ...' if len(export.lengths) > 6 else ''}): {self.several_lengths}."
-
-
 def _quoted(text: str) -> str:
-    """A string of TOML or YAML."""
+    """``text`` as a string of TOML or YAML."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -150,7 +29,7 @@ def _diffsynth(export: Export) -> None:
 
 
 def _diffusion_pipe(export: Export) -> None:
-    """Its buckets count frames at the 16 a second that it resamples to."""
+    """Its buckets count frames after resampling to 16 a second."""
     export.write_json(f"{VIDEOS}/captions.json", {clip.file: [clip.caption] for clip in export.clips})
     buckets = sorted({int(clip.num_frames * 16 / clip.fps) if clip.fps != 24 else clip.num_frames for clip in export.clips})
     export.write(
@@ -161,7 +40,7 @@ def _diffusion_pipe(export: Export) -> None:
 
 
 def _musubi(export: Export) -> None:
-    """A data set for each length: of several ``target_frames`` it takes every one that a clip has room for, and so long clips several times."""
+    """One data set for each length: with several ``target_frames`` it would use every length that fits into a clip, so long clips several times."""
 
     def table(name: str, clips: Sequence[ExportedClip]) -> str:
         export.write_lines(name, [{"video_path": f"{export.videos}/{clip.file}", "caption": clip.caption} for clip in clips])
@@ -302,7 +181,7 @@ def _open_sora_plan(export: Export) -> None:
 
 
 def _webdataset(export: Export) -> None:
-    """``shard-000000.tar``, ...: a video, its caption as ``.txt`` and its numbers as ``.json`` under one key."""
+    """``shard-000000.tar``, ...: under one key a video, its caption as ``.txt`` and its numbers as ``.json``."""
     for number, clips in enumerate(_shards(export)):
         with tarfile.open(export.folder / f"shard-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as shard:
             for clip in clips:
@@ -313,7 +192,7 @@ def _webdataset(export: Export) -> None:
 
 
 def _shards(export: Export) -> Iterator[list[ExportedClip]]:
-    """The clips in order, so many together that their videos have about :data:`SHARD_BYTES`."""
+    """The clips in order, in groups of about :data:`SHARD_BYTES` of video."""
     shard, num_bytes = [], 0
     for clip in export.clips:
         shard.append(clip)
@@ -327,12 +206,12 @@ def _shards(export: Export) -> Iterator[list[ExportedClip]]:
 
 def _add(shard: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
-    member.size = len(data)  # no time stamp, no owner: equal content gives equal bytes
+    member.size = len(data)  # without time stamp and owner, so that equal content gives equal bytes
     shard.addfile(member, io.BytesIO(data))
 
 
 _EMPTY_PROMPT = "they are trained with an empty prompt"
-_SHORTEST = "it takes one number for all, and the files here give it the smallest, so longer clips are cut"
+_SHORTEST = "it uses one number of frames for all, and these files set it to the smallest, so longer clips are cut"
 
 TRAINERS: dict[str, Trainer] = {
     "diffsynth": Trainer(
@@ -340,14 +219,14 @@ TRAINERS: dict[str, Trainer] = {
         write=_diffsynth,
         use="--dataset_base_path {home} --dataset_metadata_path {home}/metadata.jsonl --data_file_keys video, and --num_frames, --height, --width as scored",
         without_caption=_EMPTY_PROMPT,
-        several_lengths="it cuts longer ones to --num_frames and takes shorter ones as they are",
+        several_lengths="it cuts longer ones to --num_frames and uses shorter ones as they are",
     ),
     "diffusion_pipe": Trainer(
         title="diffusion-pipe",
         write=_diffusion_pipe,
         use="dataset = '{home}/dataset.toml' in the training's TOML",
         without_caption="it leaves them out, unless skip_empty_caption is false",
-        several_lengths="a length that fewer clips have than fill a batch is left out",
+        several_lengths="it leaves out a length with fewer clips than a batch",
         needs_window=True,
         own_fps=(16.0, 24.0),
     ),
@@ -376,26 +255,26 @@ TRAINERS: dict[str, Trainer] = {
     "videox_fun": Trainer(
         title="VideoX-Fun",
         write=_videox_fun,
-        use='DATASET_NAME="{home}" DATASET_META_NAME="{home}/metadata.json", with --video_sample_stride=1 (its default takes every other frame)',
+        use='DATASET_NAME="{home}" DATASET_META_NAME="{home}/metadata.json", with --video_sample_stride=1 (its default uses every other frame)',
         without_caption=_EMPTY_PROMPT,
     ),
     "fastvideo": Trainer(
-        title="FastVideo", write=_fastvideo, use="its preprocessing over {home} (videos/ and videos2caption.json); versions that take a merged data set want {home}/merge.txt", without_caption=_EMPTY_PROMPT, commas=False
+        title="FastVideo", write=_fastvideo, use="its preprocessing over {home} (videos/ and videos2caption.json); versions that read a merged data set need {home}/merge.txt", without_caption=_EMPTY_PROMPT, commas=False
     ),
     "nemo": Trainer(
         title="NeMo Automodel",
         write=_nemo,
         use="its preprocessing over {home}/videos, --caption_field caption",
-        without_caption="it takes the file's name for a prompt",
+        without_caption="it uses the file's name as prompt",
     ),
     "open_sora": Trainer(
-        title="Open-Sora", write=_open_sora, use='dataset = dict(data_path="{home}/dataset.csv")', without_caption="pandas makes them nan", reads_csv=True
+        title="Open-Sora", write=_open_sora, use='dataset = dict(data_path="{home}/dataset.csv")', without_caption="pandas reads them as nan", reads_csv=True
     ),
     "open_sora_plan": Trainer(
         title="Open-Sora-Plan", write=_open_sora_plan, use="--data {home}/merge_data.txt", without_caption=_EMPTY_PROMPT, commas=False
     ),
     "videotuna": Trainer(
-        title="VideoTuna", write=_videotuna, use="csv_path: {home}/metadata.csv, data_root: {home}", without_caption="pandas makes them nan", reads_csv=True
+        title="VideoTuna", write=_videotuna, use="csv_path: {home}/metadata.csv, data_root: {home}", without_caption="pandas reads them as nan", reads_csv=True
     ),
     "ltx": Trainer(
         title="LTX-Video-Trainer", write=_ltx, use="preprocess_dataset.py {home}/dataset.json --caption-column caption --video-column media_path", without_caption=_EMPTY_PROMPT

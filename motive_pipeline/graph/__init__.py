@@ -5,7 +5,7 @@ provenance of a publication, ``motive plan``, the eligible pool, the table of re
 """
 
 from motive_pipeline.graph.arms import ARMS, BASE, Arm
-from motive_pipeline.graph.declare import CURATION_GROUPS, Output, Project, Source, Stage
+from motive_pipeline.graph.declare import CURATION_GROUPS, Output, Project, Role, Source, Stage
 from motive_pipeline.graph.resolve import Asset, Graph, resolve_dotted
 from motive_pipeline.graph.stages import SOURCES, STAGES
 
@@ -20,6 +20,7 @@ __all__ = [
     "Graph",
     "Output",
     "Project",
+    "Role",
     "Source",
     "Stage",
     "resolve_dotted",

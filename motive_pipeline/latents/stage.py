@@ -22,7 +22,7 @@ from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import latent_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
 from motive_pipeline.models.protocol import VideoModel

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: blocks keep their inputs, and compute the rest again in backward (Chen et al., 2016); with or without self-attention."""
+"""Gradient checkpointing: blocks save their inputs and recompute the rest in backward (Chen et al., 2016), with or without self-attention."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _ATTENTION = {
 
 
 Checkpointing = bool | Literal["full"]
-"""Whether; ``full``: self-attention, too."""
+"""Whether blocks are checkpointed; ``full`` also recomputes self-attention."""
 
 
 @contextmanager
 def checkpointed(module: torch.nn.Module, how: Checkpointing) -> Iterator[None]:
-    """While this lasts the blocks of diffusers' ``module`` are checkpointed, if so asked.
+    """A context in which the blocks of diffusers' ``module`` are checkpointed as ``how`` says.
 
-    But for ``full``, what self-attention gives is kept, which is as large as a block's input: of a clip as long as video models take (30,000
-    tokens), computing it again would be most of a block's forward pass.
+    Unless ``full``, self-attention outputs are saved, not recomputed. They are as large as a block's input, and for a clip as long as video
+    models take (30,000 tokens), recomputing them would be most of a block's forward pass.
     """
     if not how:
         yield
@@ -39,7 +39,7 @@ def checkpointed(module: torch.nn.Module, how: Checkpointing) -> Iterator[None]:
     if how == "full":
         module.enable_gradient_checkpointing()  # type: ignore[operator]
     else:
-        contexts = partial(create_selective_checkpoint_contexts, _kept_or_not)
+        contexts = partial(create_selective_checkpoint_contexts, _checkpoint_policy)
         module.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, context_fn=contexts))  # type: ignore[operator]
     try:
         yield
@@ -47,8 +47,8 @@ def checkpointed(module: torch.nn.Module, how: Checkpointing) -> Iterator[None]:
         module.disable_gradient_checkpointing()  # type: ignore[operator]
 
 
-def _kept_or_not(_context: Any, operation: Any, *arguments: Any, **_: Any) -> CheckpointPolicy:
-    """Of attention the one over all tokens: few keys, as a prompt has, are soon attended to again."""
+def _checkpoint_policy(_context: Any, operation: Any, *arguments: Any, **_: Any) -> CheckpointPolicy:
+    """Save attention over all tokens. Attention to few keys, such as a prompt's, is quickly recomputed."""
     if operation in _ATTENTION and arguments[1].shape[-2] >= arguments[0].shape[-2]:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

@@ -48,12 +48,12 @@ class LeanAttention(WanAttnProcessor):
         if rotary_emb is not None:
             cos, sin = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in rotary_emb)
             turn = torch.complex(cos[..., 0::2], sin[..., 1::2])  # each stands there twice, for both entries of a pair
-            query, key = rotated(query, turn), rotated(key, turn)
+            query, key = apply_rotary(query, turn), apply_rotary(key, turn)
         given_BTHD = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
         return attn.to_out[1](attn.to_out[0](given_BTHD.flatten(2, 3).type_as(query)))
 
 
-def rotated(x_BTHD: Float[torch.Tensor, "B T H D"], turn_BTHd: Complex[torch.Tensor, "1 T 1 D/2"]) -> Float[torch.Tensor, "B T H D"]:
+def apply_rotary(x_BTHD: Float[torch.Tensor, "B T H D"], turn_BTHd: Complex[torch.Tensor, "1 T 1 D/2"]) -> Float[torch.Tensor, "B T H D"]:
     """Each pair of neighbouring entries turned by its angle: as a complex number, times ``turn_BTHd`` of length 1 (Su et al., 2021)."""
     pairs = x_BTHD.to(torch.promote_types(x_BTHD.dtype, turn_BTHd.real.dtype)).contiguous().unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(pairs) * turn_BTHd).flatten(-2).type_as(x_BTHD)

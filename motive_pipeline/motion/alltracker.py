@@ -26,7 +26,7 @@ from motive_pipeline.config import AllTracker, Motion
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.fetch import require_fetched, require_sha256
 from motive_pipeline.models.load import fixed_device
-from motive_pipeline.motion.trackers import Reference, Tracks, frame_pairs, on_grid
+from motive_pipeline.motion.trackers import Reference, Tracks, frame_pairs, rescaled_flow
 from motive_pipeline.pinned import ALLTRACKER
 
 WINDOW_FRAMES = 16
@@ -55,7 +55,7 @@ class AllTrackerTracker:
         seen_THW2 = np.ones((num_frames, height, width, 2), dtype=np.float32)
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             for frame, flow_hw2, visconf_hw2 in self._flows(pictures_T3hw):
-                displacement_THW2[frame] = on_grid(flow_hw2, height, width)
+                displacement_THW2[frame] = rescaled_flow(flow_hw2, height, width)
                 seen_THW2[frame] = _resized(visconf_hw2, height, width).clip(0, 1)
         return Tracks(
             displacement_THW2=displacement_THW2,

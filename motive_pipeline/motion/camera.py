@@ -19,7 +19,7 @@ INLIER_SHARE = 0.5
 _ROUNDS = 500
 
 
-def without_camera(displacement_THW2: Float32[np.ndarray, "T H W 2"]) -> Float32[np.ndarray, "T H W 2"]:
+def subtract_camera(displacement_THW2: Float32[np.ndarray, "T H W 2"]) -> Float32[np.ndarray, "T H W 2"]:
     """The displacement less the camera's: in each frame the similarity (shift, zoom, roll) that most of the picture follows, by least median of
     squares (Rousseeuw, 1984), which needs no scale: sub-pixel motion of things does not leak into it.
 
@@ -59,7 +59,7 @@ def evenness(saliency_THW: Float32[np.ndarray, "T H W"]) -> Float[np.ndarray, " 
     return np.divide(weight_THW.mean(axis=(1, 2)) ** 2, power_T, out=np.zeros(len(power_T)), where=power_T > 0)
 
 
-def weighed_down(saliency_THW: Float32[np.ndarray, "T H W"]) -> Float32[np.ndarray, "T H W"]:
+def downweight_uniform(saliency_THW: Float32[np.ndarray, "T H W"]) -> Float32[np.ndarray, "T H W"]:
     """W, each frame times min(1, 2 (1 - evenness)): kept while its motion fills at most half of the picture, 0 where all of it moves alike.
 
     The paper's own next step: camera-only motion shows as a spatially uniform mask, and is to weigh less (Wu et al., arXiv 2601.08828).

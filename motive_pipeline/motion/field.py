@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from motive_pipeline.config import Motion
 from motive_pipeline.models.grid import LatentGrid
-from motive_pipeline.motion.camera import weighed_down, without_camera
+from motive_pipeline.motion.camera import downweight_uniform, subtract_camera
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
 from motive_pipeline.motion.trackers import Reference, Tracker, Tracks
 from motive_pipeline.video.cuts import cut_frames
@@ -51,13 +51,13 @@ def motion_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], tracker: Tracker, ru
     """Track the frames and weigh their pixels by ``rule``."""
     is_skipped_T = np.zeros(len(frames_THWC), dtype=bool)
     if rule.cuts == "skip":
-        is_skipped_T = _untrackable(cut_frames(frames_THWC), tracker.reference)
+        is_skipped_T = _frames_without_tracks(cut_frames(frames_THWC), tracker.reference)
     return weigh(tracker.track(frames_THWC), rule, is_skipped_T)
 
 
 def weigh(tracks: Tracks, rule: MaskRule, is_skipped_T: Bool[np.ndarray, " T"]) -> MotionField:
     """The motion field of ``tracks``; frames that are skipped have no weight and count neither for the range nor for the mean."""
-    displacement_THW2 = without_camera(tracks.displacement_THW2) if rule.camera == "subtract" else tracks.displacement_THW2
+    displacement_THW2 = subtract_camera(tracks.displacement_THW2) if rule.camera == "subtract" else tracks.displacement_THW2
     magnitude_THW = magnitude(displacement_THW2)
     counted_THW = magnitude_THW[~is_skipped_T] if is_skipped_T.any() else magnitude_THW
     if not len(counted_THW):
@@ -66,7 +66,7 @@ def weigh(tracks: Tracks, rule: MaskRule, is_skipped_T: Bool[np.ndarray, " T"]) 
     magnitude_THW[is_skipped_T] = counted_THW.min()
     weight_THW = saliency(magnitude_THW, floor_px=rule.floor_px)
     if rule.camera == "downweight":
-        weight_THW = weighed_down(weight_THW)
+        weight_THW = downweight_uniform(weight_THW)
     for factor_THW in _factors(tracks, rule):
         weight_THW = weight_THW * factor_THW
     return MotionField(magnitude_THW=magnitude_THW, weight_THW=weight_THW, magnitude_px=float(counted_THW.mean(dtype=np.float64)))
@@ -79,7 +79,7 @@ def _factors(tracks: Tracks, rule: MaskRule) -> list[Float32[np.ndarray, "T H W"
     return factors
 
 
-def _untrackable(is_cut_T: Bool[np.ndarray, " T"], reference: Reference) -> Bool[np.ndarray, " T"]:
+def _frames_without_tracks(is_cut_T: Bool[np.ndarray, " T"], reference: Reference) -> Bool[np.ndarray, " T"]:
     """The frames whose reference frame lies beyond a cut: that of the cut alone, or all from the first cut on."""
     if reference == "first":
         return np.logical_or.accumulate(is_cut_T)

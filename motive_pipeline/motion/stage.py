@@ -24,13 +24,13 @@ from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.overlay import overlay_mask
-from motive_pipeline.motion.side_by_side import side_by_side
+from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -130,7 +130,7 @@ def _row_function(
         return mask_row(clip, tracker(), grid, read, mask_rule)
 
     if ws.config.motion.tracker == "dis":
-        ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
+        ahead = in_parallel(computed, missing, threads=ws.config.engine.threads)
     else:
         ahead = nullcontext(computed)
         read.prefetch([clip.file for clip in missing])

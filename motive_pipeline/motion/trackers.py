@@ -72,7 +72,7 @@ class DisTracker:
             for frame, (source, target) in enumerate(frame_pairs(num_frames, self.reference)):
                 if source != target:
                     flow_HW2 = cv2.DISOpticalFlow.create(_PRESETS[self.preset]).calc(grey_T[source], grey_T[target], None)  # type: ignore[call-overload]
-                    displacement_THW2[frame] = on_grid(flow_HW2, height, width)
+                    displacement_THW2[frame] = rescaled_flow(flow_HW2, height, width)
         return displacement_THW2
 
     def _tracked_picture(self, frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w"]:
@@ -117,7 +117,7 @@ def frame_pairs(num_frames: int, reference: Reference) -> Iterator[tuple[int, in
             yield frame, frame - 1 if frame else min(1, num_frames - 1)
 
 
-def on_grid(flow_hw2: Float[np.ndarray, "h w 2"], height: int, width: int) -> Float32[np.ndarray, "H W 2"]:
+def rescaled_flow(flow_hw2: Float[np.ndarray, "h w 2"], height: int, width: int) -> Float32[np.ndarray, "H W 2"]:
     """A flow field found on an enlarged picture, on the grid and in the pixels of the original one."""
     if flow_hw2.shape[:2] == (height, width):
         return flow_hw2.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Why a clip was or was not chosen, and what a query asks for: the facts behind the page of ``motive explain``.
+"""Why a clip was or was not chosen, and which clips a query votes for: the facts behind the page of ``motive explain``.
 
 Axes: Q queries, N clips of the pool in order of clip id, T decoded frames, F latent frames, H W pixels, h w latent cells.
 """
@@ -16,7 +16,7 @@ from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import threshold
-from motive_pipeline.report.lookup import Known
+from motive_pipeline.report.lookup import KnownClip
 from motive_pipeline.report.tables import format_number
 from motive_pipeline.storage.workspace import Workspace
 
@@ -25,7 +25,7 @@ NEAREST = 6
 
 @dataclass(frozen=True, kw_only=True)
 class QueryVote:
-    """What one query says of one clip: influence, the threshold it must lie above for a vote, and its place among the pool's clips."""
+    """One clip for one query: influence, the threshold above which the query votes for it, and its place among the pool's clips."""
 
     query_id: str
     influence: float
@@ -40,7 +40,7 @@ class QueryVote:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A clip in the ranking of one variant, beside the last clip that was chosen."""
+    """A clip's place in the ranking of one variant, and that of the last chosen clip."""
 
     variant: Variant
     rank: int
@@ -54,7 +54,7 @@ class Standing:
     by_query: Sequence[QueryVote]
 
     def sentence(self) -> str:
-        """Where it stands, in words."""
+        """The place in the ranking as a sentence."""
         votes = f"{self.votes} of {len(self.by_query)} queries vote for it"
         mean = format_number(self.mean_influence, 4, signed=True)
         place = f"rank {self.rank} of {self.num_clips}, of which the first {self.num_chosen} are chosen"
@@ -65,8 +65,9 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """A query of the vote: its threshold, how many clips of the pool and of the chosen ones it votes for, and the pool by influence."""
+class QuerySummary:
+    """A query's part in the vote: its threshold, how many clips of the pool and of the chosen ones it votes for, and both ends of the pool by
+    influence."""
 
     threshold: float
     num_clips: int
@@ -77,7 +78,7 @@ class Request:
     worst: Sequence[tuple[str, float]]
 
     def sentence(self) -> str:
-        """What it asks for, in words."""
+        """The query's votes as a sentence."""
         return (
             f"It votes for {self.num_votes} of {self.num_clips} clips, those with an influence above "
             f"{format_number(self.threshold, 4, signed=True)}; of the {self.num_chosen} chosen clips it votes for {self.num_chosen_votes}."
@@ -93,8 +94,8 @@ class Rejection:
     detail: str
 
 
-def rejections(ws: Workspace, known: Known) -> list[Rejection]:
-    """Every stage that rejected it, in the order of the graph."""
+def rejections(ws: Workspace, known: KnownClip) -> list[Rejection]:
+    """Every rejection of the clip, in the order of the graph."""
     found = []
     for asset in ws.graph.rejecting:
         if ws.has_published(asset):
@@ -106,7 +107,7 @@ def rejections(ws: Workspace, known: Known) -> list[Rejection]:
 
 
 def standing(ws: Workspace, variant: Variant, clip_id: str) -> Standing | None:
-    """The clip's place in ``voted_ranking/<variant>``; None when it is not in the pool.
+    """The clip's place in ``voted_ranking/<variant>``, or None if it is not in the pool.
 
     Raises:
         NotPublished: there is no ranking yet.
@@ -150,8 +151,8 @@ def _query_votes(ws: Workspace, variant: Variant, clip_id: str) -> list[QueryVot
     return found
 
 
-def request(ws: Workspace, query_id: str, *, count: int) -> Request | None:
-    """What the query asks for, with ``count`` clips at each end; None for one without a part in the vote (held out, or rejected).
+def query_summary(ws: Workspace, query_id: str, *, count: int) -> QuerySummary | None:
+    """The query's part in the vote, with ``count`` clips at each end; None for a query that does not vote (held out, or rejected).
 
     Raises:
         NotPublished: there is no ranking yet.
@@ -168,7 +169,7 @@ def request(ws: Workspace, query_id: str, *, count: int) -> Request | None:
     side = min(count, len(order_N) // 2)
     ends = (*order_N[:side].tolist(), *order_N[::-1][:side].tolist())
     ordered = [(bytes(pool_N[place]).decode(), float(influence_N[place])) for place in ends]
-    return Request(
+    return QuerySummary(
         threshold=float(threshold(influence_N, ws.config.vote.percentile)),
         num_clips=len(pool_N),
         num_votes=int(is_voted_N.sum()),
@@ -179,8 +180,8 @@ def request(ws: Workspace, query_id: str, *, count: int) -> Request | None:
     )
 
 
-def nearest(ws: Workspace, clip_id: str) -> list[tuple[str, float]]:
-    """The clips of the pool whose gradients point the most like this one's: ids and cosines, the nearest first, itself left out."""
+def nearest_by_gradient(ws: Workspace, clip_id: str) -> list[tuple[str, float]]:
+    """The other clips of the pool whose gradients are most similar to this one's: ids and cosines, the nearest first."""
     gradients = open_gradients(ws.published("projected_gradients/motive").path, ws.config.influence.proj_dim)
     if clip_id not in gradients.clip_ids:
         return []
@@ -192,8 +193,8 @@ def nearest(ws: Workspace, clip_id: str) -> list[tuple[str, float]]:
     return [(gradients.clip_ids[place], float(cosine_N[place])) for place in order[:NEAREST]]
 
 
-def arms_with(ws: Workspace, clip_id: str) -> list[str]:
-    """The arms whose subset holds the clip, of those that have published."""
+def arms_containing(ws: Workspace, clip_id: str) -> list[str]:
+    """The arms whose published subset contains the clip."""
     subsets = {arm: f"curated_subset/{arm}" for arm in ws.config.arms if arm != "base"}
     return [
         arm for arm, asset in subsets.items() if ws.has_published(asset) and clip_id in set(ws.published(asset).table("subset")["clip_id"])

@@ -1,4 +1,4 @@
-"""``motive explain``: one self-contained page about one clip or query, and the same in a few lines for the terminal."""
+"""``motive explain``: one self-contained page about one clip or query, and a short version for the terminal."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import pandas as pd
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.ground_truth import load_truth
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.graph.declare import Role
+from motive_pipeline.graph import Role
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet, is_still
 from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.report.explain import (
+    QuerySummary,
     QueryVote,
     Rejection,
-    Request,
     Standing,
-    arms_with,
-    nearest,
+    arms_containing,
+    nearest_by_gradient,
+    query_summary,
     rejections,
-    request,
     standing,
 )
 from motive_pipeline.report.frames_sheet import Strip, strips
 from motive_pipeline.report.gallery import Card, Gallery
-from motive_pipeline.report.lookup import Known, find, load_known
-from motive_pipeline.report.stage import render
+from motive_pipeline.report.lookup import KnownClip, find_clip, load_known_clips
+from motive_pipeline.report.stage import render_template
 from motive_pipeline.report.tables import Table, arm_name, format_number
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
@@ -54,8 +54,8 @@ _FACTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """The clip's pictures, and what they say in numbers; or why there are none."""
+class ClipPictures:
+    """The clip's pictures and figures about them, or a note why there are none."""
 
     strips: Sequence[Strip] = ()
     facts: Sequence[tuple[str, str]] = ()
@@ -63,25 +63,26 @@ class Look:
 
 
 def write_explanation(ws: Workspace, name: str, *, file: Path | None = None) -> tuple[Path, str]:
-    """Write the page about the clip or query that ``name`` means; gives its file and what a terminal says.
+    """Write the page about the clip or query that ``name`` names; returns its file and the text for the terminal.
 
-    ``file`` is ``<root>/explain/<id>.html`` unless it is given.
+    ``file`` defaults to ``<root>/explain/<id>.html``.
 
     Raises:
-        MotiveError: ``name`` means nothing, or several; NotPublished: the graph has not come as far as the ranking.
+        MotiveError: ``name`` matches no clip or query, or several.
+        NotPublished: there is no ranking yet.
     """
-    known = find(load_known(ws), name)
+    known = find_clip(load_known_clips(ws), name)
     target = file or ws.root / "explain" / f"{known.clip_id or Path(known.paths[0]).stem}.html"
     context = _context(ws, known)
-    atomic.write_bytes(target, render("explain.html.j2", context).encode("utf-8"))
+    atomic.write_bytes(target, render_template("explain.html.j2", context).encode("utf-8"))
     return target, "\n".join([f"{known.clip_id or 'no id'}  {known.paths[0]}", *context["sentences"]])
 
 
-def _context(ws: Workspace, known: Known) -> dict[str, Any]:
+def _context(ws: Workspace, known: KnownClip) -> dict[str, Any]:
     row = _catalog_row(ws, known)
     places = {variant: standing(ws, variant, known.clip_id) for variant in ws.config.variants} if "clip" in known.roles else {}
-    asked = request(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
-    refused = rejections(ws, known)
+    summary = query_summary(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
+    rejected = rejections(ws, known)
     gallery = Gallery(ws, load_truth(ws))
     main, plain = places.get("motive"), places.get("no_mask")
     return {
@@ -90,38 +91,43 @@ def _context(ws: Workspace, known: Known) -> dict[str, Any]:
         "paths": known.paths,
         "caption": str(row["caption"]) if row is not None else "",
         "facts": _facts(row) if row is not None else [],
-        "sentences": _sentences(known, main, plain, asked, refused, arms_with(ws, known.clip_id) if places else []),
+        "sentences": _sentences(known, main, plain, summary, rejected, arms_containing(ws, known.clip_id) if places else []),
         "is_chosen": main is not None and main.is_chosen,
         "roles": sorted(known.roles),
-        "refused": refused,
+        "rejected": rejected,
         "votes": _votes_table(ws, main, plain) if main is not None else None,
         "percentile": f"{ws.config.vote.percentile:g}",
-        "measure": _measure(ws),
-        "asked": _request_cards(gallery, asked) if asked is not None else None,
-        "look": _look(ws, known),
+        "measure": _influence_in_words(ws),
+        "query": _query_cards(gallery, summary) if summary is not None else None,
+        "pictures": _clip_pictures(ws, known),
         "nearest": _nearest_cards(ws, gallery, known) if main is not None else [],
         "settings": {key: str(value) for key, value in ws.config.stage_settings("motion_masks").items() if key.startswith("motion.")},
     }
 
 
 def _sentences(
-    known: Known, main: Standing | None, plain: Standing | None, asked: Request | None, refused: Sequence[Rejection], arms: Sequence[str]
+    known: KnownClip,
+    main: Standing | None,
+    plain: Standing | None,
+    summary: QuerySummary | None,
+    rejected: Sequence[Rejection],
+    arms: Sequence[str],
 ) -> list[str]:
-    """The verdict, in words."""
+    """The answer in sentences."""
     found = [main.sentence()] if main is not None else []
     if plain is not None:
         found.append(f"Without the mask: rank {plain.rank}, {plain.votes} votes, {'chosen' if plain.is_chosen else 'not chosen'}.")
     if arms:
-        found.append(f"Trained on by: {', '.join(arm_name(arm) for arm in arms)}.")
-    if asked is not None:
-        found.append(f"A query. {asked.sentence()}")
+        found.append(f"Used for training by: {', '.join(arm_name(arm) for arm in arms)}.")
+    if summary is not None:
+        found.append(f"A query. {summary.sentence()}")
     if "held_out" in known.roles:
-        found.append("A held-out query: only the evaluation sees it, and it takes no part in the vote.")
-    found += [f"Rejected by {each.stage}: {each.reason}: {each.detail}" for each in refused]
-    return found or ["Not in the eligible pool: it is catalogued, and not every stage has a row for it yet. Run `motive run`."]
+        found.append("A held-out query: only the evaluation uses it. It does not vote.")
+    found += [f"Rejected by {each.stage}: {each.reason}: {each.detail}" for each in rejected]
+    return found or ["Not in the eligible pool: the clip is in the catalog, but some stage has no row for it yet. Run `motive run`."]
 
 
-def _catalog_row(ws: Workspace, known: Known) -> pd.Series | None:
+def _catalog_row(ws: Workspace, known: KnownClip) -> pd.Series | None:
     for asset, table, key in (("clip_catalog", "catalog", "clip_id"), ("query_catalog", "queries", "query_id")):
         frame = ws.published(asset).table(table)
         own = frame[frame[key] == known.clip_id]
@@ -135,18 +141,18 @@ def _facts(row: pd.Series) -> list[tuple[str, str]]:
     return [(words, f"{value:g}" if isinstance(value, float | np.floating) else str(value)) for words, value in shown]
 
 
-def _measure(ws: Workspace) -> str:
-    """What influence is under the settings, in words."""
+def _influence_in_words(ws: Workspace) -> str:
+    """The definition of influence under the settings."""
     settings = ws.config.influence
     if settings.preconditioner == "trak":
         return "the inner product, under TRAK's kernel, of the clip's gradient with the query's"
     product = "cosine" if settings.similarity == "cosine" else "inner product"
-    divided = ", both measured as Adam would step," if settings.preconditioner == "adam" else ""
+    divided = ", both scaled by Adam's second moments," if settings.preconditioner == "adam" else ""
     return f"the {product} of the clip's gradient with the query's{divided}".rstrip(",")
 
 
 def _votes_table(ws: Workspace, main: Standing, plain: Standing | None) -> Table:
-    """One row for each query: the most influenced first."""
+    """One row for each query, the one with the highest influence first."""
     queries = ws.published("query_catalog").table("queries").set_index("query_id")
     unmasked = {each.query_id: each for each in plain.by_query} if plain is not None else {}
     order = sorted(main.by_query, key=lambda each: -each.influence)
@@ -156,7 +162,7 @@ def _votes_table(ws: Workspace, main: Standing, plain: Standing | None) -> Table
         title="Influence by query",
         columns=columns,
         rows=[_vote_row(queries, each, unmasked.get(each.query_id)) for each in order],
-        caption=f"Place among the pool's {main.num_clips} clips. A query votes for the clips above its own threshold.",
+        caption=f"Place: among the pool's {main.num_clips} clips. A query votes for the clips above its own threshold.",
         strong_rows=frozenset(number for number, each in enumerate(order) if each.votes),
         words=frozenset({1}),
     )
@@ -175,28 +181,28 @@ def _vote_row(queries: pd.DataFrame, vote: QueryVote, unmasked: QueryVote | None
     return cells + ([format_number(unmasked.influence, 4, signed=True), str(unmasked.place)] if unmasked else [])
 
 
-def _request_cards(gallery: Gallery, asked: Request) -> dict[str, list[Card]]:
+def _query_cards(gallery: Gallery, summary: QuerySummary) -> dict[str, list[Card]]:
     def cards(clips: Sequence[tuple[str, float]]) -> list[Card]:
         return [
             gallery.clip(clip_id, [format_number(influence, 4, signed=True), gallery.standing(clip_id)]) for clip_id, influence in clips
         ]
 
-    return {"best": cards(asked.best), "worst": cards(asked.worst)}
+    return {"best": cards(summary.best), "worst": cards(summary.worst)}
 
 
-def _nearest_cards(ws: Workspace, gallery: Gallery, known: Known) -> list[Card]:
+def _nearest_cards(ws: Workspace, gallery: Gallery, known: KnownClip) -> list[Card]:
     return [
         gallery.clip(clip_id, [f"cosine {format_number(cosine, 3, signed=True)}", gallery.standing(clip_id)])
-        for clip_id, cosine in nearest(ws, known.clip_id)
+        for clip_id, cosine in nearest_by_gradient(ws, known.clip_id)
     ]
 
 
-def _look(ws: Workspace, known: Known) -> Look:
-    """Frames and magnitude from the file as it is now, the mask as it was published."""
+def _clip_pictures(ws: Workspace, known: KnownClip) -> ClipPictures:
+    """Frames and motion magnitude from the file as it is now, and the published mask."""
     try:
-        frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine)(_existing(known)).frames_THWC
+        frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine)(_existing_file(known)).frames_THWC
     except RejectRow as rejection:
-        return Look(note=f"No pictures: {rejection.detail}")
+        return ClipPictures(note=f"No pictures: {rejection.detail}")
     motion, grid = ws.config.motion, latent_grid(ws)
     tracker = build_tracker(motion, device=ws.config.model.device, threads=ws.config.engine.threads)
     field = motion_field(frames_THWC, tracker, MaskRule.of(motion))
@@ -211,30 +217,33 @@ def _look(ws: Workspace, known: Known) -> Look:
     if "clip" in known.roles:
         others_px = ws.published("motion_masks").table("index")["motion_magnitude_px"].to_numpy()
         facts.append(("moves more than", f"{float(np.mean(others_px < field.magnitude_px)):.0%} of the clips"))
-    return Look(strips=strips(frames_THWC, field, mask_Fhw, grid.temporal_stride), facts=facts, note=note)
+    return ClipPictures(strips=strips(frames_THWC, field, mask_Fhw, grid.temporal_stride), facts=facts, note=note)
 
 
 def _mask(published_Fhw: np.ndarray | None, present_Fhw: np.ndarray) -> tuple[np.ndarray, str]:
-    """The mask to show, and what must be said of it: the published one, unless there is none of the clip's present shape."""
+    """The mask to show and a note: the published mask, unless it is missing or has another shape than the clip has now."""
     if published_Fhw is None:
-        shown_Fhw, note = present_Fhw, "No mask is published for it; this is the one that the present settings give."
+        shown_Fhw, note = present_Fhw, "No mask is published for this clip. Shown is the mask under the present settings."
     elif published_Fhw.shape != present_Fhw.shape:
-        shown_Fhw, note = present_Fhw, "The published mask has another size, so it comes from other settings. Run `motive run`."
+        shown_Fhw, note = present_Fhw, "The published mask has another size, so it was made with other settings. Run `motive run`."
     elif not np.allclose(published_Fhw, present_Fhw, atol=1e-6):
-        shown_Fhw, note = published_Fhw, "The published mask (last row) comes from other settings than the rows above it. Run `motive run`."
+        shown_Fhw, note = (
+            published_Fhw,
+            "The published mask (last row) was made with other settings than the rows above it. Run `motive run`.",
+        )
     else:
         shown_Fhw, note = published_Fhw, ""
-    still = "The mask holds nothing but noise: nothing moves against the rest of the picture." if is_still(shown_Fhw) else ""
+    still = "The mask contains only noise: nothing moves relative to the rest of the picture." if is_still(shown_Fhw) else ""
     return shown_Fhw, f"{note} {still}".strip()
 
 
-def _published_mask(ws: Workspace, known: Known) -> np.ndarray | None:
+def _published_mask(ws: Workspace, known: KnownClip) -> np.ndarray | None:
     roles: list[Role] = [*(["clip"] if "clip" in known.roles else []), *(["query"] if known.roles - {"clip"} else [])]
     sets = [MaskSet(ws, role) for role in roles]
     return next((found.get(known.clip_id).numpy() for found in sets if known.clip_id in found), None)
 
 
-def _existing(known: Known) -> MediaFile:
-    """The first of its files that is there; the first one, to be told that it is missing."""
+def _existing_file(known: KnownClip) -> MediaFile:
+    """The first of its files that exists; if none does, the first, whose reader then reports it missing."""
     files = [MediaFile.parse(path) for path in known.paths]
     return next((file for file in files if file.path.is_file()), files[0])

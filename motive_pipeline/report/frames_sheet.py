@@ -1,4 +1,4 @@
-"""A clip laid out in rows for a person to look at: frames, magnitude, and the mask on pixels and on the latent grid, below each other.
+"""A clip as rows of pictures: frames, motion magnitude, and the mask on pixels and on the latent grid.
 
 Axes: T decoded frames, F latent frames, H W pixels, h w latent cells, K columns of the sheet.
 """
@@ -26,7 +26,7 @@ _QUALITY = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """One row: what it shows, and the picture."""
+    """One row: title, note and picture."""
 
     title: str
     note: str
@@ -34,7 +34,7 @@ class Strip:
 
 
 def shown_frames(num_frames: int, temporal_stride: int) -> list[int]:
-    """Up to six frames, evenly spread, the last of a latent frame each."""
+    """Up to six evenly spaced frames, each the last frame of a latent frame."""
     last = (num_frames - 1) // temporal_stride
     count = min(COLUMNS, last + 1)
     return [temporal_stride * round(step * last / max(1, count - 1)) for step in range(count)]
@@ -43,7 +43,7 @@ def shown_frames(num_frames: int, temporal_stride: int) -> list[int]:
 def strips(
     frames_THWC: UInt8[np.ndarray, "T H W 3"], field: MotionField, mask_Fhw: Float[np.ndarray, "F h w"], temporal_stride: int
 ) -> list[Strip]:
-    """The four rows of a clip. ``mask_Fhw`` is the published mask, which the method used."""
+    """The four rows of a clip. ``mask_Fhw`` is the mask on the latent grid that the method used."""
     at = shown_frames(len(frames_THWC), temporal_stride)
     grey_KHWC = [_grey(frames_THWC[frame]) for frame in at]
     most_px = float(field.magnitude_THW.max())
@@ -53,7 +53,7 @@ def strips(
         _strip("frames", f"numbers {numbers}", [frames_THWC[frame] for frame in at]),
         _strip(
             "magnitude",
-            f"black is 0, yellow {most_px:.2f} px, the clip's largest",
+            f"black is 0, yellow {most_px:.2f} px, the largest in the clip",
             [_coloured(field.magnitude_THW[frame], most_px) for frame in at],
         ),
         _strip(
@@ -63,14 +63,14 @@ def strips(
         ),
         _strip(
             "mask on the latent grid",
-            f"{mask_Fhw.shape[2]} x {mask_Fhw.shape[1]} cells, as the loss is weighed; {temporal_stride} frames share one",
+            f"{mask_Fhw.shape[2]} x {mask_Fhw.shape[1]} cells, the weights of the loss; {temporal_stride} frames share one",
             [overlay_mask(grey_HWC, cell_hw, as_cells=True) for grey_HWC, cell_hw in zip(grey_KHWC, cells, strict=True)],
         ),
     ]
 
 
 def _grey(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Without colours, which could be taken for the mask's."""
+    """The frame in grey, so that its colours are not confused with the mask's."""
     return np.repeat(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
 
 

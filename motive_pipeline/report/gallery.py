@@ -1,4 +1,4 @@
-"""The pictures of the report: for each query its best and worst clips with the mask laid over, and what every arm generated."""
+"""The pictures of the report: each query's best and worst clips with their masks, and the generated videos of every arm."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.readers import ClipReader
 
 MAX_QUERIES = 6
-CLIPS_A_SIDE = 4
+CLIPS_PER_END = 4
 MAX_PROMPTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One looping picture: the animation, its caption (untrusted text), the lines below it, and whether the method chose it."""
+    """One looping picture with its caption (untrusted text) and the lines below it. ``is_chosen``: the method chose this clip."""
 
     animation: Animation
     caption: str
@@ -38,7 +38,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryCards:
-    """A query with the clips that help it most and those that hurt it most."""
+    """A query with the clips of highest and of lowest influence on it."""
 
     query: Card
     best: Sequence[Card]
@@ -47,14 +47,14 @@ class QueryCards:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCards:
-    """One prompt, and what each arm made of it."""
+    """One prompt, and the video that each arm generated for it."""
 
     prompt: str
     videos: Sequence[tuple[str, Card]]
 
 
 class Gallery:
-    """Makes the cards of one report, or of one page of `motive explain`."""
+    """Builds the cards of one report, or of one page of `motive explain`."""
 
     def __init__(self, ws: Workspace, truth: GroundTruth | None) -> None:
         self._ws = ws
@@ -69,7 +69,7 @@ class Gallery:
         self._animations: dict[str, Animation] = {}
 
     def queries(self, matrix: InfluenceSet) -> list[QueryCards]:
-        """The first queries, each with its best and worst clips of the eligible pool."""
+        """The first queries, each with the best and worst clips of the eligible pool."""
         in_pool = np.array([clip_id in self._ranking.index for clip_id in matrix.clip_ids])
         columns = np.flatnonzero(in_pool)
         clip_ids = matrix.clip_ids
@@ -77,7 +77,7 @@ class Gallery:
         for query_id in matrix.query_ids[:MAX_QUERIES]:
             influence_N = matrix.query(query_id)
             order = columns[np.argsort(-influence_N[columns], kind="stable")]
-            side = min(CLIPS_A_SIDE, len(order) // 2)
+            side = min(CLIPS_PER_END, len(order) // 2)
             ranked = list(enumerate((clip_ids[column], float(influence_N[column])) for column in order.tolist()))
             cards.append(
                 QueryCards(
@@ -91,7 +91,7 @@ class Gallery:
         return cards
 
     def prompts(self, arms: Sequence[str]) -> list[PromptCards]:
-        """The first prompts, each with the first video of every arm's training 0."""
+        """The first prompts, each with the first video of training 0 of every arm."""
         made = {arm: self._first_videos(arm) for arm in arms}
         common = sorted(set.intersection(*(set(videos) for videos in made.values())))[:MAX_PROMPTS]
         return [
@@ -103,7 +103,7 @@ class Gallery:
         ]
 
     def _first_videos(self, arm: str) -> dict[int, tuple[str, Path, str]]:
-        """By prompt index: prompt, file, and the motion that flow reads in it (empty when it is not read)."""
+        """By prompt index: prompt, file, and the recognized motion (empty if no classifier applies)."""
         publication = self._ws.published(f"generated_videos/{arm}")
         videos = publication.table("videos")
         read = self._ws.published(f"eval_scores/{arm}").table("per_video").drop_duplicates(["training", "prompt_index", "n"])
@@ -115,7 +115,7 @@ class Gallery:
         }
 
     def _video(self, prompt: str, file: Path, label: str) -> Card:
-        return Card(animation=self._animated(file, None), caption=prompt, lines=[f"reads as {label}"] if label else [])
+        return Card(animation=self._animated(file, None), caption=prompt, lines=[f"recognized: {label}"] if label else [])
 
     def _query(self, query_id: str) -> Card:
         row = self._queries.loc[query_id]
@@ -132,7 +132,7 @@ class Gallery:
         return self.clip(clip_id, lines)
 
     def clip(self, clip_id: str, lines: Sequence[str]) -> Card:
-        """A clip of the pool with its mask, and ``lines`` below it."""
+        """A card of a clip of the pool with its mask and ``lines`` below it."""
         row = self._clips.loc[clip_id]
         if clip_id not in self._animations:
             self._animations[clip_id] = self._animated(Path(str(row["path"])), self._clip_masks.get(clip_id).numpy())
@@ -140,7 +140,7 @@ class Gallery:
         return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, is_chosen=is_chosen)
 
     def standing(self, clip_id: str) -> str:
-        """Votes and rank of a clip of the pool."""
+        """Votes and rank of a clip of the pool, as text."""
         ranked = self._ranking.loc[clip_id]
         return f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"
 
@@ -149,7 +149,7 @@ class Gallery:
             frames_THWC = self._read(file).frames_THWC
         except RejectRow as rejection:
             raise GateFailed(
-                f"{file} can no longer be read ({rejection.detail}). Run `motive run` to take in what has changed."
+                f"{file} can no longer be read ({rejection.detail}). Run `motive run` to read the changed files."
             ) from rejection
         return animation(frames_THWC, float(self._rule.fps), mask_FHW=mask_FHW, temporal_stride=self._stride)
 

@@ -1,4 +1,4 @@
-"""Which clip or query a person means: by its id, the beginning of its id, its file, or its file's name."""
+"""Find the clip or query that a user names: by id, by the first digits of an id, by file, or by file name."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """One content that the pipeline has met: its files, and what it is: ``clip``, ``query``, ``held_out``, or none of them (rejected).
+class KnownClip:
+    """One file content that the pipeline knows: its paths and its roles (``clip``, ``query``, ``held_out``; none if it was rejected).
 
-    ``clip_id`` is empty for a file that could not even be read.
+    ``clip_id`` is empty for a file that could not be read.
     """
 
     clip_id: str
@@ -33,8 +33,8 @@ class Known:
     roles: frozenset[str]
 
 
-def load_known(ws: Workspace) -> list[Known]:
-    """Everything in the catalogs, and every file that a stage rejected.
+def load_known_clips(ws: Workspace) -> list[KnownClip]:
+    """Every clip and query of the catalogs, and every file that a stage rejected.
 
     Raises:
         NotPublished: there is no catalog yet.
@@ -45,22 +45,22 @@ def load_known(ws: Workspace) -> list[Known]:
     found: dict[str, tuple[list[str], set[str]]] = {}
     for clip_id, path, sources, role in pd.concat([clips[columns], queries[columns]]).itertuples(index=False):
         paths, roles = found.setdefault(str(clip_id), ([], set()))
-        paths += [str(path), *_beside(str(path), json.loads(str(sources)))]
+        paths += [str(path), *_source_paths(str(path), json.loads(str(sources)))]
         roles.add(str(role))
     for clip_id, path in _rejects(ws):
         paths, _ = found.setdefault(clip_id or f"?{path}", ([], set()))
         paths.append(path)
     return [
-        Known(clip_id="" if key.startswith("?") else key, paths=list(dict.fromkeys(paths)), roles=frozenset(roles))
+        KnownClip(clip_id="" if key.startswith("?") else key, paths=list(dict.fromkeys(paths)), roles=frozenset(roles))
         for key, (paths, roles) in found.items()
     ]
 
 
-def find(known: Sequence[Known], name: str) -> Known:
-    """The one that ``name`` means: an id or its beginning, a file (found by its content, wherever it lies now), or a file's name.
+def find_clip(known: Sequence[KnownClip], name: str) -> KnownClip:
+    """The one clip that ``name`` names: an id or its first digits, a file (found by content, wherever it lies now), or a file name.
 
     Raises:
-        MotiveError: none, or more than one.
+        MotiveError: no clip matches, or more than one.
     """
     for matches in _matches(known, name):
         if len(matches) == 1:
@@ -68,20 +68,20 @@ def find(known: Sequence[Known], name: str) -> Known:
         if matches:
             listed = "\n".join(f"  {each.clip_id or '(no id)':{ID_DIGITS}}  {each.paths[0]}" for each in matches[:_SHOWN])
             more = f"\n  and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""
-            raise MotiveError(f"{name!r} may mean {len(matches)} clips; give the whole id or the path:\n{listed}{more}")
+            raise MotiveError(f"{name!r} matches {len(matches)} clips; give the whole id or the path:\n{listed}{more}")
     names = sorted({os.path.basename(path) for each in known for path in each.paths} | {each.clip_id for each in known if each.clip_id})
     close = difflib.get_close_matches(os.path.basename(name), names, n=3)
-    hint = f" Near it: {', '.join(close)}." if close else ""
+    hint = f" Similar names: {', '.join(close)}." if close else ""
     num_clips = sum("clip" in each.roles for each in known)
     raise MotiveError(
-        f"no clip or query is called {name!r}.{hint} Give an id ({LEAST_PREFIX} or more of its first digits), the path of a video, or a file's "
-        f"name; the tables clips and queries (`motive sql`) list all, {num_clips} clips among them. A file that was added since the last "
+        f"no clip or query is called {name!r}.{hint} Give an id (at least its first {LEAST_PREFIX} digits), the path of a video, or a file name. "
+        f"The tables clips and queries (`motive sql`) list them all, {num_clips} clips among them. A file that was added since the last "
         "`motive run` is not known yet."
     )
 
 
-def _matches(known: Sequence[Known], name: str) -> Iterator[list[Known]]:
-    """What matches, in one way after the other."""
+def _matches(known: Sequence[KnownClip], name: str) -> Iterator[list[KnownClip]]:
+    """The matches of each way to name a clip, in order of preference."""
     yield [each for each in known if each.clip_id == name]
     path = os.path.abspath(os.path.expanduser(name))
     yield [each for each in known if path in each.paths]
@@ -93,14 +93,14 @@ def _matches(known: Sequence[Known], name: str) -> Iterator[list[Known]]:
     yield [each for each in known if any(os.path.basename(path) == name for path in each.paths)]
 
 
-def _beside(path: str, sources: Sequence[str]) -> list[str]:
-    """The paths of all files of a content: ``sources`` are their names below the folder that ``path``, the first of them, lies in."""
+def _source_paths(path: str, sources: Sequence[str]) -> list[str]:
+    """The paths of all files with the same content. ``sources`` are their names relative to the source's folder; ``path`` is the first file."""
     folder = path[: len(path) - len(sources[0])] if sources and path.endswith(sources[0]) else ""
     return [folder + name for name in sources] if folder else []
 
 
 def _rejects(ws: Workspace) -> Iterator[tuple[str, str]]:
-    """(clip_id or nothing, path) of everything that a stage rejected."""
+    """(clip_id or an empty text, path) of everything that a stage rejected."""
     for asset in ws.graph.rejecting:
         if ws.has_published(asset):
             frame = ws.published(asset).rejects()

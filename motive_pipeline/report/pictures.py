@@ -1,4 +1,4 @@
-"""Small looping pictures for a page that needs no network: animated WebP as data URIs.
+"""Small looping pictures inside a self-contained page: animated WebP as data URIs.
 
 Axes: T decoded frames, F latent frames, H W pixels, h w latent cells.
 """
@@ -24,7 +24,7 @@ QUALITY = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Animation:
-    """A looping picture: its data URI, its size in pixels, and the frame that stands for it where nothing is to move."""
+    """A looping picture: its data URI, a still frame for readers who want no motion, and its size in pixels."""
 
     uri: str
     still: str
@@ -35,7 +35,7 @@ class Animation:
 def animation(
     frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, *, mask_FHW: Float[np.ndarray, "F h w"] | None = None, temporal_stride: int = 4
 ) -> Animation:
-    """The frames as a loop at their own speed, made smaller to fit 128 x 96 pixels, at most 20 frames; the mask is laid over in red.
+    """The frames as a loop at their own speed, scaled down to fit 128 x 96 pixels, at most 20 frames. The mask is drawn over them in red.
 
     ``temporal_stride`` frames share one latent frame of the mask.
     """

@@ -21,7 +21,8 @@ from matplotlib.ticker import MaxNLocator
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.report.tables import STYLES, arm_name
+from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.report.tables import arm_name
 
 WIDTH_IN = 11.5
 """Width of every figure, so that text has one size on the page."""

@@ -10,7 +10,8 @@ import pandas as pd
 
 from motive_pipeline.evaluation.metrics import FLICKERING, Metric
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, difference_matrix
-from motive_pipeline.report.tables import STYLES, Number, Table, arm_name, format_number
+from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.report.tables import Number, Table, arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_ROWS = 200

@@ -1,8 +1,8 @@
-"""``provenance.json`` beside a report: from its numbers back to clips, settings, model, code and libraries, in a form that can be checked.
+"""``provenance.json`` beside a report: the clips, settings, model, code and libraries behind its numbers, in a form that can be checked.
 
-Every asset that the report rests on is named with its settings, its code version, what it was made from and a hash of its files; a clip's id
-is itself the start of the SHA-256 of its file. ``verify.py`` checks all of it. Nothing in the record depends on the time or the machine's
-folders, so an equal run has an equal record.
+The record names every asset that the report rests on, with its settings, code version, inputs and a hash of its files. A clip's id is the
+start of the SHA-256 of its file. ``verify.py`` checks all of it. The record contains no times and no paths of the machine, so equal runs
+have equal records.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FILE = "provenance.json"
 FORMAT = 1
 HOW_TO_CHECK = "python -m motive_pipeline.report.verify REPORT_FOLDER"
 _OF_ONE_RUN = ("publication.json", "training.json")
-"""Files that also say how long a run took, so that they differ between equal runs. What else they say stands in the record."""
+"""Files that also contain how long a run took and therefore differ between equal runs. Their other content is in the record itself."""
 
 
 def provenance_record(ws: Workspace) -> dict[str, Any]:
     """The record of the report: the published assets it reads and, through them, all before; without the report's own files.
 
     Raises:
-        NotPublished: one of them is not there.
+        NotPublished: one of them is not published.
     """
     memory = HashMemory(ws.state)
     assets: dict[str, Any] = {}
@@ -57,15 +57,15 @@ def provenance_record(ws: Workspace) -> dict[str, Any]:
     }
 
 
-def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record into the report's folder, with the hash of each file that lies there."""
+def write_provenance(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record into the report's folder, with the hash of each file in it."""
     files = {path.name: digest_file(path) for path in sorted(folder.iterdir())}
     text = json.dumps(record | {"report": files}, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def content_hash(folder: Path, hash_of: Callable[[Path], str]) -> str:
-    """32 hex digits over name and bytes of every file below ``folder`` that says what was computed, and not how long it took."""
+    """32 hex digits over names and bytes of all files below ``folder``, except the files that contain how long a run took."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _OF_ONE_RUN)
     return digest([[path.relative_to(folder).as_posix(), hash_of(path)] for path in files])
 
@@ -82,5 +82,5 @@ def _asset(ws: Workspace, asset: str, memory: HashMemory) -> dict[str, Any]:
 
 
 def _names(catalog: pd.DataFrame, column: str) -> dict[str, list[str]]:
-    """Id -> the names of its files within the source."""
+    """Id -> the names of its files, relative to the source."""
     return {str(each): json.loads(str(names)) for each, names in zip(catalog[column], catalog["sources"], strict=True)}

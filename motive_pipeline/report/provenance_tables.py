@@ -1,4 +1,4 @@
-"""Where a report comes from: what was left out, every setting, and the versions of data, code and libraries."""
+"""Tables on the origin of a report: rejected files, settings, and the versions of data, code and libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from motive_pipeline.storage.workspace import Workspace
 
 
 def rejects_table(ws: Workspace) -> Table:
-    """What each stage left out, by reason: clips and queries, and people's result files."""
+    """The number of rejected files of each stage by reason: clips, queries, and raters' result files."""
     assets = [*ws.graph.rejecting, *(["preference_study"] if ws.config.comparisons else [])]
     rejects = pd.concat([ws.published(asset).rejects() for asset in assets], ignore_index=True)
     counts = rejects.groupby(["stage", "reason"], sort=True).size()
@@ -24,19 +24,19 @@ def rejects_table(ws: Workspace) -> Table:
         title="Left out",
         columns=["stage", "reason", "files"],
         rows=[[str(stage), str(reason), str(number)] for (stage, reason), number in counts.items()],  # type: ignore[misc]
-        caption="Files that a stage could not use. The table “rejects” (motive sql) names each with a sentence.",
+        caption="Files that a stage could not use. The table “rejects” (motive sql) lists each with the reason in a sentence.",
         words=frozenset({1}),
     )
 
 
 def settings_table(ws: Workspace) -> Table:
-    """:func:`plain_settings` for a person."""
+    """The settings of :func:`plain_settings` as a table."""
     rows = [[name, _plain(value)] for name, value in plain_settings(ws).items()]
     return Table(key="settings", title="Settings", columns=["setting", "value"], rows=rows, caption="", words=frozenset({1}))
 
 
 def plain_settings(ws: Workspace) -> dict[str, Any]:
-    """Every setting that a stage depends on, by dotted key, but for where things lie on this machine."""
+    """Every setting that a stage depends on, by dotted key, without paths of this machine."""
     places = {"python", "weights", "timeout_s"} if ws.config.evaluate.backend == "vbench" else True
     hidden = {"storage": True, "schedule": True, "arms": True, "evaluate": {"vbench": places}}
     sections = ws.config.model_dump(mode="json", exclude=hidden)
@@ -50,7 +50,7 @@ def _without_folder(encoder: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """The value as ``motive.yaml`` writes it."""
+    """The value as it is written in ``motive.yaml``."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -69,6 +69,6 @@ def versions_table(ws: Workspace) -> Table:
         title="Data, code and libraries",
         columns=["asset or library", "version", "code version of the stage"],
         rows=rows,
-        caption="An asset's version is a hash of its content: equal content, equal version.",
+        caption="The version of an asset is a hash of its content.",
         words=frozenset({1}),
     )

@@ -1,4 +1,4 @@
-"""``eval_report``: one self-contained HTML page, the same numbers as Markdown and as a table, and the summary for a terminal."""
+"""Publishes ``eval_report``: one self-contained HTML page, the same numbers as Markdown and as a table, and a summary for the terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
-from motive_pipeline.report.provenance_record import provenance_record, write_record
-from motive_pipeline.report.tables import STYLES, Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
+from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.report.provenance_record import provenance_record, write_provenance
+from motive_pipeline.report.tables import Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -29,14 +30,14 @@ def publish_report(ws: Workspace) -> Publication:
 
     Raises:
         NotPublished: an arm has no scores yet.
-        GateFailed: the arms' scores do not fit together, or a clip shown can no longer be read.
+        GateFailed: the arms' scores cannot be compared, or a clip to be shown can no longer be read.
     """
     started = time.time()
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
     context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws, "motive")), "prompts": gallery.prompts(findings.arms)}
-    page = render("report.html.j2", context | _figures(findings))
-    text = render("report.md.j2", context)
+    page = render_template("report.html.j2", context | _figures(findings))
+    text = render_template("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
     record = provenance_record(ws)
 
@@ -44,7 +45,7 @@ def publish_report(ws: Workspace) -> Publication:
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
         numbers.to_parquet(folder / "numbers.parquet", index=False)
-        write_record(folder, record)
+        write_provenance(folder, record)
 
     return ws.publish(
         "eval_report",
@@ -62,7 +63,7 @@ def publish_report(ws: Workspace) -> Publication:
 
 
 def summary(ws: Workspace) -> str:
-    """What a terminal says after a run: where the report is, the best clips, and the arms side by side.
+    """The summary after a run: the path of the report, the best clips, and the arms side by side.
 
     Raises:
         NotPublished: there is no report yet.
@@ -76,21 +77,21 @@ def summary(ws: Workspace) -> str:
             plain_text(_best_table(ws)),
             "",
             f"The arms side by side (95 % intervals): {report.facts['verdict']}",
-            plain_text(_arms_of(report)),
-            *_invitation(ws),
+            plain_text(_published_arms_table(report)),
+            *_preference_hint(ws),
         ]
     )
 
 
-def _invitation(ws: Workspace) -> list[str]:
-    """Where the page lies on which people can compare the arms."""
+def _preference_hint(ws: Workspace) -> list[str]:
+    """The path of the page on which people can compare the arms."""
     if not ws.has_published("preference_bundle"):
         return []
     return ["", f"Ask people, blind: {ws.published('preference_bundle').path / 'index.html'} (docs/preference.md)"]
 
 
-def _arms_of(report: Publication) -> Table:
-    """The comparison of the arms as the report shows it."""
+def _published_arms_table(report: Publication) -> Table:
+    """The table of the arms, as in the report."""
     numbers = report.table("numbers")
     numbers = numbers[numbers["table"] == "arms"]
     shown = numbers.pivot(index="row", columns="column", values="shown")
@@ -100,8 +101,8 @@ def _arms_of(report: Publication) -> Table:
     return Table(key="arms", title="The arms side by side", columns=["metric", *arms], rows=rows, caption="")
 
 
-def render(template: str, context: dict[str, Any]) -> str:
-    """A template of this folder; in HTML every text is escaped, in Markdown captions are (filter ``plain``)."""
+def render_template(template: str, context: dict[str, Any]) -> str:
+    """Render a template of this folder. In HTML all text is escaped; in Markdown the filter ``plain`` escapes captions."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -128,7 +129,7 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
 
 
 def _figures(findings: Findings) -> dict[str, Markup]:
-    """The plots as SVG. matplotlib escapes what it writes, and no text from outside goes into a plot."""
+    """The plots as SVG. They contain no untrusted text, and matplotlib escapes what it writes."""
     drop = findings.drop_metric
     figures = {
         "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
@@ -162,7 +163,7 @@ def _arms_drawing(findings: Findings) -> plots.DrawFigure:
 
 
 def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Table:
-    """The first clips of the ranking; captions cut to ``letters``, control characters taken out."""
+    """The first clips of the ranking. Captions are cut to ``letters``, and control characters are removed."""
     rows = [
         [
             str(clip["rank"]),

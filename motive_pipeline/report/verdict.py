@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.report.tables import STYLES, arm_name, format_estimate, joined
+from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.report.tables import arm_name, format_estimate, joined
 
 MIN_TRAININGS = 3
 RIVALS = ("full", "random", "embedding", "bottom", "no_mask")

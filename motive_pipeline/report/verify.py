@@ -1,6 +1,6 @@
-"""Check a report against its ``provenance.json``: the report's own files, what they were made from, the clips, the model.
+"""Check a report against its ``provenance.json``: the report's own files, the assets they were made from, the clips, the model.
 
-``python -m motive_pipeline.report.verify REPORT_FOLDER`` needs no config. What is not at hand is named as not checked, never passed over.
+``python -m motive_pipeline.report.verify REPORT_FOLDER`` needs no config. Files that are missing are listed as not checked.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.folder import folder_hash
 from motive_pipeline.report.provenance_record import FILE, FORMAT, content_hash
 
-Outcome = Literal["ok", "WRONG", "not checked"]
+CheckOutcome = Literal["ok", "WRONG", "not checked"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at, and a sentence about it."""
+    """One check: its outcome, its subject, and a detail."""
 
-    outcome: Outcome
+    outcome: CheckOutcome
     what: str
     detail: str = ""
 
@@ -39,17 +39,17 @@ class Check:
 def verify(report: Path, *, clips: Sequence[Path] = (), model: Path | None = None) -> list[Check]:
     """Every check of the report in the folder ``report``.
 
-    Where the report still lies below its root, the published assets and, by the paths in the catalogs, the clips are checked, too;
-    ``clips`` names folders in which to look for clips and queries instead, ``model`` the folder of the base model.
+    If the report still lies below its root, the published assets are checked too, and the clips at the paths in the catalogs. ``clips`` names
+    other folders to look for clips and queries, ``model`` the folder of the base model.
 
     Raises:
-        MotiveError: there is no record, or it is not of a kind that this version reads.
+        MotiveError: there is no record, or it has a format that this version does not read.
     """
     record = _load(report)
     root = next((folder for folder in report.resolve().parents if (folder / "published").is_dir()), None)
-    hash_of = _hash_once()
+    hash_of = _cached_hash()
     checks = [*_report_files(report, record, hash_of), *_chain(record), *_assets(root, record, hash_of)]
-    checks += _clips(_places(root, record, clips), record, hash_of)
+    checks += _clips(_possible_files(root, record, clips), record, hash_of)
     checks.append(_model(model, record))
     return checks
 
@@ -62,7 +62,7 @@ def _load(report: Path) -> dict[str, Any]:
     except OSError as error:
         raise MotiveError(f"{file}: {error.strerror}. Name the folder that holds report.html and {FILE}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MotiveError(f"{file} is no record of a report ({error})") from error
+        raise MotiveError(f"{file} is not the record of a report ({error})") from error
     if found != FORMAT:
         raise MotiveError(f"{file} has format {found}; this version reads {FORMAT}. Take the version of motive-pipeline that it names.")
     return record
@@ -70,11 +70,11 @@ def _load(report: Path) -> dict[str, Any]:
 
 def _report_files(report: Path, record: dict[str, Any], hash_of: Callable[[Path], str]) -> Iterator[Check]:
     for name, expected in record["report"].items():
-        yield _compared(f"the report's {name}", report / name, expected, hash_of)
+        yield _compare(f"the report's {name}", report / name, expected, hash_of)
 
 
 def _chain(record: dict[str, Any]) -> Iterator[Check]:
-    """Each asset was made from those that the record names, not from earlier or later ones."""
+    """Each asset was made from the versions of its inputs that the record names."""
     assets = record["assets"]
     wrong = [
         Check(outcome="WRONG", what=asset, detail=f"was made from another version of {upstream} than the report")
@@ -91,11 +91,11 @@ def _assets(root: Path | None, record: dict[str, Any], hash_of: Callable[[Path],
         if folder is None or not folder.is_dir():
             yield Check(outcome="not checked", what=asset, detail=f"{entry['folder']} is not here")
         else:
-            yield _compared(asset, folder, entry["content"], functools.partial(content_hash, hash_of=hash_of))
+            yield _compare(asset, folder, entry["content"], functools.partial(content_hash, hash_of=hash_of))
 
 
-def _places(root: Path | None, record: dict[str, Any], clips: Sequence[Path]) -> dict[str, list[Path]]:
-    """Where the file of each clip and query may lie."""
+def _possible_files(root: Path | None, record: dict[str, Any], clips: Sequence[Path]) -> dict[str, list[Path]]:
+    """The possible files of each clip and query."""
     names = record["clips"] | record["queries"]
     if clips:
         return {clip: [folder / name for folder in clips for name in files] for clip, files in names.items()}
@@ -110,9 +110,9 @@ def _places(root: Path | None, record: dict[str, Any], clips: Sequence[Path]) ->
 
 
 def _clips(places: dict[str, list[Path]], record: dict[str, Any], hash_of: Callable[[Path], str]) -> Iterator[Check]:
-    """Every clip and query has the content that its id says.
+    """Check that every clip and query has the content that its id states.
 
-    A file that holds another clip of the record (two sources may use one name) says nothing of the clip that is looked for.
+    Two sources may use one file name, so a file with the content of another clip of the record is no evidence of a change.
     """
     known = record["clips"] | record["queries"]
     good, missing = 0, []
@@ -122,7 +122,7 @@ def _clips(places: dict[str, list[Path]], record: dict[str, Any], hash_of: Calla
         if clip in found:
             good += 1
         elif changed:
-            yield Check(outcome="WRONG", what=f"clip {clip}", detail=f"{changed[0]} has another content now")
+            yield Check(outcome="WRONG", what=f"clip {clip}", detail=f"{changed[0]} has other content now")
         else:
             missing.append(names[0])
     if good:
@@ -138,10 +138,10 @@ def _model(folder: Path | None, record: dict[str, Any]) -> Check:
     if folder is None:
         return Check(outcome="not checked", what=f"the base model {name}", detail=f"its hash is {expected} (--model FOLDER)")
     with tempfile.TemporaryDirectory() as scratch:
-        return _compared(f"the base model {name}", folder, expected, lambda path: folder_hash(path, Path(scratch) / "hashes.json"))
+        return _compare(f"the base model {name}", folder, expected, lambda path: folder_hash(path, Path(scratch) / "hashes.json"))
 
 
-def _compared(what: str, path: Path, expected: str, hash_of: Callable[[Path], str]) -> Check:
+def _compare(what: str, path: Path, expected: str, hash_of: Callable[[Path], str]) -> Check:
     if not path.exists():
         return Check(outcome="WRONG", what=what, detail=f"{path} is missing")
     if hash_of(path) != expected:
@@ -149,8 +149,8 @@ def _compared(what: str, path: Path, expected: str, hash_of: Callable[[Path], st
     return Check(outcome="ok", what=what)
 
 
-def _hash_once() -> Callable[[Path], str]:
-    """SHA-256 of files and of members of archives; a file that has several names is read once."""
+def _cached_hash() -> Callable[[Path], str]:
+    """A function for the SHA-256 of files and of archive members. A file with several names is read once."""
     known: dict[tuple[int, int, str], str] = {}
 
     def hash_of(path: Path) -> str:
@@ -166,7 +166,7 @@ def _hash_once() -> Callable[[Path], str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print every check; the exit code is 1 when something is wrong."""
+    """Print every check. The exit code is 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="python -m motive_pipeline.report.verify", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("report", type=Path, help=f"the folder that holds report.html and {FILE}")
     parser.add_argument("--clips", type=Path, action="append", default=[], help="a folder of clips or queries; may be given several times")
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for check in checks:
         print(f"{check.outcome:11}  {check.what}{': ' + check.detail if check.detail else ''}")
     wrong = sum(check.outcome == "WRONG" for check in checks)
-    print(f"{wrong} of {len(checks)} checks failed" if wrong else "nothing is wrong with what could be checked")
+    print(f"{wrong} of {len(checks)} checks failed" if wrong else "no check failed")
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""Publishes the fine-tuned checkpoints of an arm: every arm from the same start, for the same number of steps, with the same noise."""
+"""Publishes the fine-tuned checkpoints of an arm. All arms start from the same weights and train for the same steps with the same noise."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 STAGE = "finetuned_checkpoint"
 PIPELINE, RECORD = "pipeline", "training.json"
 REPORT_EVERY_S = 5.0
-ENDS = 10
-"""How many losses the first and the last loss of a training are the mean of."""
+AVERAGED_LOSSES = 10
+"""The published first and last loss of a training are means over this many steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A finished training: the folder that keeps it, its record, and whether it was there already."""
+    """A finished training: its folder, its record, and whether it existed already."""
 
     folder: Path
     record: dict[str, Any]
@@ -44,10 +44,10 @@ class Training:
 
 
 def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
-    """Publish ``finetuned_checkpoint/<arm>``: the folder is the diffusers pipeline of training 0, ``seed-1``, ... hold those of the others.
+    """Publish ``finetuned_checkpoint/<arm>``: the folder is the diffusers pipeline of training 0; ``seed-1``, ... hold the others.
 
-    Each finished training is kept below ``work/finetune`` under what decides it (clips by content, base model, settings, number), so that
-    a killed run repeats only the training it was in, and arms that chose the same clips share one.
+    Each finished training is kept below ``work/finetune`` under a key of its inputs (clips by content, base model, settings, number). So a
+    killed run repeats only the unfinished training, and arms that chose the same clips share their trainings.
 
     Raises:
         GateFailed: a training diverged, or a clip of the subset has no latents.
@@ -56,7 +56,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
     clips = _by_shape(arm, clip_ids, latents)
-    trainings = [_training(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
+    trainings = [_train_or_reuse(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
 
     def write(folder: Path) -> None:
@@ -77,7 +77,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
 
 
 def checkpoint_folder(published: Path, training: int) -> Path:
-    """Where the pipeline of a training lies in the published folder."""
+    """The pipeline of a training in the published folder."""
     return published if training == 0 else published / f"seed-{training}"
 
 
@@ -101,19 +101,19 @@ def _by_shape(arm: ArmName, clip_ids: Sequence[str], latents: LatentSet) -> dict
     return clips
 
 
-def _training(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
-    """Training ``number`` of the arm, from where finished ones are kept, else now."""
+def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
+    """Training ``number`` of the arm: a finished one if there is one, else trained now."""
     base = model_hash(ws)
     content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
     settings = _settings(ws)
     key = digest(STAGE, STAGES[STAGE].version, base, settings, content, number)
     folder = ws.root / "work" / "finetune" / base[:16] / key
     if (kept := load_work(folder, RECORD)) is not None:
-        log.info("finetune %s: training %d is there already", arm, number)
+        log.info("finetune %s: training %d exists already", arm, number)
         return Training(folder=folder, record=kept, reused=True)
     atomic.remove_leftovers(folder.parent)
     started = time.time()
-    # The base model in memory is shared, and training changes weights in place: so load the base model's folder afresh.
+    # The loaded base model is shared and training changes weights in place, so load its folder again.
     model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
     progress = _Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps)
     losses = finetune(model, clips, latents.get, ws.config.finetune, training=number, on_step=progress)
@@ -133,12 +133,12 @@ def _training(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]],
 
 
 def _settings(ws: Workspace) -> dict[str, Any]:
-    """What decides one training; how many there are does not."""
+    """The settings that decide one training; their number does not."""
     return {name: value for name, value in _flat(ws.config.stage_settings(STAGE)).items() if name != "finetune.seeds"}
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key, sections taken apart."""
+    """The settings by dotted key, with sections split into their keys."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
@@ -151,7 +151,10 @@ def _weights_digest(folder: Path) -> str:
 
 
 def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, Any]:
-    first, last = [np.mean([_end(record["losses"], side) for record in records]) for side in (slice(None, ENDS), slice(-ENDS, None))]
+    first, last = [
+        np.mean([_mean_of_end(record["losses"], side) for record in records])
+        for side in (slice(None, AVERAGED_LOSSES), slice(-AVERAGED_LOSSES, None))
+    ]
     return {
         "clips": num_clips,
         "trainings": len(records),
@@ -162,8 +165,8 @@ def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, An
     }
 
 
-def _end(losses: Sequence[float], side: slice) -> float:
-    """The mean of the first or of the last losses."""
+def _mean_of_end(losses: Sequence[float], side: slice) -> float:
+    """The mean loss over the first or the last steps."""
     return float(np.mean(losses[side]))
 
 
@@ -182,14 +185,14 @@ def draw_losses(losses: Sequence[Sequence[float]], file: Path) -> None:
 
 
 def _moving_mean(values: Float[np.ndarray, " S"], width: int) -> Float[np.ndarray, " S"]:
-    """The mean of each value and of those before it, ``width`` at most."""
+    """The mean of each value and the values before it, at most ``width`` of them."""
     sums = np.cumsum(values)
     before = np.concatenate([np.zeros(width), sums])[: len(values)]
     return (sums - before) / np.minimum(np.arange(1, len(values) + 1), width)
 
 
 class _Progress:
-    """Logs step, loss, steps per second and time left, every few seconds."""
+    """Logs step, loss, steps per second and remaining time every few seconds."""
 
     def __init__(self, what: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._steps, self._clock = what, steps, clock

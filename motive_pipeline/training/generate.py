@@ -1,4 +1,4 @@
-"""Publishes the videos of an arm: every checkpoint draws the same prompts with the same seeds."""
+"""Publishes the generated videos of an arm. Every checkpoint uses the same prompts and seeds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHEET_VIDEOS, SHEET_FRAMES = 6, 6
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One model to draw from: its training's number, a hash of its weights, and how to load it."""
+    """One model to sample from: the number of its training, a hash of its weights, and a function that loads it."""
 
     training: int
     content: str
@@ -46,7 +46,7 @@ class Checkpoint:
 
 @dataclass(kw_only=True)
 class _Tally:
-    """What became of the videos of an arm."""
+    """The finished and rejected videos of an arm, with counts and time."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -58,12 +58,12 @@ class _Tally:
 def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
     """Publish ``generated_videos/<arm>``: ``seed-<training>/<prompt index>-<n>.mp4`` and ``videos.parquet``.
 
-    The arm ``base`` draws one set from the base model, the others one set from each training's checkpoint. Finished videos are kept below
-    ``work/videos`` under what decides them, so that a killed run repeats only the batch it was in.
+    The arm ``base`` samples one set of videos from the base model, every other arm one set from each training's checkpoint. Finished videos are
+    kept below ``work/videos`` under a key of their inputs, so a killed run repeats only the unfinished batch.
 
     Raises:
         ConfigError: ``generate.prompts`` cannot be used.
-        GateFailed: a checkpoint gave no video that can be used.
+        GateFailed: a checkpoint generated no usable video.
     """
     started = time.time()
     videos = planned_videos(ws)
@@ -99,7 +99,7 @@ def _checkpoints(ws: Workspace, arm: ArmName) -> Iterator[Checkpoint]:
 
 
 def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequence[Video], tally: _Tally) -> None:
-    """All videos of one checkpoint, batch by batch, into ``tally``. The model is loaded for the first batch that is not there yet."""
+    """Add all videos of one checkpoint to ``tally``, batch by batch. The model is loaded for the first batch with missing videos."""
     load = functools.cache(checkpoint.load)
     size = ws.config.generate.batch_size
     accepted = len(tally.rows)
@@ -120,13 +120,13 @@ def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequen
                 tally.rejects.append(Reject(path=name, clip_id="", stage=f"{STAGE}/{arm}", **why))
     if len(tally.rows) == accepted:
         reasons = {reject.detail for reject in tally.rejects}
-        raise GateFailed(f"{STAGE}/{arm}: training {checkpoint.training} gave no video that can be used ({'; '.join(sorted(reasons))})")
+        raise GateFailed(f"{STAGE}/{arm}: training {checkpoint.training} generated no usable video ({'; '.join(sorted(reasons))})")
 
 
 class _Batch:
-    """Videos that are drawn together, and where finished ones are kept.
+    """Videos that are sampled together, and the files of the finished ones.
 
-    A batched forward pass rounds differently for another batch size, so a batch is always drawn whole.
+    A batched forward pass rounds differently for another batch size, so a batch is always sampled as a whole.
     """
 
     def __init__(self, ws: Workspace, checkpoint: Checkpoint, videos: Sequence[Video]) -> None:
@@ -146,11 +146,11 @@ class _Batch:
         self.files = [folder / f"{key}.mp4" for key in keys]
 
     def missing(self) -> list[int]:
-        """Which videos are neither there nor known to be of no use."""
+        """The positions of videos that are neither finished nor rejected."""
         return [position for position, file in enumerate(self.files) if _why_rejected(file) is None and not is_finished(file)]
 
     def generate(self, model: VideoModel) -> int:
-        """Draw the batch and keep what was missing; gives how many that were."""
+        """Sample the batch and keep the missing videos; returns their number."""
         missing = self.missing()
         atomic.remove_leftovers(self.files[0].parent)
         try:
@@ -164,11 +164,11 @@ class _Batch:
         return len(missing)
 
     def _generate_alone(self, model: VideoModel, position: int) -> None:
-        """A video of a batch in which some video failed: drawn among copies of itself, so that the batch size stays the same."""
+        """Sample one video of a batch in which a video failed, together with copies of itself, so that the batch size stays the same."""
         try:
             self._keep(position, self._draw(model, [self.videos[position]] * len(self.videos))[0])
         except RejectRow as rejection:
-            write_sealed(_rejection(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
+            write_sealed(_rejection_file(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
 
     def _draw(self, model: VideoModel, videos: Sequence[Video]) -> list[UInt8[np.ndarray, "T H W 3"]]:
         return model.generate([video.prompt for video in videos], seeds=[video.sampling_seed for video in videos], **self._sampling)
@@ -176,7 +176,7 @@ class _Batch:
     def _keep(self, position: int, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> None:
         expected = (self._sampling["num_frames"], self._sampling["height"], self._sampling["width"], 3)
         if frames_THWC.shape != expected:
-            raise ValueError(f"the model gave frames of shape {frames_THWC.shape} where {expected} were asked for")
+            raise ValueError(f"the model returned frames of shape {frames_THWC.shape}, not {expected}")
         file = self.files[position]
         atomic.make_folder(file.parent)
         unfinished = atomic.temp_beside(file)
@@ -187,15 +187,15 @@ class _Batch:
             unfinished.unlink(missing_ok=True)
 
 
-def _rejection(file: Path) -> Path:
-    """Where it is noted that a video came out of no use."""
+def _rejection_file(file: Path) -> Path:
+    """The file that records the rejection of a video."""
     return file.with_suffix(".rejected.json")
 
 
 def _why_rejected(file: Path) -> dict[str, str] | None:
-    """Reason and detail of a video that came out of no use; None for one that may be of use."""
+    """Reason and detail of a rejected video; None if it is not rejected."""
     try:
-        return read_sealed(_rejection(file))
+        return read_sealed(_rejection_file(file))
     except (FileNotFoundError, Damaged):
         return None
 
@@ -213,7 +213,7 @@ def _facts(videos: Sequence[Video], tally: _Tally) -> dict[str, Any]:
 
 
 def draw_contact_sheet(files: Sequence[Path], rule: FrameRule, file: Path) -> None:
-    """A PNG with a row of frames, evenly spaced in time, for each video."""
+    """Write a PNG with a row of evenly spaced frames for each video."""
     from PIL import Image
 
     rows = []

@@ -1,4 +1,4 @@
-"""The fine-tuning loop: AdamW on the very loss that attribution takes its gradients of, without a mask. Knows no workspace.
+"""The fine-tuning loop: AdamW on the loss whose gradients attribution uses, without a mask. It knows no workspace.
 
 Axis suffixes: B batch, F latent frames, H W latent height and width, C channels, L prompt tokens, E embedding width.
 """
@@ -28,37 +28,37 @@ ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
-    """What is random at one step."""
+class StepDraw:
+    """The random choices of one step."""
 
     group: float
-    """Uniform in [0, 1): which latent shape is trained on."""
+    """Uniform in [0, 1); selects the latent shape of the step."""
     timestep_B: Float[torch.Tensor, " B"]
     drop_caption_B: Bool[torch.Tensor, " B"]
     noise: torch.Generator
 
 
-def step_draw(training: int, step: int, settings: Finetune) -> Draw:
-    """The draw of a step: a function of (training, step) and the settings alone, so it is the same in every arm.
+def step_draw(training: int, step: int, settings: Finetune) -> StepDraw:
+    """The draw of a step. It depends only on (training, step) and the settings, so it is the same in every arm.
 
     Timesteps are uniform in sigma and then shifted, sigma' = shift sigma / (1 + (shift - 1) sigma).
     """
-    generator = torch.Generator().manual_seed(_number("draw", training, step))
+    generator = torch.Generator().manual_seed(_seed_from("draw", training, step))
     group = float(torch.rand((), generator=generator))
     sigma_B = torch.rand(settings.batch_size, generator=generator)
     drop_caption_B = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
     shifted_B = settings.shift * sigma_B / (1.0 + (settings.shift - 1.0) * sigma_B)
-    return Draw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
+    return StepDraw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
 
 
 def shuffled_forever(clip_ids: Sequence[str], training: int) -> Iterator[str]:
-    """The clips in a new random order on each pass, for ever; the order is that of a hash of (training, pass, clip id)."""
+    """An endless sequence of passes over the clips, each in a new random order: that of a hash of (training, pass, clip id)."""
     for number in count():
         yield from sorted(clip_ids, key=lambda clip_id: hashlib.sha256(f"order {training} {number} {clip_id}".encode()).digest())
 
 
 def learning_rate(step: int, settings: Finetune) -> float:
-    """Linear warm-up over the first ``warmup_share`` of the steps, then constant, or along half a cosine towards zero; ``step`` counts from 0."""
+    """The learning rate of ``step`` (from 0): linear warm-up over the first ``warmup_share`` of the steps, then constant or half a cosine to zero."""
     warmup_steps = math.floor(settings.warmup_share * settings.steps)
     if step < warmup_steps or settings.schedule == "constant":
         return settings.learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
@@ -66,7 +66,7 @@ def learning_rate(step: int, settings: Finetune) -> float:
 
 
 class Batches:
-    """Which clips each step trains on: all of one latent shape, a shape being taken as often as it has clips."""
+    """The clips of each step: all of one latent shape, and each shape as often as its share of the clips."""
 
     def __init__(self, clips: Mapping[Shape, Sequence[str]], training: int) -> None:
         self._shapes = sorted(shape for shape, clip_ids in clips.items() if clip_ids)
@@ -74,14 +74,14 @@ class Batches:
         self._streams = [shuffled_forever(clips[shape], training) for shape in self._shapes]
 
     def take(self, group: float, batch_size: int) -> list[str]:
-        """The next ``batch_size`` clips of the shape that ``group`` in [0, 1) falls on."""
+        """The next ``batch_size`` clips of the shape that ``group`` in [0, 1) selects."""
         upper_bounds = list(accumulate(self._sizes))
         stream = self._streams[bisect_right(upper_bounds, group * upper_bounds[-1])]
         return [next(stream) for _ in range(batch_size)]
 
 
 class MasterWeights:
-    """The trainable parameters in float32, which the optimizer works on; a float32 parameter is its own master."""
+    """The trainable parameters in float32 for the optimizer. A float32 parameter is its own master."""
 
     def __init__(self, transformer: torch.nn.Module) -> None:
         self._parameters = [parameter.requires_grad_(True) for parameter in transformer.parameters()]
@@ -96,8 +96,8 @@ class MasterWeights:
                 parameter.grad = None
 
     @torch.no_grad()
-    def give_back(self) -> None:
-        """Round the masters to the parameters' own type."""
+    def write_back(self) -> None:
+        """Write the masters back to the parameters, rounded to their type."""
         for parameter, master in zip(self._parameters, self.masters, strict=True):
             if master is not parameter:
                 parameter.copy_(master)
@@ -112,13 +112,13 @@ def finetune(
     training: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
-    """Train ``model.transformer`` in place for ``settings.steps`` steps, and give the loss of each.
+    """Train ``model.transformer`` in place for ``settings.steps`` steps; returns the loss of each step.
 
-    ``clips`` lists the clip ids by latent shape; ``training`` numbers the trainings of an arm. The same arguments give the same bits;
-    another ``micro_batch_size`` the same numbers but for rounding.
+    ``clips`` lists the clip ids by latent shape; ``training`` is the number of the training within the arm. The same arguments give the same
+    bits. Another ``micro_batch_size`` gives the same numbers up to rounding.
 
     Raises:
-        GateFailed: a loss or a gradient is not finite; names the step, from 1.
+        GateFailed: a loss or a gradient is not finite; the message names the step, counted from 1.
     """
     weights = MasterWeights(model.transformer)
     optimizer = torch.optim.AdamW(
@@ -126,7 +126,7 @@ def finetune(
     )
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-    batches, read, no_caption_LE = Batches(clips, training), _Cached(read_clip), model.encode_prompt("")
+    batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
     losses: list[float] = []
     for step in range(settings.steps):
         draw = step_draw(training, step, settings)
@@ -143,7 +143,7 @@ def finetune(
             group["lr"] = learning_rate(step, settings)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        weights.give_back()
+        weights.write_back()
         on_step(step, losses[-1])
     return losses
 
@@ -151,13 +151,13 @@ def finetune(
 def _losses(
     model: VideoModel,
     batch: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    draw: Draw,
+    draw: StepDraw,
     no_caption_LE: Float[torch.Tensor, "L E"],
     micro_batch_size: int,
 ) -> Iterator[tuple[float, Float[torch.Tensor, ""]]]:
-    """The batch at its draw, at most ``micro_batch_size`` clips at a time: (their share of the batch, their mean loss).
+    """For each micro-batch of at most ``micro_batch_size`` clips: its share of the batch, and its mean loss.
 
-    The draw is one for the batch, so the losses weighted by their shares add up to the batch's mean loss, but for rounding.
+    All micro-batches share one draw, so the losses weighted by their shares add up to the mean loss of the batch, up to rounding.
     """
     latents_BCFHW = torch.stack([latents for latents, _ in batch])
     prompt_BLE = torch.stack([no_caption_LE if drop else prompt for (_, prompt), drop in zip(batch, draw.drop_caption_B, strict=True)])
@@ -183,8 +183,8 @@ def _require_finite(step: int, loss: float, gradient_norm: float) -> None:
         )
 
 
-class _Cached:
-    """Reads clips, and keeps as many as fit in :data:`CACHE_BYTES`."""
+class _CachedReader:
+    """Reads clips and caches as many as fit into :data:`CACHE_BYTES`."""
 
     def __init__(self, read: ReadClip) -> None:
         self._read = read
@@ -202,6 +202,6 @@ class _Cached:
         return clip
 
 
-def _number(*parts: object) -> int:
-    """63 bits of a hash, as a seed."""
+def _seed_from(*parts: object) -> int:
+    """A seed: 63 bits of a hash of ``parts``."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

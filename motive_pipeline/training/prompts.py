@@ -1,4 +1,4 @@
-"""Which videos are generated: the same prompts and the same seeds for every arm and every training."""
+"""The videos to generate: the same prompts and seeds for every arm and every training."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def planned_videos(ws: Workspace) -> list[Video]:
 
 
 def sampling_seed(seed: int, prompt: str, n: int) -> int:
-    """63 bits that depend on ``generate.seed``, the prompt and the video's number alone: prompts that come or go leave the others' videos."""
+    """63 bits that depend only on ``generate.seed``, the prompt and the video's number: adding or removing a prompt changes no other video."""
     return int.from_bytes(hashlib.sha256(f"video {seed} {n} {prompt}".encode()).digest()[:8], "big") >> 1
 
 
 def load_prompts(ws: Workspace) -> list[str]:
-    """The lines of ``generate.prompts``, else the captions of queries and held-out queries, each once, in the catalog's order.
+    """The lines of ``generate.prompts``; by default the captions of queries and held-out queries in the catalog's order. Each appears once.
 
     Raises:
         ConfigError: the file cannot be read, is not UTF-8 text, or holds no prompt.
@@ -52,7 +52,7 @@ def load_prompts(ws: Workspace) -> list[str]:
         return list(dict.fromkeys(captions))
     prompts = list(dict.fromkeys(line.strip() for line in _read_text(file).split("\n") if line.strip()))
     if not prompts:
-        raise ConfigError(f"generate.prompts = {str(file)!r}: the file holds no prompt; write one a line")
+        raise ConfigError(f"generate.prompts = {str(file)!r}: the file contains no prompt; write one prompt per line")
     return prompts
 
 
@@ -61,7 +61,7 @@ def _read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(
-            f"generate.prompts = {str(file)!r}: cannot be read ({error.strerror}); name a text file, one prompt a line"
+            f"generate.prompts = {str(file)!r}: cannot be read ({error.strerror}); name a text file with one prompt per line"
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"generate.prompts = {str(file)!r}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error

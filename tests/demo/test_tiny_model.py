@@ -17,9 +17,9 @@ from motive_pipeline.demo.motion_class import motion_class
 from motive_pipeline.demo.train_tiny.__main__ import main
 from motive_pipeline.demo.train_tiny.check import random_captions, sample_videos
 from motive_pipeline.demo.train_tiny.films import training_specs, video_tensor
-from motive_pipeline.demo.train_tiny.optimizers import Schedule, orthogonalised
-from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_finished, save_pipeline
-from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, hand_over, train_transformer
+from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, orthogonalised
+from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, NUM_TOKENS, build_vae, is_complete, save_pipeline
+from motive_pipeline.demo.train_tiny.transformer import NUM_HELD_OUT, continue_from, train_transformer
 from motive_pipeline.demo.train_tiny.vae import decode_whole, encode_whole, load_vae, psnr_db, train_vae, whole_sequence
 
 FOLDER = Path(models.__file__).parent / "tiny"
@@ -140,7 +140,7 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
 
 def test_learning_rates_follow_the_computing_time_of_the_training_thread():
     optimizer = torch.optim.SGD([torch.zeros(1)])
-    schedule = Schedule([(optimizer, 4.0)], minutes=0.2 / 60, device=torch.device("cpu"), warmup_steps=2)
+    schedule = LearningRateSchedule([(optimizer, 4.0)], minutes=0.2 / 60, device=torch.device("cpu"), warmup_steps=2)
     time.sleep(0.3)
     assert schedule.progress < 0.5, "waiting is no training"
     assert schedule.advance(0.0)
@@ -155,7 +155,7 @@ def test_learning_rates_follow_the_computing_time_of_the_training_thread():
 
 def test_helping_threads_do_not_count_twice():
     """Two threads that compute side by side use the training's minutes as one does."""
-    schedule = Schedule([], minutes=1.0, device=torch.device("cpu"))
+    schedule = LearningRateSchedule([], minutes=1.0, device=torch.device("cpu"))
     matrix, process_s = torch.randn(700, 700), time.process_time()
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -168,7 +168,7 @@ def test_helping_threads_do_not_count_twice():
 
 
 def test_training_goes_on_from_a_finished_pipeline(pipeline, tmp_path):
-    hand_over(FOLDER, tmp_path)
+    continue_from(FOLDER, tmp_path)
     record = json.loads((FOLDER / "training.json").read_text())
     vae, transformer = load_vae(tmp_path), torch.load(tmp_path / "transformer_unfinished.pt", weights_only=True)
     assert all(torch.equal(value, pipeline.vae.state_dict()[name]) for name, value in vae.state_dict().items())
@@ -181,9 +181,9 @@ def test_training_goes_on_from_a_finished_pipeline(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("folder", "extra", "message"),
     [
-        ("nothing", [], "is no pipeline that this command finished"),
-        ("unfinished", [], "is no pipeline that this command finished"),
-        (FOLDER, [], "is there already"),
+        ("nothing", [], "is not a finished pipeline of this command"),
+        ("unfinished", [], "is not a finished pipeline of this command"),
+        (FOLDER, [], "exists already"),
         (FOLDER, ["--check"], "not allowed with argument"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_start_that_cannot_be_is_refused_and_nothing_is_written(folder, extra,
 
 @pytest.mark.parametrize(
     ("extra", "message"),
-    [(["--num-latents", "256"], "--num-latents: 256 films are too few"), (["--batch", "33"], "cannot be shared evenly by 2 workers")],
+    [(["--num-latents", "256"], "--num-latents: 256 films are too few"), (["--batch", "33"], "cannot be divided evenly among 2 workers")],
 )
 def test_a_training_that_cannot_be_is_refused_before_it_begins(extra, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train_tiny", "--out", str(tmp_path / "out"), *extra])
@@ -232,13 +232,13 @@ def test_the_transformer_trains_further_and_the_pipeline_says_how(pipeline, tmp_
     """A second of training on noise in place of latents, uncompiled: the step, the schedule, the running mean, the record."""
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()
-    hand_over(FOLDER, work)
+    continue_from(FOLDER, work)
     captions = [demo.caption(spec) for spec in training_specs(NUM_HELD_OUT + 8, seed=0)]
     latents = torch.randn(len(captions), LATENT_CHANNELS, 5, 8, 8).half()
     torch.save({"latents": latents, "captions": captions, "rare_share": 0.25}, work / "latents.pt")
     with torch.compiler.set_stance("force_eager"):
         train_transformer(work, out, 1 / 60, device=torch.device("cpu"), batch=4, learning_rate=1e-3)
-    assert is_finished(out)
+    assert is_complete(out)
     *earlier, figures = json.loads((out / "training.json").read_text())["transformer"]
     assert earlier == json.loads((FOLDER / "training.json").read_text())["transformer"]
     assert figures["steps"] > 1

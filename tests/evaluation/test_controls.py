@@ -81,7 +81,7 @@ def test_untrained_weights_are_new_seeded_and_leave_the_random_state_alone():
 
 def test_the_table_holds_every_choosing_arm_the_controls_and_chance(evaluated):
     known = load_truth(evaluated)
-    table = controls.precision_table(evaluated, known)
+    table = controls.precision_rows(evaluated, known)
     assert [row.name for row in table] == [
         "random", "motion_magnitude", "no_mask", "motive", controls.FLOW_SIMILARITY, controls.UNTRAINED, controls.CHANCE,
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_controls_are_computed_once(evaluated, monkeypatch):
 
     monkeypatch.setattr(controls, "untrained_gradient", refuse)
     monkeypatch.setattr(controls, "flow_field", refuse)
-    controls.flow_features(evaluated, "query")
+    controls.flow_similarity_features(evaluated, "query")
     again = controls.untrained_features(evaluated, "query")
     assert all((again[name] == first[name]).all() for name in first)
 

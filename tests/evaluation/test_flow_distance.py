@@ -11,15 +11,15 @@ from motive_pipeline.evaluation.bootstrap import mean_interval, prompt_resamples
 from motive_pipeline.evaluation.flow_distance import (
     FEATURES,
     FlowDistances,
+    FlowMoments,
     Gaussian,
-    Moments,
     distances,
     flow_features,
+    flow_moments,
     flow_row,
     frechet_distance,
     gaussian,
     histogram_distance,
-    moments,
 )
 from motive_pipeline.motion.histogram import sampled_flow
 
@@ -63,7 +63,7 @@ def test_it_is_the_formula_also_for_few_and_flat_features():
 def test_weighting_prompts_is_counting_them_as_often():
     features = np.random.default_rng(1).normal(size=(2, 4, 5, 16))
     queries = gaussian(np.random.default_rng(2).normal(size=(40, 16)))
-    found = distances(moments(table(features)), queries, np.array([[0.5, 0.25, 0.25, 0.0]]))
+    found = distances(flow_moments(table(features)), queries, np.array([[0.5, 0.25, 0.25, 0.0]]))
     for training in range(2):
         counted = np.concatenate([features[training, prompt] for prompt in (0, 0, 1, 2)])
         assert found[training, 0] == pytest.approx(float(frechet_distance(gaussian(counted), queries)), rel=1e-7)
@@ -122,7 +122,7 @@ def test_a_95_percent_interval_of_the_distance_covers_its_expectation(num_traini
 
 
 def _moments(features_SJKD):
-    return Moments(
+    return FlowMoments(
         trainings=range(len(features_SJKD)),
         prompts=range(features_SJKD.shape[1]),
         num_videos_S=[features_SJKD.shape[1]] * len(features_SJKD),
@@ -160,6 +160,6 @@ def test_differences_are_paired_by_prompt_and_over_the_prompts_that_both_have():
 
 def test_a_prompt_that_one_training_lacks_is_left_out_of_all():
     flow = table(np.random.default_rng(7).normal(size=(2, 3, 4, 16)))
-    found = moments(flow[~((flow["training"] == 1) & (flow["prompt_index"] == 2))])
+    found = flow_moments(flow[~((flow["training"] == 1) & (flow["prompt_index"] == 2))])
     assert found.prompts == [0, 1]
     assert list(found.num_videos_S) == [2, 2]

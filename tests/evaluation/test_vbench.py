@@ -21,8 +21,8 @@ from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS, VBENCH_METR
 from motive_pipeline.evaluation.vbench.environment import LOCK, build_environment, environment_folder, require_interpreter
 from motive_pipeline.evaluation.vbench.measure import checked, measure_videos
 from motive_pipeline.evaluation.vbench.weights import fetch_weights, needed_weights
+from motive_pipeline.report.metric_styles import STYLES
 from motive_pipeline.report.provenance_tables import plain_settings, versions_table
-from motive_pipeline.report.tables import STYLES
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import copied, with_settings
 from tests.vbench_standin import film, make_environment, project, publish_films
@@ -117,8 +117,8 @@ def test_a_run_commits_as_it_goes(tmp_path, python, calls, monkeypatch):
     [
         ("crash", ["exit code 1", "CUDA error: the very reason"]),
         ("killed", ["killed by signal 9 (SIGKILL)"]),
-        ("no answer", ["ended well but its answer cannot be read", "wrote no message"]),
-        ("nan", ["1-0.mp4: nan", "Nothing of them was kept"]),
+        ("no answer", ["succeeded, but its answer cannot be read", "wrote no message"]),
+        ("nan", ["1-0.mp4: nan", "None of them was kept"]),
     ],
 )
 def test_what_the_child_does_wrong_is_one_clear_error(flickering, calls, monkeypatch, wrong, parts):
@@ -137,7 +137,7 @@ def test_what_the_child_does_wrong_is_one_clear_error(flickering, calls, monkeyp
         ([["a", 0.5], ["b", 0.5], ["b", 0.5]], "/b.mp4: 2 values"),
         ([["a", 0.5], ["b", 1.5]], "/b.mp4: 1.5, where 0 to 1 is possible"),
         ([["a", 0.5], ["b", float("inf")]], "/b.mp4: inf"),
-        ([["a", 0.5], ["b", 0.5], ["else", 0.5]], "else, which it was not given"),
+        ([["a", 0.5], ["b", 0.5], ["else", 0.5]], "else, which was not sent"),
     ],
 )
 def test_every_video_must_have_one_value_in_range(values, part):
@@ -210,7 +210,7 @@ def test_missing_weights_are_named_with_origin_and_licence(tmp_path, python, cal
     for part in ("amt_model/amt-s.pth", "CC BY-NC", "https://huggingface.co/lalala125", "PolyForm", "motive fetch vbench --weights"):
         assert part in str(caught.value)
     lay_out(tmp_path / "weights", DIMENSIONS)
-    with pytest.raises(MotiveError, match="not the weights that VBench's numbers are made with"):
+    with pytest.raises(MotiveError, match="not the published weights of VBench's networks"):
         measure_videos(ws, "motive", publish_films(ws, TWO))
     assert calls() == []
 
@@ -226,7 +226,7 @@ def test_an_environment_that_is_not_there_or_lacks_a_package_says_what_to_do(tmp
     bare = make_environment(tmp_path / "bare", with_vbench=False)
     with pytest.raises(MotiveError, match="has no package vbench"):
         measure_videos(project(tmp_path, dims | {"python": str(bare), "device": "cpu"}), "motive", videos)
-    with pytest.raises(MotiveError, match=r"evaluate.vbench.device = 'cuda:1': torch 2.13.0 of .* sees no such device"):
+    with pytest.raises(MotiveError, match=r"evaluate.vbench.device = 'cuda:1': torch 2.13.0 of .* finds no such device"):
         measure_videos(project(tmp_path, dims | {"python": str(python), "device": "cuda:1"}), "motive", videos)
     lean = make_environment(tmp_path / "lean")
     shutil.rmtree(next(lean.parents[1].glob("lib/*/site-packages/pyiqa-*")))
@@ -288,14 +288,14 @@ def test_a_fetched_environment_counts_once_it_is_whole(tmp_path, monkeypatch):
     stamps = environment_folder() / "installed"
     stamps.mkdir(parents=True)
     (stamps / "environment.txt").touch()
-    with pytest.raises(MotiveError, match="not whole"):
+    with pytest.raises(MotiveError, match="missing or incomplete"):
         require_interpreter(settings)
     (stamps / "packages.txt").touch()
     assert require_interpreter(settings) == environment_folder() / "bin" / "python"
-    with pytest.raises(MotiveError, match="not whole"):
+    with pytest.raises(MotiveError, match="missing or incomplete"):
         require_interpreter(accepted)
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    with pytest.raises(MotiveError, match="x86-64 processor only, not on Linux arm64"):
+    with pytest.raises(MotiveError, match="x86-64 processor, not on Linux arm64"):
         build_environment(accepted)
 
 

@@ -22,6 +22,7 @@ from motive_pipeline.config import load_config
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.export import subset as export_module
 from motive_pipeline.export import trainers
+from motive_pipeline.export import videos as videos_module
 from motive_pipeline.export.subset import export_subset
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.storage.digest import digest_file
@@ -300,9 +301,9 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(tmp_path, 
         export_subset(ws, "motive", home, "diffsynth")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(MotiveError, match="there is something already"):
+    with pytest.raises(MotiveError, match="is not empty and is not changed"):
         export_subset(ws, "motive", tmp_path / "mine", "diffsynth")
-    with pytest.raises(MotiveError, match="there is something already"):
+    with pytest.raises(MotiveError, match="is not empty and is not changed"):
         export_subset(ws, "motive", tmp_path / "mine" / "notes.txt", "diffsynth")
     assert {file: (file.stat().st_mtime_ns, digest_file(file)) for file in sorted(home.rglob("*")) if file.is_file()} == before
     (tmp_path / "empty").mkdir()
@@ -323,7 +324,7 @@ def test_trainers_whose_settings_name_rate_and_lengths_do_not_take_the_clips_own
 
 @pytest.mark.parametrize("what", ["vanishes", "changes"])
 def test_a_file_that_vanishes_or_changes_while_it_is_copied_is_named(tmp_path, ws, monkeypatch, what):
-    source, real = tmp_path / "clips" / "short.mp4", export_module._copy
+    source, real = tmp_path / "clips" / "short.mp4", videos_module._copy
     whole = source.read_bytes()
 
     def copy(path, target):
@@ -335,7 +336,7 @@ def test_a_file_that_vanishes_or_changes_while_it_is_copied_is_named(tmp_path, w
         if what == "changes":
             source.write_bytes(whole)
 
-    monkeypatch.setattr(export_module, "_copy", copy)
+    monkeypatch.setattr(videos_module, "_copy", copy)
     with pytest.raises(MotiveError, match=r"1 of 4 clips cannot be exported: .*short.mp4: (the file has gone|its content has changed)"):
         export_subset(ws, "motive", tmp_path / "out", "videofolder", videos="original")
     assert not (tmp_path / "out").exists()
@@ -362,17 +363,17 @@ def test_hdr_that_was_mapped_for_the_scores_and_would_not_be_now_is_refused_and_
 
 
 def test_an_arm_without_a_ranking_is_exported_and_what_a_killed_export_was_writing_is_not(tmp_path, ws, monkeypatch):
-    real = export_module._write_videos
+    real = export_module.write_videos
 
     def killed_before(*arguments):
         (arguments[3] / ".0123.mp4.4711.part").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_module, "_write_videos", killed_before)
+    monkeypatch.setattr(export_module, "write_videos", killed_before)
     shutil.rmtree(ws.root / "published" / "voted_ranking")
     with pytest.raises(KeyboardInterrupt):
         export_subset(ws, "motive", tmp_path / "out", "diffusion_pipe")
-    monkeypatch.setattr(export_module, "_write_videos", real)
+    monkeypatch.setattr(export_module, "write_videos", real)
     export_subset(ws, "motive", tmp_path / "out", "diffusion_pipe")
     assert sorted(read_diffusion_pipe(tmp_path / "out").values()) == sorted(WANTED)
     assert "votes_motive" not in (tmp_path / "out" / "motive" / "scores.csv").read_text(encoding="utf-8")
@@ -404,7 +405,7 @@ def test_equal_input_gives_equal_bytes(tmp_path, ws, monkeypatch):
 
 def test_an_export_that_was_stopped_shows_nothing_and_goes_on_where_it_was(tmp_path, ws, monkeypatch):
     home = tmp_path / "out"
-    real, calls = export_module.write_mp4, []
+    real, calls = videos_module.write_mp4, []
 
     def stopping(target, frames, fps):
         calls.append(target.name)
@@ -412,11 +413,11 @@ def test_an_export_that_was_stopped_shows_nothing_and_goes_on_where_it_was(tmp_p
             raise KeyboardInterrupt
         real(target, frames, fps)
 
-    monkeypatch.setattr(export_module, "write_mp4", stopping)
+    monkeypatch.setattr(videos_module, "write_mp4", stopping)
     with pytest.raises(KeyboardInterrupt):
         export_subset(ws, "motive", home, "diffsynth")
     assert not home.exists()
-    monkeypatch.setattr(export_module, "write_mp4", lambda *arguments: calls.append("more") or real(*arguments))
+    monkeypatch.setattr(videos_module, "write_mp4", lambda *arguments: calls.append("more") or real(*arguments))
     done = export_subset(ws, "motive", home, "diffsynth")
     assert done.num_written == calls.count("more") == 2
     assert sorted(read_diffsynth(home).values()) == sorted(WANTED)
@@ -437,7 +438,7 @@ def test_a_clip_that_has_changed_or_vanished_stops_the_export_before_it_begins(t
 def test_a_clip_that_can_no_longer_be_read_is_named(tmp_path, ws, monkeypatch):
     target = tmp_path / "clips" / "short.mp4"
     shutil.copy(target, tmp_path / "kept.mp4")
-    monkeypatch.setattr(export_module, "_remove_half_written", lambda videos: (videos.mkdir(parents=True), target.write_bytes(b"")))
+    monkeypatch.setattr(export_module, "remove_half_written", lambda videos: (videos.mkdir(parents=True), target.write_bytes(b"")))
     with pytest.raises(MotiveError, match=r"1 of 4 clips cannot be exported: .*short.mp4: the file has 0 bytes"):
         export_subset(ws, "motive", tmp_path / "out", "diffsynth")
     assert not (tmp_path / "out").exists()
@@ -445,8 +446,8 @@ def test_a_clip_that_can_no_longer_be_read_is_named(tmp_path, ws, monkeypatch):
 
 def test_what_a_trainer_makes_of_captions_and_lengths_is_said(tmp_path, ws):
     said = " ".join(export_subset(ws, "motive", tmp_path / "a", "open_sora").warnings)
-    assert "1 of 4 clips have no caption: pandas makes them nan" in said
-    assert "takes for no value (None)" in said
+    assert "1 of 4 clips have no caption: pandas reads them as nan" in said
+    assert "reads as missing (None)" in said
     assert "at the comma" in " ".join(export_subset(ws, "motive", tmp_path / "a,b", "fastvideo").warnings)
     said = " ".join(export_subset(ws, "motive", tmp_path / "b", "simpletuner").warnings)
     assert "2 different numbers of frames (5, 9)" in said
@@ -455,7 +456,7 @@ def test_what_a_trainer_makes_of_captions_and_lengths_is_said(tmp_path, ws):
 
 
 def test_there_must_be_a_subset_and_its_clips_in_the_catalog(tmp_path, ws):
-    with pytest.raises(MotiveError, match="the model before any training"):
+    with pytest.raises(MotiveError, match="is the untrained model"):
         export_subset(ws, "base", tmp_path / "out", "diffsynth")
     with pytest.raises(NotPublished, match="curated_subset/random"):
         export_subset(ws, "random", tmp_path / "out", "diffsynth")
@@ -472,8 +473,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, ws, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(export_module, "write_mp4", full)
-    with pytest.raises(MotiveError, match=r"the export to .*out is not finished: no room to write.*What is finished lies in .*unfinished"):
+    monkeypatch.setattr(videos_module, "write_mp4", full)
+    with pytest.raises(MotiveError, match=r"the export to .*out is not finished: no room to write.*Finished videos are in .*unfinished"):
         export_subset(ws, "motive", tmp_path / "out", "diffsynth")
     monkeypatch.undo()
     assert export_subset(ws, "motive", tmp_path / "out", "diffsynth").num_clips == 4

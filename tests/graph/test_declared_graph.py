@@ -16,7 +16,7 @@ from motive_pipeline.config import DEFAULT_ARMS
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.errors import ConfigError, MotiveError
 from motive_pipeline.graph import ARMS, SOURCES, STAGES, Arm, Graph, Output, Stage, resolve_dotted
-from motive_pipeline.graph.picture import lineage
+from motive_pipeline.lineage import lineage
 from motive_pipeline.report.provenance_tables import versions_table
 from motive_pipeline.report.tables import arm_name
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -183,4 +183,4 @@ def test_importing_the_graph_or_the_code_location_loads_no_heavy_library():
 def test_the_lineage_in_the_docs_is_the_graphs(make_config):
     text = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
     config = make_config(BASE + f"arms: [{', '.join(DEFAULT_ARMS)}]\n")
-    assert lineage(config) in text, "run `python -m motive_pipeline.graph.picture` and put its output into docs/architecture.md"
+    assert lineage(config) in text, "run `python -m motive_pipeline.lineage` and put its output into docs/architecture.md"

@@ -5,7 +5,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 
-from motive_pipeline.models.wan_attention import LeanAttention, rms_norm, rotated, use_lean_attention
+from motive_pipeline.models.wan_attention import LeanAttention, apply_rotary, rms_norm, use_lean_attention
 from tests.tiny_wan import build_model, build_transformer
 
 SHAPE_BCFHW = (2, 16, 3, 8, 8)
@@ -89,14 +89,16 @@ def test_pairs_are_turned_by_their_angle():
     angle_TD = torch.tensor([[0.0, 0.5], [1.0, 2.0]], dtype=torch.float64)
     turn = torch.polar(torch.ones_like(angle_TD), angle_TD)[None, :, None]
     x = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 2.0, -1.0]], dtype=torch.float64)[None, :, None]
-    found = rotated(x, turn)[0, :, 0]
+    found = apply_rotary(x, turn)[0, :, 0]
     for row in range(2):
         for pair in range(2):
             cos, sin = angle_TD[row, pair].cos(), angle_TD[row, pair].sin()
             a, b = x[0, row, 0, 2 * pair : 2 * pair + 2]
             expected = torch.stack([a * cos - b * sin, a * sin + b * cos])
             assert torch.allclose(found[row, 2 * pair : 2 * pair + 2], expected, rtol=1e-14, atol=1e-14)
-    assert torch.equal(rotated(x.permute(3, 1, 2, 0).contiguous().permute(3, 1, 2, 0), turn)[0, :, 0], found), "however x lies in memory"
+    assert torch.equal(apply_rotary(x.permute(3, 1, 2, 0).contiguous().permute(3, 1, 2, 0), turn)[0, :, 0], found), (
+        "however x lies in memory"
+    )
 
 
 @pytest.mark.parametrize("eps", [1e-6, 0.3, None])

@@ -6,7 +6,7 @@ import pytest
 
 from motive_pipeline.demo.generator import render_clip, render_truth, sample_spec
 from motive_pipeline.models.grid import LatentGrid
-from motive_pipeline.motion.camera import evenness, weighed_down, without_camera
+from motive_pipeline.motion.camera import downweight_uniform, evenness, subtract_camera
 from motive_pipeline.motion.field import MaskRule, motion_field, weigh
 from motive_pipeline.motion.mask import magnitude, saliency
 from motive_pipeline.motion.trackers import DisTracker, Tracks
@@ -37,7 +37,7 @@ def with_object(field: np.ndarray, displacement=(0.0, 4.0)) -> tuple[np.ndarray,
 @pytest.mark.parametrize("camera", [{}, {"zoom": 1.05}, {"roll_deg": 3.0}, {"zoom": 0.96, "roll_deg": -2.0, "shift": (-6.0, 2.5)}])
 def test_the_cameras_shift_zoom_and_roll_are_taken_out_and_the_things_own_motion_is_left(camera):
     field, is_object = with_object(camera_field(**camera))
-    own = without_camera(field)
+    own = subtract_camera(field)
     assert np.abs(own[:, ~is_object]).max() < 0.02
     expected = (field - camera_field(**camera))[:, is_object]
     assert own[:, is_object] == pytest.approx(expected, abs=0.05)
@@ -47,7 +47,7 @@ def test_subtracting_is_deterministic_and_leaves_its_input_alone():
     field, _ = with_object(camera_field(zoom=1.03))
     field += np.random.default_rng(0).normal(0, 0.2, field.shape).astype(np.float32)
     before = field.copy()
-    assert np.array_equal(without_camera(field), without_camera(field))
+    assert np.array_equal(subtract_camera(field), subtract_camera(field))
     assert np.array_equal(field, before)
 
 
@@ -55,18 +55,18 @@ def test_each_frame_has_its_own_camera():
     field = camera_field(3).copy()
     field[1] = camera_field(1, shift=(-5.0, 0.0))[0]
     field[2] = 0
-    assert np.abs(without_camera(field)).max() < 0.02
+    assert np.abs(subtract_camera(field)).max() < 0.02
 
 
 def test_a_frame_without_one_motion_of_the_most_is_left_as_it_is():
     noise = np.random.default_rng(0).normal(0, 5, (2, HEIGHT, WIDTH, 2)).astype(np.float32)
-    assert np.array_equal(without_camera(noise), noise)
+    assert np.array_equal(subtract_camera(noise), noise)
     halves = np.zeros((1, HEIGHT, WIDTH, 2), dtype=np.float32)
     halves[:, :, :20, 0], halves[:, :, 20:40, 1], halves[:, :, 40:, 0] = 6, 6, -6
-    assert np.array_equal(without_camera(halves), halves)
+    assert np.array_equal(subtract_camera(halves), halves)
     broken = camera_field(1).copy()
     broken[0, 3, 3] = np.nan
-    assert np.array_equal(without_camera(broken), broken, equal_nan=True)
+    assert np.array_equal(subtract_camera(broken), broken, equal_nan=True)
 
 
 def test_evenness_is_the_share_of_the_picture_that_holds_the_weight():
@@ -79,7 +79,7 @@ def test_evenness_is_the_share_of_the_picture_that_holds_the_weight():
 def test_weighing_down_keeps_what_fills_up_to_half_of_the_picture_and_takes_even_motion_away():
     weight = np.zeros((4, 10, 10), dtype=np.float32)
     weight[0], weight[1, :2], weight[2, :5], weight[3, :8] = 0.8, 0.9, 0.7, 0.5
-    found = weighed_down(weight)
+    found = downweight_uniform(weight)
     assert found[0] == pytest.approx(0, abs=1e-6)
     assert found[1:3] == pytest.approx(weight[1:3], abs=1e-6)
     assert found[3].max() == pytest.approx(0.5 * 2 * (1 - 0.8))

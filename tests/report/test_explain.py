@@ -16,11 +16,11 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.files.hash_memory import ID_DIGITS
 from motive_pipeline.motion.field import MotionField
-from motive_pipeline.report.explain import arms_with, nearest, request, standing
+from motive_pipeline.report.explain import arms_containing, nearest_by_gradient, query_summary, standing
 from motive_pipeline.report.explain_page import write_explanation
 from motive_pipeline.report.frames_sheet import shown_frames, strips
 from motive_pipeline.report.gallery import Gallery
-from motive_pipeline.report.lookup import Known, find, load_known
+from motive_pipeline.report.lookup import KnownClip, find_clip, load_known_clips
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Reject
 from tests.clip_fixtures import catalogued, project, write_project, write_video
@@ -71,18 +71,18 @@ def test_a_querys_ends_are_the_highest_and_the_lowest_of_its_row(evaluated, quer
     group = zarr.open_group(evaluated.published("influence_matrix/motive").path, mode="r")
     row = np.asarray(group["influence"])[[bytes(each).decode() for each in np.asarray(group["query_id"])].index(query_id)]
     by_clip = dict(zip(load_pool(evaluated).astype(str).tolist(), row.tolist(), strict=True))
-    found = request(evaluated, query_id, count=3)
+    found = query_summary(evaluated, query_id, count=3)
     ordered = sorted(by_clip.items(), key=lambda pair: -pair[1])
     assert found.best == ordered[:3]
     assert found.worst == ordered[::-1][:3]
     assert found.num_votes == sum(influence > found.threshold for influence in by_clip.values())
     assert (found.num_clips, found.num_chosen) == (9, 3)
-    both_ends = request(evaluated, query_id, count=8)
+    both_ends = query_summary(evaluated, query_id, count=8)
     assert len(both_ends.best) == len(both_ends.worst) == 4, "no clip stands at both ends"
 
 
 def test_a_held_out_query_asks_for_nothing(evaluated, queries):
-    assert request(evaluated, queries.query("role == 'held_out'").index[0], count=3) is None
+    assert query_summary(evaluated, queries.query("role == 'held_out'").index[0], count=3) is None
 
 
 def test_the_nearest_clips_are_those_with_the_highest_cosine_of_the_gradients(evaluated, ranking):
@@ -92,53 +92,53 @@ def test_the_nearest_clips_are_those_with_the_highest_cosine_of_the_gradients(ev
     ids = [bytes(clip_id).decode() for clip_id in np.asarray(group["clip_id"])]
     for place, clip_id in enumerate(ids):
         expected = sorted((-float(rows[place] @ rows[other]), ids[other]) for other in range(9) if other != place)[:6]
-        found = nearest(evaluated, clip_id)
+        found = nearest_by_gradient(evaluated, clip_id)
         assert [near for near, _ in found] == [near for _, near in expected]
         assert [cosine for _, cosine in found] == pytest.approx([-cosine for cosine, _ in expected], abs=1e-5)
 
 
 def test_the_arms_that_train_on_it_are_named(evaluated, ranking):
     best = ranking["clip_id"][0]
-    assert {"full", "motive"} <= set(arms_with(evaluated, best))
-    assert "motive" not in arms_with(evaluated, ranking["clip_id"][8])
+    assert {"full", "motive"} <= set(arms_containing(evaluated, best))
+    assert "motive" not in arms_containing(evaluated, ranking["clip_id"][8])
 
 
 def test_it_is_found_by_id_prefix_path_name_and_content(evaluated, ranking, tmp_path):
-    known = load_known(evaluated)
+    known = load_known_clips(evaluated)
     clip_id = ranking["clip_id"][2]
     path = Path(evaluated.published("clip_catalog").table("catalog").set_index("clip_id").at[clip_id, "path"])
     copy = shutil.copy(path, tmp_path / "another name.mp4")
     for name in (clip_id, clip_id[:9], str(path), path.name, str(copy)):
-        assert find(known, name).clip_id == clip_id, name
+        assert find_clip(known, name).clip_id == clip_id, name
     assert digest_file(path)[:ID_DIGITS] == clip_id
 
 
 def test_what_is_unknown_or_may_mean_several_is_an_error_that_helps():
     known = [
-        Known(clip_id="abcd000000000001", paths=["/a/cat.mp4"], roles=frozenset({"clip"})),
-        Known(clip_id="abcd000000000002", paths=["/b/cat.mp4", "/b/copy of cat.mp4"], roles=frozenset({"clip"})),
+        KnownClip(clip_id="abcd000000000001", paths=["/a/cat.mp4"], roles=frozenset({"clip"})),
+        KnownClip(clip_id="abcd000000000002", paths=["/b/cat.mp4", "/b/copy of cat.mp4"], roles=frozenset({"clip"})),
     ]
     for name in ("abcd", "cat.mp4"):
-        with pytest.raises(
-            MotiveError, match=r"may mean 2 clips; give the whole id or the path:\n  abcd000000000001  /a/cat\.mp4\n  abcd0"
-        ):
-            find(known, name)
-    assert find(known, "/b/copy of cat.mp4").clip_id == "abcd000000000002"
-    with pytest.raises(MotiveError, match=r"no clip or query is called 'cut\.mp4'\. Near it: cat\.mp4.*motive sql.*list all, 2 clips"):
-        find(known, "cut.mp4")
+        with pytest.raises(MotiveError, match=r"matches 2 clips; give the whole id or the path:\n  abcd000000000001  /a/cat\.mp4\n  abcd0"):
+            find_clip(known, name)
+    assert find_clip(known, "/b/copy of cat.mp4").clip_id == "abcd000000000002"
+    with pytest.raises(
+        MotiveError, match=r"no clip or query is called 'cut\.mp4'\. Similar names: cat\.mp4.*motive sql.*list them all, 2 clips"
+    ):
+        find_clip(known, "cut.mp4")
     with pytest.raises(MotiveError, match="no clip or query is called 'abc'"):
-        find(known, "abc")
+        find_clip(known, "abc")
 
 
 def test_a_chosen_clips_page_says_why(evaluated, ranking, tmp_path):
     html, text = page_of(evaluated, ranking["clip_id"][0], tmp_path)
     assert f"Chosen: rank 1 of 9, of which the first 3 are chosen; {ranking['votes'][0]} of 2 queries vote for it" in text
     assert "Without the mask: rank" in text
-    assert "Trained on by: full pool" in text
+    assert "Used for training by: full pool" in text
     shown = " ".join(Page(html).text.split())
     for sentence in text.splitlines()[1:]:
         assert sentence in shown
-    for words in ("Influence by query", "mask on the latent grid", "8 x 8 cells", "The clips nearest to it", "motion.floor_px"):
+    for words in ("Influence by query", "mask on the latent grid", "8 x 8 cells", "The nearest clips", "motion.floor_px"):
         assert words in shown, words
     assert sum(tag == "img" for tag, _ in Page(html).tags) == 4 + 6
 
@@ -152,10 +152,10 @@ def test_a_clip_that_was_not_chosen_is_set_beside_the_last_one_that_was(evaluate
 def test_queries_have_a_page_too(evaluated, queries, tmp_path):
     html, text = page_of(evaluated, queries.query("role == 'query'").index[0], tmp_path)
     assert re.search(r"A query\. It votes for \d of 9 clips, those with an influence above [+−]0\.\d{4}; of the 3 chosen", text)
-    assert "What this query asks for" in html
+    assert "What this query votes for" in html
     html, text = page_of(evaluated, queries.query("role == 'held_out'").index[0], tmp_path)
-    assert "takes no part in the vote" in text
-    assert "What this query asks for" not in html
+    assert "It does not vote" in text
+    assert "What this query votes for" not in html
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(evaluated, ranking, queries, tmp_path):

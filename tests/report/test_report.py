@@ -20,9 +20,10 @@ from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
 from motive_pipeline.report.gallery import Gallery
+from motive_pipeline.report.metric_styles import STYLES
 from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
 from motive_pipeline.report.stage import publish_report, summary
-from motive_pipeline.report.tables import STYLES, format_estimate, format_number, plain_text
+from motive_pipeline.report.tables import format_estimate, format_number, plain_text
 from motive_pipeline.report.verdict import verdict
 from tests.browser import low_contrast
 from tests.eval_fixtures import copied, republish, several_trainings, with_settings
@@ -207,7 +208,7 @@ def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
     assert "3 raters gave" in text
     assert "1 rater failed the catch trials and is left out." in text
     assert "failed_catch_trials" in text, "among what was left out"
-    assert "Every file could be used" not in text
+    assert "No file was rejected" not in text
     assert "Computed by people, read from preference_study." in text
     assert "All arms on one scale" in text
     assert "Nobody has voted" not in text

@@ -404,7 +404,7 @@ def test_the_settings_know_every_layout():
     from motive_pipeline import config
     from motive_pipeline.sources import layouts
 
-    assert set(get_args(config.Source)) == {"demo", "folder", *layouts.LAYOUTS}
+    assert set(get_args(config.SourceName)) == {"demo", "folder", *layouts.LAYOUTS}
     assert set(LAYOUTS) == {"folder", *layouts.LAYOUTS}
 
 

@@ -202,7 +202,7 @@ def test_small_updates_of_bfloat16_weights_add_up() -> None:
         assert layer.weight.grad is None
         with torch.no_grad():
             weights.masters[0] -= 2.0**-12 * weights.masters[0].grad  # far below the 2^-8 between neighbouring weights
-        weights.give_back()
+        weights.write_back()
     assert layer.weight.item() == 1.0 - 2.0**-6
 
 

@@ -144,7 +144,9 @@ def test_prompts_come_from_the_file_one_a_line(tmp_path: Path, tiny: Path) -> No
     assert [video.name for video in planned_videos(ws)] == ["0-0.mp4", "1-0.mp4"]
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), (b"\n \n", "holds no prompt"), (b"\xff\xfe\xff", "not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read"), (b"\n \n", "contains no prompt"), (b"\xff\xfe\xff", "not UTF-8")]
+)
 def test_a_prompt_file_that_cannot_be_used_names_the_key(tmp_path: Path, tiny: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "prompts.txt").write_bytes(content)
@@ -156,7 +158,7 @@ def test_a_prompt_file_that_cannot_be_used_names_the_key(tmp_path: Path, tiny: P
 def test_a_checkpoint_that_draws_nan_stops_the_arm_and_a_good_one_goes_on(tmp_path: Path, tiny: Path) -> None:
     ws = make_workspace(tmp_path, tiny)
     publish_trainings(ws, "motive", seeds=(1, 2), broken=(2,))
-    with pytest.raises(GateFailed, match=r"training 1 gave no video that can be used.*NaN"):
+    with pytest.raises(GateFailed, match=r"training 1 generated no usable video.*NaN"):
         publish_videos(ws, "motive")
     assert not ws.has_published("generated_videos/motive")
 

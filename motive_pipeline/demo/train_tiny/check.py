@@ -1,4 +1,4 @@
-"""Stage `check`: the quality gate, on samples of the saved weights."""
+"""Stage `check`: the quality gate, measured on samples from the saved weights."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ DYNAMIC_PX = 0.75  # per frame: VBench's dynamic-degree threshold at 64 px
 
 
 def sample_videos(pipeline: WanPipeline, captions: list[str], seeds: list[int], *, num_steps: int, guidance: float) -> np.ndarray:
-    """uint8 (N, T, H, W, C); each one depends on its own caption and seed alone."""
+    """uint8 (N, T, H, W, C). Each video depends only on its own caption and seed."""
     pipeline.set_progress_bar_config(disable=True)
     parts = []
     for start in range(0, len(captions), 16):
@@ -46,7 +46,7 @@ def random_captions(number: int, seed: int) -> list[str]:
 
 
 def check(folder: Path, *, num_steps: int, guidance: float, sheet: Path | None = None, seed: int = 0) -> dict:
-    """The quality gate's figures on the saved weights; `sheet` receives the samples as a PNG."""
+    """The figures of the quality gate for the saved weights. The samples are written to the PNG `sheet`."""
     pipeline = WanPipeline.from_pretrained(folder)
     started_s = time.monotonic()
     captions = random_captions(GATE_SAMPLES, seed)
@@ -57,7 +57,7 @@ def check(folder: Path, *, num_steps: int, guidance: float, sheet: Path | None =
     one_motion = sum(count for label, count in counts.items() if label not in ("incoherent", "static")) / GATE_SAMPLES
     num_classes = len(set(counts) - {"incoherent", "static"})
     if sheet:
-        write_sheet(sheet, videos, readings)
+        write_sample_sheet(sheet, videos, readings)
     return {
         "num_samples": GATE_SAMPLES,
         "num_steps": num_steps,
@@ -71,8 +71,8 @@ def check(folder: Path, *, num_steps: int, guidance: float, sheet: Path | None =
     }
 
 
-def write_sheet(path: Path, videos_NTHWC: np.ndarray, readings: list[RecognizedMotion], columns: int = 4) -> None:
-    """Five frames of each video in a row, with what the classifier reads in it."""
+def write_sample_sheet(path: Path, videos_NTHWC: np.ndarray, readings: list[RecognizedMotion], columns: int = 4) -> None:
+    """Write a PNG with five frames of each video in a row and the recognized motion."""
     strips = []
     for video, reading in zip(videos_NTHWC, readings, strict=True):
         strip = np.concatenate(list(video[np.linspace(0, len(video) - 1, 5).astype(int)]), axis=1)

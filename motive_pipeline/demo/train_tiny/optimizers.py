@@ -1,4 +1,4 @@
-"""Muon, and learning rates on the training's own computing time."""
+"""The Muon optimizer, and a learning-rate schedule over computing time."""
 
 import math
 import time
@@ -7,9 +7,9 @@ import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each weight matrix is orthogonalised (Newton-Schulz); a convolution is a matrix with one row a filter.
+    """Momentum with an orthogonalised (Newton-Schulz) update of each weight matrix; a convolution is a matrix with one row per filter.
 
-    Matrices of one shape are a parameter group, computed as one stack.
+    Matrices of equal shape form a parameter group and are computed as one stack.
     """
 
     def __init__(self, params, lr: float | torch.Tensor, momentum: float = 0.95) -> None:
@@ -34,22 +34,21 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
-    """Near to U V^T of each one's singular value decomposition U S V^T; (number, rows, columns)."""
+    """Approximately U V^T of each matrix's singular value decomposition U S V^T; shape (number, rows, columns)."""
     x = matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    for _ in range(3):  # Muon's usual five are more than matrices this small need
+    for _ in range(3):  # small matrices need fewer iterations than Muon's usual five
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.mT if tall else x
 
 
-class Schedule:
-    """Learning rates on the training's clock: a short warm-up, then a cosine that reaches zero when the minutes are over.
+class LearningRateSchedule:
+    """Learning rates over time: a short warm-up, then a cosine that reaches zero when the minutes are over.
 
-    On a CPU the clock is the computing time of the thread that trains: a training that is held up loses no steps, and threads that help it
-    (the VAE's) do not count twice. A GPU's work has no such clock, so there it is the clock on the wall. Each optimizer comes with its rate
-    at the start.
+    On a CPU the clock is the computing time of the training thread, so that a delayed training loses no steps and helper threads (the VAE's) do
+    not count twice. On a GPU it is wall-clock time. Each optimizer is given with its initial rate.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Schedule:
         return min(1.0, (self.clock() - self.started_s) / self.budget_s)
 
     def advance(self, progress: float | None = None) -> bool:
-        """Set the rates for the next step, from the clock unless `progress` is given; false when the time is over."""
+        """Set the rates for the next step by the clock, or by `progress` if given. False when the time is over."""
         progress = self.progress if progress is None else progress
         self.steps += 1
         factor = min(1.0, self.steps / self.warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
@@ -75,7 +74,7 @@ class Schedule:
 
 
 def set_rate(group: dict, rate: float) -> None:
-    """In place where the rate is a tensor, which a CUDA graph reads at every replay."""
+    """Set the rate, in place if it is a tensor, which a CUDA graph reads at every replay."""
     if isinstance(group["lr"], torch.Tensor):
         group["lr"].fill_(rate)
     else:
@@ -83,7 +82,7 @@ def set_rate(group: dict, rate: float) -> None:
 
 
 def split_parameters(module: torch.nn.Module, plain: tuple[str, ...]) -> tuple[list, list]:
-    """(matrices for Muon, the rest for AdamW): the rest are vectors and whatever is named in `plain`."""
+    """The matrices for Muon, and the rest for AdamW: vectors and all parameters whose name contains a part of `plain`."""
     matrices, rest = [], []
     for name, param in module.named_parameters():
         inside = param.ndim >= 2 and min(len(param), param[0].numel()) > 1 and not any(part in name for part in plain)

@@ -1,4 +1,4 @@
-"""The parts of the tiny pipeline, untrained, and how a trained one is saved."""
+"""Builds the untrained parts of the tiny pipeline and saves a trained pipeline."""
 
 import copy
 import json
@@ -15,13 +15,13 @@ from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from motive_pipeline.demo import generator as demo
 
-NUM_TOKENS = 32  # of every prompt, padding included
+NUM_TOKENS = 32  # length of every prompt with padding
 LATENT_CHANNELS = 16
-LATENT_NOISE = 0.15  # added to the latents while the VAE trains, and its posterior's standard deviation ever after
+LATENT_NOISE = 0.15  # added to the latents while the VAE trains; afterwards the standard deviation of its posterior
 
 
 def build_vae() -> AutoencoderKLWan:
-    """0.67 M parameters, Wan 2.2's patchified layout: 4 frames into one latent frame (after the first), 8x8 pixels into one."""
+    """A VAE of 0.67 M parameters in Wan 2.2's patchified layout: 4 frames to one latent frame (after the first), 8x8 pixels to one."""
     vae = AutoencoderKLWan(
         base_dim=16,
         dim_mult=[1, 2, 2],
@@ -34,14 +34,14 @@ def build_vae() -> AutoencoderKLWan:
         latents_mean=[0.0] * LATENT_CHANNELS,
         latents_std=[1.0] * LATENT_CHANNELS,
     )
-    with torch.no_grad():  # the posterior's spread is a constant
+    with torch.no_grad():  # the posterior's standard deviation is constant
         vae.quant_conv.weight[LATENT_CHANNELS:] = 0
         vae.quant_conv.bias[LATENT_CHANNELS:] = 2 * math.log(LATENT_NOISE)
     return vae
 
 
 def build_tokenizer() -> T5TokenizerFast:
-    """One token a word of the demo's captions; any other word is unknown."""
+    """A tokenizer with one token per word of the demo's captions; any other word is unknown."""
     words = sorted(
         {"a", "on", "background"}
         | set(demo.RADIUS_PX) | set(demo.SHAPE_COLOURS) | set(demo.TEXTURES) | set(demo.SHAPES)
@@ -52,7 +52,7 @@ def build_tokenizer() -> T5TokenizerFast:
 
 
 def build_text_encoder(vocab_size: int) -> UMT5EncoderModel:
-    """Random and never trained: it only has to give every word its own direction."""
+    """A random, untrained text encoder: it only has to give every word its own direction."""
     config = UMT5Config(
         vocab_size=vocab_size, d_model=48, d_kv=16, d_ff=64, num_layers=1, num_heads=2, feed_forward_proj="gated-gelu", dropout_rate=0.0
     )
@@ -75,7 +75,7 @@ def build_transformer(text_dim: int) -> WanTransformer3DModel:
 
 
 def build_pipeline(seed: int = 0) -> WanPipeline:
-    """The whole pipeline with random weights."""
+    """The complete pipeline with random weights."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     text_encoder = build_text_encoder(len(tokenizer))
@@ -85,9 +85,9 @@ def build_pipeline(seed: int = 0) -> WanPipeline:
 
 
 def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
-    """Write the weights (fp16, but for the text encoder, which transformers would load in fp16 then) and `training.json`.
+    """Write the weights and `training.json`. Weights are fp16, except the text encoder's, because transformers would then load it in fp16.
 
-    A folder that is there is replaced in one move, its old content removed.
+    An existing folder is replaced in one step.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -107,8 +107,8 @@ def save_pipeline(pipeline: WanPipeline, folder: Path, training: dict) -> None:
         os.rename(unfinished, folder)
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether `folder` holds a pipeline whose training came to its end, by its `training.json`."""
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds a pipeline with a finished training, by its `training.json`."""
     record = folder / "training.json"
     return record.is_file() and not json.loads(record.read_text()).get("unfinished", False)
 

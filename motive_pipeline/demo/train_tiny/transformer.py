@@ -1,4 +1,4 @@
-"""Stage `transformer`: flow matching on the cached latents, shared by a few processes of one thread each."""
+"""Stage `transformer`: flow matching on the cached latents, in a few processes with one thread each."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from diffusers import WanPipeline, WanTransformer3DModel
 
-from motive_pipeline.demo.train_tiny.optimizers import Muon, Schedule, split_parameters
+from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, Muon, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
 from motive_pipeline.demo.train_tiny.vae import load_vae, save_vae
 
@@ -20,7 +20,7 @@ LOG_EVERY_S, SAVE_EVERY_S = 60, 200
 
 
 def noise_levels(uniform: torch.Tensor) -> torch.Tensor:
-    """Sigmas in (0, 1) of uniform numbers, denser near 1, where the motion is decided (shifted by 3 as Wan's sampler does)."""
+    """Sigmas in (0, 1) from uniform numbers, denser near 1, where the motion is determined (shifted by 3 as in Wan's sampler)."""
     return 3 * uniform / (1 + 2 * uniform)
 
 
@@ -36,7 +36,7 @@ def average_over_workers(model: torch.nn.Module) -> None:
 
 
 def shared_progress(progress: float) -> float:
-    """The first worker's progress, so that all keep the same pace."""
+    """The progress of the first worker, so that all workers use the same."""
     if not dist.is_initialized():
         return progress
     shared = torch.tensor(progress, dtype=torch.float64)
@@ -45,7 +45,7 @@ def shared_progress(progress: float) -> float:
 
 
 def train_in_processes(workers: int, work: Path, out: Path, minutes: float, *, batch: int, learning_rate: float) -> None:
-    """Several processes of one thread each, which share a step's batch: faster on small layers than one process of many threads."""
+    """Train in several processes with one thread each that share the batch: on small layers faster than one process with many threads."""
     (work / "meeting_point").unlink(missing_ok=True)
     torch.multiprocessing.spawn(_run_worker, args=(workers, work, out, minutes, batch, learning_rate), nprocs=workers)
 
@@ -69,9 +69,9 @@ def train_transformer(
     learning_rate: float = 3e-3,
     first_frame_weight: float = 2.0,
 ) -> None:
-    """Flow matching on cached latents: the velocity eps - h at z = (1 - sigma) h + sigma eps; 10 % of the prompts are left empty.
+    """Flow matching on cached latents: the velocity eps - h at z = (1 - sigma) h + sigma eps; 10 % of the prompts are empty.
 
-    The running mean of the weights is what is kept; it goes to `out` every few minutes.
+    The running mean of the weights is saved to `out` every few minutes and at the end.
     """
     rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     pipeline = build_pipeline()
@@ -87,11 +87,11 @@ def train_transformer(
     mean_model.load_state_dict(model.state_dict())
     on_gpu = device.type == "cuda"
     matrices, rest = split_parameters(model, plain=("patch_embedding", "condition_embedder", "proj_out", "scale_shift_table"))
-    rate = torch.tensor(0.0, device=device) if on_gpu else 0.0  # the schedule sets it before the first step
+    rate = torch.tensor(0.0, device=device) if on_gpu else 0.0  # set by the schedule before the first step
     adam = torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.98), capturable=on_gpu)
     optimizers = [Muon(matrices, lr=rate), adam]
 
-    # The VAE codes the first frame alone, unlike the rest, and rotary positions do not say which one is first: it is the last to be learnt.
+    # The VAE encodes the first frame differently from the rest, and rotary positions do not mark it, so it is learnt last: give it more weight.
     frame_weights = torch.tensor([first_frame_weight, 1, 1, 1, 1], device=device).view(-1, 1, 1) * 5 / (first_frame_weight + 4)
 
     @torch.compile
@@ -112,13 +112,13 @@ def train_transformer(
 
     torch.manual_seed(1 + rank)
     take_step = ready(step, device)
-    schedule = Schedule([(optimizers[0], learning_rate), (adam, learning_rate / 2)], minutes, device=device, warmup_steps=100)
+    schedule = LearningRateSchedule([(optimizers[0], learning_rate), (adam, learning_rate / 2)], minutes, device=device, warmup_steps=100)
     logged_s, saved_s, losses = time.monotonic(), time.monotonic(), []
     while schedule.advance(shared_progress(schedule.progress)):
         losses.append(float(take_step()))
         if rank > 0:
             continue
-        _follow(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
+        _update_mean(mean_model, model, min(0.999, schedule.steps / (schedule.steps + 10)))
         if time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
             recent = statistics.fmean(losses[-200:])
@@ -147,8 +147,8 @@ def train_transformer(
 
 
 def ready(step: Callable[[], torch.Tensor], device: torch.device) -> Callable[[], torch.Tensor]:
-    """`step`, compiled by a few steps whose learning rates are zero; on a GPU as a CUDA graph: its kernels are short, launching them one
-    by one would take several times as long."""
+    """`step`, compiled by running it with learning rates of zero. On a GPU it becomes a CUDA graph, because launching its short kernels one by
+    one would take several times as long."""
     if device.type != "cuda":
         step()
         return step
@@ -171,13 +171,13 @@ def ready(step: Callable[[], torch.Tensor], device: torch.device) -> Callable[[]
 
 
 def save_unfinished(transformer: WanTransformer3DModel, work: Path, earlier: list) -> None:
-    """A checkpoint that training goes on from; `earlier` holds the figures of the trainings that ended before this one."""
+    """Save a checkpoint from which training continues; `earlier` holds the figures of the trainings before this one."""
     torch.save({"state": transformer.state_dict(), "earlier": earlier}, work / "transformer.tmp")
     os.replace(work / "transformer.tmp", work / "transformer_unfinished.pt")
 
 
-def hand_over(start: Path, work: Path) -> None:
-    """Let the stages in `work` go on from a finished pipeline: its VAE stays, its transformer is trained further."""
+def continue_from(start: Path, work: Path) -> None:
+    """Prepare `work` to continue from a finished pipeline: keep its VAE, and continue training its transformer."""
     pipeline, training = WanPipeline.from_pretrained(start), json.loads((start / "training.json").read_text())
     save_unfinished(pipeline.transformer, work, training["transformer"])
     save_vae(pipeline.vae, work, training["vae"])
@@ -189,12 +189,12 @@ def _with_transformer(pipeline: WanPipeline, transformer: WanTransformer3DModel)
 
 
 @torch.no_grad()
-def _follow(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+def _update_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(mean_model.parameters()), list(model.parameters()), 1 - decay)
 
 
 class Films:
-    """The cached latents on `device` and their captions as embeddings. The last 256 films are held out: `held_out` is (latents, embeddings)."""
+    """The cached latents and caption embeddings on `device`. The last 256 films are held out as `held_out`: (latents, embeddings)."""
 
     def __init__(self, work: Path, pipeline: WanPipeline, device: torch.device) -> None:
         cached = torch.load(work / "latents.pt", weights_only=True)
@@ -209,7 +209,7 @@ class Films:
         self.no_caption = _prompt_embeds(pipeline, [""])[0].to(device)
 
     def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and prompts of random films, every tenth prompt empty."""
+        """Latents and prompts of random films; every tenth prompt is empty on average."""
         device = self.latents.device
         rows = torch.randint(len(self.latents), (size,), device=device)
         is_empty = torch.rand(size, 1, 1, device=device) < 0.1
@@ -218,7 +218,7 @@ class Films:
 
 @torch.no_grad()
 def _prompt_embeds(pipeline: WanPipeline, captions: list[str]) -> torch.Tensor:
-    """(N, L, E), as the pipeline itself embeds them."""
+    """The prompt embeddings (N, L, E) of the pipeline."""
     parts = []
     for start in range(0, len(captions), 512):
         part = captions[start : start + 512]
@@ -228,7 +228,7 @@ def _prompt_embeds(pipeline: WanPipeline, captions: list[str]) -> torch.Tensor:
 
 @torch.no_grad()
 def validation_loss(model: WanTransformer3DModel, latents: torch.Tensor, prompts: torch.Tensor) -> float:
-    """On the same noise every time."""
+    """The loss on `latents` and `prompts` with the same noise at every call."""
     generator = torch.Generator().manual_seed(0)
     losses = []
     for h, prompt in zip(latents.float().split(64), prompts.split(64), strict=True):

@@ -1,4 +1,4 @@
-"""Stages `vae` and `latents`: the VAE is trained, and makes the latents that the transformer learns from."""
+"""Stages `vae` and `latents`: train the VAE, and encode the latents on which the transformer trains."""
 
 import os
 import time
@@ -11,13 +11,13 @@ from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 
 from motive_pipeline.demo import generator as demo
-from motive_pipeline.demo.train_tiny.films import TRAIN_SEED, render, render_all, training_specs, video_tensor
-from motive_pipeline.demo.train_tiny.optimizers import Muon, Schedule, split_parameters
+from motive_pipeline.demo.train_tiny.films import TRAIN_SEED, render_all, render_films, training_specs, video_tensor
+from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, Muon, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae, machine
 
 
 def _resample_whole_sequence(self: WanResample, x: torch.Tensor, feat_cache=None, feat_idx=None) -> torch.Tensor:
-    """What `WanResample` computes chunk by chunk with its cache, for all frames at once."""
+    """The result of `WanResample`, which computes chunk by chunk with a cache, for all frames at once."""
     b, c, t, h, w = x.shape
     if self.mode == "upsample3d":
         pairs = self.time_conv(x[:, :, 1:]).reshape(b, 2, c, t - 1, h, w)
@@ -30,7 +30,7 @@ def _resample_whole_sequence(self: WanResample, x: torch.Tensor, feat_cache=None
 
 
 def whole_sequence(vae: AutoencoderKLWan) -> AutoencoderKLWan:
-    """Make `encode_whole` and `decode_whole` valid on this VAE (its own `encode` and `decode` no longer are); weights channels last."""
+    """Prepare this VAE for `encode_whole` and `decode_whole`, after which its own `encode` and `decode` are invalid; weights channels last."""
     for module in vae.modules():
         if isinstance(module, WanResample):
             module.forward = types.MethodType(_resample_whole_sequence, module)
@@ -50,12 +50,12 @@ def decode_whole(vae: AutoencoderKLWan, latents_BCFhw: torch.Tensor) -> torch.Te
 
 
 def psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Of videos in [-1, 1]."""
+    """The PSNR of videos in [-1, 1]."""
     return float(10 * torch.log10(4 / ((a.clamp(-1, 1) - b) ** 2).mean()))
 
 
 def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int = 4) -> None:
-    """L1 through latents that carry noise of a fixed size, which makes the decoder forgive the transformer's small errors. On the CPU."""
+    """Train with L1 through latents with noise of fixed size, which makes the decoder robust to small errors of the transformer. On the CPU."""
     device = torch.device("cpu")
     torch.manual_seed(0)
     frames = render_all(training_specs(num_clips, TRAIN_SEED))
@@ -70,9 +70,9 @@ def train_vae(work: Path, minutes: float, *, num_clips: int = 2000, batch: int =
         return error + 1e-3 * latents.square().mean()
 
     loss_of = torch.compile(loss_of)
-    loss_of(video_tensor(frames[:batch]), torch.randn(batch, LATENT_CHANNELS, 5, 8, 8)).backward()  # compiles before the clock starts
+    loss_of(video_tensor(frames[:batch]), torch.randn(batch, LATENT_CHANNELS, 5, 8, 8)).backward()  # compile before the clock starts
     vae.zero_grad()
-    schedule = Schedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=device)
+    schedule = LearningRateSchedule(list(zip(optimizers, (5e-3, 2e-3), strict=True)), minutes, device=device)
     rng = np.random.default_rng(0)
     logged_s = time.monotonic()
     while schedule.advance():
@@ -112,14 +112,14 @@ def _measure_latents(vae: AutoencoderKLWan, video: torch.Tensor) -> None:
 
 
 def save_vae(vae: AutoencoderKLWan, work: Path, figures: dict | list | None = None) -> None:
-    """For the stages that follow, with the figures of its training; without any, as a checkpoint of one that goes on."""
+    """Save for the later stages with the figures of its training; without figures, save as a checkpoint of a running training."""
     state = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in vae.state_dict().items()}
     torch.save({"state": state, "mean": vae.config.latents_mean, "std": vae.config.latents_std, "figures": figures}, work / "vae.tmp")
     os.replace(work / "vae.tmp", work / ("vae_unfinished.pt" if figures is None else "vae.pt"))
 
 
 def load_vae(work: Path) -> AutoencoderKLWan:
-    """The trained VAE, or the newest checkpoint of one in training."""
+    """The trained VAE, or the newest checkpoint of its training."""
     path = next(path for path in (work / "vae.pt", work / "vae_unfinished.pt") if path.exists())
     saved = torch.load(path, weights_only=True)
     vae = build_vae()
@@ -130,13 +130,13 @@ def load_vae(work: Path) -> AutoencoderKLWan:
 
 @torch.no_grad()
 def cache_latents(work: Path, num_clips: int, *, rare_share: float, device: torch.device) -> None:
-    """Normalised latents (fp16, N C F h w) and the caption of fresh films."""
+    """Save normalised latents (fp16, N C F h w) and captions of new films."""
     vae = whole_sequence(load_vae(work).to(device))
     mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std))
     encode = torch.compile(lambda video: encode_whole(vae, video))
     specs, batch = training_specs(num_clips, TRAIN_SEED + 2, rare_share), 16 if device.type == "cpu" else 256
     parts, started_s = [], time.monotonic()
-    for number, frames in enumerate(render(specs, batch), start=1):
+    for number, frames in enumerate(render_films(specs, batch), start=1):
         video = video_tensor(frames.to(device)).contiguous(memory_format=torch.channels_last_3d)
         parts.append(((encode(video) - mean) / std).to("cpu", torch.float16))
         if number % 64 == 0:

@@ -1,4 +1,4 @@
-"""``preference_bundle``: a folder with one page and neutrally named videos, to be handed to people; its key lies outside of it."""
+"""Publishes ``preference_bundle``: a folder with one page and neutrally named videos to give to raters. Its key lies outside the folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.preference.catch import CatchTrial, make_catch_trials
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.page import render_page
-from motive_pipeline.evaluation.preference.pairs import Gap, Pair, Shot, catch_trials_wanted, deal, pair_up
+from motive_pipeline.evaluation.preference.pairs import Pair, Shot, UnpairedVideo, catch_trials_wanted, deal, pair_up
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.scratch import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
@@ -26,16 +26,16 @@ NAME_DIGITS = 16
 
 
 def publish_preference_bundle(ws: Workspace) -> Publication:
-    """Publish ``preference_bundle``: ``index.html`` and ``videos/<name>.mp4``; the key is beside the data, not in it.
+    """Publish ``preference_bundle``: ``index.html`` and ``videos/<name>.mp4``. The key is beside the data, not in it.
 
-    A video without a counterpart in the other arm, and a pair whose two videos are the same, are rejected rows.
+    A video without a counterpart in the other arm, and a pair of two identical videos, are rejected rows.
 
     Raises:
-        GateFailed: a video has gone or cannot be read.
+        GateFailed: a video is missing or cannot be read.
     """
     started = time.time()
     settings = ws.config.preference
-    files = _Files(ws)
+    files = _ArmVideos(ws)
     found, gaps = pair_up(ws.config.comparisons, files.tables, prompt_limit=settings.prompt_limit, seed=settings.seed)
     pairs = [pair for pair in found if files.name(pair.a) != files.name(pair.b)]
     same = [pair for pair in found if files.name(pair.a) == files.name(pair.b)]
@@ -43,7 +43,7 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
     with scratch_folder(ws, ASSET) as scratch:
         wanted = catch_trials_wanted(settings.catch_share, min(settings.pairs_per_rater, len(pairs)))
         trials = _catch_trials(ws, shown, wanted, scratch)
-        copies = [_neutral(digest_file(trial.copy)) for trial in trials]  # two videos that begin alike may have the same copy
+        copies = [_neutral_name(digest_file(trial.copy)) for trial in trials]  # two videos with the same first frame may have the same copy
         plans = deal(pairs, num_catch=len(trials), pairs_per_rater=settings.pairs_per_rater, plans=settings.plans, seed=settings.seed)
         names = {shot: files.name(shot) for pair in pairs for shot in (pair.a, pair.b)}
         key = Key.make(pairs, plans, names, [(trial.name, copy) for trial, copy in zip(trials, copies, strict=True)], settings.question)
@@ -55,13 +55,13 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
             write=functools.partial(_write, page, shown),
             started=started,
             facts=_facts(key, pairs, plans_of=len(plans), num_catch=len(trials), wanted=wanted, videos=shown),
-            rejects=[*(_gap(gap) for gap in gaps), *(_same(pair) for pair in same)],
+            rejects=[*(_unpaired_reject(gap) for gap in gaps), *(_identical_reject(pair) for pair in same)],
             beside=key.save,
         )
 
 
-class _Files:
-    """The generated videos of the arms that are compared."""
+class _ArmVideos:
+    """The generated videos of the compared arms."""
 
     def __init__(self, ws: Workspace) -> None:
         arms = sorted({arm for comparison in ws.config.comparisons for arm in comparison})
@@ -74,10 +74,10 @@ class _Files:
         return self._folders[shot.arm] / shot.file
 
     def name(self, shot: Shot) -> str:
-        """The neutral name: a hash of the file's content, which tells nothing to who has not the files with their arms."""
+        """The neutral name: a hash of the file's content. Without the arms' files it reveals nothing."""
         if shot not in self._names:
             try:
-                self._names[shot] = _neutral(digest_file(self.path(shot)))
+                self._names[shot] = _neutral_name(digest_file(self.path(shot)))
             except OSError as error:
                 raise GateFailed(
                     f"{self.path(shot)} cannot be read ({error.strerror}). Remove the folder of generated_videos/{shot.arm} and run again."
@@ -85,7 +85,7 @@ class _Files:
         return self._names[shot]
 
 
-def _neutral(sha256: str) -> str:
+def _neutral_name(sha256: str) -> str:
     return f"{digest('preference video', sha256)[:NAME_DIGITS]}.mp4"
 
 
@@ -105,23 +105,23 @@ def _write(page: str, videos: Mapping[str, Path], folder: Path) -> None:
         os.link(file, folder / VIDEOS / name)
 
 
-def _gap(gap: Gap) -> Reject:
+def _unpaired_reject(gap: UnpairedVideo) -> Reject:
     return Reject(
         path=f"generated_videos/{gap.shot.arm}/{gap.shot.file}",
         clip_id="",
         stage=STAGE,
         reason="no_counterpart",
-        detail=f"generated_videos/{gap.missing_in} has no video of the same prompt, number, seed and training, so there is nothing to compare",
+        detail=f"generated_videos/{gap.missing_in} has no video of the same prompt, number, seed and training to compare it with",
     )
 
 
-def _same(pair: Pair) -> Reject:
+def _identical_reject(pair: Pair) -> Reject:
     return Reject(
         path=f"generated_videos/{pair.a.arm}/{pair.a.file}",
         clip_id="",
         stage=STAGE,
         reason="same_video",
-        detail=f"the same bytes as {pair.b.file} of generated_videos/{pair.b.arm}: nobody could tell them apart, so nobody is asked",
+        detail=f"the same bytes as {pair.b.file} of generated_videos/{pair.b.arm}: there is no difference to vote on",
     )
 
 

@@ -1,8 +1,8 @@
-"""Catch trials: a video beside a copy of itself that stands still and is coarse, to see who looks.
+"""Catch trials: a video beside a still, coarse copy of itself, to find raters who do not look.
 
-The copy holds the first frame and shows it in blocks. So it is worse in motion and in picture at once: whatever a person goes by, and
-whatever the video shows, there is one right answer, and a tie is a wrong one. A copy of the video itself, not some other bad video, leaves
-taste nothing to decide. A video that is blank or stands still would not differ enough from its copy, so those that differ most are taken.
+The copy repeats the first frame in coarse blocks, so it is worse in motion and in picture quality. Whatever a rater pays attention to and
+whatever the video shows, there is one right answer, and a tie is wrong. Because it is a copy of the same video, taste does not matter. A video
+that is blank or still would not differ enough from its copy, so the videos that differ most are used.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BLOCKS = 8
 """Blocks along the shorter side of the copy."""
 
 MIN_DIFFERENCE = 4.0
-"""Grey levels (of 255) that video and copy differ by on average; with less a person could honestly miss it."""
+"""The smallest mean difference between video and copy in grey levels (of 255); a smaller one could be missed honestly."""
 
 CANDIDATES = 3
-"""Videos looked at for each one that is needed."""
+"""Videos that are examined for each one that is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class CatchTrial:
 
 
 def spoilt(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
-    """The first frame in coarse blocks, as often as there are frames."""
+    """The first frame in coarse blocks, repeated for every frame."""
     height, width = frames_THWC.shape[1:3]
     block = max(2, min(height, width) // BLOCKS)
     small = cv2.resize(frames_THWC[0], (max(1, width // block), max(1, height // block)), interpolation=cv2.INTER_AREA)
@@ -47,9 +47,9 @@ def spoilt(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H 
 
 
 def make_catch_trials(videos: Mapping[str, Path], wanted: int, rule: FrameRule, seed: int, folder: Path) -> list[CatchTrial]:
-    """Up to ``wanted`` catch trials out of ``videos`` (neutral name -> file), their copies written into ``folder``.
+    """Up to ``wanted`` catch trials from ``videos`` (neutral name -> file); their copies are written into ``folder``.
 
-    Fewer where too few videos differ from their copies by :data:`MIN_DIFFERENCE`.
+    There are fewer if too few videos differ from their copies by :data:`MIN_DIFFERENCE`.
 
     Raises:
         RejectRow: a video cannot be read.

@@ -1,6 +1,6 @@
-"""The key of a study: which arm each neutral video name stands for, and what every plan shows. It stays outside of the bundle.
+"""The key of a study: the arm behind each neutral video name, and the content of every plan. It stays outside the bundle.
 
-The study's id is a hash of the key, so a bundle and its key belong together, and results name the key they need.
+The study's id is a hash of the key. It ties a bundle to its key, and result files name it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one step of a plan shows: the neutral names of the videos on the left and on the right.
+    """One step of a plan: the neutral names of the videos on the left and on the right.
 
-    ``first_left`` says whether the left one is that of ``arm_a``, or in a catch trial the good one. ``pair`` is -1 for a catch trial.
+    ``first_left`` says whether the left video is that of ``arm_a``, or in a catch trial the good one. ``pair`` is -1 for a catch trial.
     """
 
     left: str
@@ -36,7 +36,7 @@ class Trial:
 
 
 class Key:
-    """The key as it is kept: videos by neutral name, pairs, and plans."""
+    """The key as it is stored: videos by neutral name, pairs, and plans."""
 
     def __init__(self, body: Mapping[str, Any]) -> None:
         self.body = dict(body)
@@ -54,7 +54,7 @@ class Key:
         """``names`` gives each video's neutral name; ``copies`` the names (video, spoilt copy) of each catch trial."""
         shots: dict[str, list[dict[str, Any]]] = {}
         for shot, name in sorted(names.items(), key=lambda entry: (entry[1], entry[0].arm, entry[0].file)):
-            shots.setdefault(name, []).append(vars(shot))  # arms that chose the same clips share their trainings, and so their videos
+            shots.setdefault(name, []).append(vars(shot))  # arms that chose the same clips share their trainings and therefore their videos
         return cls(
             {
                 "format": FORMAT,
@@ -78,14 +78,14 @@ class Key:
 
     @classmethod
     def of(cls, bundle: Publication) -> Key:
-        """The key that lies beside a published bundle.
+        """The key beside a published bundle.
 
         Raises:
-            MotiveError: it is not the one that the bundle was made with.
+            MotiveError: it is not the key of the bundle.
         """
         key = cls(json.loads((bundle.folder / FILE).read_text(encoding="utf-8")))
         if key.study != bundle.facts["study"]:
-            raise MotiveError(f"{bundle.folder / FILE} was changed: it is not the key of its bundle. Remove {bundle.folder} and run again.")
+            raise MotiveError(f"{bundle.folder / FILE} has changed: it is not the key of its bundle. Remove {bundle.folder} and run again.")
         return key
 
     def save(self, folder: Path) -> None:
@@ -99,11 +99,11 @@ class Key:
 
     @property
     def num_plans(self) -> int:
-        """How many plans there are."""
+        """The number of plans."""
         return len(self.body["plans"])
 
     def plan(self, number: int) -> list[Trial]:
-        """What plan ``number`` shows, in order."""
+        """The steps of plan ``number``, in order."""
         return [self._trial(bool(is_catch), index, bool(first_left)) for is_catch, index, first_left in self.body["plans"][number]]
 
     def _trial(self, is_catch: bool, index: int, first_left: bool) -> Trial:
@@ -113,7 +113,7 @@ class Key:
         return Trial(left=left, right=right, is_catch=is_catch, pair=-1 if is_catch else index, first_left=first_left)
 
     def prompt(self, trial: Trial) -> str:
-        """The caption that belongs to a trial."""
+        """The caption of a trial."""
         if not trial.is_catch:
             return self.pairs[trial.pair]["prompt"]
         return self.body["videos"][trial.left if trial.first_left else trial.right][0]["prompt"]

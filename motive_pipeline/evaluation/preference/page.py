@@ -1,6 +1,6 @@
-"""The page that people vote on: one HTML file with its script and its data inside.
+"""The page on which raters vote: one HTML file that contains its script and data.
 
-Nothing in it names an arm, not even a variable: whoever looks for the names of the arms in the bundle must find none.
+Nothing in the page names an arm, not even a variable: a search for the arms' names in the bundle must find nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HERE = Path(__file__).parent
 
 
 def render_page(key: Key) -> str:
-    """The page of a study: the template with the plans, the captions, and the question in it."""
+    """The page of a study: the template with plans, captions and question."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -36,7 +36,7 @@ def render_page(key: Key) -> str:
 
 
 def _data(key: Key) -> dict[str, Any]:
-    """What the script needs: each step of a plan is [left video, right video, caption], by number."""
+    """The script's data: each step of a plan is [left video, right video, caption], as indices."""
     plans = [key.plan(number) for number in range(key.num_plans)]
     videos = sorted({name for plan in plans for trial in plan for name in (trial.left, trial.right)})
     captions = sorted({key.prompt(trial) for plan in plans for trial in plan})
@@ -52,5 +52,5 @@ def _data(key: Key) -> dict[str, Any]:
 
 
 def _json_in_html(value: Any) -> str:
-    """JSON that no caption can break out of: ``<`` never appears in it."""
+    """JSON that a caption cannot break out of: it contains no ``<``."""
     return json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c").replace("&", "\\u0026")

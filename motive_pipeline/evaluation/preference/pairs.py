@@ -1,6 +1,6 @@
-"""Which videos are shown side by side, and to whom: pairs of two arms, and plans in which people go through them.
+"""Which videos raters see side by side: pairs of two arms' videos, and plans with the order of the pairs for each rater.
 
-Everything is drawn by content hashes and a seed, so that the same videos and settings give the same study on any machine.
+All choices depend on content hashes and a seed, so the same videos and settings give the same study on any machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from motive_pipeline.storage.digest import digest
 
 SceneKey = tuple[str, int, int]
-"""Prompt, number of the video, sampling seed: what both sides of a pair share."""
+"""Prompt, number of the video, sampling seed: what both videos of a pair share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,15 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two arms' videos of the same prompt and sampling seed."""
+    """Videos of two arms with the same prompt and sampling seed."""
 
     a: Shot
     b: Shot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gap:
-    """A video that has no counterpart in the other arm."""
+class UnpairedVideo:
+    """A video without a counterpart in the other arm."""
 
     shot: Shot
     missing_in: str
@@ -46,7 +46,7 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One step of a plan: pair (or catch trial) number ``index``, and whether its first video stands on the left."""
+    """One step of a plan: the pair (or catch trial) number ``index``, and whether its first video is on the left."""
 
     index: int
     first_left: bool
@@ -55,17 +55,17 @@ class Turn:
 
 def pair_up(
     comparisons: Sequence[tuple[str, str]], videos: Mapping[str, pd.DataFrame], *, prompt_limit: int | None, seed: int
-) -> tuple[list[Pair], list[Gap]]:
-    """Every pair of the study, and the videos that have no counterpart.
+) -> tuple[list[Pair], list[UnpairedVideo]]:
+    """Every pair of the study, and the videos without a counterpart.
 
-    ``videos`` holds each arm's table (training, prompt, n, sampling_seed, file). The order is made for dealing: it runs through all scenes
-    once for each comparison, and takes the comparisons in turn, so that any stretch of it has few scenes twice and all comparisons about
-    equally often. Where arms have several trainings, the scenes take them in turn, and training k stands beside training k.
+    ``videos`` holds each arm's table (training, prompt, n, sampling_seed, file). The order suits :func:`deal`: it goes through all scenes once
+    for each comparison and alternates between comparisons, so that any part of it repeats few scenes and has all comparisons about equally
+    often. If arms have several trainings, the scenes alternate between them, and training k is paired with training k.
     """
     shots = {arm: _by_scene(arm, table) for arm, table in videos.items()}
     scenes = _scenes(shots, prompt_limit, seed)
     pairs: list[Pair] = []
-    gaps: list[Gap] = []
+    gaps: list[UnpairedVideo] = []
     for turn in range(len(comparisons)):
         for position, scene in enumerate(scenes):
             arm_a, arm_b = comparisons[(position + turn) % len(comparisons)]
@@ -74,16 +74,16 @@ def pair_up(
             if options:
                 pairs.append(options[position % len(options)])
             else:
-                gaps += [Gap(shot=shot, missing_in=other) for shot, other in _alone(of_a, arm_b, of_b, arm_a)]
+                gaps += [UnpairedVideo(shot=shot, missing_in=other) for shot, other in _unpaired(of_a, arm_b, of_b, arm_a)]
     return pairs, gaps
 
 
 def deal(pairs: Sequence[Pair], *, num_catch: int, pairs_per_rater: int, plans: int, seed: int) -> list[list[Turn]]:
-    """The plans: which pairs each person sees, in which order, with which video on the left.
+    """The plans: which pairs a rater sees, in which order, and with which video on the left.
 
-    The pairs are dealt out one plan after the other, so that none is dealt twice before all were dealt once. Within a plan each
-    comparison has either arm on the left equally often (give or take two), over the plans each pair does (give or take one). Catch trials are
-    spread over the plan, their sides in turn.
+    Pairs are dealt one plan after the other: none is dealt twice before all are dealt once. Within a plan each arm of a comparison is on the
+    left equally often (up to a difference of two), and over all plans each video of a pair is (up to one). Catch trials are spread over the
+    plan with alternating sides.
     """
     size = min(pairs_per_rater, len(pairs))
     rank = _rank_within_comparison(pairs)
@@ -99,7 +99,7 @@ def deal(pairs: Sequence[Pair], *, num_catch: int, pairs_per_rater: int, plans: 
 
 
 def catch_trials_wanted(share: float, num_pairs: int) -> int:
-    """Catch trials for a person who sees ``num_pairs`` pairs: the share of them, and one at least unless the share is 0."""
+    """The number of catch trials among ``num_pairs`` pairs: the share of them, at least one unless the share is 0."""
     return max(1, round(share * num_pairs)) if share > 0 and num_pairs else 0
 
 
@@ -114,20 +114,20 @@ def _by_scene(arm: str, table: pd.DataFrame) -> dict[SceneKey, dict[int, Shot]]:
 
 
 def _scenes(shots: Mapping[str, Mapping[SceneKey, object]], prompt_limit: int | None, seed: int) -> list[SceneKey]:
-    """The scenes of the prompts drawn, in an order of their own."""
+    """The scenes of the selected prompts, in a seeded order."""
     scenes = {scene for of_arm in shots.values() for scene in of_arm}
     prompts = sorted({prompt for prompt, _, _ in scenes}, key=lambda prompt: digest("prompt", seed, prompt))[:prompt_limit]
     return sorted((scene for scene in scenes if scene[0] in set(prompts)), key=lambda scene: digest("scene", seed, list(scene)))
 
 
 def _same_training(of_a: Mapping[int, Shot], of_b: Mapping[int, Shot]) -> list[Pair]:
-    """The pairs that a scene offers; an arm with one video (``base`` trains nothing) stands beside each of the other's."""
+    """The possible pairs of a scene. An arm with one video (``base`` has no training) is paired with every video of the other arm."""
     if len(of_a) > 1 and len(of_b) > 1:
         return [Pair(a=of_a[training], b=of_b[training]) for training in sorted(of_a.keys() & of_b.keys())]
     return [Pair(a=of_a[first], b=of_b[second]) for first in sorted(of_a) for second in sorted(of_b)]
 
 
-def _alone(of_a: Mapping[int, Shot], arm_b: str, of_b: Mapping[int, Shot], arm_a: str) -> list[tuple[Shot, str]]:
+def _unpaired(of_a: Mapping[int, Shot], arm_b: str, of_b: Mapping[int, Shot], arm_a: str) -> list[tuple[Shot, str]]:
     return [(shot, arm_b) for shot in of_a.values()] + [(shot, arm_a) for shot in of_b.values()]
 
 
@@ -142,7 +142,7 @@ def _rank_within_comparison(pairs: Sequence[Pair]) -> list[int]:
 
 
 def _with_catch_trials(turns: list[Turn], num_catch: int, plan: int, seed: int) -> list[Turn]:
-    """``turns`` with a catch trial somewhere in each of ``num_catch`` equal stretches."""
+    """``turns`` with one catch trial at a random place in each of ``num_catch`` equal parts."""
     mixed: list[Turn] = []
     for number in range(num_catch):
         start, end = number * len(turns) // num_catch, (number + 1) * len(turns) // num_catch

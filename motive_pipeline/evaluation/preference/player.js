@@ -1,15 +1,15 @@
-// Two videos that start together, stay in step and start over together.
+// Two videos that start together, stay synchronized and start over together.
 
-const START_WITHIN_MS = 4000; // some phones load nothing before play() is called, so readiness is not waited for longer
+const START_WITHIN_MS = 4000; // do not wait longer: some phones load nothing before play() is called
 const OUT_OF_STEP_S = 0.12;
 
 class PairPlayer {
-  // `names` are the left and the right file; `onChange` is called whenever there is something new to show.
+  // `names` are the left and the right file. `onChange` is called after every change of the state.
   constructor(names, labels, onChange) {
     this.onChange = onChange;
-    this.plays = 0; // how often both were shown from beginning to end
+    this.plays = 0; // the number of times that both were shown from start to end
     this.paused = true;
-    this.blocked = false; // the browser wants a press of a button before anything plays
+    this.blocked = false; // the browser requires a click before it plays anything
     this.broken = "";
     this.urls = [];
     this.closed = false;
@@ -49,7 +49,7 @@ class PairPlayer {
     await Promise.race([playable, failed, new Promise((resolve) => { setTimeout(resolve, START_WITHIN_MS); })]);
   }
 
-  // Over http the whole file is fetched first: it cannot stall half-way, and starting over works on servers that know no byte ranges.
+  // Over http, fetch the whole file first: playback cannot stall, and starting over works on servers without byte ranges.
   async source(address) {
     if (!location.protocol.startsWith("http")) return address;
     const answer = await fetch(address);
@@ -72,7 +72,7 @@ class PairPlayer {
       await Promise.all(this.videos.filter((video) => !video.ended).map((video) => video.play()));
       this.blocked = false;
     } catch (error) {
-      if (this.closed || error.name === "AbortError") return; // paused again, or the next pair is on
+      if (this.closed || error.name === "AbortError") return; // paused again, or the next pair is shown
       this.paused = true;
       this.blocked = true;
     }
@@ -90,7 +90,7 @@ class PairPlayer {
     return this.play();
   }
 
-  // The one that ends first waits for the other.
+  // The video that ends first waits for the other.
   ended() {
     if (this.closed || !this.videos.every((video) => video.ended)) return;
     this.plays += 1;
@@ -108,7 +108,7 @@ class PairPlayer {
     }
   }
 
-  // Gives back the decoders and the memory; a video element that is only dropped may keep both for long.
+  // Release decoders and memory, which a video element that is only dropped may keep for a long time.
   close() {
     this.closed = true;
     for (const video of this.videos) {

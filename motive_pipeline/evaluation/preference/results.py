@@ -1,7 +1,7 @@
-"""The result files that come back: which there are, whether each can be what the page wrote, and the votes in them.
+"""Read the raters' result files, check that the study's page can have written them, and return their votes.
 
-A file is taken whole or not at all; one that is not taken is a rejected row with a reason. The checksum finds damage and edits by hand. It
-is no signature: who reads the page's script can make one, so results are only as honest as the people they come from.
+A file counts as a whole or not at all. A file that does not count is a rejected row with a reason. The checksum detects damage and manual
+edits. It is not a signature: anyone who reads the page's script can compute it, so results are only as trustworthy as the raters.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ MAX_BYTES = 4_000_000
 DEFAULT_FOLDER = "preference_results"
 
 WHOLE_WITHIN_S = 60.0
-"""A file that is no JSON and was written less than this ago is taken for one that is still being copied."""
+"""A file that is not valid JSON and was written less than this ago may still be in the middle of a copy."""
 
 
-class Vote(BaseModel):
-    """One answer, as the page writes it: ``turn`` is the place in the plan, ``ms`` the time from showing the pair to the answer."""
+class RaterVote(BaseModel):
+    """One answer as the page writes it. ``turn`` is the place in the plan, ``ms`` the time in milliseconds from showing the pair to the answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -41,8 +41,8 @@ class Vote(BaseModel):
     ms: Annotated[int, Field(ge=0)]
 
 
-class Result(BaseModel):
-    """One result file."""
+class RaterResult(BaseModel):
+    """The content of one result file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -50,11 +50,11 @@ class Result(BaseModel):
     study: str
     rater: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     plan: Annotated[int, Field(ge=0)]
-    votes: list[Vote]
+    votes: list[RaterVote]
     checksum: str
 
-    def true_checksum(self) -> str:
-        """SHA-256 of the very text that the page hashes."""
+    def expected_checksum(self) -> str:
+        """SHA-256 of the same text that the page hashes."""
         lines = [" ".join(str(value) for value in vote.model_dump().values()) for vote in self.votes]
         text = "\n".join([str(self.format), self.study, self.rater, str(self.plan), *lines])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -62,15 +62,15 @@ class Result(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ResultFile:
-    """A file that was taken."""
+    """A file that counts."""
 
     path: Path
-    result: Result
+    result: RaterResult
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A file that was not taken, and why."""
+    """A file that does not count, and why."""
 
     path: Path
     reason: str
@@ -78,20 +78,20 @@ class Refusal:
 
 
 def results_folder(ws: Workspace) -> Path:
-    """Where result files are put: ``preference.results_path``, else a folder below the root."""
+    """The folder of result files: ``preference.results_path``, else a folder below the root."""
     return ws.config.preference.results_path or ws.root / DEFAULT_FOLDER
 
 
 def result_files(ws: Workspace) -> list[Path]:
-    """Every file in the folder and below it, but for hidden ones; none while the default folder does not exist.
+    """Every file in and below the folder, except hidden ones; none while the default folder does not exist.
 
     Raises:
-        ConfigError: ``preference.results_path`` is no folder.
+        ConfigError: ``preference.results_path`` is not a folder.
     """
     folder = results_folder(ws)
     if ws.config.preference.results_path is not None and not folder.is_dir():
         raise ConfigError(
-            f"preference.results_path = {str(folder)!r}: no such folder. Make it, or leave the key out to use {DEFAULT_FOLDER}/ below storage.root."
+            f"preference.results_path = {str(folder)!r}: no such folder. Create it, or leave the key out to use {DEFAULT_FOLDER}/ below storage.root."
         )
     below = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
@@ -109,13 +109,13 @@ def observe_preference_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
 
 
 def results_being_written(ws: Workspace, *, settle_s: float, now_s: float | None = None) -> list[Path]:
-    """Result files that were written less than ``settle_s`` seconds ago, or look like half of a copy."""
+    """Result files that were written less than ``settle_s`` seconds ago, or look like an unfinished copy."""
     now_s = time.time() if now_s is None else now_s
     return [path for path in result_files(ws) if _unsettled(path, now_s, settle_s)]
 
 
 def load_results(files: Sequence[Path], key: Key) -> tuple[list[ResultFile], list[Refusal]]:
-    """The files that count, one for each rater, and the others with a reason."""
+    """The files that count, one for each rater, and the other files with a reason."""
     read: list[ResultFile] = []
     refused: list[Refusal] = []
     for path in files:
@@ -123,12 +123,12 @@ def load_results(files: Sequence[Path], key: Key) -> tuple[list[ResultFile], lis
             read.append(ResultFile(path=path, result=_checked(_parsed(path), key)))
         except RejectRow as rejection:
             refused.append(Refusal(path=path, reason=rejection.reason, detail=rejection.detail))
-    taken, doubled = _one_each(read)
+    taken, doubled = _one_per_rater(read)
     return taken, sorted([*refused, *doubled], key=lambda refusal: str(refusal.path))
 
 
 def _hash(path: Path) -> str:
-    """The hash of what :func:`load_results` reads of a file; of one that cannot be read, what it says instead."""
+    """The SHA-256 of a file as :func:`load_results` reads it, or the error text of a file that cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -153,7 +153,7 @@ def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
     return False
 
 
-def _parsed(path: Path) -> Result:
+def _parsed(path: Path) -> RaterResult:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise RejectRow("too_large", f"{size} bytes; a result file has a few KB, at most {MAX_BYTES}")
@@ -161,27 +161,27 @@ def _parsed(path: Path) -> Result:
     except OSError as error:
         raise RejectRow("unreadable", f"cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise RejectRow("not_json", f"no result file of the study's page: {error}") from error
+        raise RejectRow("not_json", f"not a result file of the study's page: {error}") from error
     try:
-        return Result.model_validate(raw)
+        return RaterResult.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "(file)"
         raise RejectRow("not_a_result", f"not what the study's page writes: {where}: {first['msg']}") from error
 
 
-def _checked(result: Result, key: Key) -> Result:
-    """``result``, if the page of this study can have written it."""
+def _checked(result: RaterResult, key: Key) -> RaterResult:
+    """``result``, if the page of this study can have written it; otherwise a :class:`RejectRow`."""
     if result.format != FORMAT:
         raise RejectRow("other_format", f"written in format {result.format}; this version reads {FORMAT}")
     if result.study != key.study:
         raise RejectRow(
             "other_study",
-            f"made with the bundle of study {result.study[:40]}; the present one is {key.study}. Votes count only for the bundle they were given on; "
-            "set the settings and videos back, and they count again.",
+            f"made with the bundle of study {result.study[:40]}; the current study is {key.study}. Votes count only for their own bundle. If you "
+            "restore its settings and videos, they count again.",
         )
-    if result.checksum != result.true_checksum():
-        raise RejectRow("wrong_checksum", "changed since it was saved, or damaged on the way")
+    if result.checksum != result.expected_checksum():
+        raise RejectRow("wrong_checksum", "changed after it was saved, or damaged")
     if result.plan >= key.num_plans:
         raise RejectRow("impossible_vote", f"plan {result.plan}; the bundle has plans 0 to {key.num_plans - 1}")
     plan = key.plan(result.plan)
@@ -200,8 +200,8 @@ def _checked(result: Result, key: Key) -> Result:
     return result
 
 
-def _one_each(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusal]]:
-    """Of a rater's several files the one with most answers: who stops, saves, goes on and saves again leaves two."""
+def _one_per_rater(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusal]]:
+    """Of several files of one rater, the one with most answers: a rater who saves, goes on and saves again leaves two files."""
     by_rater: dict[str, list[ResultFile]] = {}
     for file in sorted(read, key=lambda file: (-len(file.result.votes), str(file.path))):
         by_rater.setdefault(file.result.rater, []).append(file)
@@ -210,7 +210,7 @@ def _one_each(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusa
         Refusal(
             path=other.path,
             reason="duplicate",
-            detail=f"rater {rater} is there already: {first.path.name} has {len(first.result.votes)} answers, this file {len(other.result.votes)}",
+            detail=f"another file of rater {rater} counts: {first.path.name} has {len(first.result.votes)} answers, this file {len(other.result.votes)}",
         )
         for rater, (first, *others) in by_rater.items()
         for other in others

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4). The browser's own exists only on https and localhost, and the page must also work from any static server.
+// SHA-256 (FIPS 180-4). The browser's own works only on https and localhost, and the page must work from any static server.
 function sha256(text) {
   const bytes = new TextEncoder().encode(text);
   const rotate = (word, bits) => (word >>> bits) | (word << (32 - bits));

@@ -1,18 +1,18 @@
-"""What votes add up to: win rates with intervals, sign test, Bradley-Terry strengths, agreement.
+"""Statistics of the votes: win rates with intervals, sign test, Bradley-Terry strengths, agreement.
 
-Votes depend on each other in two ways: a person's votes share their taste, a prompt's votes share its videos. So intervals come from a
-bootstrap over both, as ``evaluation/bootstrap.py`` does it over trainings and prompts:
+Votes are not independent: a rater's votes share a taste, a prompt's votes share its videos. So intervals come from a bootstrap over both, like
+that of ``evaluation/bootstrap.py`` over trainings and prompts:
 
-    luck = A* + B*
+    deviation = A* + B*
 
-- ``B*``: prompts are drawn again with replacement, with all votes on them; stretched for their small number as there.
-- ``A*``: raters are mostly too few for that, so theirs comes from Student's t, scaled by the standard error that they add. What single votes
-  vary by is in ``B*`` already and is taken off, as two-way clustered variances do (Cameron, Gelbach, Miller 2011, "Robust inference with
-  multiway clustering": V = V_raters + V_prompts - V_votes).
+- ``B*``: prompts are resampled with replacement, with all votes on them, and stretched for their small number as there.
+- ``A*``: there are usually too few raters to resample, so their part comes from Student's t, scaled by the standard error that they add. The
+  variance of single votes is in ``B*`` already and is subtracted, as in two-way clustered variances (Cameron, Gelbach, Miller 2011, "Robust
+  inference with multiway clustering": V = V_raters + V_prompts - V_votes).
 
-The luck is added on the scale of log-odds, where a rate near 1 has more room below than above, and nothing leaves 0 to 1. Where all votes
-agree, nothing varies; the interval is then Clopper and Pearson's (1934) with each prompt as one vote (each rater, of a single prompt), since
-votes on a prompt may agree for no other reason than its videos.
+The deviation is added on the scale of log-odds, where a rate near 1 has more room below than above, so intervals stay within 0 to 1. If all
+votes agree, nothing varies. The interval is then that of Clopper and Pearson (1934) with each prompt as one vote (with each rater as one vote
+if there is one prompt), because votes on a prompt may agree only because of its videos.
 
 Axes: R raters, P prompts, B bootstrap samples, K arms, V votes.
 """
@@ -31,15 +31,15 @@ from scipy import optimize, special, stats
 SEED = 20_260_701
 LEVEL = 0.95
 _SWEEPS = 20
-"""Of the least-squares fit; its error is far below that of the effects long before."""
+"""Sweeps of the least-squares fit; it converges long before this many."""
 
 STRENGTH_SAMPLES = 300
-"""Resamples behind the intervals of Bradley-Terry strengths, at most: each is a fit."""
+"""The most resamples for the intervals of Bradley-Terry strengths; each needs a fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Share of votes won, a tie counting half, with its interval (NaN where nothing could be resampled)."""
+    """Share of votes won (a tie counts half) with its interval (NaN if there is nothing to resample)."""
 
     value: float
     low: float
@@ -48,7 +48,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class SignTest:
-    """Prompts on which more votes were for, against, or as many; and how likely so lopsided a split is by chance (two-sided)."""
+    """The number of prompts with a majority for, against, or neither, and the two-sided probability of such a split by chance."""
 
     num_for: int
     num_against: int
@@ -67,7 +67,7 @@ class Strength:
 
 
 def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate:
-    """The share that ``arm_a`` won. ``votes`` holds rater, prompt and score (1 won, 0.5 tie, 0 lost); one comparison, one row a vote.
+    """The share of votes that ``arm_a`` won. ``votes`` has one row for each vote of one comparison: rater, prompt, score (1 won, 0.5 tie, 0 lost).
 
     Raises:
         ValueError: no vote.
@@ -84,14 +84,14 @@ def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate
     rater_V, prompt_V = _codes(votes, "rater"), _codes(votes, "prompt")
     if not rater_V.any() and not prompt_V.any():
         return Rate(value=rate, low=math.nan, high=math.nan)
-    luck_B = _prompt_luck(rng, score_V, prompt_V, num_samples) + _rater_luck(rng, score_V, rater_V, prompt_V, num_samples)
+    deviation_B = _prompt_deviation(rng, score_V, prompt_V, num_samples) + _rater_deviation(rng, score_V, rater_V, prompt_V, num_samples)
     tail = (1 - LEVEL) / 2
-    low, high = special.expit(special.logit(rate) + np.quantile(luck_B, (tail, 1 - tail)) / (rate * (1 - rate)))
+    low, high = special.expit(special.logit(rate) + np.quantile(deviation_B, (tail, 1 - tail)) / (rate * (1 - rate)))
     return Rate(value=rate, low=float(low), high=float(high))
 
 
 def sign_test(votes: pd.DataFrame) -> SignTest:
-    """Whether more prompts lean one way than chance would have it: each prompt counts once, by the balance of its votes."""
+    """The sign test over prompts: each prompt counts once, by the majority of its votes."""
     balance = _cluster_means(votes["score"].to_numpy(np.float64), _codes(votes, "prompt")) - 0.5
     num_for, num_against = int((balance > 1e-12).sum()), int((balance < -1e-12).sum())
     decided = num_for + num_against
@@ -100,10 +100,10 @@ def sign_test(votes: pd.DataFrame) -> SignTest:
 
 
 def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> list[Strength]:
-    """Bradley-Terry strengths of all arms, the strongest first; empty with fewer than three arms, or where votes do not connect them all.
+    """Bradley-Terry strengths of all arms, the strongest first; empty with fewer than three arms or if the votes do not connect all arms.
 
-    ``votes`` holds rater, prompt, arm_a, arm_b and score. Intervals resample raters and prompts at once, which errs on the wide side; they
-    are NaN where all votes on each pair of arms agree, since every resample then says the same.
+    ``votes`` holds rater, prompt, arm_a, arm_b and score. Intervals resample raters and prompts together, which makes them rather too wide. They
+    are NaN if all votes on each pair of arms agree, because every resample is then the same.
     """
     arms = sorted(set(votes["arm_a"]) | set(votes["arm_b"]))
     if len(arms) < 3 or not _connected(votes, len(arms)):
@@ -130,9 +130,9 @@ def strengths(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> lis
 
 
 def bradley_terry(win_KK: Float[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
-    """The strengths under which the wins ``[winner, loser]`` are most likely, with mean 0 (Bradley and Terry 1952).
+    """The maximum-likelihood strengths for the wins ``[winner, loser]``, with mean 0 (Bradley and Terry 1952).
 
-    Half a win is added each way between arms that were compared, so that an arm that won every vote has a finite strength.
+    Half a win is added in both directions between compared arms, so that an arm that won every vote has a finite strength.
     """
     padded_KK = win_KK + 0.5 * ((win_KK + win_KK.T) > 0)
     total_KK = padded_KK + padded_KK.T
@@ -151,9 +151,9 @@ def bradley_terry(win_KK: Float[np.ndarray, "K K"]) -> Float[np.ndarray, " K"]:
 
 
 def krippendorff_alpha(votes: pd.DataFrame) -> float:
-    """Agreement of raters on the pairs that several saw: 1 full, 0 as by chance (Krippendorff's alpha, interval scale 0, 0.5, 1).
+    """Agreement of raters on pairs that several of them saw: 1 full, 0 as by chance (Krippendorff's alpha, interval scale 0, 0.5, 1).
 
-    ``votes`` holds rater, pair and score. NaN where no pair has two votes, or all votes are the same.
+    ``votes`` holds rater, pair and score. NaN if no pair has two votes, or all votes are the same.
     """
     code_V, score_V = _codes(votes, "pair"), votes["score"].to_numpy(np.float64)
     is_paired_V = np.bincount(code_V)[code_V] > 1
@@ -169,12 +169,12 @@ def krippendorff_alpha(votes: pd.DataFrame) -> float:
 
 
 def _codes(votes: pd.DataFrame, column: str) -> Int[np.ndarray, " V"]:
-    """The column's values by number."""
+    """The column's values as consecutive integers."""
     return np.unique(votes[column].to_numpy(dtype=object), return_inverse=True)[1].astype(np.int64)
 
 
-def _prompt_luck(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.ndarray, num_samples: int) -> np.ndarray | float:
-    """How far the rate moves when prompts are drawn again, as wholes."""
+def _prompt_deviation(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.ndarray, num_samples: int) -> np.ndarray | float:
+    """The change of the rate when whole prompts are resampled."""
     size = int(prompt_V.max()) + 1
     if size < 2:
         return 0.0
@@ -186,10 +186,10 @@ def _prompt_luck(rng: np.random.Generator, score_V: np.ndarray, prompt_V: np.nda
     return stretch * (times_BP @ sum_P / (times_BP @ count_P) - score_V.mean())
 
 
-def _rater_luck(
+def _rater_deviation(
     rng: np.random.Generator, score_V: np.ndarray, rater_V: np.ndarray, prompt_V: np.ndarray, num_samples: int
 ) -> np.ndarray | float:
-    """What the choice of raters adds to the luck of prompts and single votes."""
+    """The additional deviation from the choice of raters, beyond that from prompts and single votes."""
     size = int(rater_V.max()) + 1
     if size < 2:
         return 0.0
@@ -201,9 +201,9 @@ def _rater_luck(
 
 
 def _rater_effects(score_V: np.ndarray, rater_V: np.ndarray, prompt_V: np.ndarray) -> tuple[np.ndarray, float]:
-    """Each vote's rater effect in the least-squares fit rater + prompt, and the variance of what is left of single votes (0: no freedom left).
+    """Each vote's rater effect in the least-squares fit rater + prompt, and the variance of the residuals (0 without degrees of freedom).
 
-    The fit keeps a rater who happened to get other prompts from looking like one of another taste.
+    The fit separates raters from prompts: a rater with other prompts than the rest does not count as one with another taste.
     """
     rater_effect_V = np.zeros_like(score_V)
     prompt_effect_V = np.zeros_like(score_V)
@@ -220,7 +220,7 @@ def _cluster_means(value_V: np.ndarray, cluster_V: np.ndarray) -> np.ndarray:
 
 
 def _exact(rate: float, num: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval for a rate among ``num`` independent votes; ties may make the number won a half."""
+    """Clopper and Pearson's interval for a rate among ``num`` independent votes; with ties the number won may be fractional."""
     won, tail = rate * num, (1 - LEVEL) / 2
     low = float(stats.beta.ppf(tail, won, num - won + 1)) if won else 0.0
     high = float(stats.beta.ppf(1 - tail, won + 1, num - won)) if won < num else 1.0
@@ -235,7 +235,7 @@ def _wins(first_V: np.ndarray, second_V: np.ndarray, score_V: np.ndarray, weight
 
 
 def _connected(votes: pd.DataFrame, num_arms: int) -> bool:
-    """Whether a chain of comparisons leads from each arm to each other."""
+    """Whether a chain of comparisons connects every arm to every other."""
     edges: Sequence[tuple[str, str]] = list(set(zip(votes["arm_a"], votes["arm_b"], strict=True)))
     reached = {edges[0][0]}
     for _ in edges:

@@ -1,4 +1,4 @@
-// The study: start, one pair after the other, the result file. What was answered is kept in the browser until the file is saved.
+// The study: the start, the pairs one after the other, and the result file. Answers stay in the browser until the file is saved.
 
 const study = JSON.parse(document.getElementById("study").textContent);
 const part = (id) => document.getElementById(id);
@@ -16,12 +16,12 @@ function remembered() {
   try {
     const kept = JSON.parse(localStorage.getItem(memory));
     if (kept && Number.isInteger(kept.plan) && study.plans[kept.plan] && kept.votes) return kept;
-  } catch { /* nothing kept that could be read: a new person */ }
+  } catch { /* no readable state: start as a new rater */ }
   return newPerson();
 }
 
 function newPerson() {
-  const url = URL.createObjectURL(new Blob()); // ends with a unique id of the browser's making
+  const url = URL.createObjectURL(new Blob()); // ends with a unique id from the browser
   URL.revokeObjectURL(url);
   const rater = sha256(url).slice(0, 16);
   const number = /^[1-9]\d{0,5}$/.test(invited) ? Number(invited) - 1 : parseInt(rater.slice(0, 8), 16);
@@ -73,7 +73,7 @@ function makePlayer(turn) {
   return player;
 }
 
-// The next pair loads while this one is looked at; never more than these two.
+// The next pair loads while this one is shown; at most these two are loaded.
 function prepare(turn) {
   const next = turn + 1;
   if (next >= turns().length || ahead.turn === next) return;
@@ -123,7 +123,7 @@ function finish() {
   ahead.turn = -1;
   const missing = turns().length - answered();
   part("outcome").textContent = missing
-    ? `You have answered ${answered()} of ${turns().length} pairs. What you gave counts; you can also go on.`
+    ? `You have answered ${answered()} of ${turns().length} pairs. Your answers count; you can also continue.`
     : `You have answered all ${turns().length} pairs. Thank you!`;
   part("go-on").hidden = !missing;
   show("end");
@@ -131,7 +131,7 @@ function finish() {
   part("save").focus();
 }
 
-// The text that the checksum is taken of is built in the same way where results are read.
+// The checksum is taken of the same text as in results.py.
 function result() {
   const votes = turns()
     .map((_, turn) => ({ turn, left: names(turn)[0], right: names(turn)[1], ...state.votes[turn] }))
@@ -206,7 +206,7 @@ part("go-on").addEventListener("click", begin);
 part("save").addEventListener("click", save);
 part("copy").addEventListener("click", copy);
 part("another").addEventListener("click", () => {
-  if (!confirm("The answers given on this device so far will be gone from it. Has their file been saved?")) return;
+  if (!confirm("The answers given on this device so far will be deleted. Has the file been saved?")) return;
   state = newPerson();
   welcome();
 });

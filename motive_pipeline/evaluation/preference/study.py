@@ -1,4 +1,4 @@
-"""``preference_study``: from result files to the table ``preference``, with raters, agreement and what was left out."""
+"""Publishes ``preference_study``: the table ``preference`` from the result files, with raters, agreement and rejected files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASSET = STAGE = "preference_study"
 BUNDLE = "preference_bundle"
 
 SCORES = {"left": 1.0, "tie": 0.5, "right": 0.0}
-"""What a choice gives to the video on the left."""
+"""The score of the left video for each choice."""
 
 VOTE_COLUMNS = {"rater": "object", "arm_a": "object", "arm_b": "object", "prompt": "object", "pair": "int64", "score": "float64"}
 RATER_COLUMNS = {
@@ -36,7 +36,7 @@ STRENGTH_COLUMNS = {"arm": "object", "value": "float64", "low": "float64", "high
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything that the result files say: one row a vote that counts, one a rater, and one a comparison of arms."""
+    """The evaluated result files: one row for each vote that counts, for each rater, and for each comparison of arms."""
 
     votes: pd.DataFrame
     raters: pd.DataFrame
@@ -52,12 +52,12 @@ def publish_preference_study(ws: Workspace) -> Publication:
 
     Raises:
         NotPublished: there is no bundle.
-        ConfigError: ``preference.results_path`` is no folder.
+        ConfigError: ``preference.results_path`` is not a folder.
     """
     started = time.time()
     key = Key.of(ws.published(BUNDLE))
     settings = ws.config.preference
-    study = evaluate(
+    study = evaluate_study(
         key,
         *load_results(result_files(ws), key),
         min_catch_share=settings.min_catch_share,
@@ -82,7 +82,7 @@ def publish_preference_study(ws: Workspace) -> Publication:
     )
 
 
-def evaluate(
+def evaluate_study(
     key: Key,
     taken: Sequence[ResultFile],
     refused: Sequence[Refusal],
@@ -91,7 +91,7 @@ def evaluate(
     exclude_failed: bool,
     num_samples: int,
 ) -> Study:
-    """The study that these result files make."""
+    """The study of these result files."""
     rows = [_rater_row(file, key, min_catch_share) for file in taken]
     for row in rows:
         row["counted"] = not (row["failed"] and exclude_failed)
@@ -103,7 +103,7 @@ def evaluate(
         Refusal(
             path=file.path,
             reason="failed_catch_trials",
-            detail=f"{row['catch_right']} of {row['catch_seen']} catch trials right; preference.min_catch_share asks for {min_catch_share:g}",
+            detail=f"{row['catch_right']} of {row['catch_seen']} catch trials right; preference.min_catch_share requires {min_catch_share:g}",
         )
         for file, row in zip(taken, rows, strict=True)
         if not row["counted"]
@@ -122,7 +122,7 @@ def evaluate(
 
 
 def _rater_row(file: ResultFile, key: Key, min_catch_share: float) -> dict[str, Any]:
-    """One rater: how much they answered, what might be wrong with it, and whether they looked."""
+    """One rater: the number of answers, signs of carelessness, and the result of the catch trials."""
     result = file.result
     plan = key.plan(result.plan)
     answers = [(vote, plan[vote.turn]) for vote in result.votes if vote.choice != "skip"]
@@ -144,7 +144,7 @@ def _rater_row(file: ResultFile, key: Key, min_catch_share: float) -> dict[str, 
 
 
 def _votes(file: ResultFile, key: Key) -> list[dict[str, Any]]:
-    """A rater's answers on pairs; ``score`` is what ``arm_a`` got."""
+    """A rater's answers on pairs; ``score`` is the score of ``arm_a``."""
     plan = key.plan(file.result.plan)
     rows = []
     for vote in file.result.votes:
@@ -191,7 +191,7 @@ def _comparisons(votes: pd.DataFrame, key: Key, num_samples: int) -> pd.DataFram
 
 
 def _frame(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    """A table whose columns have their types even without a row."""
+    """A table whose columns have their types even without rows."""
     return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
@@ -206,13 +206,13 @@ def _facts(ws: Workspace, study: Study) -> dict[str, Any]:
         "agreement (Krippendorff's alpha)": round(study.agreement, 3)
         if len(study.votes) and study.agreement == study.agreement
         else "unknown",
-        "comparisons": _shown(study.preference),
-        "strengths": _shown(study.strengths),
-        "by rater": _shown(raters),
+        "comparisons": _as_records(study.preference),
+        "strengths": _as_records(study.strengths),
+        "by rater": _as_records(raters),
         "put result files into": str(results_folder(ws)),
     }
 
 
-def _shown(table: pd.DataFrame) -> list[dict[str, Any]] | str:
+def _as_records(table: pd.DataFrame) -> list[dict[str, Any]] | str:
     rows = table.to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows] or "none yet"

@@ -1,4 +1,4 @@
-"""VBench as a child process in its own Python environment: one request, one answer, one clear message when it fails."""
+"""Runs VBench as a child process in its own Python environment: one request, one answer, and a clear message on failure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TAIL_LINES, _TAIL_CHARACTERS = 12, 2000
 
 
 class VBenchFailed(MotiveError):
-    """The child ended without an answer, or with one that cannot be used."""
+    """The child process ended without an answer, or with an unusable one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Installed:
-    """What the environment holds: package versions, the device, and the suite's prompts by dimension where they were asked for."""
+    """The environment: package versions, the device, and the suite's prompts by dimension if they were requested."""
 
     versions: Mapping[str, str]
     device: str
@@ -34,7 +34,7 @@ class Installed:
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """How to start VBench: its interpreter, the folder of weights, CPU threads, and how long one request may take."""
+    """How to start VBench: its interpreter, the folder of weights, CPU threads, and the time limit of a request."""
 
     python: Path
     weights: Path
@@ -42,10 +42,10 @@ class Child:
     timeout_s: float
 
     def installed(self, device: str, suite: Sequence[str] = ()) -> Installed:
-        """What lies in the environment; ``suite`` names dimensions whose prompts are wanted.
+        """The contents of the environment, with the prompts of the dimensions in ``suite``.
 
         Raises:
-            VBenchFailed: the interpreter does not run, has no ``vbench``, or sees no such device.
+            VBenchFailed: the interpreter does not run, has no ``vbench``, or does not find the device.
         """
         answer = self._answer({"dimension": None, "device": device, "suite": list(suite)}, f"looking at {self.python}", {})
         if "vbench" not in answer["versions"]:
@@ -55,16 +55,16 @@ class Child:
             )
         if answer["device"] is None:
             raise VBenchFailed(
-                f"evaluate.vbench.device = {device!r}: torch {answer['versions'].get('torch')} of {self.python} sees no such device. Look at "
-                "`nvidia-smi` and CUDA_VISIBLE_DEVICES; a driver too old for this torch looks the same (docs/evaluation.md). Use auto or cpu to go on without."
+                f"evaluate.vbench.device = {device!r}: torch {answer['versions'].get('torch')} of {self.python} finds no such device. Check "
+                "`nvidia-smi` and CUDA_VISIBLE_DEVICES; a driver too old for this torch has the same symptom (docs/evaluation.md). Use auto or cpu instead."
             )
         return Installed(versions=answer["versions"], device=answer["device"], suite=answer.get("suite", {}))
 
     def measure(self, dimension: Dimension, videos: Sequence[tuple[str, Path]], *, mode: str, device: str) -> dict[str, Any]:
-        """The answer of ``runner.py`` about ``videos``: (the name that VBench is to see, the file).
+        """The answer of ``runner.py`` for ``videos``, pairs of (name for VBench, file).
 
         Raises:
-            VBenchFailed: the child crashed, took longer than ``timeout_s``, or gave no answer.
+            VBenchFailed: the child crashed, took longer than ``timeout_s``, or returned no answer.
         """
         request = {
             "dimension": dimension.name,
@@ -81,21 +81,21 @@ class Child:
     def _answer(self, request: dict[str, Any], what: str, environment: Mapping[str, str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="motive-vbench-") as scratch:
             folder = Path(scratch)
-            result, said = folder / "answer.json", folder / "stderr.txt"
+            result, log_file = folder / "answer.json", folder / "stderr.txt"
             (folder / "request.json").write_text(json.dumps(request | {"result": str(result)}), encoding="utf-8")
-            code = self._run(folder / "request.json", said, what, environment)
+            code = self._run(folder / "request.json", log_file, what, environment)
             if code != 0:
                 how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
-                raise VBenchFailed(f"VBench ({what}) {how}. {_tail(said)}")
+                raise VBenchFailed(f"VBench ({what}) {how}. {_tail(log_file)}")
             try:
                 return json.loads(result.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise VBenchFailed(f"VBench ({what}) ended well but its answer cannot be read ({error}). {_tail(said)}") from error
+                raise VBenchFailed(f"VBench ({what}) succeeded, but its answer cannot be read ({error}). {_tail(log_file)}") from error
 
-    def _run(self, request: Path, said: Path, what: str, environment: Mapping[str, str]) -> int:
-        """The child's exit code; it and all that it started are gone when this returns or raises."""
+    def _run(self, request: Path, log_file: Path, what: str, environment: Mapping[str, str]) -> int:
+        """The child's exit code. The child and all its processes have ended when this returns or raises."""
         command = [str(self.python), "-I", str(RUNNER), str(request)]
-        with said.open("wb") as stderr:
+        with log_file.open("wb") as stderr:
             try:
                 process = subprocess.Popen(
                     command,
@@ -111,8 +111,8 @@ class Child:
                 return process.wait(self.timeout_s)
             except subprocess.TimeoutExpired as error:
                 raise VBenchFailed(
-                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. Raise it, or let fewer "
-                    f"videos go at a time (engine.commit_rows). {_tail(said)}"
+                    f"VBench ({what}) took longer than evaluate.vbench.timeout_s = {self.timeout_s:g} s and was stopped. Raise it, or measure "
+                    f"fewer videos at a time (engine.commit_rows). {_tail(log_file)}"
                 ) from error
             finally:
                 if process.poll() is None:
@@ -122,7 +122,7 @@ class Child:
                     process.stdin.close()
 
     def _environment(self) -> dict[str, str]:
-        """The parent's, without what would lead the child's Python or torch elsewhere; nothing is downloaded behind the user's back."""
+        """The parent's environment, without variables that redirect the child's Python or torch. Downloads are disabled."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TORCH_", "VIRTUAL_ENV"))}
         threads = str(self.threads)
         return kept | {
@@ -133,9 +133,9 @@ class Child:
         }
 
 
-def _tail(said: Path) -> str:
-    """The end of what the child wrote to its standard error; progress bars overwrite themselves, so only their last state counts."""
-    text = said.read_bytes().decode("utf-8", "replace")
+def _tail(log_file: Path) -> str:
+    """The end of the child's standard error. Of progress bars, which overwrite themselves, only the last state is kept."""
+    text = log_file.read_bytes().decode("utf-8", "replace")
     lines = [line.rpartition("\r")[2].rstrip() for line in text.rstrip().replace("\r\n", "\n").split("\n")]
     last = "\n".join([line for line in lines if line][-_TAIL_LINES:])[-_TAIL_CHARACTERS:]
-    return f"The end of its messages:\n{last}" if last else "It wrote no message."
+    return f"Its last messages:\n{last}" if last else "It wrote no message."

@@ -1,7 +1,7 @@
-"""VBench's dimensions that are measured here: what each needs, which weights, and between which values a result can lie.
+"""The dimensions of VBench that can be measured: the weights and packages that each needs, and the range of its values.
 
-Facts of vbench 0.1.5. Nothing of VBench or its networks is shipped: the package runs in an environment of its own (``environment.py``), the
-weights come from where their authors put them (``weights.py``).
+The facts are those of vbench 0.1.5. VBench and its networks are not shipped: the package runs in its own environment (``environment.py``), and
+the weights are downloaded from their authors' addresses (``weights.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BACKEND = "vbench"
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """One file below the folder of weights, where VBench looks for it: its published hash, origin, size and licence."""
+    """One file of weights: its place below the folder of weights, address, published hash, size and licence."""
 
     file: str
     url: str
@@ -29,10 +29,10 @@ class Weight:
 class Dimension:
     """One dimension of VBench.
 
-    ``packages`` are those, besides ``vbench``, whose version decides the value. A value times ``scale`` is on VBench's scale of 0 to 1; outside
-    ``limits`` it is no result: bounds that the formula cannot leave, or for the two learned heads what no real weights give.
-    ``min_frames`` are needed, after keeping every ``max(1, round(fps / sampled_fps))``-th frame where ``sampled_fps`` is set.
-    ``non_commercial`` says what may not be used commercially; ``is_pickled``: the checkpoint holds more than tensors, so that loading it runs
+    ``packages`` are those, besides ``vbench``, whose version affects the value. A value times ``scale`` is on VBench's scale of 0 to 1. A value
+    outside ``limits`` is invalid: the formula cannot give it, or for the two learned heads no real weights give it. ``min_frames`` is the
+    smallest number of frames, counted after keeping every ``max(1, round(fps / sampled_fps))``-th one if ``sampled_fps`` is set.
+    ``non_commercial`` names what may not be used commercially. ``is_pickled``: the checkpoint contains more than tensors, so loading it runs
     code from it.
     """
 
@@ -49,7 +49,7 @@ class Dimension:
 
     @property
     def metric(self) -> Metric:
-        """Its values among all metrics."""
+        """The dimension as a metric."""
         return Metric(name=self.name, backend=BACKEND, bounds=self.limits if self.limits == (0.0, 1.0) else None)
 
 
@@ -125,28 +125,28 @@ MUSIQ = Weight(
 _DIMENSIONS = (
     Dimension(
         name="subject_consistency",
-        meaning="how alike the frames are to the DINO eye, each to the one before and to the first; 1 for a still video",
+        meaning="similarity of each frame to the one before and to the first, by DINO; 1 for a still video",
         weights=(DINO, *DINO_CODE),
     ),
     Dimension(
         name="background_consistency",
-        meaning="how alike the frames are to CLIP, each to the one before and to the first; 1 for a still video",
+        meaning="similarity of each frame to the one before and to the first, by CLIP; 1 for a still video",
         weights=(CLIP_B,),
         packages=("openai-clip",),
     ),
     Dimension(
         name="temporal_flickering",
-        meaning="1 less the mean difference of consecutive frames; 1 for a still video (VBench first leaves out prompts that move; here none is)",
+        meaning="1 minus the mean difference of consecutive frames; 1 for a still video (VBench leaves out moving prompts first; here all count)",
     ),
     Dimension(
         name="motion_smoothness",
-        meaning="how well AMT-S draws every odd frame from its neighbours; near 1 for a still video, too",
+        meaning="how well AMT-S interpolates every odd frame from its neighbours; also near 1 for a still video",
         weights=(AMT,),
         min_frames=3,
         non_commercial="the network AMT-S, code and weights: CC BY-NC 4.0",
         is_pickled=True,
     ),
-    # Of two sampled frames VBench asks for round(0.5) = 0 moving pairs, so that anything would count as moving.
+    # For two sampled frames VBench requires round(0.5) = 0 moving pairs, so every video would count as moving.
     Dimension(
         name="dynamic_degree",
         meaning="videos that move at all, by RAFT's optical flow",
@@ -174,6 +174,6 @@ _DIMENSIONS = (
     ),
 )
 DIMENSIONS: Mapping[str, Dimension] = {dimension.name: dimension for dimension in _DIMENSIONS}
-"""By VBench's own ids, in the order in which they are shown."""
+"""By VBench's own ids, in display order."""
 
 VBENCH_METRICS = tuple(dimension.metric for dimension in _DIMENSIONS)

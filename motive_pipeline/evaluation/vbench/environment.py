@@ -1,7 +1,7 @@
-"""VBench's own Python environment: the interpreter that the user names, or one built from the lock files when asked.
+"""VBench's own Python environment: the interpreter that the user names, or one that is built from the lock files on request.
 
-VBench's pins cannot share an environment with ours. The built one lies in a folder for each user, named after the content of the lock
-files: ``$MOTIVE_CACHE``, else ``motive-pipeline`` below ``$XDG_CACHE_HOME`` or ``~/.cache``.
+VBench's pinned packages conflict with ours, so it needs a separate environment. The built one lies in the user's cache folder
+(``$MOTIVE_CACHE``, else ``motive-pipeline`` below ``$XDG_CACHE_HOME`` or ``~/.cache``) and is named after the content of the lock files.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _NON_COMMERCIAL = (("non_commercial_needs.txt", ()), ("non_commercial.txt", ("--
 
 
 def require_interpreter(settings: VBench) -> Path:
-    """``evaluate.vbench.python``, else the interpreter that ``motive fetch vbench`` made.
+    """``evaluate.vbench.python``, else the interpreter of the environment that ``motive fetch vbench`` built.
 
     Raises:
         ConfigError: there is no such file.
-        MotiveError: nothing was fetched yet.
+        MotiveError: no environment was built yet.
     """
     if settings.python is not None:
         if not os.access(settings.python, os.X_OK) or settings.python.is_dir():
@@ -45,35 +45,35 @@ def require_interpreter(settings: VBench) -> Path:
     folder = environment_folder()
     if not _stamp(folder, _steps(settings)[-1][0]).is_file():
         raise MotiveError(
-            f"evaluate.backend: vbench needs VBench's own environment, and {folder} is not there or not whole. Run `motive fetch vbench` (it "
+            f"evaluate.backend: vbench needs VBench's own environment, and {folder} is missing or incomplete. Run `motive fetch vbench` (it "
             "downloads torch and VBench, a few GB), or set evaluate.vbench.python to an interpreter that has vbench."
         )
     return _python(folder)
 
 
 def environment_folder() -> Path:
-    """Where the built environment lies; another lock file is another folder."""
+    """The folder of the built environment; it depends on the content of the lock files."""
     lock = digest(*((LOCK / name).read_text(encoding="utf-8") for name, _ in (*_COMMON, *_NON_COMMERCIAL)), list(sys.version_info[:2]))
     return cache_folder() / "vbench" / lock[:12]
 
 
 def build_environment(settings: VBench) -> Path:
-    """Build the environment, or what is missing of it; gives its interpreter. A second call does nothing.
+    """Build the environment or its missing parts, and return its interpreter. A second call does nothing.
 
     Raises:
-        MotiveError: this is no machine for it, or venv or pip failed; what they said stands on standard error.
+        MotiveError: the machine is not supported, or venv or pip failed; their messages are on standard error.
     """
     folder = environment_folder()
     with FileLock(folder.with_suffix(".lock"), f"the environment {folder}"):
         steps = _steps(settings)
         waiting = [step for step in steps if not _stamp(folder, step[0]).is_file()]
         if not waiting:
-            log.info("%s is whole already", folder)
+            log.info("%s is complete already", folder)
             return _python(folder)
         _require_platform()
         if len(waiting) == len(steps):
             shutil.rmtree(folder, ignore_errors=True)
-            log.info("making the environment %s", folder)
+            log.info("building the environment %s", folder)
             _run([sys.executable, "-m", "venv", str(folder)], "venv")
         for name, options in waiting:
             log.info("installing %s (step %d of %d)", name, steps.index((name, options)) + 1, len(steps))
@@ -83,12 +83,12 @@ def build_environment(settings: VBench) -> Path:
 
 
 def _require_platform() -> None:
-    """Raise :class:`MotiveError` where pip would find no wheel of decord, which VBench reads videos with."""
+    """Raise :class:`MotiveError` on machines for which decord, VBench's video reader, has no wheel."""
     system, machine = platform.system(), platform.machine()
     if (system, machine) != ("Linux", "x86_64"):
         raise MotiveError(
-            f"VBench's environment can be built on Linux with an x86-64 processor only, not on {system} {machine}: decord, which it reads videos "
-            "with, has no wheels for others. Run the evaluation there, or name an environment of your own in evaluate.vbench.python."
+            f"VBench's environment can be built only on Linux with an x86-64 processor, not on {system} {machine}: decord, VBench's video reader, "
+            "has no wheels for other machines. Run the evaluation there, or name an environment of your own in evaluate.vbench.python."
         )
 
 
@@ -97,7 +97,7 @@ def _steps(settings: VBench) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def _stamp(folder: Path, name: str) -> Path:
-    """A file that is there once everything of the lock file ``name`` is installed."""
+    """A file that exists once all packages of the lock file ``name`` are installed."""
     return folder / "installed" / name
 
 
@@ -106,7 +106,7 @@ def _python(folder: Path) -> Path:
 
 
 def _run(command: list[str], what: str) -> None:
-    """Run it, its output on the terminal's standard error as it comes.
+    """Run ``command`` with its output on standard error.
 
     Raises:
         MotiveError: it failed.
@@ -115,5 +115,5 @@ def _run(command: list[str], what: str) -> None:
     code = subprocess.run(command, stdout=2, env=environment, check=False).returncode
     if code:
         raise MotiveError(
-            f"{what} failed (exit code {code}) while VBench's environment was made; its messages stand above. Mend it and run it again."
+            f"{what} failed (exit code {code}) while building VBench's environment; its messages are above. Fix the cause and run the command again."
         )

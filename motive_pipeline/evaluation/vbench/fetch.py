@@ -1,4 +1,4 @@
-"""``motive fetch vbench``: the environment, VBench's prompts as a file, and, when asked, the weights."""
+"""``motive fetch vbench``: builds the environment, writes VBench's prompts to a file, and downloads the weights on request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 
 
-def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
-    """Do it, and give a line for a person after each part. What is there already is left as it is.
+def fetch_vbench(config: Config, *, with_weights: bool) -> Iterator[str]:
+    """Fetch all parts and yield a message after each one. Existing parts are kept.
 
     Raises:
-        MotiveError: pip or a download failed, or the environment does not work.
+        MotiveError: pip or a download failed, or the environment does not run.
     """
     settings = config.evaluate.vbench
     dimensions = [DIMENSIONS[name] for name in settings.dimensions if settings.accept_noncommercial or name not in NON_COMMERCIAL]
@@ -27,12 +27,12 @@ def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
     installed = child.installed("auto", [dimension.name for dimension in dimensions])
     yield f"vbench {installed.versions['vbench']}, torch {installed.versions['torch']}, on {installed.device}: {python}"
     prompts = list(dict.fromkeys(prompt for dimension in dimensions for prompt in installed.suite[dimension.name]))
-    file = environment_folder().parent / f"prompts-{digest(prompts)[:8]}.txt"  # another project's dimensions have a file of their own
+    file = environment_folder().parent / f"prompts-{digest(prompts)[:8]}.txt"  # projects with other dimensions have another file
     atomic.write_bytes(file, ("\n".join(prompts) + "\n").encode())
     yield f"{len(prompts)} prompts, for generate.prompts with evaluate.vbench.suite: standard: {file}"
     weights = needed_weights(dimensions)
     if with_weights:
-        yield f"{fetch_weights(weights, folder)} files of weights fetched, {len(weights)} in all, in {folder}"
+        yield f"{fetch_weights(weights, folder)} files of weights downloaded, {len(weights)} in total, in {folder}"
     else:
         missing = [weight for weight in weights if not (folder / weight.file).is_file()]
         size = sum(weight.megabytes for weight in missing)
@@ -40,6 +40,6 @@ def fetch(config: Config, *, with_weights: bool) -> Iterator[str]:
     left_out = [name for name in settings.dimensions if name not in {dimension.name for dimension in dimensions}]
     if left_out:
         terms = "; ".join(f"{name}: {DIMENSIONS[name].non_commercial}" for name in left_out)
-        yield f"left out, since evaluate.vbench.accept_noncommercial is false: {terms}"
+        yield f"left out because evaluate.vbench.accept_noncommercial is false: {terms}"
     if config.evaluate.backend != "vbench":
-        yield f"evaluate.backend is {config.evaluate.backend}: with vbench, `motive run` measures by VBench, too"
+        yield f"evaluate.backend is {config.evaluate.backend}; set it to vbench to measure with VBench in `motive run`"

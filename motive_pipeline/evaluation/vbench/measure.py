@@ -1,4 +1,4 @@
-"""VBench's value of every generated video: only what is not stored yet is measured, and nothing is taken on trust from the child."""
+"""VBench's values of the generated videos: measures those that are not stored yet and checks every value that the child process returns."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 log = logging.getLogger(__name__)
 
 STAGE = "vbench"
-WHICH = ["training", "prompt_index", "n"]
-_ROUNDING = 1e-5  # of a cosine in half precision
+VIDEO_ID_COLUMNS = ["training", "prompt_index", "n"]
+_ROUNDING = 1e-5  # of a cosine similarity in half precision
 _MODES = {"custom": "custom_input", "standard": "vbench_standard"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """``table`` has a row for each video and dimension (training, prompt_index, n, metric, backend, value); ``record`` says what made them."""
+    """``table`` has a row for each video and dimension (training, prompt_index, n, metric, backend, value); ``record`` is their origin."""
 
     table: pd.DataFrame
     record: dict[str, Any]
@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class _Video:
-    """One file, and the name under which VBench is to see it."""
+    """One file, and its name for VBench."""
 
     path: Path
     name: str
@@ -53,7 +53,7 @@ class _Video:
 
 @dataclass(frozen=True, kw_only=True)
 class _Setup:
-    """An environment that has all that the dimensions need."""
+    """An environment with everything that the dimensions need."""
 
     child: Child
     installed: Installed
@@ -74,31 +74,31 @@ def measure_videos(ws: Workspace, arm: str, videos: Publication) -> Measured:
     """VBench's values of the published videos of ``arm``, for every dimension of ``evaluate.vbench.dimensions``.
 
     Raises:
-        MotiveError: environment or weights are not there, or VBench failed; the message says what to do.
+        MotiveError: the environment or weights are missing, or VBench failed; the message says what to do.
         GateFailed: a video cannot be measured, or one of VBench's own suite is missing.
     """
     settings = ws.config.evaluate.vbench
     dimensions = [DIMENSIONS[name] for name in settings.dimensions]
-    setup = _open(ws, dimensions)
+    setup = _prepare(ws, dimensions)
     listed = videos.table("videos")
     contents = {str(name): digest_file(videos.path / str(name)) for name in listed["file"]}
     store = ws.store(STAGE, {})
     rows: list[dict[str, Any]] = []
-    looks: Counter[tuple[float, int]] = Counter()
+    seen: Counter[tuple[float, int]] = Counter()
     counts = Counter({"computed": 0, "reused": 0})
     for dimension in dimensions:
         chosen = _of_suite(listed, setup.installed.suite[dimension.name], arm) if settings.suite == "standard" else listed
         for _, part in chosen.groupby("training", sort=True):
             found, outcome = _measure(ws, store, setup, dimension, part, videos.path, contents)
             rows += found
-            looks.update((row.pop("fps"), row.pop("num_frames")) for row in found)
+            seen.update((row.pop("fps"), row.pop("num_frames")) for row in found)
             counts.update(computed=outcome.counts.computed, reused=outcome.counts.reused)
-    record = _record(settings.suite, setup, dimensions, looks)
+    record = _record(settings.suite, setup, dimensions, seen)
     return Measured(table=pd.DataFrame(rows), record=record, counts=RowCounts(**counts))
 
 
-def _open(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
-    """Interpreter, weights and packages are there before anything is measured."""
+def _prepare(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
+    """Check interpreter, weights and packages before anything is measured."""
     settings = ws.config.evaluate.vbench
     memory = HashMemory(ws.state)
     weights = require_weights(dimensions, settings.weights_folder, memory, accept_other=settings.accept_other_weights)
@@ -113,12 +113,12 @@ def _open(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
     lacking = {name: dimension.name for dimension in dimensions for name in dimension.packages if name not in installed.versions}
     if lacking:
         what = ", ".join(f"{name} (for {dimension})" for name, dimension in lacking.items())
-        here = "Run `motive fetch vbench`." if settings.python is None else f"Install it there; {LOCK} has the versions that are tested."
+        here = "Run `motive fetch vbench`." if settings.python is None else f"Install it there; {LOCK} has the tested versions."
         raise MotiveError(f"the environment of {child.python} lacks {what}. {here}")
     if installed.device.startswith("cuda"):
         import torch
 
-        torch.cuda.empty_cache()  # what a training before has left cached is room that the child needs
+        torch.cuda.empty_cache()  # memory that an earlier training left in the cache is needed by the child
     return _Setup(child=child, installed=installed, weights=weights)
 
 
@@ -126,7 +126,7 @@ def _of_suite(listed: pd.DataFrame, prompts: Iterable[str], arm: str) -> pd.Data
     """The videos of a dimension's own prompts.
 
     Raises:
-        GateFailed: a training lacks some of the five of a prompt.
+        GateFailed: a training lacks some of the five videos of a prompt.
     """
     wanted = {(prompt, n) for prompt in prompts for n in range(VBENCH_VIDEOS_PER_PROMPT)}
     chosen = listed[[pair in wanted for pair in zip(listed["prompt"], listed["n"], strict=True)]]
@@ -136,8 +136,8 @@ def _of_suite(listed: pd.DataFrame, prompts: Iterable[str], arm: str) -> pd.Data
         if missing:
             raise GateFailed(
                 f"generated_videos/{arm}: training {training} lacks {len(missing)} of the {len(wanted)} videos of VBench's suite, "
-                f"'{missing[0][0]}-{missing[0][1]}.mp4' first. generate.prompts must hold all prompts of evaluate.vbench.dimensions (`motive fetch "
-                "vbench` writes them), and none may have been rejected."
+                f"'{missing[0][0]}-{missing[0][1]}.mp4' first. generate.prompts must contain all prompts of evaluate.vbench.dimensions (`motive fetch "
+                "vbench` writes them), and no video may be rejected."
             )
     return pd.DataFrame(chosen)
 
@@ -145,7 +145,7 @@ def _of_suite(listed: pd.DataFrame, prompts: Iterable[str], arm: str) -> pd.Data
 def _measure(
     ws: Workspace, store: RowStore, setup: _Setup, dimension: Dimension, part: pd.DataFrame, folder: Path, contents: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], Outcome]:
-    """One dimension of one training's videos: the rows of the table, with fps and frames of each."""
+    """One dimension for the videos of one training: the rows of the table, with fps and number of frames."""
     suite = ws.config.evaluate.vbench.suite
     records = part.to_dict("records")
     keys = [
@@ -167,13 +167,13 @@ def _measure(
     rows = []
     for key, each in zip(keys, records, strict=True):
         read = {name: store.read(outcome.refs[key], name).item() for name in ("value", "fps", "num_frames")}
-        rows.append({**{name: int(each[name]) for name in WHICH}, "metric": dimension.name, "backend": BACKEND, **read})
+        rows.append({**{name: int(each[name]) for name in VIDEO_ID_COLUMNS}, "metric": dimension.name, "backend": BACKEND, **read})
     return rows, outcome
 
 
 @dataclass
 class _Batches:
-    """Gives rows one by one and asks VBench for ``size`` at a time, so that a killed run loses at most one commit's work."""
+    """Returns rows one by one and requests ``size`` from VBench at a time, so that a killed run loses at most the work of one commit."""
 
     setup: _Setup
     dimension: Dimension
@@ -183,7 +183,7 @@ class _Batches:
     _ready: dict[str, dict[str, np.ndarray] | RejectRow] = field(default_factory=dict)
 
     def row(self, video: _Video) -> dict[str, np.ndarray]:
-        """Value, fps and frames of ``video``, the next of ``waiting``.
+        """Value, fps and number of frames of ``video``, the next in ``waiting``.
 
         Raises:
             RejectRow: VBench cannot measure it.
@@ -202,15 +202,15 @@ class _Batches:
 
 
 def checked(answer: Mapping[str, Any], dimension: Dimension, files: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray] | RejectRow]:
-    """A row, or the reason against one, for each of ``files``.
+    """A row, or the reason for its rejection, for each of ``files``.
 
     Raises:
-        VBenchFailed: a video has no value or several, one that is not finite or out of range, or VBench speaks of a video that nobody gave it.
+        VBenchFailed: a video has no value or several values, a value is not finite or out of range, or VBench returns a video that was not sent.
     """
     times = Counter(name for name, _ in answer["values"])
     values = {name: float(value) * dimension.scale for name, value in answer["values"]}
     low, high = dimension.limits
-    wrong = [f"{name}, which it was not given" for name in times if name not in files]
+    wrong = [f"{name}, which was not sent" for name in times if name not in files]
     for name, path in files.items():
         if name in answer["unusable"] and name not in times:
             continue
@@ -222,8 +222,8 @@ def checked(answer: Mapping[str, Any], dimension: Dimension, files: Mapping[str,
             wrong.append(f"{path}: {values[name]:g}, where {low:g} to {high:g} is possible")
     if wrong:
         raise VBenchFailed(
-            f"VBench's {dimension.name} gave results for {len(files)} videos that cannot be used: {'; '.join(wrong[:5])}. Nothing of them was kept. "
-            "If the videos play, look at the weights and at evaluate.vbench.python."
+            f"VBench's {dimension.name} returned unusable results for {len(files)} videos: {'; '.join(wrong[:5])}. None of them was kept. "
+            "If the videos play, check the weights and evaluate.vbench.python."
         )
     return {name: _row(answer, name, min(max(values[name], low), high)) if name in times else _reject(answer, name) for name in files}
 
@@ -241,8 +241,8 @@ def _reject(answer: Mapping[str, Any], name: str) -> RejectRow:
     return RejectRow("vbench_cannot_measure", str(answer["unusable"][name]))
 
 
-def _record(suite: str, setup: _Setup, dimensions: Sequence[Dimension], looks: Counter[tuple[float, int]]) -> dict[str, Any]:
-    """What made the numbers: versions, device, the hash of every file of weights and whether it is the published one, fps and frames."""
+def _record(suite: str, setup: _Setup, dimensions: Sequence[Dimension], seen: Counter[tuple[float, int]]) -> dict[str, Any]:
+    """The origin of the numbers: versions, device, hash of each file of weights (and whether it is the published one), fps and frames."""
     published = {weight.file: weight.sha256 for dimension in dimensions for weight in dimension.weights}
     return {
         "versions": dict(setup.installed.versions),
@@ -252,6 +252,6 @@ def _record(suite: str, setup: _Setup, dimensions: Sequence[Dimension], looks: C
             dimension.name: {"versions": setup.versions(dimension), "weights": setup.hashes(dimension)} for dimension in dimensions
         },
         "other_weights": sorted(name for name, sha256 in setup.weights.items() if sha256 != published[name]),
-        "fps": sorted({fps for fps, _ in looks}),
-        "num_frames": sorted({frames for _, frames in looks}),
+        "fps": sorted({fps for fps, _ in seen}),
+        "num_frames": sorted({frames for _, frames in seen}),
     }

@@ -1,4 +1,4 @@
-"""``vbench.json`` beside an arm's scores: what made VBench's numbers. Shown on the asset's page and in the report."""
+"""``vbench.json`` beside an arm's scores: the packages, weights and device behind VBench's numbers, for the asset's page and the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE = "vbench.json"
 
 
 def facts_of(record: dict[str, Any]) -> dict[str, Any]:
-    """What made VBench's numbers, for the asset's page."""
+    """The record as metadata for the asset's page."""
     listed = [
         {
             "dimension": name,
@@ -26,7 +26,7 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def version_rows(ws: Workspace) -> list[list[str]]:
-    """VBench's packages and weights, where it ran."""
+    """Rows on VBench's packages and weights for the report; none if VBench did not run."""
     file = ws.published("eval_scores/motive").path / FILE
     if not file.exists():
         return []

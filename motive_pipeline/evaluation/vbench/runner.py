@@ -1,11 +1,11 @@
-"""Runs VBench's Python API on a list of videos, one dimension. For the interpreter of VBench's own environment: imports nothing of this package.
+"""Measures one dimension of VBench on a list of videos. It runs in VBench's own environment and imports nothing from this package.
 
-``python -I runner.py REQUEST.json`` answers with the JSON file that the request names in ``result``, which appears whole or not at all; the
-exit code is 0 only when it is there. What VBench prints is nobody's protocol. The process ends when its standard input does, so that it
-never outlives whoever started it.
+``python -I runner.py REQUEST.json`` writes its answer to the JSON file that the request names in ``result``. The file appears whole or not at
+all, and the exit code is 0 only if it exists. VBench's own output is ignored. The process ends when its standard input closes, so it never
+outlives its parent.
 
-A request with ``dimension`` None asks only what is installed; else it holds ``dimension``, ``mode`` (VBench's), ``device``, ``min_frames``,
-``sampled_fps``, ``torch_hub`` (file name -> path) and ``videos``: [{``name``: the file name that VBench is to see, ``path``}].
+A request whose ``dimension`` is None asks only what is installed. Any other request has ``dimension``, ``mode`` (VBench's), ``device``,
+``min_frames``, ``sampled_fps``, ``torch_hub`` (file name -> path) and ``videos``: [{``name``: the file name for VBench, ``path``}].
 """
 
 import importlib
@@ -36,7 +36,7 @@ def main():
 
 
 def installed(request):
-    """Versions, the device to run on (see ``_device``), and the prompts of VBench's suite by dimension where they are asked for."""
+    """Versions, the device to run on (see ``_device``), and the prompts of VBench's suite for the requested dimensions."""
     answer = {"versions": _versions(), "device": _device(request["device"])}
     if request["suite"]:
         vbench = importlib.import_module("vbench")
@@ -47,13 +47,13 @@ def installed(request):
 
 
 def measured(request, scratch):
-    """VBench's value of each video that is long enough, in VBench's order; what it is like; and why the others are not measured."""
+    """VBench's value of each video that is long enough, facts about these videos, and the reasons why the others are not measured."""
     _lay_out_torch_hub(request["torch_hub"], scratch)
     folder = os.path.join(scratch, "videos")
     os.mkdir(folder)
     seen, unusable = {}, {}
     for video in request["videos"]:
-        look = _look_at(video["path"])
+        look = _inspect(video["path"])
         problem = _problem(look, request)
         if problem:
             unusable[video["name"]] = problem
@@ -76,7 +76,7 @@ def _run_vbench(request, folder, scratch):
 
     vbench = importlib.import_module("vbench")
     info = os.path.join(vbench.__path__[0], "VBench_full_info.json")
-    # VBench's own command hands over a torch.device; a string would make motion_smoothness shrink frames to fit the GPU's memory.
+    # Pass a torch.device, as VBench's own command does: with a string, motion_smoothness would shrink frames to fit the GPU's memory.
     bench = vbench.VBench(torch.device(request["device"]), info, scratch)
     with torch.no_grad():
         bench.evaluate(videos_path=folder, name="motive", dimension_list=[request["dimension"]], local=True, mode=request["mode"])
@@ -84,8 +84,8 @@ def _run_vbench(request, folder, scratch):
         return json.load(file)[request["dimension"]]
 
 
-def _look_at(path):
-    """What OpenCV, the reader of VBench's motion dimensions, finds in the file."""
+def _inspect(path):
+    """Frames, fps and size of the file as read by OpenCV, which VBench's motion dimensions use."""
     import cv2
 
     capture = cv2.VideoCapture(path)
@@ -99,7 +99,7 @@ def _look_at(path):
 
 
 def _problem(look, request):
-    """Why VBench cannot measure such a video, or nothing."""
+    """The reason why VBench cannot measure this video, or an empty text."""
     if not look["num_frames"]:
         return "no frame of it can be read"
     step = max(1, round(look["fps"] / request["sampled_fps"])) if request["sampled_fps"] else 1
@@ -111,7 +111,7 @@ def _problem(look, request):
 
 
 def _lay_out_torch_hub(files, scratch):
-    """DINO's code asks torch.hub for its weights by address; the hub takes them from its folder where they lie there already."""
+    """Put the weights into torch.hub's folder, where DINO's code finds them without a download."""
     checkpoints = os.path.join(scratch, "torch", "hub", "checkpoints")
     os.makedirs(checkpoints)
     for name, path in files.items():
@@ -120,7 +120,7 @@ def _lay_out_torch_hub(files, scratch):
 
 
 def _device(name):
-    """What ``auto`` means here, else ``name``; nothing where torch sees no such device."""
+    """``name``, or the device that ``auto`` stands for; None if torch does not find it."""
     if name == "cpu":
         return name
     import torch
@@ -142,7 +142,7 @@ def _versions():
 
 
 def _end_with_parent(scratch):
-    while os.read(0, 4096):  # not sys.stdin: its lock, held by this thread, would abort the interpreter at its end
+    while os.read(0, 4096):  # os.read and not sys.stdin: this thread would hold its lock when the interpreter exits, which aborts
         continue
     shutil.rmtree(scratch, ignore_errors=True)
     os._exit(3)

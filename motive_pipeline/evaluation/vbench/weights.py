@@ -1,4 +1,4 @@
-"""The weights of VBench's networks: which are needed, whether the right ones are there, and fetching them when asked."""
+"""The weights of VBench's networks: which files are needed, checks of their hashes, and downloads on request."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 def needed_weights(dimensions: Iterable[Dimension]) -> list[Weight]:
-    """Every file that the dimensions need, once."""
+    """Every file that the dimensions need, without duplicates."""
     return list(dict.fromkeys(weight for dimension in dimensions for weight in dimension.weights))
 
 
 def require_weights(dimensions: Sequence[Dimension], folder: Path, memory: HashMemory, *, accept_other: bool) -> dict[str, str]:
-    """The SHA-256 of every file that the dimensions need, by its name below ``folder``.
+    """The SHA-256 of every file that the dimensions need, by its name relative to ``folder``.
 
     Raises:
-        MotiveError: files are missing, or are not the published ones (with ``accept_other`` they may be others); all of them are named.
+        MotiveError: files are missing, or differ from the published ones (allowed with ``accept_other``); the message names all of them.
     """
     needed = needed_weights(dimensions)
     missing = [weight for weight in needed if not (folder / weight.file).is_file()]
@@ -41,28 +41,26 @@ def require_weights(dimensions: Sequence[Dimension], folder: Path, memory: HashM
     if others and not accept_other:
         lines = [f"  {folder / weight.file}: SHA-256 {found[weight.file]}, published {weight.sha256}" for weight in others]
         raise MotiveError(
-            "these files are not the weights that VBench's numbers are made with:\n"
+            "these files are not the published weights of VBench's networks:\n"
             + "\n".join(lines)
-            + "\nMove them away and run `motive fetch vbench --weights`, or, if they are meant, set evaluate.vbench.accept_other_weights: true "
-            "(they can run code when they are loaded: take them from nobody that you do not trust)."
+            + "\nMove them away and run `motive fetch vbench --weights`. If you want to use these files, set evaluate.vbench.accept_other_weights: true "
+            "(loading them can run code, so use only files that you trust)."
         )
     return found
 
 
 def fetch_weights(weights: Sequence[Weight], folder: Path) -> int:
-    """Download what is not there, checked against its published hash; gives how many files came.
+    """Download the missing files and check their published hashes; returns the number of downloaded files.
 
     Raises:
-        MotiveError: no network, another file than the published one came, or one lies there already; that one stays as it is.
+        MotiveError: no network, a download differs from the published file, or a different file exists already; that file is kept.
     """
     fetched = 0
     for weight in weights:
         target = folder / weight.file
         if target.exists():
             if digest_file(target) != weight.sha256:
-                raise MotiveError(
-                    f"{target} is there, but is not the published file (SHA-256 {weight.sha256}). Move it away and try again."
-                )
+                raise MotiveError(f"{target} exists, but is not the published file (SHA-256 {weight.sha256}). Move it away and try again.")
             continue
         log.info("%s: %g MB, %s, from %s", weight.file, weight.megabytes, weight.licence, weight.url)
         download(weight.url, target, sha256=weight.sha256, offline=f"put the file at {target} yourself")

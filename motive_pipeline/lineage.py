@@ -1,4 +1,4 @@
-"""The lineage as a picture: ``python -m motive_pipeline.graph.picture`` prints it for docs/architecture.md."""
+"""The lineage as a picture: ``python -m motive_pipeline.lineage`` prints it for docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenCV work on several items at once, with the same bits as one after the other."""
+"""OpenCV work on several items in parallel, with the same bits as in sequence."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def side_by_side(function: Callable[[Item], Result], items: Sequence[Item], *, threads: int) -> Iterator[Callable[[Item], Result]]:
-    """A function that gives ``function(item)``, which ``threads`` workers compute ahead for all ``items``.
+def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, threads: int) -> Iterator[Callable[[Item], Result]]:
+    """A function that returns ``function(item)``; ``threads`` workers compute it ahead for all ``items``.
 
-    Each worker has OpenCV on one thread: DIS cuts a frame into as many strips as OpenCV has threads, and its result depends on them.
-    What ``function`` raises for an item is raised when that item is asked for.
+    OpenCV runs on one thread in each worker: DIS cuts a frame into as many strips as OpenCV has threads, and its result depends on them.
+    An exception of ``function`` for an item is raised when that item is requested.
     """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
