@@ -327,12 +327,12 @@ def test_a_file_that_vanishes_or_changes_while_it_is_copied_is_named(tmp_path, w
     source, real = tmp_path / "clips" / "short.mp4", videos_module._copy
     whole = source.read_bytes()
 
-    def copy(path, target):
-        if path == source and what == "vanishes":
+    def copy(file, target):
+        if file.path == source and what == "vanishes":
             source.unlink()
-        elif path == source:
+        elif file.path == source:
             source.write_bytes(whole + b"more")
-        real(path, target)
+        real(file, target)
         if what == "changes":
             source.write_bytes(whole)
 
