@@ -1,6 +1,5 @@
 """The public interface: what it gives, what it refuses, that it is documented, and that importing it costs nothing."""
 
-import json
 import re
 import subprocess
 import sys
