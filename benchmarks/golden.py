@@ -8,6 +8,9 @@ the record they come out bit for bit, while another processor rounds otherwise. 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import json
+import platform
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from motive_pipeline.api import Root, open_root
 from motive_pipeline.errors import MotiveError
 
 RECORD = Path(__file__).with_name("golden")
+MADE_WITH = "made_with.json"
 SHOWN = 10
 """Differences that are printed of each table."""
 
@@ -92,9 +96,9 @@ def _shown(table: Table, key: object) -> str:
 
 def read_record(table: Table) -> pd.DataFrame:
     """The table's part of the committed record, with every digit of its scores."""
-    frame = pd.read_csv(
-        table.file, float_precision="round_trip", dtype=dict.fromkeys(("clip_id", "arm", "variant", "metric", "backend"), str)
-    )
+    names = dict.fromkeys(("clip_id", "arm", "variant", "metric", "backend"), str)
+    empty = dict.fromkeys(table.scores, [""])  # nothing else is a missing value: a name may be "NA" or empty
+    frame = pd.read_csv(table.file, float_precision="round_trip", dtype=names, keep_default_na=False, na_values=empty)
     return frame.astype(dict.fromkeys(table.scores, np.float64))
 
 
@@ -114,12 +118,25 @@ def compare(root: Root, tolerance: float = 0.0) -> int:
             print(
                 "  No clip is that of the record: the generated files themselves differ (another H.264 encoder?), so nothing can be compared."
             )
+    if total:
+        made = json.loads((RECORD / MADE_WITH).read_text(encoding="utf-8"))
+        for whose, versions in (("the record", made), ("here", this_machine())):
+            print(f"{whose}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     return total
 
 
+def this_machine() -> dict[str, str]:
+    """What the last bits of a score depend on."""
+    import torch
+
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "av")}
+    return libraries | {"machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"}
+
+
 def write(root: Root) -> None:
-    """Make the record from ``root``."""
+    """Make the record from ``root``, which this machine has computed."""
     RECORD.mkdir(exist_ok=True)
+    (RECORD / MADE_WITH).write_text(json.dumps(this_machine(), indent=2) + "\n", encoding="utf-8")
     for table in TABLES:
         root.sql(table.query).to_csv(table.file, index=False, lineterminator="\n")
         print(table.file)
