@@ -97,7 +97,7 @@ def _shown(table: Table, key: object) -> str:
 def read_record(table: Table) -> pd.DataFrame:
     """The table's part of the committed record, with every digit of its scores."""
     names = dict.fromkeys(("clip_id", "arm", "variant", "metric", "backend"), str)
-    empty = dict.fromkeys(table.scores, [""])  # nothing else is a missing value: a name may be "NA" or empty
+    empty = {name: [""] for name in table.scores}  # nothing else is a missing value: a name may be "NA" or empty
     frame = pd.read_csv(table.file, float_precision="round_trip", dtype=names, keep_default_na=False, na_values=empty)
     return frame.astype(dict.fromkeys(table.scores, np.float64))
 
