@@ -38,6 +38,7 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.models.checkpointing import Checkpointing
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.progress import Progress
 from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
@@ -147,6 +148,7 @@ def _sum_squares(
         sums[name].addcmul_(gradient, gradient)
         lengths.append(torch.linalg.vector_norm(gradient))
 
+    progress = Progress("second moments", len(clip_ids), unit="clips")
     for clip_id in clip_ids:
         latents_CFHW, prompt_LE = latents(clip_id)
         lengths.clear()
@@ -162,6 +164,7 @@ def _sum_squares(
         except RejectRow as rejection:
             log.warning("%s: clip %s is left out of the warm-up: %s", ASSET, clip_id, rejection.detail)
             return clip_id
+        progress.step()
     return None
 
 

@@ -8,7 +8,6 @@ archive's, so that one which has not changed is not read again.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import sqlite3
 import time
@@ -25,10 +24,9 @@ from motive_pipeline.clips.entries import BadEntry, ClipSource, SourceEntry
 from motive_pipeline.clips.parquet_videos import is_parquet
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 ID_DIGITS = 16
 SETTLED_AFTER_NS = 2_000_000_000
@@ -50,7 +48,6 @@ _LARGE_BYTES = 2**18
 
 _HASHED_AHEAD = 4
 """Large files that are begun before the one that is waited for, for each thread."""
-_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,11 +201,12 @@ def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Call
     files: list[SourceFile] = []
     bad: list[BadEntry] = []
     hashed_before = memory.num_hashed
-    progress = _HashProgress(source.key)
+    progress, num_bytes = Progress(source.key, None, unit="files"), 0
     for found in _identified(source.entries(), memory, threads):
         if isinstance(found, SourceFile):
             files.append(found)
-            progress.report(found.num_bytes, memory.num_hashed - hashed_before)
+            num_bytes += found.num_bytes
+            progress.step(note=f"{memory.num_hashed - hashed_before} hashed, {num_bytes / 1e9:.1f} GB")
             if seen is not None:
                 seen(found)
         else:
@@ -325,27 +323,3 @@ def _file(entry: SourceEntry, sha256: str, num_bytes: int) -> SourceFile:
 
 def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:
     return BadEntry(path=str(entry.path), relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
-
-
-class _HashProgress:
-    """A line in the log every few seconds while files are being read."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._files = self._bytes = 0
-        self._start = self._last = time.monotonic()
-
-    def report(self, num_bytes: int, num_hashed: int) -> None:
-        self._files += 1
-        self._bytes += num_bytes
-        now = time.monotonic()
-        if now - self._last >= _REPORT_EVERY_S:
-            self._last = now
-            log.info(
-                "%s: %d files looked at, %d hashed, %.1f GB, %.0f s",
-                self._key,
-                self._files,
-                num_hashed,
-                self._bytes / 1e9,
-                now - self._start,
-            )

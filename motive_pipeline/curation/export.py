@@ -29,8 +29,8 @@ from motive_pipeline.clips.scan import HashMemory, naming_trouble
 from motive_pipeline.clips.workers import ClipReader, Prober
 from motive_pipeline.config import Arm
 from motive_pipeline.curation.trainers import TRAINERS, VIDEOS, Export, ExportedClip, Trainer, Videos
-from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.lock import FileLock
@@ -207,11 +207,14 @@ def _require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
         MotiveError: otherwise.
     """
     memory = HashMemory(ws.state)
+    progress = Progress("export, comparing files with the catalog", len(table), unit="files")
     trouble: list[str] = []
     for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
         with _noting(trouble, path):
             if memory.clip_id(Path(path)) != clip_id:
                 trouble.append(f"{path}: its content has changed")
+        progress.computed += 1
+        progress.report()
     memory.save()
     _raise_if_any(trouble, len(table))
 
@@ -229,7 +232,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
     """Write those that are not there yet; how many."""
     files = [folder / name for name in _file_names(table, videos)]
     missing = [(Path(path), file) for path, file in zip(table["path"], files, strict=True) if not file.exists()]
-    progress = Progress("export", total=len(table))
+    progress = Progress("export", len(table), unit="clips")
     progress.reused = len(table) - len(missing)
     trouble: list[str] = []
     threads = max(1, ws.config.engine.num_decode_workers)
@@ -242,8 +245,7 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
         source, future = begun.popleft()
         with _noting(trouble, source):
             future.result()
-            progress.computed += 1
-        progress.report()
+            progress.step()
 
     with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
         try:
@@ -262,8 +264,6 @@ def _write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: P
         finally:
             for _, future in begun:
                 future.cancel()
-    progress.rejected = len(trouble)
-    progress.report(last=True)
     _raise_if_any(trouble, len(table))
     return len(missing)
 
