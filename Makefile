@@ -1,5 +1,6 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
 # make test   the tests
+# make lint   the linters, one target each; the hooks of pre-commit call the same targets
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (about half an hour)
 # make crash  kill the graph at 50 random instants and compare the end (about an hour)
 # make dev    the Dagster UI on http://127.0.0.1:3000 (MOTIVE_CONFIG=my.yaml for another config)
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 
-.PHONY: install demo dev test lint seeds crash
+.PHONY: install demo dev test lint lint-ruff lint-types lint-layers seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,10 +28,16 @@ dev: install
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-lint: install
+lint: lint-ruff lint-types lint-layers
+
+lint-ruff: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: install
 	$(BIN)/pyright
+
+lint-layers: install
 	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }
 
 seeds: install

@@ -1,4 +1,7 @@
-"""Checks that show: figures beside an asset, for a person to see. What must stop the pipeline is a gate inside the stage instead."""
+"""Dagster's asset checks: figures beside an asset, for a person to see.
+
+Belongs here: what only shows. Does not belong here: what must stop the pipeline, which is a gate inside the stage.
+"""
 
 from collections.abc import Callable
 

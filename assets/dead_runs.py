@@ -5,15 +5,12 @@ holds a lock of its own until its process ends; a run that counts as started and
 """
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from motive_pipeline.storage.lock import FileLock
-from motive_pipeline.storage.workspace import Workspace
 
-LOOK_EVERY_S = 30
 BY_SHELL = {"motive/by": "motive run", "dagster/max_retries": "0"}
 """Tags of the runs of ``motive run``. One that died is not started again by a daemon: whoever typed the command types it again."""
 
@@ -24,22 +21,6 @@ STARTS_WITHIN_S = 180.0
 def run_lock(state: Path, run_id: str) -> FileLock:
     """The lock that a run's process holds as long as it lives."""
     return FileLock(state / "runs" / f"{run_id}.lock", f"the run {run_id}")
-
-
-def alive_resource(workspace: Workspace) -> dg.ResourceDefinition:
-    """Holds the run's own lock.
-
-    It is not given back at the end: the run's last events are written after its resources are gone. The end of the process gives it back,
-    or, in ``motive run``, :func:`run_ended`.
-    """
-
-    @dg.resource(description="Shows that the run's process lives.")
-    def alive(context: dg.InitResourceContext) -> Iterator[None]:
-        assert context.run is not None
-        run_lock(workspace.state, context.run.run_id).acquire(wait_s=5.0)
-        yield
-
-    return alive
 
 
 def run_ended(state: Path, run_id: str) -> None:
@@ -80,19 +61,3 @@ def _remove_locks(instance: dg.DagsterInstance, state: Path) -> None:
         run = instance.get_run_by_id(file.stem)
         if (run is None or run.is_finished) and not run_lock(state, file.stem).is_held():
             file.unlink(missing_ok=True)
-
-
-def dead_runs_sensor(workspace: Workspace) -> dg.SensorDefinition:
-    """Looks every half minute, whatever ``schedule`` says: without it a killed run could block the queue."""
-
-    @dg.sensor(
-        name="notice_dead_runs",
-        minimum_interval_seconds=LOOK_EVERY_S,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks runs as failed whose process has died, so that the queue goes on and they are retried.",
-    )
-    def notice_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        dead = fail_dead_runs(context.instance, workspace.state)
-        return dg.SkipReason(f"marked as failed: {', '.join(dead)}" if dead else "no run has died")
-
-    return notice_dead_runs

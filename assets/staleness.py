@@ -15,6 +15,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
 
+from assets.names import asset_key, asset_name
 from motive_pipeline.storage.workspace import Workspace
 
 
@@ -25,16 +26,6 @@ class Cause:
     kind: str
     words: str
     asset: str | None = None
-
-
-def asset_name(key: dg.AssetKey) -> str:
-    """``projected_gradients/motive``: the key as users write it."""
-    return "/".join(key.path)
-
-
-def asset_key(name: str) -> dg.AssetKey:
-    """The key of ``projected_gradients/motive``."""
-    return dg.AssetKey(name.split("/"))
 
 
 def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Workspace) -> dict[dg.AssetKey, list[Cause]]:

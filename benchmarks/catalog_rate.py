@@ -24,12 +24,12 @@ from pathlib import Path
 
 import yaml
 
-from motive_pipeline.clips import workers
-from motive_pipeline.clips.catalog import publish_clip_catalog
-from motive_pipeline.clips.demo import render_clip, sample_spec
-from motive_pipeline.clips.encode import write_mp4
+from motive_pipeline.catalog.stage import publish_clip_catalog
 from motive_pipeline.config import load_config
+from motive_pipeline.demo.generator import render_clip, sample_spec
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video import worker_pool as workers
+from motive_pipeline.video.encode import write_mp4
 
 BARE = """
 import sys, av

@@ -32,20 +32,20 @@ from benchmarks.common import Cost, Line
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.demo import write_demo
-from motive_pipeline.clips.latents import publish_latents
-from motive_pipeline.clips.rowset import catalog_clips
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import catalog_clips
+from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import load_config
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
+from motive_pipeline.demo.generator import write_demo
+from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.models.load import load_model
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.storage.rows import Row, RowStore
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.readers import ClipReader
 
 AT_MOST = {"tiny": 1.3, "11M": 1.1}
 """The aim for each model."""
@@ -155,7 +155,7 @@ def run_pass(folder: Path) -> dict[str, Any]:
 def warm_up(ws: Workspace) -> None:
     """One clip through the decoding process, tracker, model and row store, and one drawing, so that what is set up at first use counts as start-up."""
     model = load_model(ws.config.model, threads=ws.config.engine.threads)
-    frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine, look=True)(catalog_clips(ws, "query")[0].path).frames_THWC
+    frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)(catalog_clips(ws, "query")[0].file).frames_THWC
     build_tracker(ws.config.motion).displacement(frames_THWC)
     latents_CFHW = model.encode_video(frames_THWC)
     gradient = build_clip_gradient(model, ws.config.gradient)

@@ -26,15 +26,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.mask_scenes import Scene, render_scene
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.demo import ClipSpec, ClipTruth, demo_specs, render_clip, render_truth
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import AllTracker, Motion
+from motive_pipeline.demo.generator import ClipSpec, ClipTruth, demo_specs, render_clip, render_truth
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.field import MaskRule, motion_field, weigh
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
 from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import DisTracker, Tracker, Tracks, build_tracker
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 
 RULE = FrameRule(num_frames=17, min_frames=17, fps=16.0, width=64, height=64)
 GRID = LatentGrid(channels=16, temporal_stride=4, spatial_stride=8)

@@ -4,7 +4,7 @@
 
 ``VBENCH_PYTHON`` is the interpreter that ``motive fetch vbench`` prints. It runs VBench's function on each file and this process ours, by
 turns; both decode the file and score it. The two dimensions with networks need their weights in ``FOLDER``; what these hold does not change
-the time, so random ones will do (``VBENCH_PYTHON tests/vbench_random_weights.py FOLDER``). ``temporal_flickering`` is the same number on both
+the time, so random ones will do (``VBENCH_PYTHON tests/evaluation/vbench_random_weights.py FOLDER``). ``temporal_flickering`` is the same number on both
 sides; ``dynamic_degree[dis]`` and ``motion_smoothness[dis]`` are stand-ins, whose scores are others.
 """
 
@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from benchmarks.common import Cost, Line, measured, median_s, ratios, report
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.evaluation.metrics import dynamic_degree, motion_smoothness, opencv_frames, temporal_flickering
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 
 FPS, HEIGHT, WIDTH = 16, 480, 832
 

@@ -25,12 +25,13 @@ import numpy as np
 import yaml
 
 from benchmarks.common import Cost, measured
-from motive_pipeline.clips.demo import render_clip, sample_spec
-from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.clips.scan import HashMemory, scan
-from motive_pipeline.clips.sources import clip_source
+from motive_pipeline.catalog.scan import scan
 from motive_pipeline.config import load_config
+from motive_pipeline.demo.generator import render_clip, sample_spec
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.sources.configured import clip_source
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.encode import write_mp4
 
 CATALOGS = 'key:"clip_catalog" or key:"query_catalog"'
 START_UP = "import sys, assets.definitions as d; from assets.instance import open_instance; open_instance(d.load_config()).dispose()"

@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from motive_pipeline.clips.parquet_videos import member_name, read_video
+from motive_pipeline.files.parquet_column import cell_name, read_cell
 
 
 def milliseconds(file: Path, rows: Sequence[int]) -> float:
     """For one of ``rows``, on average."""
     started = time.perf_counter()
     for row in rows:
-        read_video(file, member_name("video", row))
+        read_cell(file, cell_name("video", row))
     return 1000 * (time.perf_counter() - started) / len(rows)
 
 

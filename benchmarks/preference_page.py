@@ -24,10 +24,10 @@ import pandas as pd
 import psutil
 from playwright.sync_api import Page
 
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import parse_config
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.encode import write_mp4
 from tests.browser import open_browser
 
 SETTINGS = """
@@ -96,7 +96,7 @@ def _publish(ws: Workspace, arm: str, count: int, films: list[bytes], first: int
             (folder / row["file"]).write_bytes(films[(index + first) % len(films)] + end)
         pd.DataFrame(rows).to_parquet(folder / "videos.parquet", index=False)
 
-    ws.publish(f"generated_videos/{arm}", stage="generated_videos", content=arm, write=write, started=time.time())
+    ws.publish(f"generated_videos/{arm}", content=arm, write=write, started=time.time())
 
 
 def chromium_mb() -> float:

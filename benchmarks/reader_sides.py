@@ -32,7 +32,7 @@ Read = Callable[[str], np.ndarray]
 
 def ours() -> Read:
     """The pipeline's reader."""
-    from motive_pipeline.clips.decode import FrameRule, read_clip
+    from motive_pipeline.video.decode import FrameRule, read_clip
 
     rule = FrameRule(num_frames=NUM_FRAMES, min_frames=NUM_FRAMES, fps=FPS, width=WIDTH, height=HEIGHT)
     return lambda film: read_clip(Path(film), rule).frames_THWC

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from motive_pipeline.config import Arm, Config, load_config
-from motive_pipeline.curation.trainers import TRAINERS, Videos
+from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.export.trainers import TRAINERS, Videos
+from motive_pipeline.graph import ARMS, BASE
 from motive_pipeline.storage.trouble import storage_trouble
 
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id, the first digits of one, the path of a video, or a file's name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
     export = command("export", _export, "Write the clips of an arm to a folder, as a trainer reads them.")
-    export.add_argument("--arm", required=True, choices=[arm for arm in get_args(Arm) if arm != "base"])
+    export.add_argument("--arm", required=True, choices=[arm for arm in ARMS if arm != BASE])
     export.add_argument("--to", required=True, metavar="FOLDER", help="a folder that is not there yet, or an empty one")
     export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer, or the format")
     export.add_argument(
@@ -100,14 +101,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:
-    from assets.running import run_stale
+    from assets.run_stale import run_stale
 
     started = time.monotonic()
     report = run_stale(config, arguments.select)
     seconds = time.monotonic() - started
     _print_assets(report, seconds, file=sys.stderr)
     if arguments.summary and report.ok:
-        from motive_pipeline.evaluation.report import summary
+        from motive_pipeline.report.stage import summary
         from motive_pipeline.storage.workspace import Workspace
 
         print(summary(Workspace(config)))
@@ -142,7 +143,7 @@ def _print_assets(report, seconds: float, file) -> None:
 
 
 def _plan(config: Config, arguments: argparse.Namespace) -> int:
-    from assets.planning import plan
+    from assets.plan import plan
 
     planned = plan(config)
     if arguments.json:
@@ -176,7 +177,7 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _explain(config: Config, arguments: argparse.Namespace) -> int:
-    from motive_pipeline.evaluation.explain_page import write_explanation
+    from motive_pipeline.report.explain_page import write_explanation
     from motive_pipeline.storage.workspace import Workspace
 
     file, text = write_explanation(Workspace(config), arguments.name, file=Path(arguments.out) if arguments.out else None)
@@ -186,8 +187,8 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _export(config: Config, arguments: argparse.Namespace) -> int:
-    from assets.planning import plan
-    from motive_pipeline.curation.export import export_subset
+    from assets.plan import plan
+    from motive_pipeline.export.subset import export_subset
     from motive_pipeline.storage.workspace import Workspace
 
     try:
@@ -216,7 +217,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
         for line in fetch_vbench(load_config(), with_weights=arguments.weights):
             print(line)
         return 0
-    from motive_pipeline.pinned import PINNED, fetch
+    from motive_pipeline.fetch import fetch
+    from motive_pipeline.pinned import PINNED
 
     pinned = PINNED[arguments.what]
     for file in fetch(pinned):
@@ -233,7 +235,7 @@ def _path(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _gc(config: Config, arguments: argparse.Namespace) -> int:
-    from assets.collecting import collect
+    from assets.garbage import collect
 
     delete = arguments.delete and not arguments.dry_run
     found = collect(config, delete=delete)

@@ -5,6 +5,7 @@ The unit of computation is one row; a batch is only how many rows are committed 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -43,11 +44,13 @@ def compute_rows(
     *,
     what: str,
     commit_rows: int = 32,
+    commit_s: float = 60.0,
     expect: Callable[[Sequence[Item]], None] | None = None,
     left_out: frozenset[str] = frozenset(),
 ) -> Outcome:
     """Every row of ``work``, from the store where it is there, else computed by ``row_function`` and committed.
 
+    A batch is committed when it has ``commit_rows`` rows, or when the last commit is ``commit_s`` seconds ago.
     ``row_function`` raises :class:`RejectRow` for a row that cannot be used; any other exception stops the run, after the rows that
     were finished have been committed. ``what`` names the rows in the log ("latents"). ``expect`` is told, before the first of them, which items
     ``row_function`` will be given, in order, so that what they need can be fetched ahead. The arrays ``left_out`` are hashed and not stored.
@@ -68,10 +71,14 @@ def compute_rows(
     batch: list[Row] = []
     refused: list[RowReject] = []
 
+    committed = time.monotonic()
+
     def commit() -> None:
+        nonlocal committed
         refs.update((ref.key, ref) for ref in store.append(batch, refused))
         batch.clear()
         refused.clear()
+        committed = time.monotonic()
 
     if expect is not None:
         expect([piece.item for piece in missing])
@@ -86,7 +93,7 @@ def compute_rows(
                 if not rejection.transient:
                     refused.append(reject)
                 progress.rejected += 1
-            if len(batch) + len(refused) >= commit_rows:
+            if len(batch) + len(refused) >= commit_rows or time.monotonic() - committed >= commit_s:
                 commit()
             progress.report()
     finally:

@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from motive_pipeline.clips.changes import Content
-from motive_pipeline.clips.rowset import Role
+from motive_pipeline.catalog.changes import Content
+from motive_pipeline.catalog.clip_rows import Role
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
+from motive_pipeline.storage.commits import RECORD, read_record
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
+from motive_pipeline.storage.sealed import Damaged
 from motive_pipeline.storage.workspace import Workspace
 
-ON_DEVICE = (
-    "latents",
-    "query_latents",
-    "projected_gradients",
-    "query_gradients",
-    "finetuned_checkpoint",
-    "generated_videos",
-    "eval_scores",
-)
-"""Assets that run the model, whose time is time on a device."""
-
-ROW_ASSETS: Mapping[str, tuple[str, Role]] = {
-    "latents": ("latents", "clip"),
-    "query_latents": ("latents", "query"),
-    "motion_masks": ("motion_masks", "clip"),
-    "query_masks": ("motion_masks", "query"),
-    "embeddings": ("embeddings", "clip"),
-    "query_embeddings": ("embeddings", "query"),
-    "projected_gradients": ("gradient", "clip"),
-    "query_gradients": ("gradient", "query"),
-}
-"""(stage, role) of the assets that have a row for each clip or query; the cost of the others does not follow the number of clips."""
-
-_MEASURED_SEGMENTS = 3
+_MEASURED_COMMITS = 3
+_KEYED = ("latents", "motion_masks", "embeddings", "gradient")
+"""The stages whose missing rows can be counted, because the key of a row is known from its clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +46,11 @@ class Forecast:
 
     def estimate(self, asset: str) -> Estimate:
         """What ``asset`` (``query_gradients/motive``) would compute now, from the files and settings as they are."""
-        name, _, variant = asset.partition("/")
-        if name not in ROW_ASSETS:
+        declared = self._ws.graph.asset(asset)
+        stage = declared.stage.name
+        if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
             return Estimate(rows=None, seconds=_known(self._asset_s, asset), disk_mb=self._published_mb(asset))
-        stage, role = ROW_ASSETS[name]
-        rows = sum(self._is_missing(stage, content, masked=variant == "motive") for content in self._contents[role])
+        rows = sum(self._is_missing(stage, content, masked=declared.lane == "motive") for content in self._contents[declared.role])
         per_row_s, per_row_mb = _known(self._row_s, asset), self._row_mb(stage)
         return Estimate(
             rows=rows,
@@ -112,11 +92,15 @@ class Forecast:
 
     def _row_mb(self, stage: str) -> float | None:
         """Megabytes of a stored row, from a few committed batches, of another setting where there are none under this one."""
-        segments = sorted((self._ws.root / "rows" / stage).glob("*/segments/*/index.json"), key=lambda file: file.stat().st_mtime)
+        records = sorted((self._ws.root / "rows" / stage).glob(f"*/segments/[0-9]*{RECORD}"), key=lambda file: file.stat().st_mtime)
         rows = num_bytes = 0
-        for index in segments[-_MEASURED_SEGMENTS:]:
-            rows += len(json.loads(index.read_text(encoding="utf-8"))["keys"])
-            num_bytes += _num_bytes(index.parent, without=frozenset())
+        for record in records[-_MEASURED_COMMITS:]:
+            try:
+                commit = read_record(record)
+            except (FileNotFoundError, Damaged):
+                continue
+            rows += len(commit.keys)
+            num_bytes += record.stat().st_size + sum(segment.num_bytes for segment in commit.segments.values())
         return num_bytes / rows / 1e6 if rows else None
 
     def _published_mb(self, asset: str) -> float | None:

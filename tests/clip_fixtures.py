@@ -7,10 +7,10 @@ import av
 import numpy as np
 import yaml
 
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.decode import FrameRule
+from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import parse_config
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
 
 RULE = FrameRule(num_frames=9, min_frames=5, fps=8.0, width=64, height=48)
 
@@ -130,7 +130,7 @@ def project(folder: Path, **sections) -> Workspace:
         "engine": {"threads": 1},
     }
     for name, values in sections.items():
-        settings[name] = settings.get(name, {}) | values
+        settings[name] = settings.get(name, {}) | values if isinstance(values, dict) else values
     return Workspace(parse_config(yaml.safe_dump(settings), folder / "motive.yaml"))
 
 

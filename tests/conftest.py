@@ -16,7 +16,17 @@ from tests.graph_project import Project
 TOGETHER = {
     **dict.fromkeys(("test_graph", "test_ui"), "project"),
     **dict.fromkeys(
-        ("test_report", "test_causal", "test_provenance", "test_controls", "test_eval_stage", "test_unused", "test_explain", "test_vbench"),
+        (
+            "test_report",
+            "test_causal",
+            "test_provenance",
+            "test_controls",
+            "test_eval_stage",
+            "test_unused",
+            "test_explain",
+            "test_vbench",
+            "test_api",
+        ),
         "evaluated",
     ),
     **dict.fromkeys(("test_gradient_stage", "test_second_moments"), "prepared_project"),
@@ -86,7 +96,7 @@ def ws(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def strange_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Workers whose decoder dies, hangs or has no memory by the name of the file; see :mod:`tests.strange_decoders`."""
-    from motive_pipeline.clips.workers import decode_pool
+    from motive_pipeline.video.worker_pool import decode_pool
     from tests.strange_decoders import start_strange_workers
 
     start_strange_workers(tmp_path / "site", monkeypatch)

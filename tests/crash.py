@@ -1,6 +1,6 @@
 """Kill a run of the whole graph at random instants, run again, and compare the end with that of an undisturbed run.
 
-``python -m tests.crash --kills 50`` is the long version; tests/test_crash.py runs a short one.
+``python -m tests.crash --kills 50`` is the long version; tests/assets/test_crash.py runs a short one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from motive_pipeline.storage.atomic import TEMP_PREFIX
+from motive_pipeline.storage.rows import RowStore
 from tests.graph_project import SETTINGS, Project
 
 SCORE_TABLES = ("catalog", "motion", "rejects", "queries", "influence", "ranking", "subsets", "eval_scores")
@@ -39,16 +40,35 @@ def end_state(project: Project) -> dict[str, str]:
 
 
 def half_written(root: Path) -> list[Path]:
-    """Published folders, segments and score versions that are visible and not whole."""
-    broken = [p for p in root.glob("rows/*/*/segments/*") if not (p / "index.json").exists()]
+    """Published folders and segments that are visible and not whole."""
+    broken = [store.segments / segment for store in row_stores(root) for commit in store.commits() for segment in commit.segments
+              if not (store.segments / segment).exists()]  # fmt: skip
     broken += [p.parent for p in root.glob("published/**/preview.png") if not (p.parent / "publication.json").exists()]
     return [p for p in broken if not _is_temporary(p)]
 
 
+def row_stores(root: Path) -> list[RowStore]:
+    """Every row store, as a process that starts now sees it."""
+    stores = [RowStore(file.parent) for file in sorted(root.glob("rows/*/*/store.json"))]
+    for store in stores:
+        store.refresh()
+    return stores
+
+
 def finished_work(root: Path) -> dict[Path, tuple[int, int]]:
-    """Every committed batch of rows, finished training and finished video, as the file system knows it: made again, it would be another."""
-    found = [*root.glob("rows/*/*/segments/*/index.json"), *root.glob("work/finetune/*/*/training.json"), *root.glob("work/videos/*/*.mp4")]
+    """Every finished training and finished video, as the file system knows it: made again, it would be another."""
+    found = [*root.glob("work/finetune/*/*/training.json"), *root.glob("work/videos/*/*.mp4")]
     return {path: ((status := path.stat()).st_ino, status.st_mtime_ns) for path in found if not _is_temporary(path)}
+
+
+def committed_rows(root: Path) -> set[tuple[str, str]]:
+    """(store, key) of every committed row and reject."""
+    return {
+        (store.folder.relative_to(root).as_posix(), key)
+        for store in row_stores(root)
+        for commit in store.commits()
+        for key in (*commit.keys, *(reject.key for reject in commit.rejects))
+    }
 
 
 def _is_temporary(path: Path) -> bool:
@@ -60,9 +80,9 @@ def computed_twice(project: Project, before: dict[Path, tuple[int, int]]) -> lis
     root = project.config.storage.root
     now = finished_work(root)
     again = [str(path.relative_to(root)) for path, identity in before.items() if now.get(path) != identity]
-    for store in root.glob("rows/*/*"):
-        keys = Counter(key for index in store.glob("segments/*/index.json") for key in json.loads(index.read_text())["keys"])
-        again += [f"{store.relative_to(root)}: row {key}" for key, times in keys.items() if times > 1]
+    for store in row_stores(root):
+        keys = Counter(key for commit in store.commits() for key in commit.keys)
+        again += [f"{store.folder.relative_to(root)}: row {key}" for key, times in keys.items() if times > 1]
     return again + [asset for asset, times in project.materializations().items() if times != 1]
 
 
@@ -125,19 +145,27 @@ def torture(folder: Path, *, kills: int, seed: int, settings: dict | None = None
         number += 1
         project = _fresh(folder, settings)
         finished: dict[Path, tuple[int, int]] = {}
+        rows: set[tuple[str, str]] = set()
         while number_of_kills < kills and (what := kill_once(project, rng.randint(0, 2), rng.uniform(0.0, 1.5))) is not None:
             number_of_kills += 1
             hit.update(what.split(", "))
             assert not half_written(project.config.storage.root)
             finished = finished_work(project.config.storage.root) | finished
+            now = committed_rows(project.config.storage.root)
+            assert rows <= now, "a committed row has gone"
+            rows = now
             print(f"kill {number_of_kills}: {what}", flush=True)
         project.run()
         actual = end_state(project)
         different = [name for name in expected if actual.get(name) != expected[name]]
         assert not different, f"after kills the end differs in: {', '.join(different)}"
+        assert rows <= committed_rows(project.config.storage.root)
         again = computed_twice(project, finished)
         assert not again, f"finished before a kill and computed again: {', '.join(again)}"
-        print(f"project {number}: {len(finished)} finished pieces of work kept; equal to the undisturbed run", flush=True)
+        print(
+            f"project {number}: {len(rows)} rows and {len(finished)} other finished pieces of work kept; equal to the undisturbed run",
+            flush=True,
+        )
     return hit
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from motive_pipeline.clips.latents import DIMS, PROMPT_BLOCK
+from motive_pipeline.latents.stage import DIMS, PROMPT_BLOCK
 from motive_pipeline.storage.digest import digest, digest_arrays, digest_frame
 from motive_pipeline.storage.rows import Row
-from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.storage.workspace import Reject, Workspace
 
 
 def unit_rows(num_rows: int, width: int, seed: int = 0) -> np.ndarray:
@@ -36,6 +36,7 @@ def publish_gradients(
     *,
     norms: np.ndarray | None = None,
     chunk: int = 7,
+    rejects: Sequence[Reject] = (),
     **attributes: Any,
 ) -> None:
     """``projected_gradients/<variant>`` or ``query_gradients/<variant>`` with these rows."""
@@ -55,7 +56,7 @@ def publish_gradients(
         )
 
     content = digest_arrays({"gradient": gradient, "clip_id": np.array(ids, dtype="S16"), "norm": norms})
-    ws.publish(asset, stage="gradient", content=content, write=write, started=time.time())
+    ws.publish(asset, content=content, write=write, started=time.time(), rejects=rejects)
 
 
 def publish_influence_matrix(ws: Workspace, variant: str, query_ids: Sequence[str], clip_ids: Sequence[str], influence: np.ndarray) -> None:
@@ -69,17 +70,14 @@ def publish_influence_matrix(ws: Workspace, variant: str, query_ids: Sequence[st
             "influence", data=influence.astype(np.float32), chunks=(2, 5), compressors=None, dimension_names=("query", "clip")
         )
 
-    ws.publish(
-        f"influence_matrix/{variant}", stage="influence_matrix", content=digest_arrays({"i": influence}), write=write, started=time.time()
-    )
+    ws.publish(f"influence_matrix/{variant}", content=digest_arrays({"i": influence}), write=write, started=time.time())
 
 
-def publish_table(ws: Workspace, asset: str, stage: str, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+def publish_table(ws: Workspace, asset: str, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """An asset that is one Parquet table."""
     frame = pd.DataFrame(columns)
     ws.publish(
         asset,
-        stage=stage,
         content=digest_frame(frame),
         write=lambda folder: frame.to_parquet(folder / f"{name}.parquet"),
         started=time.time(),
@@ -92,14 +90,13 @@ def publish_clips(ws: Workspace, clip_ids: Sequence[str], magnitude_px: Sequence
     publish_table(
         ws,
         "clip_catalog",
-        "clip_catalog",
         "catalog",
         {"clip_id": clip_ids, "path": [f"/clips/{c}.mp4" for c in clip_ids], "caption": captions},
     )
-    publish_table(ws, "latents", "latents", "index", {"clip_id": clip_ids})
+    publish_table(ws, "latents", "index", {"clip_id": clip_ids})
     px = list(magnitude_px) if magnitude_px is not None else [1.0] * len(clip_ids)
-    publish_table(ws, "motion_masks", "motion_masks", "index", {"clip_id": clip_ids, "motion_magnitude_px": px})
-    publish_table(ws, "eligible_pool", "eligible_pool", "pool", {"clip_id": clip_ids})
+    publish_table(ws, "motion_masks", "index", {"clip_id": clip_ids, "motion_magnitude_px": px})
+    publish_table(ws, "eligible_pool", "pool", {"clip_id": clip_ids})
 
 
 def publish_latents(ws: Workspace, latents: Mapping[str, np.ndarray], prompts: Mapping[str, np.ndarray]) -> None:

@@ -11,14 +11,14 @@ import pandas as pd
 
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import parse_config
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.study import publish_preference_study
+from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Workspace
@@ -80,7 +80,7 @@ def with_settings(ws: Workspace, **sections) -> Workspace:
     return Workspace(config)
 
 
-def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> None:
+def republish(ws: Workspace, asset: str, **tables: pd.DataFrame) -> None:
     """Publish ``asset`` anew: the files it has, with some of its tables replaced."""
     old = ws.published(asset)
 
@@ -90,7 +90,7 @@ def republish(ws: Workspace, asset: str, stage: str, **tables: pd.DataFrame) -> 
             table.to_parquet(folder / f"{name}.parquet", index=False)
 
     content = "".join(digest_frame(table) for table in tables.values())
-    ws.publish(asset, stage=stage, content=content, write=write, started=time.time())
+    ws.publish(asset, content=content, write=write, started=time.time())
 
 
 def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int = 3) -> None:
@@ -103,4 +103,4 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
             pd.concat([scores.table(name).assign(training=training) for training in trainings]) for name in ("per_video", "causal", "flow")
         )
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
-        republish(ws, f"eval_scores/{arm}", "eval_scores", per_video=videos, causal=losses, flow=flow)
+        republish(ws, f"eval_scores/{arm}", per_video=videos, causal=losses, flow=flow)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from motive_pipeline.clips.catalog import publish_clip_catalog, publish_query_catalog
-from motive_pipeline.clips.latents import publish_latents
+from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
+from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.workspace import Workspace
 from tests.clip_fixtures import project, write_project

@@ -13,7 +13,7 @@ import yaml
 
 from assets.definitions import build_definitions
 from assets.instance import instance_folder
-from assets.staleness import asset_name
+from assets.names import asset_name
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.storage.workspace import Workspace
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import parse_config
 from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
 from motive_pipeline.evaluation.preference.key import Key, Trial
 from motive_pipeline.evaluation.preference.results import Result, Vote, results_folder
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.encode import write_mp4
 
 SETTINGS = """
 arms: [base, random, motive]
@@ -61,7 +61,7 @@ def publish_films(ws: Workspace, arm: str, prompts: Sequence[str] = PROMPTS, *, 
         pd.DataFrame(rows).assign(num_frames=clips.num_frames).to_parquet(folder / "videos.parquet", index=False)
 
     content = digest(arm, seed, rows)
-    ws.publish(f"generated_videos/{arm}", stage="generated_videos", content=content, write=write, started=time.time())
+    ws.publish(f"generated_videos/{arm}", content=content, write=write, started=time.time())
 
 
 def study_workspace(folder: Path, *, settings: str = "", prompts: Sequence[str] = PROMPTS, trainings: int = 1) -> Workspace:

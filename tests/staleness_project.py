@@ -6,12 +6,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from motive_pipeline import stages
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.evaluation.preference.key import Key
+from motive_pipeline.graph import stages
+from motive_pipeline.video.encode import write_mp4
+from tests.assets.test_bad_input import moving
 from tests.graph_project import SETTINGS, Project
 from tests.preference_fixtures import drop, result_of
-from tests.test_bad_input import moving
 from tests.tiny_wan import save_tiny_wan
 from tests.vbench_standin import make_environment
 

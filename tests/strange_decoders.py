@@ -4,21 +4,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from motive_pipeline.clips import workers as workers_module
+from motive_pipeline.video import worker_pool as workers_module
 
 HARNESS = """
 import os, sys, time
-from motive_pipeline.clips import decode_worker
+from motive_pipeline.video import worker as decode_worker
 real = dict(decode_worker.TASKS)
 def strange(name):
-    def task(path, **arguments):
-        if "crash" in path.name:
+    def task(file, **arguments):
+        if "crash" in file.name:
             os.abort()
-        if "hang" in path.name:
+        if "hang" in file.name:
             time.sleep(600)
-        if "memory" in path.name:
+        if "memory" in file.name:
             raise MemoryError
-        return real[name](path, **arguments)
+        return real[name](file, **arguments)
     return task
 decode_worker.TASKS = {name: strange(name) for name in real}
 """
@@ -30,7 +30,7 @@ def start_strange_workers(folder: Path, monkeypatch) -> None:
     (folder / "strange.py").write_text(HARNESS)
     start = f"import sys; sys.path.insert(0, {str(folder)!r}); import strange, runpy; sys.argv = ['worker', sys.argv[1]]\n"
     start += "import signal; signal.signal(signal.SIGALRM, signal.SIG_DFL)\nimport socket\n"
-    start += "from motive_pipeline.clips.decode_worker import serve\nserve(socket.socket(fileno=int(sys.argv[1])))"
+    start += "from motive_pipeline.video.worker import serve\nserve(socket.socket(fileno=int(sys.argv[1])))"
     real = subprocess.Popen
     monkeypatch.setattr(
         workers_module.subprocess, "Popen", lambda command, **more: real([sys.executable, "-c", start, command[-1]], **more)

@@ -18,8 +18,8 @@ import pytest
 import yaml
 from av.video.frame import VideoFrame
 
-from motive_pipeline.clips.probe import probe
 from motive_pipeline.motion.stage import MaskSet, is_still
+from motive_pipeline.video.probe import probe
 from tests.graph_project import SETTINGS, Project
 
 REPOSITORY = Path(__file__).parents[1]

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.config import parse_config
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.encode import write_mp4
 
 PACKAGE = """
 import json, os, signal, sys, time
@@ -131,4 +131,4 @@ def publish_films(ws: Workspace, films: list[tuple[int, str, int, np.ndarray | b
         table.to_parquet(folder / "videos.parquet", index=False)
 
     content = digest_frame(table) + str([hash(bytes(each[3])) for each in films])
-    return ws.publish("generated_videos/motive", stage="generated_videos", content=content, write=write, started=time.time())
+    return ws.publish("generated_videos/motive", content=content, write=write, started=time.time())

@@ -67,11 +67,9 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
         write_influence_table(scratch / "influence.parquet", variant, matrix.group)
         return ws.publish(
             f"influence_matrix/{variant}",
-            stage="influence_matrix",
             content=matrix.content(),
             write=lambda folder: move_children(scratch / "matrix", folder),
             started=started,
-            upstream=[queries.asset, clips.asset],
             facts=_facts(ws, matrix, clips),
             table_rows=len(queries.id_R) * len(clips.id_R),
             scores={("influence", variant): scratch / "influence.parquet"},
@@ -181,7 +179,7 @@ def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
         "variant": variant,
         "equation": "I[q, n] = g(q)^T K^-1 g(n)" if trak else "I[q, n] = g(q) . g(n) (eq. 10)",
         **ws.config.stage_settings("influence_matrix"),
-        "provenance": ws.provenance("influence_matrix", [f"query_gradients/{variant}", f"projected_gradients/{variant}"]),
+        "provenance": ws.provenance(f"influence_matrix/{variant}"),
     }
 
 

@@ -33,13 +33,13 @@ from motive_pipeline.attribution.streaming import (
     selected_parameters,
     streamed_gradients,
 )
-from motive_pipeline.clips.latents import LatentSet
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.graph import STAGES
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.checkpointing import Checkpointing
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
-from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.scratch import link_tree
@@ -76,11 +76,9 @@ def publish_second_moments(ws: Workspace) -> Publication:
     moments, computed = _from_file(ws, base) if from_file else _from_warm_up(ws, base, LatentSet(ws, "clip"))
     return ws.publish(
         ASSET,
-        stage=STAGE,
         content=moments.content,
         write=lambda folder: link_tree(moments.folder, folder),
         started=started,
-        upstream=[] if from_file else ["latents"],
         facts=_facts(moments),
         counts=RowCounts(computed=computed, reused=len(moments.clip_ids) - computed),
     )

@@ -17,14 +17,13 @@ import numpy as np
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
 from motive_pipeline.attribution.preconditioner import adam_scales
-from motive_pipeline.attribution.second_moments import ASSET as MOMENTS_ASSET
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
-from motive_pipeline.clips.latents import LatentSet
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, catalog_asset, catalog_clips
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, catalog_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.keys import gradient_key
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
@@ -87,20 +86,19 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         _RowFunction(ws, inputs),
         what=asset,
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
     )
     run = RowRun(asset=asset, stage=STAGE, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
-    run.require_enough(max_share=ws.config.gradient.max_reject_share, key="gradient.max_reject_share")
+    run.require_enough(ws)
     accepted = run.accepted()
     clip_ids, refs = [clip.clip_id for clip, _ in accepted], [ref for _, ref in accepted]
     norms_N = store.column(refs, "grad_norm")
     return ws.publish(
         asset,
-        stage=STAGE,
         # the model's hash is published, too, and gradients under different ones are not compared (influence.py)
         content=digest(inputs.model_hash, [[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
         write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
         started=started,
-        upstream=_upstream(ws, variant, role),
         facts=_facts(norms_N, started, outcome.counts.computed),
         counts=outcome.counts,
         rejects=run.rejects(),
@@ -149,12 +147,6 @@ def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
     return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws), second_moments=moments)
 
 
-def _upstream(ws: Workspace, variant: Variant, role: Role) -> list[str]:
-    masks = [MaskSet.asset_of[role]] if variant == "motive" else []
-    moments = [MOMENTS_ASSET] if ws.config.influence.preconditioner == "adam" else []
-    return [catalog_asset(role), LatentSet.asset_of[role], *masks, *moments]
-
-
 def _write(
     ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], inputs: _Inputs
 ) -> None:
@@ -174,7 +166,7 @@ def _write(
         "store_dim": section.store_dim,
         "frame_norm": section.frame_norm,
         "parameters": section.parameters,
-        "provenance": ws.provenance(STAGE, _upstream(ws, variant, role)),
+        "provenance": ws.provenance(gradients_asset(variant, role)),
     }
     num_entries = store.shape(refs[0], "gradient")[0]
     write_gradients(folder, store=store, refs=refs, clip_ids=clip_ids, num_entries=num_entries, attributes=attributes)

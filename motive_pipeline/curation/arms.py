@@ -1,54 +1,94 @@
-"""The arms: ways to choose the clips to train on. Each draws from the same eligible pool, and all but ``full`` choose equally many."""
+"""The subset of each arm: which clips it trains on. Every arm draws from the same eligible pool.
+
+``graph/arms.py`` lists the arms; each names one of the choosing functions below.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
-from motive_pipeline.config import Arm, Variant
 from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import num_selected
-from motive_pipeline.errors import GateFailed
+from motive_pipeline.errors import GateFailed, MotiveError
+from motive_pipeline.graph import ARMS, Arm, resolve_dotted
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
-_VARIANTS: Mapping[Arm, Variant] = {"motive": "motive", "no_mask": "no_mask", "bottom": "motive"}
-"""The gradients behind the ranking that an arm chooses from."""
 
 
-def publish_subset(ws: Workspace, arm: Arm) -> Publication:
-    """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first (for ``bottom``: lowest mean influence first).
+def publish_subset(ws: Workspace, arm: str) -> Publication:
+    """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first.
 
-    The arm ``base`` trains on nothing and has no subset.
+    It holds K = max(1, floor(share * N + 0.5)) of the N clips of the pool; all of them for an arm that takes all. An arm that chooses from a
+    ranking has fewer where the ranking does: a clip without a gradient cannot be ranked.
 
     Raises:
-        GateFailed: the choice is not K = max(1, floor(share * N + 0.5)) different clips of the pool (for ``full``: all of it).
+        MotiveError: the arm is the base model, which trains on nothing.
+        GateFailed: the choice is not that many different clips of the pool.
     """
     started = time.time()
+    declared = ARMS[arm]
+    if declared.choose is None:
+        raise MotiveError(f"the arm {arm} trains on nothing, so it has no subset")
     pool = load_pool(ws)
-    num_clips = len(pool) if arm == "full" else num_selected(len(pool), ws.config.subset.share)
-    chosen = _choice(ws, arm, pool, num_clips)
+    preferred = resolve_dotted(declared.choose)(ws, declared, pool)
+    num_clips = len(pool) if declared.takes_all else num_selected(len(pool), ws.config.subset.share)
+    num_clips = num_clips if declared.variant is None else min(num_clips, len(preferred))
+    chosen = preferred[:num_clips]
     require_subset(arm, chosen, pool, num_clips)
     subset = pd.DataFrame({"clip_id": chosen.astype(str), "rank": np.arange(1, len(chosen) + 1)})
     return ws.publish(
         f"curated_subset/{arm}",
-        stage="curated_subset",
         content=digest_frame(subset),
         write=lambda folder: subset.to_parquet(folder / "subset.parquet", index=False),
         started=started,
-        upstream=["eligible_pool", *_basis(arm)],
         facts=_facts(ws, subset, len(pool)),
         table_rows=len(subset),
         scores={("subsets", arm): pd.DataFrame({"arm": arm, "clip_id": subset["clip_id"], "rank": subset["rank"]})},
     )
+
+
+def whole_pool(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+    """Every clip, in the order of clip id."""
+    return pool
+
+
+def random_order(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+    """The pool in the order of :func:`random_choice`, seeded by ``subset.seed``."""
+    return random_choice(pool, len(pool), ws.config.subset.seed)
+
+
+def most_motion(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+    """The clips by mean motion magnitude, the liveliest first."""
+    return highest(pool, _magnitude_px(ws, pool), len(pool))
+
+
+def nearest_embeddings(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+    """The clips by the votes of the queries over the similarity of embeddings."""
+    return np.array(nearest_clips(ws, pool.astype(str).tolist()), dtype="S16")
+
+
+def most_votes(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
+    """The clips of the variant's ranking, the best first."""
+    return _ranked(ws, arm, by="rank")
+
+
+def lowest_influence(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
+    """The clips of the variant's ranking, the lowest mean influence first."""
+    return _ranked(ws, arm, by=["mean_influence", "clip_id"])
+
+
+def _ranked(ws: Workspace, arm: Arm, by: str | list[str]) -> Shaped[np.ndarray, " M"]:
+    ranking = ws.published(f"voted_ranking/{arm.variant}").table("ranking").sort_values(by)
+    return ranking["clip_id"].to_numpy(dtype=object).astype("S16")
 
 
 def random_choice(pool: Shaped[np.ndarray, " N"], num_clips: int, seed: int) -> Shaped[np.ndarray, " K"]:
@@ -65,7 +105,7 @@ def highest(pool: Shaped[np.ndarray, " N"], score_N: Float64[np.ndarray, " N"], 
     return pool[np.argsort(-score_N, kind="stable")[:num_clips]]
 
 
-def require_subset(arm: Arm, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.ndarray, " N"], num_clips: int) -> None:
+def require_subset(arm: str, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.ndarray, " N"], num_clips: int) -> None:
     """The gate on a subset: ``num_clips`` different clips, all of the pool.
 
     Raises:
@@ -76,29 +116,8 @@ def require_subset(arm: Arm, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.n
     if len(chosen) != num_clips or different != num_clips or outside:
         raise GateFailed(
             f"curated_subset/{arm}: {num_clips} different clips of eligible_pool expected, found {len(chosen)} clips, {different} different, "
-            f"{outside} outside the pool. The ranking and the pool are not of the same state: materialize {' and '.join(_basis(arm)) or 'eligible_pool'} again."
+            f"{outside} outside the pool. The ranking and the pool are not of the same state: materialize {' and '.join(ARMS[arm].chooses_by) or 'eligible_pool'} again."
         )
-
-
-def _choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"], num_clips: int) -> Shaped[np.ndarray, " K"]:
-    if arm == "full":
-        return pool
-    if arm == "random":
-        return random_choice(pool, num_clips, ws.config.subset.seed)
-    if arm == "motion_magnitude":
-        return highest(pool, _magnitude_px(ws, pool), num_clips)
-    if arm == "embedding":
-        return np.array(nearest_clips(ws, pool.astype(str).tolist()), dtype="S16")[:num_clips]
-    ranking = ws.published(f"voted_ranking/{_VARIANTS[arm]}").table("ranking")
-    ranking = ranking.sort_values(["mean_influence", "clip_id"] if arm == "bottom" else "rank")
-    return ranking["clip_id"].to_numpy(dtype=object)[:num_clips].astype("S16")
-
-
-def _basis(arm: Arm) -> list[str]:
-    """What an arm chooses by, besides the pool."""
-    if arm in _VARIANTS:
-        return [f"voted_ranking/{_VARIANTS[arm]}"]
-    return {"motion_magnitude": ["motion_masks"], "embedding": ["embeddings", "query_embeddings", "query_catalog"]}.get(arm, [])
 
 
 def _magnitude_px(ws: Workspace, clip_ids: Shaped[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:

@@ -10,17 +10,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from motive_pipeline.attribution.tiles import influence_tiles
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
-from motive_pipeline.clips.scan import HashMemory
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.config import Config
 from motive_pipeline.curation.encoders import Encode, encoder_content, load_encoder
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.keys import embedding_key
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "embeddings"
 DIMS: dict[str, tuple[str, ...]] = {"embedding": ("entry",)}
@@ -54,12 +54,13 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         row_function,
         what=EmbeddingSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
         expect=row_function.expect,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    run.require_enough(max_share=ws.config.clips.max_reject_share, key="clips.max_reject_share")
+    run.require_enough(ws)
     facts = {"clips": len(run.accepted()), "rejected": len(outcome.rejects), "encoder": ws.config.embedding.encoder}
-    return run.publish(ws, {}, upstream=[catalog_asset(role)], facts=facts)
+    return run.publish(ws, {}, facts=facts)
 
 
 class _RowFunction:
@@ -73,12 +74,12 @@ class _RowFunction:
 
     def expect(self, clips: Sequence[CatalogClip]) -> None:
         """These clips will be asked for, in this order."""
-        self._read.expect([clip.path for clip in clips])
+        self._read.prefetch([clip.file for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._encode is None:
             self._encode = load_encoder(self._config)
-        embedding_E = self._encode(self._read(clip.path).frames_THWC)
+        embedding_E = self._encode(self._read(clip.file).frames_THWC)
         if not np.isfinite(embedding_E).all():
             raise RejectRow("non_finite_embedding", "the encoder's embedding holds NaN or infinity")
         require_unchanged(clip, self._memory)

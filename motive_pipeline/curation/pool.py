@@ -1,4 +1,7 @@
-"""The eligible pool: the clips that every stage accepted. All arms draw from it, so that no arm gains by another's rejects."""
+"""The eligible pool: the clips that every stage before attribution accepted. All arms draw from it, so that no arm gains by another's rejects.
+
+Gradients do not screen: a clip whose gradient one variant rejected is outside that variant's ranking and stays in the pool of the others.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import zarr
 from jaxtyping import Shaped
 
 from motive_pipeline.errors import GateFailed
@@ -16,13 +18,13 @@ from motive_pipeline.storage.workspace import Publication, Workspace
 
 
 def publish_eligible_pool(ws: Workspace) -> Publication:
-    """Publish ``eligible_pool``, in order of clip id: the clips with latents, a motion mask, a gradient of every variant and, for the arm ``embedding``, an embedding.
+    """Publish ``eligible_pool``: the clips that have a row in every screening asset of the graph, in the order of clip id.
 
     Raises:
         GateFailed: no clip passed every stage.
     """
     started = time.time()
-    accepted = {asset: _clip_ids(ws, asset) for asset in pool_assets(ws)}
+    accepted = {asset: _clip_ids(ws, asset) for asset in ws.graph.screening}
     pool = intersection(accepted.values())
     if not len(pool):
         counts = ", ".join(f"{asset}: {len(ids)}" for asset, ids in accepted.items())
@@ -30,24 +32,16 @@ def publish_eligible_pool(ws: Workspace) -> Publication:
     table = pd.DataFrame({"clip_id": pool.astype(str)})
     return ws.publish(
         "eligible_pool",
-        stage="eligible_pool",
         content=digest_frame(table),
         write=lambda folder: table.to_parquet(folder / "pool.parquet", index=False),
         started=started,
-        upstream=list(accepted),
         facts={"clips": len(pool)} | {f"accepted by {asset}": len(ids) for asset, ids in accepted.items()},
         table_rows=len(pool),
     )
 
 
-def pool_assets(ws: Workspace) -> list[str]:
-    """The assets that must have accepted a clip."""
-    embeddings = ["embeddings"] if "embedding" in ws.config.arms else []
-    return ["latents", "motion_masks", *embeddings, *(f"projected_gradients/{variant}" for variant in ws.config.variants)]
-
-
 def intersection(id_sets: Iterable[Shaped[np.ndarray, " _"]]) -> Shaped[np.ndarray, " N"]:
-    """The ids that stand in every one of the arrays, ascending."""
+    """The ids that occur in every one of the arrays, ascending."""
     first, *others = id_sets
     common = np.unique(first)
     for ids in others:
@@ -61,7 +55,4 @@ def load_pool(ws: Workspace) -> Shaped[np.ndarray, " N"]:
 
 
 def _clip_ids(ws: Workspace, asset: str) -> Shaped[np.ndarray, " N"]:
-    publication = ws.published(asset)
-    if asset.startswith("projected_gradients/"):
-        return np.asarray(zarr.open_group(publication.path, mode="r")["clip_id"][:])  # type: ignore[index]
-    return np.asarray(publication.table("index")["clip_id"].to_numpy(dtype=object), dtype="S16")
+    return np.asarray(ws.published(asset).table("index")["clip_id"].to_numpy(dtype=object), dtype="S16")

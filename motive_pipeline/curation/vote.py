@@ -105,42 +105,58 @@ def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
 
 
 def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
-    """Publish ``voted_ranking/<variant>``: the eligible pool in order, the first K clips marked as selected.
+    """Publish ``voted_ranking/<variant>``: the ranked clips in order, the first K of them marked as selected.
+
+    Ranked are the clips of the eligible pool whose gradient the variant accepted. K is counted over the whole pool, so that all arms choose
+    equally many.
 
     Raises:
-        GateFailed: a clip of the pool has no influence, so one of the two assets is out of date.
+        GateFailed: a clip of the pool has no influence although its gradient was not rejected, so one of the two assets is out of date; or
+            no clip is left to rank.
     """
     started = time.time()
-    pool_N = load_pool(ws)
-    votes = majority_vote(_pool_blocks(ws, variant, pool_N), ws.config.vote.percentile)
+    eligible_N = load_pool(ws)
+    folder = ws.published(f"influence_matrix/{variant}").path
+    pool_N = _ranked_clips(ws, variant, eligible_N, PlainArray(folder / "clip_id").rows())
+    votes = majority_vote(matrix_blocks(folder, pool_N), ws.config.vote.percentile)
     order_N = ranking_order(votes)
-    num_chosen = num_selected(len(pool_N), ws.config.subset.share)
+    num_chosen = min(num_selected(len(eligible_N), ws.config.subset.share), len(pool_N))
     columns = _columns(pool_N, votes, order_N, num_chosen)
     with scratch_folder(ws, f"voted_ranking/{variant}") as scratch:
         _write_score_piece(scratch / "ranking.parquet", variant, columns)
         return ws.publish(
             f"voted_ranking/{variant}",
-            stage="voted_ranking",
             content=digest_arrays(columns),
             write=lambda folder: pq.write_table(_table(columns), folder / "ranking.parquet"),
             started=started,
-            upstream=[f"influence_matrix/{variant}", "eligible_pool"],
-            facts=_facts(ws, columns, votes, num_chosen),
+            facts=_facts(ws, columns, votes, num_chosen) | {"eligible clips without a gradient": len(eligible_N) - len(pool_N)},
             table_rows=len(pool_N),
             scores={("ranking", variant): scratch / "ranking.parquet"},
         )
 
 
-def _pool_blocks(ws: Workspace, variant: Variant, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:
-    """The published influence on the clips of the pool."""
-    folder = ws.published(f"influence_matrix/{variant}").path
-    absent = np.setdiff1d(pool_N, PlainArray(folder / "clip_id").rows())
-    if len(absent):
-        raise GateFailed(
-            f"{len(absent)} clips of eligible_pool have no influence in influence_matrix/{variant} (the first: {absent[0].decode()}). "
-            "One of the two is out of date: materialize influence_matrix and eligible_pool again."
-        )
-    return matrix_blocks(folder, pool_N)
+def _ranked_clips(
+    ws: Workspace, variant: Variant, eligible: Shaped[np.ndarray, " M"], with_influence: Shaped[np.ndarray, " _"]
+) -> Shaped[np.ndarray, " N"]:
+    """The eligible clips that have influence, ascending.
+
+    Raises:
+        GateFailed: see :func:`publish_ranking`.
+    """
+    without = np.setdiff1d(eligible, with_influence)
+    if len(without):
+        gradients = f"projected_gradients/{variant}"
+        rejected = ws.published(gradients).rejects()["clip_id"].to_numpy(dtype=object).astype("S16")
+        unexplained = np.setdiff1d(without, rejected)
+        if len(unexplained):
+            raise GateFailed(
+                f"{len(unexplained)} clips of eligible_pool have no influence in influence_matrix/{variant} (the first: "
+                f"{unexplained[0].decode()}), and {gradients} did not reject them. One of the assets is out of date: materialize "
+                "influence_matrix and eligible_pool again."
+            )
+        if len(without) == len(eligible):
+            raise GateFailed(f"voted_ranking/{variant}: {gradients} rejected every clip of eligible_pool. The table `rejects` says why.")
+    return np.setdiff1d(eligible, without)
 
 
 def matrix_blocks(folder: Path, pool_N: Shaped[np.ndarray, " N"]) -> Iterator[Float32[np.ndarray, "B N"]]:

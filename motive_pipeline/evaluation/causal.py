@@ -20,11 +20,11 @@ from jaxtyping import Float
 from motive_pipeline import config
 from motive_pipeline.attribution.loss import Draw, FrameNorm, motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
-from motive_pipeline.clips.latents import LatentSet
-from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
+from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.stage import MaskSet
@@ -118,7 +118,7 @@ class _Check:
         self.queries: Sequence[CatalogClip] = held_out or usable
         self.draws = held_out_draws(ws.config.gradient, ws.config.evaluate.held_out_draws)
         self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
-        self._commit_rows = ws.config.engine.commit_rows
+        self._commit_rows, self._commit_s = ws.config.engine.commit_rows, ws.config.engine.commit_s
         self._store: RowStore = ws.store("eval_scores", DIMS)
         self.counts = RowCounts()
 
@@ -132,6 +132,7 @@ class _Check:
             lambda query: {"loss": self._loss(model(), query)},
             what="losses of the causal check",
             commit_rows=self._commit_rows,
+            commit_s=self._commit_s,
         )
         counts = outcome.counts
         self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)
@@ -166,7 +167,7 @@ class _Check:
 
 
 def _compared(check: _Check, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
-    drop_QB = drop_percent(base_QB, loss_QB, [str(query.path) for query in check.queries])
+    drop_QB = drop_percent(base_QB, loss_QB, [query.location for query in check.queries])
     rows = [
         {
             "training": training,

@@ -19,15 +19,13 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.latents import LatentSet
-from motive_pipeline.clips.rowset import CatalogClip, Role, catalog_clips
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, catalog_clips
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.truth import Truth
+from motive_pipeline.evaluation.ground_truth import GroundTruth
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
 from motive_pipeline.motion.side_by_side import side_by_side
@@ -36,6 +34,8 @@ from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.readers import ClipReader
 
 FLOW_SIMILARITY = "flow similarity"
 UNTRAINED = "untrained network"
@@ -62,7 +62,7 @@ class Precision:
     num_clips: int
 
 
-def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
+def precision_table(ws: Workspace, truth: GroundTruth) -> list[Precision]:
     """The arms that choose, then the controls, then chance (the whole pool).
 
     Raises:
@@ -78,11 +78,13 @@ def precision_table(ws: Workspace, truth: Truth) -> list[Precision]:
     return [*rows, precision(CHANCE, "chance", pool, truth)]
 
 
-def precision(name: str, kind: str, clip_ids: Sequence[str], truth: Truth) -> Precision:
-    """Precision and lure of one choice of clips; clips that are not of the demo are left out of both."""
+def precision(name: str, kind: str, clip_ids: Sequence[str], truth: GroundTruth) -> Precision:
+    """Precision and lure of one choice of clips; clips that the ground truth does not hold are left out of both."""
     known = [clip_id for clip_id in clip_ids if clip_id in truth.motion.index]
     if not known:
-        raise GateFailed(f"none of the {len(clip_ids)} clips of {name} is one of the demo's, so there is no ground truth to compare with")
+        raise GateFailed(
+            f"no ground truth is known for any of the {len(clip_ids)} clips of {name}, so there is nothing to compare them with"
+        )
     shows_motion = truth.motion.loc[known].to_numpy() == truth.query_motion
     has_background = truth.background.loc[known].isin(truth.query_backgrounds).to_numpy()
     lure = float((has_background & ~shows_motion).mean()) if truth.is_confounded else float("nan")
@@ -103,7 +105,7 @@ def flow_features(ws: Workspace, role: Role) -> dict[str, Float32[np.ndarray, " 
 
 
 def _flow_row(clip: CatalogClip, *, read: ClipReader, grid: LatentGrid) -> dict[str, np.ndarray]:
-    return {"feature": flow_field(read(clip.path).frames_THWC, grid)}
+    return {"feature": flow_field(read(clip.file).frames_THWC, grid)}
 
 
 def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> Float32[np.ndarray, " P"]:

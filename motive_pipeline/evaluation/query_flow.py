@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from motive_pipeline.clips.decode import FrameRule
-from motive_pipeline.clips.rowset import CatalogClip, catalog_clips
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
@@ -21,6 +19,8 @@ from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.readers import ClipReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,11 @@ def query_flow(ws: Workspace) -> QueryFlow:
     with side_by_side(
         functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
     ) as ready:
-        outcome = compute_rows(store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     if outcome.rejects:
-        named = [f"{piece.item.path} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
+        named = [f"{piece.item.location} ({outcome.rejects[piece.key].detail})" for piece in work if piece.key in outcome.rejects]
         raise GateFailed(
             f"eval_scores: {'; '.join(named[:5])} can no longer be read as a query. Run `motive run` to take in what has changed."
         )
@@ -65,4 +67,4 @@ def feature_table(features_KD: Float[np.ndarray, "K D"]) -> pd.DataFrame:
 
 
 def _query_row(query: CatalogClip, *, read: ClipReader, fps: float) -> dict[str, np.ndarray]:
-    return dict(flow_row(sampled_flow(read(query.path).frames_THWC, fps), fps))
+    return dict(flow_row(sampled_flow(read(query.file).frames_THWC, fps), fps))

@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.config import Arm
+from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
 from motive_pipeline.evaluation.flow_distance import HISTOGRAM, FlowDistances, flow_row, histogram_distance
+from motive_pipeline.evaluation.ground_truth import query_motion, recognize_motion
 from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
-from motive_pipeline.evaluation.motion_class import motion_class
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
-from motive_pipeline.evaluation.truth import query_motion
 from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
 from motive_pipeline.evaluation.vbench.measure import WHICH, Measured, measure_videos
 from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
@@ -32,6 +30,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.video.decode import FrameRule, read_clip
 
 STAGE = "eval_scores"
 LABEL_BYTES = "S16"
@@ -39,14 +38,14 @@ LABEL_BYTES = "S16"
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """One generated video, and whether its motion is to be named (which makes sense for the demo's little films only)."""
+    """One generated video. ``labelled_by`` is the source whose classifier names its motion, None where no source can."""
 
     path: Path
     fps: float
-    is_read: bool
+    labelled_by: str | None
 
 
-def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
+def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     """Measure the videos of ``arm`` and the loss of its trainings, and publish ``eval_scores/<arm>``.
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
@@ -79,11 +78,9 @@ def publish_eval_scores(ws: Workspace, arm: Arm) -> Publication:
     all_counts = [counts, causal_counts, *([vbench.counts] if vbench else [])]
     return ws.publish(
         f"eval_scores/{arm}",
-        stage=STAGE,
         content=digest([digest_frame(table) for table in tables.values()], *([vbench.record] if vbench else [])),
         write=write,
         started=started,
-        upstream=_upstream(arm),
         facts=_facts(scores, per_video) | (facts_of(vbench.record) if vbench else {}),
         counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
         scores={("eval_scores", arm): scores},
@@ -100,15 +97,18 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     _require_once(arm, table)
     motion = query_motion(ws)
     fps = float(ws.config.clips.fps)
-    files = [VideoFile(path=videos.path / str(name), fps=fps, is_read=motion is not None) for name in table["file"]]
+    labelled_by = None if motion is None else ws.config.queries.source
+    files = [VideoFile(path=videos.path / str(name), fps=fps, labelled_by=labelled_by) for name in table["file"]]
     _require_files(arm, files)
     rule = FrameRule.of(ws.config)
-    keys = [digest("video", digest_file(file.path), rule.content(), file.is_read) for file in files]
+    keys = [digest("video", digest_file(file.path), rule.content(), file.labelled_by is not None) for file in files]
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
     with side_by_side(functools.partial(measured, rule=rule), missing, threads=ws.config.engine.threads) as ready:
-        outcome = compute_rows(store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     _require_all(arm, files, keys, outcome)
     found = [(outcome.refs[key], video) for key, video in zip(keys, table.to_dict("records"), strict=True)]
     per_video = pd.DataFrame([row for ref, video in found for row in _video_rows(store, ref, video, motion, queries)])
@@ -128,7 +128,7 @@ def measured(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
         flow_PHW2 = sampled_flow(frames_THWC, file.fps)
         # exact means VBench's value of this file, so it is taken from the pixels that VBench sees
         values = video_metrics(frames_THWC, file.fps, flow_PHW2) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
-        reading = motion_class(frames_THWC) if file.is_read else None
+        reading = recognize_motion(file.labelled_by, frames_THWC) if file.labelled_by else None
     except ValueError as error:
         raise RejectRow("too_short", str(error)) from error
     row: dict[str, np.ndarray] = {metric.name: np.array(value, np.float64) for metric, value in values.items()}
@@ -190,11 +190,6 @@ def _require_finite(arm: str, per_video: pd.DataFrame, table: pd.DataFrame) -> N
         named = bad.merge(table[[*which, "file"]], on=which)
         listed = "; ".join(f"{file}: {metric}" for file, metric in zip(named["file"].head(5), named["metric"].head(5), strict=True))
         raise GateFailed(f"eval_scores/{arm}: {len(bad)} values are not finite ({listed})")
-
-
-def _upstream(arm: str) -> list[str]:
-    trained = [] if arm == "base" else [f"finetuned_checkpoint/{arm}"]
-    return [f"generated_videos/{arm}", *trained, "query_catalog", "query_latents", "query_masks"]
 
 
 def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from jaxtyping import Float32, UInt8
 
 from motive_pipeline.config import AllTracker, Motion
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.fetch import require_fetched, require_sha256
 from motive_pipeline.models.load import fixed_device
 from motive_pipeline.motion.trackers import Reference, Tracks, frame_pairs, on_grid
-from motive_pipeline.pinned import ALLTRACKER, require_fetched, require_sha256
+from motive_pipeline.pinned import ALLTRACKER
 
 WINDOW_FRAMES = 16
 """Frames that the published weights look at at once; longer clips are gone through in overlapping windows."""

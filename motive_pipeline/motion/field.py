@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from motive_pipeline.clips.cuts import cut_frames
 from motive_pipeline.config import Motion
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.camera import weighed_down, without_camera
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
 from motive_pipeline.motion.trackers import Reference, Tracker, Tracks
+from motive_pipeline.video.cuts import cut_frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,11 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from motive_pipeline.clips.decode import DecodedClip, FrameRule
-from motive_pipeline.clips.preview import Tile, evenly, write_sheet
-from motive_pipeline.clips.rowset import CatalogClip, Role, RowRun, RowSet, catalog_asset, catalog_clips, require_unchanged
-from motive_pipeline.clips.scan import HashMemory
-from motive_pipeline.clips.workers import ClipReader
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
@@ -34,6 +32,9 @@ from motive_pipeline.motion.side_by_side import side_by_side
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.contact_sheet import Tile, evenly, write_sheet
+from motive_pipeline.video.decode import DecodedClip, FrameRule
+from motive_pipeline.video.readers import ClipReader
 
 STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
@@ -72,11 +73,13 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
     work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
     with _row_function(ws, grid, [piece.item for piece in work if store.find(piece.key) is None]) as row:
-        outcome = compute_rows(store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows)
+        outcome = compute_rows(
+            store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
     run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
-    run.require_enough(max_share=ws.config.motion.max_reject_share, key="motion.max_reject_share")
+    run.require_enough(ws)
     still = _still(store, run)
     if len(still) == len(run.accepted()):
         raise GateFailed(
@@ -91,7 +94,6 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     return run.publish(
         ws,
         {"motion_magnitude_px": magnitude_px},
-        upstream=[catalog_asset(role)],
         facts=_facts(magnitude_px, num_still=len(still)),
         scores=scores,
         preview=_Preview(store, run, ClipReader(FrameRule.of(ws.config), ws.config.engine), grid),
@@ -129,7 +131,7 @@ def _row_function(
         ahead = side_by_side(computed, missing, threads=ws.config.engine.threads)
     else:
         ahead = nullcontext(computed)
-        read.expect([clip.path for clip in missing])
+        read.prefetch([clip.file for clip in missing])
     with ahead as row:
 
         def checked(clip: CatalogClip) -> dict[str, np.ndarray]:
@@ -141,14 +143,14 @@ def _row_function(
 
 
 def mask_row(
-    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[Path], DecodedClip], mask_rule: MaskRule
+    clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[MediaFile], DecodedClip], mask_rule: MaskRule
 ) -> dict[str, np.ndarray]:
     """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
 
     Raises:
-        RejectRow: the clip cannot be read (:func:`~motive_pipeline.clips.decode.read_clip`), or ``non_finite_motion``.
+        RejectRow: the clip cannot be read (:func:`~motive_pipeline.video.decode.read_clip`), or ``non_finite_motion``.
     """
-    frames_THWC = read(clip.path).frames_THWC
+    frames_THWC = read(clip.file).frames_THWC
     field = motion_field(frames_THWC, tracker, mask_rule)
     mask_Fhw = field.mask(grid)
     if not (np.isfinite(mask_Fhw).all() and np.isfinite(field.magnitude_px)):
@@ -195,9 +197,9 @@ class _Preview:
     def _tiles(self, clip: CatalogClip, ref: RowRef) -> Sequence[Tile]:
         mask_Fhw = self.store.read(ref, "mask")
         latent_frames = [round(step * (len(mask_Fhw) - 1) / (_PREVIEW_FRAMES - 1)) for step in range(_PREVIEW_FRAMES)]
-        texts = [clip.path.name, clip.clip_id, *[""] * _PREVIEW_FRAMES][:_PREVIEW_FRAMES]
+        texts = [clip.file.name, clip.clip_id, *[""] * _PREVIEW_FRAMES][:_PREVIEW_FRAMES]
         try:
-            frames_THWC = self.read(clip.path).frames_THWC
+            frames_THWC = self.read(clip.file).frames_THWC
         except RejectRow as rejection:
             return [Tile(picture_HWC=None, text=rejection.reason)] * _PREVIEW_FRAMES
         return [

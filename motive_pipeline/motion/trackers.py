@@ -5,7 +5,7 @@ Axes: T decoded frames, H W pixels, C channels (RGB), 2 = (dx, dy) with x to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.config import Motion
+from motive_pipeline.graph import resolve_dotted
 
 Reference = Literal["first", "previous"]
 
@@ -83,18 +84,26 @@ class DisTracker:
         return np.asarray(grey_HW, dtype=np.uint8)
 
 
+TRACKERS: Mapping[str, str] = {
+    "dis": "motive_pipeline.motion.trackers:build_dis",
+    "alltracker": "motive_pipeline.motion.alltracker:load_alltracker",
+}
+"""For each value of ``motion.tracker`` the function that builds it, as ``module:function``; imported when it is used."""
+
+
 def build_tracker(motion: Motion, *, device: str = "auto", threads: int = 1) -> Tracker:
-    """The tracker that the section ``motion`` names; ``reference: auto`` is what suits it: ``previous`` for DIS, ``first`` for AllTracker.
+    """The tracker that the section ``motion`` names. ``reference: auto`` means ``previous`` for DIS and ``first`` for AllTracker.
 
     ``device`` and ``threads`` are for a tracker that is a network.
 
     Raises:
-        MotiveError: AllTracker's code, weights or libraries are missing, or not what they should be.
+        MotiveError: AllTracker's code, weights or libraries are missing or not the expected ones.
     """
-    if motion.tracker == "alltracker":
-        from motive_pipeline.motion.alltracker import load_alltracker
+    return resolve_dotted(TRACKERS[motion.tracker])(motion, device=device, threads=threads)
 
-        return load_alltracker(motion, device=device, threads=threads)
+
+def build_dis(motion: Motion, **_: object) -> DisTracker:
+    """DIS with the settings of the section ``motion``; it runs on one thread of the CPU."""
     reference: Reference = "previous" if motion.reference == "auto" else motion.reference
     return DisTracker(preset=motion.preset, reference=reference, min_side_px=motion.min_side_px)
 

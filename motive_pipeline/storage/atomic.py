@@ -1,4 +1,8 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and that are on disk before anything points to them.
+
+Every function that gives a file or folder its name flushes its content first and the folder that holds the name last (fsync). So after a
+power cut whatever was committed or published before is whole. Code that puts something at its final place uses these functions only.
+"""
 
 from __future__ import annotations
 
@@ -15,51 +19,109 @@ TEMP_PREFIX = ".tmp-"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` in one step; a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = _temp_beside(path)
+    """Put ``data`` at ``path`` in one step: a reader sees the old content or the new one, never a part."""
+    make_folder(path.parent)
+    temp = temp_beside(path)
     try:
         with temp.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
+        replace(temp, path)
     finally:
         temp.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as JSON at ``path``, in one step."""
+    """Put ``value`` as JSON at ``path`` in one step."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def replace(source: Path, target: Path) -> None:
+    """Move the finished file ``source`` to ``target`` (same file system), which it replaces."""
+    sync_file(source)
+    os.replace(source, target)
+    sync_folder(target.parent)
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+    """Give a temporary folder that becomes ``path`` when the block ends well, and vanishes when it raises.
 
-    If ``path`` has come to exist meanwhile (equal content, by the naming of whoever calls), that one is kept.
+    Every file in it is flushed first. If ``path`` exists by then (callers name folders by content), that one is kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = _temp_beside(path)
+    make_folder(path.parent)
+    temp = temp_beside(path)
     temp.mkdir()
     try:
         yield temp
+        sync_tree(temp)
         try:
             os.rename(temp, path)
         except OSError:
             if not path.is_dir():
                 raise
+        sync_folder(path.parent)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make ``path`` and the folders above it; each new one is flushed into its parent."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync_folder(folder.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give the file ``source`` a second name ``target``, or copy it where hard links are not possible. The caller flushes (:func:`new_folder`)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def sync_file(path: Path) -> None:
+    """Flush the content of a file to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Flush the names in a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder at or below ``folder``; links are not followed."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            file = Path(parent, name)
+            if not file.is_symlink():
+                sync_file(file)
+        sync_folder(Path(parent))
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files and folders that a killed process left in ``folder``. Call it under the writer's lock."""
+    """Delete temporary files and folders that a killed process left in ``folder``. The caller holds the writer's lock."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.name.startswith(TEMP_PREFIX):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                remove(path)
 
 
-def _temp_beside(path: Path) -> Path:
+def remove(path: Path) -> None:
+    """Delete a file, a folder with all in it, or a link; what a link points to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def temp_beside(path: Path) -> Path:
+    """An unused name in the folder of ``path``; :func:`remove_leftovers` knows it."""
     return path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex[:12]}-{path.name[:80]}"

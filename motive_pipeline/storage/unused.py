@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.errors import NotPublished
-from motive_pipeline.stages import STAGES
+from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Publication, Workspace
 

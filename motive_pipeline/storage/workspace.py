@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ import pandas as pd
 
 from motive_pipeline.config import Config
 from motive_pipeline.errors import NotPublished
-from motive_pipeline.stages import STAGES
+from motive_pipeline.graph import STAGES, Graph
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.layout import require_known_layout
 from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.scores import TABLES, ScoreTables
 
@@ -102,6 +104,11 @@ class Workspace:
         self.lock = FileLock(self.state / "run.lock", f"the store {self.root}")
         self._stores: dict[str, RowStore] = {}
 
+    @cached_property
+    def graph(self) -> Graph:
+        """The assets of this project."""
+        return Graph(self.config)
+
     def store(self, stage: str, dims: dict[str, tuple[str, ...]]) -> RowStore:
         """The row store of ``stage`` under the current settings, with what other processes committed meanwhile."""
         return self.store_at(f"{stage}/{self.config.row_fingerprint(stage)}", dims)
@@ -154,11 +161,9 @@ class Workspace:
         self,
         asset: str,
         *,
-        stage: str,
         content: str,
         write: Callable[[Path], None],
         started: float,
-        upstream: Sequence[str] = (),
         facts: dict[str, Any] | None = None,
         counts: RowCounts | None = None,
         table_rows: int = 0,
@@ -172,11 +177,11 @@ class Workspace:
         ``content`` is a hash of what is published (no time stamps, no settings): equal content keeps the data version. ``started``
         is ``time.time()`` at the stage's start. ``counts`` are those of a stage that computes row by row; one that makes its table as a
         whole gives its ``table_rows``, which count as reused where the same table was published before under the same settings.
-        ``upstream`` names the assets that were read, for the provenance. ``beside`` writes what belongs to the publication and must not be
+        ``beside`` writes what belongs to the publication and must not be
         handed on with its data.
         """
         reject_frame = pd.DataFrame([vars(reject) for reject in rejects], columns=list(REJECT_COLUMNS), dtype="object")
-        fingerprint = self.config.fingerprint(stage)
+        fingerprint = self.config.fingerprint(self.graph.asset(asset).stage.name)
         data_version = digest(content, digest_frame(reject_frame))
         name = f"{data_version[:16]}-{fingerprint[:8]}"
         target = self._folder(asset) / name
@@ -189,7 +194,7 @@ class Workspace:
             "facts": facts or {},
             "counts": vars(counts),
             "preview": _PREVIEW if preview else None,
-            "provenance": self.provenance(stage, upstream),
+            "provenance": self.provenance(asset),
         }
         if is_known:
             atomic.write_json(target / _RECORD, saved)
@@ -209,20 +214,28 @@ class Workspace:
         pieces["runs", asset] = self._runs(asset, fingerprint, started, counts)
         self.scores.publish(pieces)
         atomic.write_json(self._folder(asset) / "current.json", {"version": name})
+        for store in self._stores.values():
+            merge(store)
         return self.published(asset)
 
-    def provenance(self, stage: str, upstream: Sequence[str]) -> dict[str, Any]:
-        """Where a publication comes from: settings, code version, what was read, libraries, machine."""
+    def provenance(self, asset: str) -> dict[str, Any]:
+        """What ``asset`` is made from: settings, code version, the published versions of its inputs (None: not published), libraries, machine."""
+        declared = self.graph.asset(asset)
+        stage = declared.stage.name
         return {
             "stage": stage,
             "settings": self.config.stage_settings(stage),
             "gates": self.config.stage_gates(stage),
             "row_fingerprint": self.config.row_fingerprint(stage),
             "code_version": STAGES[stage].version,
-            "upstream": {asset: self.published(asset).data_version for asset in upstream},
-            "libraries": {name: _version(name) for name in _LIBRARIES},
+            "upstream": {key: self.published(key).data_version if self.has_published(key) else None for key in declared.inputs},
+            "libraries": self.libraries(),
             "machine": platform.machine(),
         }
+
+    def libraries(self) -> dict[str, str]:
+        """The installed versions of the libraries that decide numbers."""
+        return {name: _version(name) for name in _LIBRARIES}
 
     def _folder(self, asset: str) -> Path:
         return self.root / "published" / asset

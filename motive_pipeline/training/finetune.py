@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from motive_pipeline.clips.latents import LatentSet
-from motive_pipeline.config import Arm
+from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.graph import STAGES
+from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.progress import Progress
-from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.scratch import link_tree
@@ -43,7 +43,7 @@ class Training:
     reused: bool
 
 
-def publish_checkpoint(ws: Workspace, arm: Arm) -> Publication:
+def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     """Publish ``finetuned_checkpoint/<arm>``: the folder is the diffusers pipeline of training 0, ``seed-1``, ... hold those of the others.
 
     Each finished training is kept below ``work/finetune`` under what decides it (clips by content, base model, settings, number), so that
@@ -67,11 +67,9 @@ def publish_checkpoint(ws: Workspace, arm: Arm) -> Publication:
     reused = sum(training.reused for training in trainings)
     return ws.publish(
         f"finetuned_checkpoint/{arm}",
-        stage=STAGE,
         content=digest([record["content"] for record in records]),
         write=write,
         started=started,
-        upstream=[f"curated_subset/{arm}", "latents"],
         facts=_facts(records, len(clip_ids)),
         counts=RowCounts(computed=len(trainings) - reused, reused=reused),
         preview=functools.partial(draw_losses, [record["losses"] for record in records]),
@@ -88,7 +86,7 @@ def load_records(published: Path) -> list[dict[str, Any]]:
     return json.loads((published / RECORD).read_text(encoding="utf-8"))["trainings"]
 
 
-def _by_shape(arm: Arm, clip_ids: Sequence[str], latents: LatentSet) -> dict[Shape, list[str]]:
+def _by_shape(arm: ArmName, clip_ids: Sequence[str], latents: LatentSet) -> dict[Shape, list[str]]:
     """The clips by the shape of their latents (frames, height, width)."""
     index = latents.index.set_index("clip_id")[["frames", "height", "width"]]
     absent = [clip_id for clip_id in clip_ids if clip_id not in index.index]
@@ -103,7 +101,7 @@ def _by_shape(arm: Arm, clip_ids: Sequence[str], latents: LatentSet) -> dict[Sha
     return clips
 
 
-def _training(ws: Workspace, arm: Arm, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
+def _training(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
     """Training ``number`` of the arm, from where finished ones are kept, else now."""
     base = model_hash(ws)
     content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)

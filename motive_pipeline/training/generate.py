@@ -15,19 +15,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
-from motive_pipeline.config import Arm
+from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
-from motive_pipeline.stages import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 from motive_pipeline.training.prompts import Video, planned_videos
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 
 STAGE = "generated_videos"
 SHEET_VIDEOS, SHEET_FRAMES = 6, 6
@@ -53,7 +53,7 @@ class _Tally:
     seconds: float = 0.0
 
 
-def publish_videos(ws: Workspace, arm: Arm) -> Publication:
+def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
     """Publish ``generated_videos/<arm>``: ``seed-<training>/<prompt index>-<n>.mp4`` and ``videos.parquet``.
 
     The arm ``base`` draws one set from the base model, the others one set from each training's checkpoint. Finished videos are kept below
@@ -72,11 +72,9 @@ def publish_videos(ws: Workspace, arm: Arm) -> Publication:
     reused = len(tally.rows) + len(tally.rejects) - tally.computed
     return ws.publish(
         f"generated_videos/{arm}",
-        stage=STAGE,
         content=digest(digest_frame(table), [digest_file(file) for file in tally.files]),
         write=functools.partial(_write, table, tally.files),
         started=started,
-        upstream=_upstream(ws, arm),
         facts=_facts(videos, tally),
         counts=RowCounts(computed=tally.computed, reused=reused, rejected=len(tally.rejects)),
         rejects=tally.rejects,
@@ -84,13 +82,7 @@ def publish_videos(ws: Workspace, arm: Arm) -> Publication:
     )
 
 
-def _upstream(ws: Workspace, arm: Arm) -> list[str]:
-    """The assets that were read."""
-    prompts = ["query_catalog"] if ws.config.generate.prompts is None else []
-    return prompts if arm == "base" else [*prompts, f"finetuned_checkpoint/{arm}"]
-
-
-def _checkpoints(ws: Workspace, arm: Arm) -> Iterator[Checkpoint]:
+def _checkpoints(ws: Workspace, arm: ArmName) -> Iterator[Checkpoint]:
     """The base model, or the checkpoints of the arm."""
     base = model_hash(ws)
     load = functools.partial(load_model, ws.config.model, threads=ws.config.engine.threads)
@@ -104,7 +96,7 @@ def _checkpoints(ws: Workspace, arm: Arm) -> Iterator[Checkpoint]:
         yield Checkpoint(training=record["training"], content=content, load=functools.partial(load, path=folder))
 
 
-def _collect(ws: Workspace, arm: Arm, checkpoint: Checkpoint, videos: Sequence[Video], tally: _Tally) -> None:
+def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequence[Video], tally: _Tally) -> None:
     """All videos of one checkpoint, batch by batch, into ``tally``. The model is loaded for the first batch that is not there yet."""
     load = functools.cache(checkpoint.load)
     size = ws.config.generate.batch_size

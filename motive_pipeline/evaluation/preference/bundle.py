@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from motive_pipeline.clips.decode import FrameRule
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.preference.catch import CatchTrial, make_catch_trials
 from motive_pipeline.evaluation.preference.key import Key
@@ -19,6 +18,7 @@ from motive_pipeline.evaluation.preference.pairs import Gap, Pair, Shot, catch_t
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.scratch import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
+from motive_pipeline.video.decode import FrameRule
 
 ASSET = STAGE = "preference_bundle"
 VIDEOS = "videos"
@@ -51,11 +51,9 @@ def publish_preference_bundle(ws: Workspace) -> Publication:
         page = render_page(key)
         return ws.publish(
             ASSET,
-            stage=STAGE,
             content=digest(page, key.study, sorted(shown)),
             write=functools.partial(_write, page, shown),
             started=started,
-            upstream=[f"generated_videos/{arm}" for arm in files.tables],
             facts=_facts(key, pairs, plans_of=len(plans), num_catch=len(trials), wanted=wanted, videos=shown),
             rejects=[*(_gap(gap) for gap in gaps), *(_same(pair) for pair in same)],
             beside=key.save,

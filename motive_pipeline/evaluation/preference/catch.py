@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from motive_pipeline.clips.decode import FrameRule, read_clip
-from motive_pipeline.clips.encode import write_mp4
 from motive_pipeline.storage.digest import digest
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.encode import write_mp4
 
 BLOCKS = 8
 """Blocks along the shorter side of the copy."""

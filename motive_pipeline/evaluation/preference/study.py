@@ -72,11 +72,9 @@ def publish_preference_study(ws: Workspace) -> Publication:
 
     return ws.publish(
         ASSET,
-        stage=STAGE,
         content=digest({name: digest_frame(table) for name, table in tables.items()}),
         write=write,
         started=started,
-        upstream=[BUNDLE],
         facts=_facts(ws, study),
         table_rows=len(study.votes),
         rejects=study.rejects,

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.config import VBENCH_VIDEOS_PER_PROMPT
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
@@ -21,6 +20,7 @@ from motive_pipeline.evaluation.vbench.child import Child, Installed, VBenchFail
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND, DIMENSIONS, Dimension
 from motive_pipeline.evaluation.vbench.environment import LOCK, require_interpreter
 from motive_pipeline.evaluation.vbench.weights import require_weights
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.keys import vbench_key
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.rows import RowStore
@@ -158,7 +158,9 @@ def _measure(
     waiting = [piece.item for piece in work if store.find(piece.key) is None]
     batches = _Batches(setup, dimension, _MODES[suite], waiting, size=ws.config.engine.commit_rows)
     what = f"{dimension.name}[{BACKEND}]"
-    outcome = compute_rows(store, work, batches.row, what=what, commit_rows=ws.config.engine.commit_rows)
+    outcome = compute_rows(
+        store, work, batches.row, what=what, commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+    )
     bad = [f"{item.path}: {outcome.rejects[key].detail}" for key, item in zip(keys, items, strict=True) if key in outcome.rejects]
     if bad:
         raise GateFailed(f"{what}: {len(bad)} of {len(items)} videos cannot be measured; {'; '.join(bad[:5])}")

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from motive_pipeline.clips.scan import HashMemory
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.evaluation.vbench.dimensions import Dimension, Weight
-from motive_pipeline.pinned import download
+from motive_pipeline.fetch import download
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.storage.digest import digest_file
 
 log = logging.getLogger(__name__)

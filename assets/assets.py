@@ -1,0 +1,55 @@
+"""Dagster's assets: one for each asset of the graph, all made the same way.
+
+Belongs here: how a stage of the library becomes a Dagster asset. Does not belong here: which assets there are and what they read
+(``motive_pipeline/graph/``), what they compute (the library), how their metadata looks (``metadata.py``).
+"""
+
+import dagster as dg
+
+from assets.automation import recompute_what_changed
+from assets.metadata import metadata_of
+from assets.names import asset_key
+from motive_pipeline.config import Config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph import Asset, Graph
+from motive_pipeline.storage.trouble import storage_trouble
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+OWNERS = ["team:curation"]
+
+
+def stage_assets(config: Config) -> list[dg.AssetsDefinition]:
+    """Every asset of the project, parents first."""
+    return [_stage_asset(config, asset) for asset in Graph(config).assets.values()]
+
+
+def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
+    """A Dagster asset that runs one stage and shows what it published. What a user can mend fails it with the library's own message."""
+    # a node of the lineage is titled with the last part of its key only; its kinds stand below the title
+    kinds = asset.kinds | ({asset.name} if asset.lane else set())
+    may_start = config.schedule.auto_heavy or not asset.stage.heavy
+
+    @dg.asset(
+        key=asset_key(asset.key),
+        group_name=asset.group,
+        kinds=set(kinds),
+        owners=OWNERS,
+        deps=[asset_key(read) for read in asset.reads],
+        description=asset.description,
+        code_version=config.fingerprint(asset.stage.name),
+        automation_condition=recompute_what_changed() if may_start else None,
+        required_resource_keys={"workspace"},
+    )
+    def body(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        workspace: Workspace = context.resources.workspace
+        try:
+            publication: Publication = asset.publish(workspace)
+        except MotiveError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        except Exception as error:
+            if (trouble := storage_trouble(error, workspace.root, workspace.state)) is None:
+                raise
+            raise dg.Failure(description=trouble, allow_retries=False) from error
+        return dg.MaterializeResult(metadata=metadata_of(publication), data_version=dg.DataVersion(publication.data_version))
+
+    return body

@@ -1,0 +1,26 @@
+"""``motive gc``: what lies in the store and no current setting uses."""
+
+from assets.definitions import build_definitions
+from assets.instance import open_instance
+from assets.names import asset_name
+from assets.staleness import stale_assets
+from motive_pipeline.config import Config
+from motive_pipeline.storage.unused import Unused, remove, report_folders, unused
+from motive_pipeline.storage.workspace import Workspace
+
+
+def collect(config: Config, *, delete: bool) -> list[Unused]:
+    """What no current setting uses, by path; with ``delete`` it is removed, under the root's lock.
+
+    Raises:
+        Locked: a run is going on.
+    """
+    workspace = Workspace(config)
+    with workspace.lock.holding(wait_s=1.0, who="motive gc"), open_instance(config) as instance:
+        graph = build_definitions(config, workspace).resolve_asset_graph()
+        assets = {asset_name(key) for key in graph.materializable_asset_keys}
+        stale = {asset_name(key) for key in stale_assets(graph, instance, workspace)}
+        found = unused(workspace, assets=assets, stale=stale, keep=report_folders(workspace))
+        if delete:
+            remove(found)
+    return found

@@ -1,0 +1,65 @@
+"""What Dagster shows of a publication: counts, facts, a preview picture, the report.
+
+Belongs here: turning a publication into Dagster metadata, with untrusted text escaped. Does not belong here: which facts a stage publishes (the
+library).
+"""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from PIL import Image
+
+from motive_pipeline.storage.workspace import Publication
+
+MAX_PREVIEW_WIDTH_PX = 960  # the UI shows a picture in a dialog that is not wider than this on a laptop, and does not shrink it
+
+
+def metadata_of(publication: Publication) -> dict[str, Any]:
+    """Counts, facts, a preview picture and the folder of a publication, as Dagster metadata."""
+    counts = publication.counts
+    metadata: dict[str, Any] = {
+        "rows_computed": counts.computed,
+        "rows_reused": counts.reused,
+        "rows_rejected": counts.rejected,
+        "published": dg.MetadataValue.path(str(publication.path)),
+    }
+    metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
+    if publication.preview:
+        metadata["preview"] = dg.MetadataValue.md(f"![preview]({_data_url(publication.preview)})")
+    if (publication.path / "report.html").exists():
+        metadata["report"] = dg.MetadataValue.md((publication.path / "report.md").read_text(encoding="utf-8"))
+        # no link: browsers refuse to follow one from a page to a local file
+        metadata["report, with videos"] = dg.MetadataValue.path(str(publication.path / "report.html"))
+    return metadata
+
+
+def _data_url(file: Path) -> str:
+    """A picture small enough for the event log, which keeps it for every materialization."""
+    picture = Image.open(file).convert("RGB")
+    picture.thumbnail((MAX_PREVIEW_WIDTH_PX, 4 * MAX_PREVIEW_WIDTH_PX), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    picture.save(encoded, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _metadata_value(value: Any) -> Any:
+    """A fact of a publication: numbers and texts as they are, a list of dicts as a table, anything else as JSON."""
+    if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+        columns = [str(name) for name in value[0]]
+        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |" for row in value]
+        return dg.MetadataValue.md("\n".join(lines))
+    if isinstance(value, bool | int | float | str):
+        return value
+    return dg.MetadataValue.json(value)
+
+
+def _cell(value: Any) -> str:
+    """One table cell: captions and file names are untrusted, so nothing in them may act as markup."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    for char, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " "), ("`", "'"), ("[", "\\["), ("!", "\\!")):
+        text = text.replace(char, escaped)
+    return text

@@ -1,0 +1,189 @@
+"""``motive run``: observe the sources, then run what is stale, parents first, until nothing is."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
+from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
+from assets.definitions import build_definitions
+from assets.instance import open_instance
+from assets.names import asset_name
+from assets.staleness import failed_last, stale_assets, unanswered_checks
+from motive_pipeline.config import Config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.layout import mark_layout
+from motive_pipeline.storage.workspace import Workspace
+
+log = logging.getLogger("motive_pipeline.run")
+
+PATIENCE_S = 1.0
+"""Long enough for a process that only asks whether the lock is free (:meth:`FileLock.is_held`)."""
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass
+class AssetRun:
+    """What became of one asset: ``computed`` (new data version), ``unchanged``, ``failed`` or ``blocked``."""
+
+    status: str = "unchanged"
+    rows_computed: int = 0
+    rows_reused: int = 0
+    rows_rejected: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The contract's columns."""
+        names = ("status", "rows_computed", "rows_reused", "rows_rejected", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Report:
+    """All selected assets and what became of them."""
+
+    assets: dict[str, AssetRun] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """No asset failed or is blocked."""
+        return all(run.status in ("computed", "unchanged") for run in self.assets.values())
+
+
+def run_stale(config: Config, selection: str | None = None) -> Report:
+    """Bring the selected assets (all, by default) up to date.
+
+    Exactly those that are stale run, and those that the UI shows as failed. One that is left with a stale ancestor (outside the selection,
+    or because it failed) is ``blocked``, also where Dagster still calls it fresh: it may be out of date. Checks of what is up to date that a
+    run left without an answer are run by themselves.
+
+    Raises:
+        MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
+    """
+    workspace = Workspace(config)
+    with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
+        mark_layout(workspace.root)
+        workspace.scores.refresh_views()
+        for dead in fail_dead_runs(instance, workspace.state, holds_root=True):
+            log.warning("the run %s had died; it is marked as failed now, and what it had committed is kept", dead)
+        definitions = build_definitions(config, workspace)
+        graph = definitions.resolve_asset_graph()
+        selected = _selected(graph, selection)
+        _observe(definitions, instance, workspace)
+        report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
+        job = definitions.resolve_job_def("everything")
+        failed: set[dg.AssetKey] = set()
+        again = selected & failed_last(graph, instance)
+        while True:
+            stale = set(stale_assets(graph, instance, workspace)) | again | failed
+            ready = {key for key in selected & stale - failed if not (_ancestors(graph, key) & stale)}
+            if not ready:
+                break
+            failed |= _run_once(job, instance, workspace, ready, report)
+            again -= ready
+        for key in selected - failed:
+            blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & stale)
+            if blockers:
+                report.assets[asset_name(key)].status = "blocked"
+                report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
+        checks = {check for check in unanswered_checks(graph, instance) if check.asset_key in selected - stale}
+        if checks:
+            log.info("running the checks %s", ", ".join(sorted(check.name for check in checks)))
+            _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), instance, workspace)
+    return report
+
+
+def _selected(graph: AssetGraph, selection: str | None) -> set[dg.AssetKey]:
+    everything = set(graph.materializable_asset_keys)
+    if selection is None:
+        return everything
+    try:
+        chosen = dg.AssetSelection.from_string(selection).resolve(graph)
+    except (dg.DagsterError, ValueError) as error:
+        raise MotiveError(f"--select {selection!r}: {error}") from error
+    if not chosen & everything:
+        raise MotiveError(f"--select {selection!r} names no asset. There are: {', '.join(sorted(map(asset_name, everything)))}")
+    return set(chosen) & everything
+
+
+def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
+    log.info("looking at clips, queries and weights")
+    observe = definitions.resolve_job_def("observe")
+    result = observe.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
+    run_ended(workspace.state, result.run_id)
+    errors = sorted(_error_text(event) for event in result.all_events if event.is_step_failure)
+    if errors:
+        raise MotiveError("\n".join(errors))
+
+
+def _run_once(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, ready: set[dg.AssetKey], report: Report
+) -> set[dg.AssetKey]:
+    """Run ``ready`` as one run of ``job``, enter the outcome into ``report``, and give the keys that failed."""
+    names = {asset_name(key): key for key in ready}
+    log.info("running %s", ", ".join(sorted(names)))
+    before = {name: workspace.published(name).data_version if workspace.has_published(name) else None for name in names}
+    started = time.monotonic()
+    result, errors = _execute(job, instance, workspace, asset_selection=sorted(ready))
+    log.debug("run %s took %.1f s", result.run_id, time.monotonic() - started)
+    seconds = {event.step_key: event.step_success_data.duration_ms / 1000 for event in result.all_events if event.is_step_success}
+    materialized = {asset_name(e.asset_key) for e in result.all_events if e.is_step_materialization and e.asset_key}
+    failed = set()
+    for name, key in names.items():
+        run = report.assets[name]
+        step = key.to_python_identifier()
+        if name in materialized:
+            publication = workspace.published(name)
+            run.status = "unchanged" if publication.data_version == before[name] else "computed"
+            run.rows_computed = publication.counts.computed
+            run.rows_reused = publication.counts.reused
+            run.rows_rejected = publication.counts.rejected
+            run.seconds = round(seconds.get(step, 0.0), 3)
+        else:
+            failed.add(key)
+            run.status = "failed"
+            run.error = errors.get(step, "the run ended before this asset")
+            log.error("%s failed: %s", name, run.error)
+    return failed
+
+
+def _execute(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, asset_selection: list[dg.AssetKey] | None = None
+) -> tuple[dg.ExecuteInProcessResult, dict[str | None, str]]:
+    """Run ``job``; the outcome, and the message of each step that failed. A check that failed is only reported."""
+    result = job.execute_in_process(
+        instance=instance, asset_selection=asset_selection, raise_on_error=False, run_config=QUIET, tags=BY_SHELL
+    )
+    run_ended(workspace.state, result.run_id)
+    errors = {event.step_key: _error_text(event) for event in result.all_events if event.is_step_failure}
+    for check in job.asset_layer.asset_graph.asset_check_keys:
+        if (step := f"{check.asset_key.to_python_identifier()}_{check.name}") in errors:
+            log.error("the check %s could not be run: %s", check.name, errors[step])
+    return result, errors
+
+
+def _ancestors(graph: AssetGraph, key: dg.AssetKey) -> set[dg.AssetKey]:
+    found: set[dg.AssetKey] = set()
+    queue = [key]
+    while queue:
+        for parent in graph.get(queue.pop()).parent_keys:
+            if parent not in found:
+                found.add(parent)
+                queue.append(parent)
+    return found
+
+
+def _error_text(event: dg.DagsterEvent) -> str:
+    """The message for a person: a failure's own description, else the exception at the root with its trace."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error and error.cause:
+        error = error.cause
+    return error.to_string() if error else "unknown error"

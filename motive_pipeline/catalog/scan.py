@@ -1,0 +1,207 @@
+"""Which files there are, and which content each has: the identity of clips.
+
+A clip's id is the first 16 hex digits of the SHA-256 of its file's bytes, so a renamed file is the same clip and a changed one is new.
+Hashes are remembered in ``hashes.sqlite`` by (path, size, mtime_ns, ctime_ns, inode); for a member of an archive all but the path are the
+archive's, so that one which has not changed is not read again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files.file_stat import disk_errors_as_rejects
+from motive_pipeline.files.hash_memory import ID_DIGITS, FileHash, HashMemory, hash_file
+from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.progress import Progress
+from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
+from motive_pipeline.sources.protocol import BadEntry, ClipSource, SourceEntry
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.workspace import Workspace
+
+DIFFERENCES = {
+    "missing_file": "rows without file",
+    "orphan_file": "files without row",
+    "duplicate_name": "files of a name that stands for another",
+    "bad_row": "rows that cannot be read",
+}
+"""What a table and the files beside it disagree in, by reason code."""
+
+_LARGE_BYTES = 2**18
+"""Hashing less takes about as long as handing it to another thread. A member of an archive is taken to be large."""
+
+_HASHED_AHEAD = 4
+"""Large files that are begun before the one that is waited for, for each thread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """A file of a source, with the identity of its content."""
+
+    entry: SourceEntry
+    clip_id: str
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What a source holds now, in its order. ``num_hashed`` files were read for it, the others' hashes were remembered."""
+
+    files: list[SourceFile]
+    bad: list[BadEntry]
+    num_hashed: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a person wants to know of it."""
+        return {
+            "files": len(self.files),
+            "different contents": len({file.clip_id for file in self.files}),
+            "gigabytes": round(sum(file.num_bytes for file in self.files) / 1e9, 3),
+            "without caption": sum(not file.entry.caption for file in self.files),
+            "unusable entries": len(self.bad),
+            "hashed now": self.num_hashed,
+        } | self.differences()
+
+    def differences(self) -> dict[str, int]:
+        """What a table and the files beside it disagree in, where they do."""
+        reasons = Counter(bad.reason for bad in self.bad)
+        told = {words: reasons[reason] for reason, words in DIFFERENCES.items()}
+        told["rows that name a file again"] = len(self.files) - len({file.entry.file for file in self.files})
+        return {words: number for words, number in told.items() if number}
+
+
+def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Callable[[SourceFile], None] | None = None) -> Scan:
+    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``. ``seen`` is told of each file as it is found,
+    in order. Large files are hashed in ``threads`` threads.
+
+    Raises:
+        MotiveError: the source holds no video at all.
+    """
+    files: list[SourceFile] = []
+    bad: list[BadEntry] = []
+    hashed_before = memory.num_hashed
+    progress, num_bytes = Progress(source.key, None, unit="files"), 0
+    for found in _identified(source.entries(), memory, threads):
+        if isinstance(found, SourceFile):
+            files.append(found)
+            num_bytes += found.num_bytes
+            progress.step(note=f"{memory.num_hashed - hashed_before} hashed, {num_bytes / 1e9:.1f} GB")
+            if seen is not None:
+                seen(found)
+        else:
+            bad.append(found)
+    memory.save()
+    if not files and not bad:
+        raise MotiveError(f"{source.describe()}: no video found. Put videos there ({source.expects}), or name another folder.")
+    return Scan(files=files, bad=bad, num_hashed=memory.num_hashed - hashed_before)
+
+
+def hash_threads(ws: Workspace) -> int:
+    """As many as there are processes that read videos, at least one."""
+    return max(1, ws.config.engine.num_decode_workers)
+
+
+def data_version(*scans: Scan) -> str:
+    """A hash of what the sources hold: relative paths, contents and captions, unusable entries; no time stamps, no absolute paths."""
+    return digest(
+        [
+            [
+                [_described(file) for file in found.files],
+                [[bad.relative, bad.reason] for bad in found.bad],
+            ]
+            for found in scans
+        ]
+    )
+
+
+def _described(file: SourceFile) -> list[Any]:
+    entry = file.entry
+    described = [entry.relative, file.sha256, entry.caption, sorted(entry.extra.items())]
+    beside = [sorted(entry.metadata.items()), list(entry.further_captions)] if entry.metadata or entry.further_captions else []
+    return described + beside
+
+
+def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """(data version, facts) of the clips' files as they are now.
+
+    Raises:
+        MotiveError: ``clips.path`` is missing, is no folder, or holds no video.
+    """
+    found = scan(clip_source(ws), HashMemory(ws.state), threads=hash_threads(ws))
+    return data_version(found), found.facts()
+
+
+def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
+    """(data version, facts) of the files of the queries and the held-out queries as they are now.
+
+    Raises:
+        MotiveError: as for the clips, with ``queries.path`` and ``queries.held_out_path``.
+    """
+    memory = HashMemory(ws.state)
+    queries = scan(query_source(ws), memory, threads=hash_threads(ws))
+    held_out = held_out_source(ws)
+    if held_out is None:
+        return data_version(queries), queries.facts()
+    kept = scan(held_out, memory, threads=hash_threads(ws))
+    facts = queries.facts() | {f"held out: {name}": value for name, value in kept.facts().items()}
+    return data_version(queries, kept), facts
+
+
+def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, threads: int) -> Iterator[SourceFile | BadEntry]:
+    """The entries in their order, each with its hash."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
+    waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]] = deque()
+    try:
+        for entry in entries:
+            waiting.append(entry if isinstance(entry, BadEntry) else _begun(entry, memory, pool))
+            while waiting and (len(waiting) > threads * _HASHED_AHEAD or not isinstance(waiting[0], tuple) or waiting[0][1].done()):
+                yield _ended(waiting.popleft(), memory)
+        while waiting:
+            yield _ended(waiting.popleft(), memory)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begun(
+    entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor
+) -> SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]:
+    """The file with its hash, where that is remembered or soon made; else with the hash in the making."""
+    try:
+        with disk_errors_as_rejects():
+            file = entry.file.with_stat()
+            found = memory.remembered(file)
+            if found is None and _is_worth_a_thread(file):
+                return entry, pool.submit(hash_file, file)
+            return _file(entry, *(found or memory.remember(hash_file(file))))
+    except RejectRow as rejection:
+        return _bad(entry, rejection)
+
+
+def _is_worth_a_thread(file: MediaFile) -> bool:
+    """Large files, but no cells of Parquet files: threads would each decode the row groups that one reader goes through once."""
+    assert file.stat is not None
+    return file.stat.size >= _LARGE_BYTES and not file.is_cell()
+
+
+def _ended(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]], memory: HashMemory) -> SourceFile | BadEntry:
+    if not isinstance(begun, tuple):
+        return begun
+    entry, future = begun
+    try:
+        with disk_errors_as_rejects():
+            return _file(entry, *memory.remember(future.result()))
+    except RejectRow as rejection:
+        return _bad(entry, rejection)
+
+
+def _file(entry: SourceEntry, sha256: str, num_bytes: int) -> SourceFile:
+    return SourceFile(entry=entry, clip_id=sha256[:ID_DIGITS], sha256=sha256, num_bytes=num_bytes)
+
+
+def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:
+    return BadEntry(path=entry.file.location, relative=entry.relative, reason=rejection.reason, detail=rejection.detail)

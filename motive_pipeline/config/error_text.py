@@ -1,0 +1,39 @@
+"""What a user reads about a config that cannot be used: each key, its value and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from motive_pipeline.config.schema import Settings
+
+
+def error_text(error: ValidationError, file: Path) -> str:
+    """All mistakes of the config in ``file``, one line each."""
+    lines = [f"{file}: {error.error_count()} setting(s) cannot be used:"]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: unknown key.{_suggestion(problem['loc'])}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {key}: missing, and it has no default")
+        else:
+            value = problem["input"] if not isinstance(problem["input"], dict | BaseModel) else None
+            shown = f" = {value!r}" if value is not None else ""
+            lines.append(f"  {key}{shown}: {problem['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def _suggestion(loc: tuple[int | str, ...]) -> str:
+    """The key in the same section whose name is closest to the unknown one; without a close one, all keys there."""
+    section: type[BaseModel] = Settings
+    for part in loc[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        section = annotation
+    names = list(section.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" Allowed here: {', '.join(names) or 'nothing'}."

@@ -1,0 +1,89 @@
+"""The fingerprint of each stage: a hash of the settings that the stage depends on and of its code version.
+
+Where a setting names a file, the file's content counts and not only its name. What is too large to read for every command counts by size
+and time of change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline.config.comparison import Evaluate, VBench
+from motive_pipeline.config.method import AllTracker
+from motive_pipeline.config.schema import Settings
+from motive_pipeline.graph.stages import STAGES
+from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
+
+
+class Config(Settings):
+    """Every setting of one project, and the fingerprints of its stages."""
+
+    def stage_settings(self, stage: str) -> dict[str, Any]:
+        """The settings that decide what a row of ``stage`` holds, by dotted key.
+
+        The prompt file and AllTracker's code and weights count by content. The file of Adam's state, which may be as large as the model,
+        counts by size and time of change.
+        """
+        declared = STAGES[stage]
+        further = [key for (switch, value), keys in declared.when.items() if self.setting(switch) == value for key in keys]
+        settings = {key: self.setting(key) for key in (*declared.settings, *further)}
+        if "preference.comparisons" in settings:
+            settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
+        if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():
+            settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+        if "motion.alltracker" in settings:
+            settings["motion.alltracker"] = _alltracker_content(self.motion.alltracker)
+        if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
+            settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
+        return settings
+
+    def stage_gates(self, stage: str) -> dict[str, Any]:
+        """The settings that only decide whether ``stage`` may publish, by dotted key.
+
+        An encoder's folder counts by the names, sizes and times of its files: noticing a change must not take reading it.
+        """
+        gates = {key: self.setting(key) for key in STAGES[stage].gates}
+        if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
+            stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+            gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return gates | ({"evaluate": _evaluate_content(self.evaluate)} if "evaluate" in gates else {})
+
+    def row_fingerprint(self, stage: str) -> str:
+        """16 hex digits over what decides a row: the stage's settings and its code version. Nothing from upstream enters."""
+        return _fingerprint(stage, self.stage_settings(stage))
+
+    def fingerprint(self, stage: str) -> str:
+        """16 hex digits over all settings of the stage, gates included, and its code version."""
+        return _fingerprint(stage, self.stage_settings(stage) | self.stage_gates(stage))
+
+
+def _fingerprint(stage: str, settings: dict[str, Any]) -> str:
+    body = {"stage": stage, "version": STAGES[stage].version, "settings": settings}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _alltracker_content(alltracker: AllTracker) -> dict[str, Any]:
+    """What decides the network: variant, iterations, and code and weights by content (by path while the files are missing)."""
+    code, weights = ALLTRACKER.code.content, ALLTRACKER.files["alltracker.pth"].sha256
+    if alltracker.repo is not None:
+        code = code_content(alltracker.repo) if alltracker.repo.is_dir() else str(alltracker.repo)
+    if alltracker.checkpoint is not None:
+        weights = file_content(alltracker.checkpoint) if alltracker.checkpoint.is_file() else str(alltracker.checkpoint)
+    return {"variant": alltracker.variant, "iters": alltracker.iters, "repo": code, "checkpoint": weights}
+
+
+def _vbench_content(vbench: VBench) -> dict[str, Any]:
+    """What decides VBench's numbers. The weights, which may be gigabytes, count by size and time of each file."""
+    folder = vbench.weights_folder
+    found = sorted(path for pattern in ("*.pt", "*.pth") for path in folder.rglob(pattern) if path.is_file())
+    stats = [[path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    return vbench.model_dump(mode="json", exclude={"weights", "timeout_s"}) | {"weights": stats}
+
+
+def _evaluate_content(evaluate: Evaluate) -> dict[str, Any]:
+    """What decides the published scores. VBench's settings count only where it runs."""
+    vbench = {"vbench": _vbench_content(evaluate.vbench)} if evaluate.backend == "vbench" else {}
+    return evaluate.model_dump(mode="json", exclude={"vbench"}) | vbench

@@ -1,0 +1,109 @@
+"""How clips are scored and chosen: ``model``, ``motion``, ``gradient``, ``influence``, ``vote``, ``embedding`` and ``subset``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from motive_pipeline.config.names import FLOW_HISTOGRAM
+from motive_pipeline.config.section import RejectShare, Section, Share, Timesteps, require_power_of_two
+
+TRAK_MAX_DIM = 8192
+"""The largest ``influence.proj_dim`` with TRAK, whose kernel has proj_dim x proj_dim entries."""
+
+
+class Model(Section):
+    path: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    revision: str | None = None
+    expert: Literal["transformer", "transformer_2"] = "transformer"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    device: str = "auto"
+    max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
+
+
+class AllTracker(Section):
+    variant: Literal["full", "tiny"] = "full"
+    repo: Path | None = None
+    checkpoint: Path | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    iters: Annotated[int, Field(ge=1, le=64)] = 4
+
+
+class Motion(Section):
+    tracker: Literal["dis", "alltracker"] = "dis"
+    preset: Literal["medium", "fast"] = "medium"
+    reference: Literal["auto", "first", "previous"] = "auto"
+    floor_px: Annotated[float, Field(ge=0)] = 1.0
+    min_side_px: Annotated[int, Field(ge=0, le=4096)] = 128
+    camera: Literal["keep", "subtract", "downweight"] = "keep"
+    cuts: Literal["keep", "skip"] = "keep"
+    weigh_by: Literal["none", "visibility", "confidence", "both"] = "none"
+    alltracker: AllTracker = AllTracker()
+    max_reject_share: RejectShare = 0.25
+
+    @model_validator(mode="after")
+    def _possible(self) -> Motion:
+        if self.weigh_by != "none" and self.tracker == "dis":
+            raise ValueError(
+                f"weigh_by ({self.weigh_by}) needs a tracker that gives visibility and confidence: tracker: alltracker; with dis use weigh_by: none"
+            )
+        if self.tracker == "alltracker" and self.alltracker.variant == "tiny" and self.alltracker.checkpoint is None:
+            raise ValueError("alltracker.variant: tiny needs alltracker.checkpoint, your alltracker_tiny.pth; only the full one is fetched")
+        return self
+
+
+class Gradient(Section):
+    timestep: Timesteps = 500
+    noise_seed: Annotated[int, Field(ge=0)] = 0
+    num_noises: Annotated[int, Field(ge=1, le=1000)] = 1
+    projection: Literal["fastfood", "countsketch", "factored", "exact"] = "fastfood"
+    proj_seed: Annotated[int, Field(ge=0)] = 0
+    store_dim: Annotated[int, Field(ge=2, le=2**20)] = 2048
+    frame_norm: Literal["per_frame", "paper_literal"] = "per_frame"
+    parameters: str = "all"
+    checkpointing: bool | Literal["full"] = False
+    deterministic: bool = True
+    max_reject_share: RejectShare = 0.25
+
+    @field_validator("store_dim")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        return require_power_of_two(value)
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """``timestep`` as a tuple, also when it is one number."""
+        return self.timestep if isinstance(self.timestep, tuple) else (self.timestep,)
+
+
+class Influence(Section):
+    proj_dim: Annotated[int, Field(ge=2)] = 512
+    similarity: Literal["cosine", "dot"] = "cosine"
+    preconditioner: Literal["none", "adam", "trak"] = "none"
+    adam_state: Path | None = None
+    adam_clips: Annotated[int, Field(ge=1)] = 64
+    adam_seed: Annotated[int, Field(ge=0)] = 0
+    adam_eps: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    trak_lambda: Annotated[float, Field(gt=0)] = 1.0
+
+    @field_validator("proj_dim")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        return require_power_of_two(value)
+
+
+class Vote(Section):
+    percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
+
+
+class Embedding(Section):
+    encoder: str = FLOW_HISTOGRAM
+    revision: str | None = None
+    num_frames: Annotated[int, Field(ge=1, le=1000)] = 8
+
+
+class Subset(Section):
+    share: Share = 0.10
+    seed: Annotated[int, Field(ge=0)] = 0

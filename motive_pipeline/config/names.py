@@ -1,0 +1,54 @@
+"""The names that a config may use: sources, gradient variants, arms, and the dimensions of VBench."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator
+
+from motive_pipeline.graph.arms import ARMS
+
+Source = Literal[
+    "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
+    "video2dataset", "diffsynth", "diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "videox_fun", "fastvideo",
+    "nemo", "videotuna", "open_sora", "open_sora_plan", "ltx",
+]  # fmt: skip
+"""How clips are laid out on disk. docs/data.md shows each layout."""
+
+Variant = str
+"""The name of a gradient variant."""
+
+
+def _known_arm(name: str) -> str:
+    if name in ARMS:
+        return name
+    close = difflib.get_close_matches(name, list(ARMS), n=1, cutoff=0.5)
+    raise ValueError(f"{name!r} is no arm.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, ARMS))}")
+
+
+ArmName = Annotated[str, AfterValidator(_known_arm)]
+"""The name of an arm (graph/arms.py)."""
+
+DEFAULT_ARMS: tuple[ArmName, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
+"""The default of ``arms``."""
+
+COMPARED_BY_PEOPLE: tuple[ArmName, ...] = ("base", "random", "full", "no_mask")
+"""The arms that people compare with MOTIVE by default: those of the paper's own study."""
+
+FLOW_HISTOGRAM = "flow_histogram"
+"""The ``embedding.encoder`` that needs no weights."""
+
+VBenchDimension = Literal[
+    "subject_consistency",
+    "background_consistency",
+    "temporal_flickering",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+]
+VBENCH_DIMENSIONS: tuple[VBenchDimension, ...] = get_args(VBenchDimension)
+VBENCH_VIDEOS_PER_PROMPT = 5
+NON_COMMERCIAL: tuple[VBenchDimension, ...] = ("motion_smoothness", "imaging_quality")
+"""Dimensions of VBench whose networks may not be used commercially (AMT-S; MUSIQ of pyiqa)."""

@@ -1,0 +1,40 @@
+"""How a run uses the machine, and when runs start by themselves: ``engine`` and ``schedule``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from motive_pipeline.config.section import Section
+
+
+class Engine(Section):
+    threads: Annotated[int, Field(ge=1, le=1024)] = 2
+    commit_rows: Annotated[int, Field(ge=1)] = 32
+    commit_s: Annotated[float, Field(gt=0)] = 60.0
+    decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
+    decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
+    keep_latents: bool = True
+
+    @property
+    def num_decode_workers(self) -> int:
+        """``decode_workers``; by default the number of cores minus one, at least 1 and at most 8."""
+        return min(8, max(1, (os.cpu_count() or 1) - 1)) if self.decode_workers is None else self.decode_workers
+
+
+class Schedule(Section):
+    watch: bool = True
+    automate: bool = True
+    watch_interval_s: Annotated[int, Field(ge=1)] = 5
+    settle_s: Annotated[float, Field(ge=0)] = 2.0
+    cron: str | None = None
+    auto_heavy: bool = False
+
+    @field_validator("cron")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None and len(value.split()) != 5:
+            raise ValueError('must have five fields (minute hour day month weekday), for instance "0 3 * * *"')
+        return value

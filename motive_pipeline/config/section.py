@@ -1,0 +1,46 @@
+"""What every section of ``motive.yaml`` shares: the base class, the types of its fields, and checks that several sections use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+RejectShare = Annotated[float, Field(ge=0.0, le=1.0)]
+FrameCount = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings. An unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def require_power_of_two(value: int) -> int:
+    """``value``, or a ValueError that suggests the nearest power of two below it."""
+    if value & (value - 1):
+        raise ValueError(f"must be a power of two, for instance {2 ** (value.bit_length() - 1)}")
+    return value
+
+
+def require_table_used(source: str, table: Path | None, column: str | None) -> None:
+    """Raise ValueError when a table or a column is set for a source that reads no table."""
+    if source in ("demo", "folder", "zip", "webdataset", "ai_toolkit", "video2dataset") and (table or column):
+        raise ValueError(
+            f"source: {source} reads no table, so table, path_column and caption_column have no meaning here; name another source"
+        )
+
+
+def _timesteps(value: object) -> float | tuple[float, ...]:
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    numbers = [float(each) for each in listed if isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < 1000]
+    if not numbers or len(numbers) < len(listed) or len(set(numbers)) < len(numbers):
+        raise ValueError("must be a number above 0 and below 1000, or a list of different ones, for instance [250, 500, 750]")
+    return numbers[0] if len(numbers) == 1 else tuple(numbers)
+
+
+# Validated as a whole: pydantic would report two errors for one mistake in a union.
+Timesteps = Annotated[float | tuple[float, ...], PlainValidator(_timesteps), PlainSerializer(lambda value: value)]
+"""One timestep, or several different ones."""

@@ -1,0 +1,132 @@
+"""The SHA-256 of files, and a memory of it: a file that has not changed is not read again.
+
+A hash is remembered by (location, size, mtime_ns, ctime_ns, inode). For a member of an archive, all but the location are those of the archive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files.file_stat import disk_errors_as_rejects
+from motive_pipeline.files.media_file import MediaFile, media_file
+
+ID_DIGITS = 16
+"""A clip's id is this many hex digits of the hash of its bytes."""
+
+SETTLED_AFTER_NS = 2_000_000_000
+"""A file younger than this when it is hashed may change again within the same time stamp. Its hash is not used next time."""
+
+_ATTEMPTS = 3
+_BLOCK_BYTES = 2**20
+_COMMIT_EVERY = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileHash:
+    """The hash of a file that was read now; ``file`` has the stat that holds for it.
+
+    ``is_settled``: the file was old enough for its time stamps to show any later change.
+    """
+
+    file: MediaFile
+    sha256: str
+    num_bytes: int
+    is_settled: bool
+
+
+def hash_file(file: MediaFile) -> FileHash:
+    """Read ``file`` and hash it. Can run in any thread.
+
+    Raises:
+        RejectRow: ``changed_while_reading``.
+        OSError: the file cannot be read.
+    """
+    before = file.with_stat()
+    for _ in range(_ATTEMPTS):
+        started_ns = time.time_ns()
+        with before.open(check=True) as opened:
+            sha = hashlib.sha256()
+            num_bytes = 0
+            while block := opened.read(_BLOCK_BYTES):
+                sha.update(block)
+                num_bytes += len(block)
+        after = replace(file, stat=file.current_stat())
+        assert before.stat is not None
+        assert after.stat is not None
+        if before.stat.identity == after.stat.identity:
+            is_settled = started_ns - before.stat.ctime_ns >= SETTLED_AFTER_NS
+            return FileHash(file=before, sha256=sha.hexdigest(), num_bytes=num_bytes, is_settled=is_settled)
+        before = after
+    raise RejectRow(
+        "changed_while_reading", "the file was being written while it was read; it is tried again in the next run", transient=True
+    )
+
+
+class HashMemory:
+    """Remembered hashes, in ``hashes.sqlite``. Losing that file costs time only."""
+
+    def __init__(self, state: Path) -> None:
+        """Opens the memory in the folder ``state``. Raises MotiveError when the file is no usable database."""
+        state.mkdir(parents=True, exist_ok=True)
+        self.file = state / "hashes.sqlite"
+        self._db = sqlite3.connect(self.file, timeout=60)
+        try:
+            with self._db:
+                self._db.execute(
+                    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
+                    " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
+                )
+                if not any(column[1] == "num_bytes" for column in self._db.execute("PRAGMA table_info(hashes)")):
+                    self._db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
+        except sqlite3.DatabaseError as error:
+            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
+        self._unsaved: list[tuple[Any, ...]] = []
+        self.num_hashed = 0
+
+    def clip_id(self, source: MediaFile | Path) -> str:
+        """The clip's id as the file is now. Raises as :meth:`sha256` does."""
+        return self.sha256(source)[0][:ID_DIGITS]
+
+    def sha256(self, source: MediaFile | Path) -> tuple[str, int]:
+        """(hash of the bytes, their number) as the file is now: remembered, or read.
+
+        Raises:
+            RejectRow: ``missing_file``, ``unreadable`` or ``changed_while_reading``; all are tried again in the next run.
+        """
+        place = media_file(source)
+        with disk_errors_as_rejects():
+            file = replace(place, stat=place.current_stat())
+            return self.remembered(file) or self.remember(hash_file(file))
+
+    def remembered(self, file: MediaFile) -> tuple[str, int] | None:
+        """(hash, number of bytes) of a file that was hashed before with the stat that ``file`` has."""
+        assert file.stat is not None
+        found = self._db.execute(
+            "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
+            (file.location, *file.stat.identity),
+        ).fetchone()
+        if found is None:
+            return None
+        return found[0], file.num_bytes() if found[1] is None else found[1]
+
+    def remember(self, found: FileHash) -> tuple[str, int]:
+        """Take in a new hash; returns (hash, number of bytes)."""
+        assert found.file.stat is not None
+        row = (found.file.location, *found.file.stat.identity, found.sha256, int(found.is_settled), found.num_bytes)
+        self._unsaved.append(row)
+        self.num_hashed += 1
+        if len(self._unsaved) >= _COMMIT_EVERY:
+            self.save()
+        return found.sha256, found.num_bytes
+
+    def save(self) -> None:
+        """Write the hashes that were found since the last call."""
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
+        self._unsaved.clear()

@@ -1,0 +1,26 @@
+"""The asset graph, declared once and without Dagster.
+
+``stages.py`` lists every source and stage, ``arms.py`` every arm; :class:`Graph` resolves both for one config. Dagster's assets, the
+provenance of a publication, ``motive plan``, the eligible pool, the table of rejects and the report's versions all derive from it.
+"""
+
+from motive_pipeline.graph.arms import ARMS, BASE, Arm
+from motive_pipeline.graph.declare import CURATION_GROUPS, Output, Project, Source, Stage
+from motive_pipeline.graph.resolve import Asset, Graph, resolve_dotted
+from motive_pipeline.graph.stages import SOURCES, STAGES
+
+__all__ = [
+    "ARMS",
+    "BASE",
+    "CURATION_GROUPS",
+    "SOURCES",
+    "STAGES",
+    "Arm",
+    "Asset",
+    "Graph",
+    "Output",
+    "Project",
+    "Source",
+    "Stage",
+    "resolve_dotted",
+]

@@ -1,0 +1,109 @@
+"""The arms: ways to choose the clips to train on. To add one, write its entry here and the function that chooses.
+
+A choosing function takes ``(workspace, arm, pool)`` and gives the clips in the order in which the arm prefers them; the stage
+``curated_subset`` takes the first K of them, or all for an arm that ``takes_all``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to choose the training subset.
+
+    ``label`` is its name in the report, ``description`` its rule in a sentence. ``choose`` is the dotted name of the choosing function; an
+    arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from;
+    ``reads`` are the other assets it chooses by, besides the eligible pool. ``takes_all`` takes every clip, whatever ``subset.share`` says.
+    """
+
+    name: str
+    label: str
+    description: str
+    choose: str | None = None
+    variant: str | None = None
+    reads: tuple[str, ...] = ()
+    takes_all: bool = False
+
+    @property
+    def chooses_by(self) -> tuple[str, ...]:
+        """The assets that the choice rests on, besides the eligible pool."""
+        ranking = () if self.variant is None else (f"voted_ranking/{self.variant}",)
+        return (*ranking, *self.reads)
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether the arm makes the embeddings part of the graph."""
+        return "embeddings" in self.reads
+
+
+BASE = "base"
+"""The arm that trains on nothing."""
+
+MAIN_VARIANT = "motive"
+"""The gradient variant that every project has."""
+
+
+def _listed(*arms: Arm) -> dict[str, Arm]:
+    return {arm.name: arm for arm in arms}
+
+
+ARMS: dict[str, Arm] = _listed(
+    Arm(name=BASE, label="base model", description="The base model, not trained."),
+    Arm(
+        name="full",
+        label="full pool",
+        description="The whole eligible pool.",
+        choose="motive_pipeline.curation.arms:whole_pool",
+        takes_all=True,
+    ),
+    Arm(
+        name="random",
+        label="random",
+        description="A seeded random share of the eligible pool.",
+        choose="motive_pipeline.curation.arms:random_order",
+    ),
+    Arm(
+        name="motion_magnitude",
+        label="most motion",
+        description="The clips that move most, by mean optical-flow magnitude.",
+        choose="motive_pipeline.curation.arms:most_motion",
+        reads=("motion_masks",),
+    ),
+    Arm(
+        name="embedding",
+        label="nearest embeddings",
+        description="The clips with most votes when the queries vote by the similarity of embeddings.",
+        choose="motive_pipeline.curation.arms:nearest_embeddings",
+        reads=("embeddings", "query_embeddings", "query_catalog"),
+    ),
+    Arm(
+        name="bottom",
+        label="lowest influence",
+        description="The clips with the most negative influence, averaged over the queries.",
+        choose="motive_pipeline.curation.arms:lowest_influence",
+        variant="motive",
+    ),
+    Arm(
+        name="no_mask",
+        label="unmasked gradient",
+        description="The clips with most votes when the loss is not weighted by motion.",
+        choose="motive_pipeline.curation.arms:most_votes",
+        variant="no_mask",
+    ),
+    Arm(
+        name="motive",
+        label="MOTIVE",
+        description="The clips with most votes under the motion-weighted loss.",
+        choose="motive_pipeline.curation.arms:most_votes",
+        variant=MAIN_VARIANT,
+    ),
+)
+"""Every arm there is, by name, in the order in which tables show them."""
+
+
+def variants_of(arms: tuple[str, ...]) -> tuple[str, ...]:
+    """The gradient variants that ``arms`` need: the main one always, and first."""
+    needed = {arm.variant for name in arms if (arm := ARMS[name]).variant is not None}
+    return (MAIN_VARIANT, *sorted(variant for variant in needed if variant is not None and variant != MAIN_VARIANT))

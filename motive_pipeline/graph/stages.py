@@ -1,0 +1,555 @@
+"""Every source and every stage of the pipeline, parents first. Everything that knows the graph derives from these two lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from motive_pipeline.graph.arms import ARMS, BASE
+from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage
+
+CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
+"""Where the clips lie."""
+
+FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
+"""The settings that decide the pixels that any stage sees."""
+
+TONE_MAPPED: Mapping[tuple[str, object], tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
+"""The one policy that decides pixels, too."""
+
+MODEL = ("model.dtype", "model.max_prompt_tokens")
+"""How the model computes; its weights enter by content."""
+
+PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants)
+PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
+PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in project.arms if arm != BASE])
+
+
+def _has_embeddings(project: Project) -> bool:
+    return any(ARMS[arm].needs_embeddings for arm in project.arms)
+
+
+def _has_comparisons(project: Project) -> bool:
+    return bool(project.comparisons)
+
+
+def _uses_adam(project: Project) -> bool:
+    return project.setting("influence.preconditioner") == "adam"
+
+
+def _gradient_reads(*inputs: str, masks: str):
+    """Latents, masks for a variant that weights the loss by motion, the model and, with Adam's preconditioner, the second moments."""
+
+    def reads(project: Project, variant: str) -> Iterable[str]:
+        yield from inputs
+        if variant != "no_mask":
+            yield masks
+        yield "base_model"
+        if _uses_adam(project):
+            yield "second_moments"
+
+    return reads
+
+
+def _second_moments_reads(project: Project, _: str) -> Iterable[str]:
+    yield "base_model"
+    if project.setting("influence.adam_state") is None:
+        yield "latents"
+
+
+def _videos_reads(project: Project, arm: str) -> Iterable[str]:
+    yield "base_model" if arm == BASE else f"finetuned_checkpoint/{arm}"
+    if project.setting("generate.prompts") is None:
+        yield "query_catalog"
+
+
+def _scores_reads(_: Project, arm: str) -> Iterable[str]:
+    yield f"generated_videos/{arm}"
+    if arm != BASE:
+        yield f"finetuned_checkpoint/{arm}"
+    yield from ("base_model", "query_catalog", "query_latents", "query_masks")
+
+
+def _bundle_reads(project: Project, _: str) -> Iterable[str]:
+    return [f"generated_videos/{arm}" for arm in sorted({arm for pair in project.comparisons for arm in pair})]
+
+
+def _pool_reads(project: Project, _: str) -> Iterable[str]:
+    return _keys(project, lambda stage, output: output.screens_clips)
+
+
+def _rejected_reads(project: Project, _: str) -> Iterable[str]:
+    return _keys(project, lambda stage, output: stage.rejects)
+
+
+def _report_reads(project: Project, _: str) -> Iterable[str]:
+    return [*_keys(project, lambda stage, output: output.reports), "base_model"]
+
+
+def _keys(project: Project, wanted) -> list[str]:
+    """The keys of the outputs that ``wanted(stage, output)`` names, in the order of the list."""
+    return [
+        f"{output.name}/{lane}" if lane else output.name
+        for stage in STAGES.values()
+        if stage.exists(project)
+        for output in stage.outputs
+        if wanted(stage, output)
+        for lane in (stage.lanes.of(project) if stage.lanes else ("",))
+    ]
+
+
+def _tracker_kinds(project: Project) -> frozenset[str]:
+    return frozenset({"parquet", "opencv" if project.setting("motion.tracker") == "dis" else "torch"})
+
+
+def _encoder_kinds(project: Project) -> frozenset[str]:
+    return frozenset({"parquet"} | ({"opencv"} if project.setting("embedding.encoder") == "flow_histogram" else {"torch", "huggingface"}))
+
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source(
+            name="clip_files",
+            description="The training clips and their captions, as they lie in `clips.path`.",
+            kinds=frozenset({"video"}),
+            settings=CLIP_SOURCE,
+            observe="motive_pipeline.catalog.scan:observe_clip_files",
+            taken_in_by="clip_catalog",
+            change="the clips have changed",
+        ),
+        Source(
+            name="query_files",
+            description="The query clips that show the wanted motion, and the held-out ones.",
+            kinds=frozenset({"video"}),
+            settings=("queries", "clips.demo"),
+            observe="motive_pipeline.catalog.scan:observe_query_files",
+            taken_in_by="query_catalog",
+            change="the queries have changed",
+        ),
+        Source(
+            name="base_encoders",
+            description="The part of the base model that encodes clips and captions: VAE, text encoder, tokenizer.",
+            kinds=frozenset({"huggingface"}),
+            settings=("model.path", "model.revision"),
+            observe="motive_pipeline.models.load:observe_base_encoders",
+            taken_in_by="latents",
+            change="VAE, text encoder or tokenizer replaced",
+        ),
+        Source(
+            name="base_model",
+            description="Weights and configuration of the model that is attributed and fine-tuned.",
+            kinds=frozenset({"huggingface"}),
+            settings=("model.path", "model.revision"),
+            observe="motive_pipeline.models.load:observe_base_model",
+            taken_in_by="projected_gradients/motive",
+            change="weights replaced",
+        ),
+        Source(
+            name="preference_files",
+            description="The result files that people sent back from the preference study.",
+            kinds=frozenset({"json"}),
+            settings=("preference.results_path",),
+            observe="motive_pipeline.evaluation.preference.results:observe_preference_files",
+            taken_in_by="preference_study",
+            change="result files of raters came, went or changed",
+        ),
+    )
+}
+"""Files and weights outside the pipeline, by name."""
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="clip_catalog",
+            gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption"),
+            publish="motive_pipeline.catalog.stage:publish_clip_catalog",
+            group="clips",
+            rejects=True,
+            gate="clips.max_reject_share",
+            outputs=(
+                Output(
+                    name="clip_catalog",
+                    description="One row for each distinct clip: identity by content, caption, frames, rate, size, sources.",
+                    reads=("clip_files",),
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="query_catalog",
+            gates=("queries", "clips.demo", "clips.policies.no_caption"),
+            publish="motive_pipeline.catalog.stage:publish_query_catalog",
+            group="clips",
+            rejects=True,
+            outputs=(
+                Output(
+                    name="query_catalog",
+                    description="One row for each query clip and each held-out query clip.",
+                    reads=("query_files",),
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="latents",
+            settings=(*FRAMES, *MODEL, "engine.threads"),
+            when={("engine.keep_latents", False): ("engine.keep_latents",), **TONE_MAPPED},
+            gates=("clips.max_reject_share", "clips.policies"),
+            publish="motive_pipeline.latents.stage:publish_latents",
+            group="clips",
+            kinds=frozenset({"parquet", "torch"}),
+            by_rows=True,
+            on_device=True,
+            rejects=True,
+            gate="clips.max_reject_share",
+            outputs=(
+                Output(
+                    name="latents",
+                    description="VAE latents and prompt embeddings of every clip: the cache that no change of mask, timestep or projection touches.",
+                    reads=("clip_catalog", "base_encoders"),
+                    role="clip",
+                    screens_clips=True,
+                    reports=True,
+                ),
+                Output(
+                    name="query_latents",
+                    description="VAE latents and prompt embeddings of queries and held-out queries.",
+                    reads=("query_catalog", "base_encoders"),
+                    role="query",
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(name="perceptual_hashes", settings=FRAMES, when=TONE_MAPPED),
+        Stage(
+            name="motion_masks",
+            settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
+            when={
+                **TONE_MAPPED,
+                ("motion.camera", "subtract"): ("motion.camera",),
+                ("motion.camera", "downweight"): ("motion.camera",),
+                ("motion.cuts", "skip"): ("motion.cuts",),
+                ("motion.tracker", "alltracker"): ("motion.weigh_by", "motion.alltracker", "engine.threads"),
+            },
+            gates=("motion.max_reject_share",),
+            publish="motive_pipeline.motion.stage:publish_motion_masks",
+            group="motion",
+            kinds=_tracker_kinds,
+            by_rows=True,
+            rejects=True,
+            gate="motion.max_reject_share",
+            outputs=(
+                Output(
+                    name="motion_masks",
+                    description="Motion mask and mean motion magnitude of every clip.",
+                    reads=("clip_catalog", "base_encoders"),
+                    role="clip",
+                    screens_clips=True,
+                    reports=True,
+                ),
+                Output(
+                    name="query_masks",
+                    description="Motion mask of every query and held-out query; one without motion is rejected.",
+                    reads=("query_catalog", "base_encoders"),
+                    role="query",
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="embeddings",
+            settings=(*FRAMES, "engine.threads"),
+            when=TONE_MAPPED,
+            gates=("embedding", "clips.max_reject_share"),  # the encoder, and what it is given, stand in a row's key
+            publish="motive_pipeline.curation.embeddings:publish_embeddings",
+            kinds=_encoder_kinds,
+            exists=_has_embeddings,
+            by_rows=True,
+            rejects=True,
+            gate="clips.max_reject_share",
+            outputs=(
+                Output(
+                    name="embeddings",
+                    description="The embedding of every clip: what it is without any gradient.",
+                    reads=("clip_catalog",),
+                    role="clip",
+                    screens_clips=True,
+                    reports=True,
+                ),
+                Output(
+                    name="query_embeddings",
+                    description="The embedding of every query and held-out query.",
+                    reads=("query_catalog",),
+                    role="query",
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="second_moments",
+            settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
+            when={("influence.preconditioner", "adam"): ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
+            version=2,
+            publish="motive_pipeline.attribution.second_moments:publish_second_moments",
+            group="attribution",
+            kinds=frozenset({"safetensors", "torch"}),
+            exists=_uses_adam,
+            heavy=True,
+            on_device=True,
+            outputs=(
+                Output(
+                    name="second_moments",
+                    description="The mean square of each parameter's gradient, which influence.preconditioner: adam divides by.",
+                    reads=_second_moments_reads,
+                ),
+            ),
+        ),
+        Stage(
+            name="gradient",
+            settings=(
+                "gradient.timestep",
+                "gradient.noise_seed",
+                "gradient.num_noises",
+                "gradient.projection",
+                "gradient.proj_seed",
+                "gradient.store_dim",
+                "gradient.frame_norm",
+                "gradient.parameters",
+                "model.expert",
+                "engine.threads",
+                *MODEL,
+            ),
+            when={("influence.preconditioner", "adam"): ("influence.preconditioner", "influence.adam_eps")},
+            gates=("gradient.max_reject_share",),
+            version=2,
+            publish="motive_pipeline.attribution.stage:publish_gradients",
+            group="attribution",
+            kinds=frozenset({"zarr", "torch"}),
+            lanes=PER_VARIANT,
+            by_rows=True,
+            on_device=True,
+            heavy=True,
+            rejects=True,
+            gate="gradient.max_reject_share",
+            outputs=(
+                Output(
+                    name="projected_gradients",
+                    description="One gradient of the loss (motion-weighted; plain for no_mask) for each clip, projected, unit length.",
+                    reads=_gradient_reads("latents", masks="motion_masks"),
+                    looks_up=("clip_catalog",),
+                    role="clip",
+                ),
+                Output(
+                    name="query_gradients",
+                    description="One gradient of the loss for each query, projected as the clips' are.",
+                    reads=_gradient_reads("query_catalog", "query_latents", masks="query_masks"),
+                    role="query",
+                ),
+            ),
+        ),
+        Stage(
+            name="influence_matrix",
+            settings=("influence.proj_dim", "influence.similarity"),
+            when={("influence.preconditioner", "trak"): ("influence.preconditioner", "influence.trak_lambda")},
+            publish="motive_pipeline.attribution.influence:publish_influence",
+            group="attribution",
+            kinds=frozenset({"zarr", "parquet"}),
+            lanes=PER_VARIANT,
+            outputs=(
+                Output(
+                    name="influence_matrix",
+                    description="Influence of every clip on every query: the cosine of their projected gradients (METHOD: eq. 10).",
+                    reads=lambda _, variant: (f"projected_gradients/{variant}", f"query_gradients/{variant}"),
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="eligible_pool",
+            version=2,
+            publish="motive_pipeline.curation.pool:publish_eligible_pool",
+            outputs=(
+                Output(
+                    name="eligible_pool",
+                    description="The clips that every stage before attribution accepted; all arms draw from it.",
+                    reads=_pool_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="voted_ranking",
+            settings=("vote", "subset.share"),
+            publish="motive_pipeline.curation.vote:publish_ranking",
+            lanes=PER_VARIANT,
+            outputs=(
+                Output(
+                    name="voted_ranking",
+                    description="Clips by the number of queries that put them above their own percentile (METHOD: eq. 18).",
+                    reads=lambda _, variant: (f"influence_matrix/{variant}", "eligible_pool"),
+                    looks_up=lambda _, variant: (f"projected_gradients/{variant}",),
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="curated_subset",
+            settings=("subset",),
+            publish="motive_pipeline.curation.arms:publish_subset",
+            lanes=PER_TRAINED_ARM,
+            outputs=(
+                Output(
+                    name="curated_subset",
+                    description="The clips that the arm trains on, best first.",
+                    reads=lambda _, arm: ("eligible_pool", *ARMS[arm].chooses_by),
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="finetuned_checkpoint",
+            settings=(
+                "finetune.seeds",
+                "finetune.steps",
+                "finetune.batch_size",
+                "finetune.micro_batch_size",  # like engine.threads it changes the last bits of a training
+                "finetune.learning_rate",
+                "finetune.weight_decay",
+                "finetune.betas",
+                "finetune.clip_norm",
+                "finetune.warmup_share",
+                "finetune.schedule",
+                "finetune.caption_dropout",
+                "finetune.shift",
+                "model.expert",
+                "engine.threads",
+                *MODEL,
+            ),
+            version=2,
+            publish="motive_pipeline.training.finetune:publish_checkpoint",
+            group="training",
+            kinds=frozenset({"torch", "huggingface"}),
+            lanes=PER_TRAINED_ARM,
+            on_device=True,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="finetuned_checkpoint",
+                    description="The base model after the same number of AdamW steps as every other arm, on this arm's subset.",
+                    reads=lambda _, arm: (f"curated_subset/{arm}", "latents", "base_model"),
+                ),
+            ),
+        ),
+        Stage(
+            name="generated_videos",
+            settings=("generate", "engine.threads", *FRAMES, *MODEL),
+            version=3,
+            publish="motive_pipeline.training.generate:publish_videos",
+            group="training",
+            kinds=frozenset({"video", "torch"}),
+            lanes=PER_ARM,
+            on_device=True,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="generated_videos",
+                    description="Videos of the same prompts and seeds for every arm.",
+                    reads=_videos_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="eval_scores",
+            settings=("engine.threads", *MODEL),
+            gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+            version=3,
+            publish="motive_pipeline.evaluation.stage:publish_eval_scores",
+            group="evaluation",
+            lanes=PER_ARM,
+            on_device=True,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="eval_scores",
+                    description="Metrics of the generated videos, and the loss on held-out queries.",
+                    reads=_scores_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(name="vbench", settings=("engine.threads",)),  # package, weights and device stand in a row's key
+        Stage(
+            name="preference_bundle",
+            settings=(
+                "preference.comparisons",
+                "preference.prompt_limit",
+                "preference.pairs_per_rater",
+                "preference.plans",
+                "preference.catch_share",
+                "preference.seed",
+                "preference.question",
+            ),
+            publish="motive_pipeline.evaluation.preference.bundle:publish_preference_bundle",
+            group="evaluation",
+            kinds=frozenset({"html", "video"}),
+            exists=_has_comparisons,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="preference_bundle",
+                    description="A page with pairs of videos, blind, to be handed to people; the key to it lies outside.",
+                    reads=_bundle_reads,
+                ),
+            ),
+        ),
+        Stage(
+            name="preference_study",
+            settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples"),
+            version=2,
+            publish="motive_pipeline.evaluation.preference.study:publish_preference_study",
+            group="evaluation",
+            exists=_has_comparisons,
+            outputs=(
+                Output(
+                    name="preference_study",
+                    description="Wins, ties and losses of the arms in people's votes, with intervals, and who was left out.",
+                    reads=("preference_bundle", "preference_files"),
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="rejected_clips",
+            publish="motive_pipeline.catalog.rejects:publish_rejected",
+            group="clips",
+            kinds=frozenset({"parquet", "html"}),
+            outputs=(
+                Output(
+                    name="rejected_clips",
+                    description="Every file that some stage could not use, with the stage, a reason code and a sentence.",
+                    reads=_rejected_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="eval_report",
+            settings=("evaluate.bootstrap_samples", "arms"),
+            version=2,
+            publish="motive_pipeline.report.stage:publish_report",
+            group="evaluation",
+            kinds=frozenset({"html", "markdown"}),
+            heavy=True,
+            outputs=(
+                Output(
+                    name="eval_report",
+                    description="Which clips teach the motion, and whether training on them helped: one page, with its evidence.",
+                    reads=_report_reads,
+                ),
+            ),
+        ),
+    )
+}
+"""The stages, by name, parents first."""

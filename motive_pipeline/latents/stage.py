@@ -1,0 +1,245 @@
+"""Clips -> latents and prompt embeddings: what the model sees of each clip, computed once.
+
+Axes: T decoded frames, F latent frames, H W (latent or pixel) height and width, C channels, L prompt tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from motive_pipeline.catalog.clip_rows import CatalogClip, Role, RowRun, RowSet, catalog_clips, require_unchanged
+from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
+from motive_pipeline.config import Policies
+from motive_pipeline.engine import Outcome, Work, compute_rows
+from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
+from motive_pipeline.keys import latent_key
+from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
+from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.storage.digest import digest_arrays
+from motive_pipeline.storage.rows import RowStore
+from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.video.appearance import Appearance
+from motive_pipeline.video.decode import DecodedClip, FrameRule
+from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
+from motive_pipeline.video.readers import ClipReader
+
+STAGE = "latents"
+DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}
+
+PROMPT_BLOCK = 32
+"""Prompt embeddings are stored without their trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
+
+
+REJECTABLE = {
+    "alpha": "it has an alpha channel, which is left out",
+    "frozen": "nothing changes in it",
+    "hdr": "it is HDR (PQ or HLG)",
+    "hidden_cut": "a cut hides in it",
+    "interlaced": "it is interlaced",
+    "non_square_pixels": "its pixels are not square",
+    "rotated": "it is stored turned",
+    "time_repaired": "time stamps were missing or jumped back",
+    "truncated": "the file was cut off",
+    "upscaled": "it is less than half as large as it is used",
+    "variable_rate": "its frame rate varies",
+}
+"""The flags that ``clips.policies`` can reject, and what they mean."""
+
+
+class LatentSet(RowSet):
+    """The published latents of one role."""
+
+    asset_of: ClassVar[dict[Role, str]] = {"clip": "latents", "query": "query_latents"}
+
+    def __init__(self, ws: Workspace, role: Role) -> None:
+        """Raises NotPublished when there is nothing yet."""
+        super().__init__(ws, role)
+        self._encode_again = _EncodeAgain(ws, role)
+
+    def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
+        """(latents, prompt embedding), exactly as the model gave them; encoded again where they are not kept.
+
+        Raises:
+            MotiveError: they are not kept and come out different now.
+            RejectRow: they are not kept and the clip's file can no longer be used.
+        """
+        if self.has(clip_id, "latents"):
+            row = {name: self.read(clip_id, name) for name in ("latents", "prompt_embeds", "prompt_tokens")}
+        else:
+            row = self._encode_again(clip_id, self.content(clip_id))
+        stored_LE = row["prompt_embeds"]
+        prompt_LE = np.zeros((int(row["prompt_tokens"]), stored_LE.shape[1]), dtype=np.float32)
+        prompt_LE[: len(stored_LE)] = stored_LE
+        return torch.from_numpy(row["latents"]), torch.from_numpy(prompt_LE)
+
+
+def publish_latents(ws: Workspace, *, role: Role) -> Publication:
+    """Encode every clip (or query) of the catalog and publish the index.
+
+    Raises:
+        GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, or no query is left.
+    """
+    started = time.time()
+    clips = catalog_clips(ws, role)
+    encoders = encoders_hash(ws)
+    store = ws.store(STAGE, DIMS)
+    keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
+    row_function = _ClipEncoder(ws)
+    outcome = compute_rows(
+        store,
+        [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
+        row_function,
+        what=LatentSet.asset_of[role],
+        commit_rows=ws.config.engine.commit_rows,
+        commit_s=ws.config.engine.commit_s,
+        expect=row_function.expect,
+        left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
+    )
+    run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
+    flagged = _flags(store, run, appearances)
+    run = _by_policies(run, flagged, ws.config.clips.policies)
+    run.require_enough(ws)
+    columns = _columns(ws, store, run, appearances, flagged)
+    return run.publish(ws, columns, facts=_facts(columns, outcome))
+
+
+class _EncodeAgain:
+    """``clip_id, content -> arrays`` of a clip whose latents are not kept; ``content`` is the hash that was published."""
+
+    def __init__(self, ws: Workspace, role: Role) -> None:
+        self._ws = ws
+        self._role: Role = role
+
+    @cached_property
+    def _row_function(self) -> _ClipEncoder:
+        return _ClipEncoder(self._ws)
+
+    @cached_property
+    def _clips(self) -> dict[str, CatalogClip]:
+        return {clip.clip_id: clip for clip in catalog_clips(self._ws, self._role)}
+
+    def __call__(self, clip_id: str, content: str) -> dict[str, np.ndarray]:
+        clip = self._clips.get(clip_id)
+        row = None if clip is None else self._row_function(clip)
+        if row is None or digest_arrays(row) != content:
+            raise MotiveError(
+                f"{LatentSet.asset_of[self._role]}: the latents of clip {clip_id} are not kept (engine.keep_latents: false), and encoding it "
+                "now gives others: its file, its caption, the model or a setting has changed. Run `motive run` to publish them anew."
+            )
+        return row
+
+
+class _ClipEncoder:
+    """``clip -> arrays``. The model is loaded when the first row is missing, so that a run without work loads none."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
+        self._model: VideoModel | None = None
+        self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)
+        self.appearances: dict[str, Appearance] = {}
+        """How the clips look that were read, by clip_id."""
+        self._memory = HashMemory(ws.state)
+
+    def expect(self, clips: Sequence[CatalogClip]) -> None:
+        """These clips will be asked for, in this order."""
+        self._reader.prefetch([clip.file for clip in clips])
+
+    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+        if self._model is None:
+            self._model = self._load()
+        decoded = self._reader(clip.file)
+        row = latent_row(clip, self._model, decoded)
+        require_unchanged(clip, self._memory)
+        if decoded.appearance is not None:
+            self.appearances[clip.clip_id] = decoded.appearance
+        return row
+
+
+def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> dict[str, np.ndarray]:
+    """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits).
+
+    Raises:
+        RejectRow: ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
+    """
+    try:
+        latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
+        prompt_LE = model.encode_prompt(clip.caption).numpy()
+    except torch.OutOfMemoryError as error:
+        raise RejectRow("out_of_memory", f"encoding {len(decoded.frames_THWC)} frames: {error}", transient=True) from error
+    expected = model.grid.shape(*decoded.frames_THWC.shape[:3])
+    if latents_CFHW.shape != expected:
+        raise ValueError(f"the model gave latents of shape {latents_CFHW.shape} for {clip.location}; its grid says {expected}")
+    if not (np.isfinite(latents_CFHW).all() and np.isfinite(prompt_LE).all()):
+        raise RejectRow("non_finite_latents", "the model's latents or prompt embedding hold NaN or infinity")
+    return {
+        "latents": latents_CFHW.astype(np.float32),
+        "prompt_embeds": trimmed(prompt_LE.astype(np.float32)),
+        "prompt_tokens": np.array(len(prompt_LE), dtype=np.int64),
+        "num_frames": np.array(len(decoded.frames_THWC), dtype=np.int64),
+        "flags": np.array(flag_bits(decoded.flags), dtype=np.int64),
+    }
+
+
+def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
+    """``prompt_LE`` without trailing rows of zeros, but for those that fill the last block of :data:`PROMPT_BLOCK` tokens."""
+    used = np.flatnonzero(np.abs(prompt_LE).max(axis=1))
+    needed = int(used[-1]) + 1 if used.size else 1
+    return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
+
+
+def _flags(store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) -> dict[str, tuple[str, ...]]:
+    """What is unusual about each accepted clip, by clip_id."""
+    accepted = run.accepted()
+    bits = store.column([ref for _, ref in accepted], "flags").tolist()
+    seen = (appearances[clip.clip_id].flags() if clip.clip_id in appearances else () for clip, _ in accepted)
+    return {clip.clip_id: (*flag_names(own), *further) for (clip, _), own, further in zip(accepted, bits, seen, strict=True)}
+
+
+def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: Policies) -> RowRun:
+    """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay, should the policy change."""
+    for flag in REJECTABLE:
+        if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
+            run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")
+    return run
+
+
+def _columns(
+    ws: Workspace, store: RowStore, run: RowRun, appearances: Mapping[str, Appearance], flagged: Mapping[str, tuple[str, ...]]
+) -> dict[str, list[Any]]:
+    """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
+    accepted = run.accepted()
+    num_frames = store.column([ref for _, ref in accepted], "num_frames").tolist()
+    grid, size = latent_grid(ws), (ws.config.clips.height, ws.config.clips.width)
+    shapes = [grid.shape(frames, *size) for frames in num_frames]
+    return {
+        "num_frames": num_frames,
+        "frames": [shape[1] for shape in shapes],
+        "height": [shape[2] for shape in shapes],
+        "width": [shape[3] for shape in shapes],
+        "flags": [",".join(flagged[clip.clip_id]) for clip, _ in accepted],
+        "phash": [appearances[clip.clip_id].phash if clip.clip_id in appearances else "" for clip, _ in accepted],
+    }
+
+
+def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
+    flagged = Counter(flag for names in columns["flags"] for flag in names.split(","))
+    return {
+        "clips": len(columns["flags"]),
+        "rejected": len(outcome.rejects),
+        "decoded frames": f"{min(columns['num_frames'], default=0)} to {max(columns['num_frames'], default=0)}",
+        "latent shapes": [
+            {"frames": f, "height": h, "width": w, "clips": number}
+            for (f, h, w), number in sorted(Counter(zip(columns["frames"], columns["height"], columns["width"], strict=True)).items())
+        ],
+        **{f"flagged {flag}": flagged[flag] for flag in (*FLAGS, "frozen", "hidden_cut") if flagged[flag]},
+    }

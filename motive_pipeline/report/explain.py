@@ -1,0 +1,203 @@
+"""Why a clip was or was not chosen, and what a query asks for: the facts behind the page of ``motive explain``.
+
+Axes: Q queries, N clips of the pool in order of clip id, T decoded frames, F latent frames, H W pixels, h w latent cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from motive_pipeline.attribution.gradient_set import open_gradients
+from motive_pipeline.config import Variant
+from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.curation.vote import matrix_blocks, threshold
+from motive_pipeline.report.lookup import Known
+from motive_pipeline.report.tables import format_number
+from motive_pipeline.storage.plain_array import PlainArray
+from motive_pipeline.storage.workspace import Workspace
+
+NEAREST = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryVote:
+    """What one query says of one clip: influence, the threshold it must lie above for a vote, and its place among the pool's clips."""
+
+    query_id: str
+    influence: float
+    threshold: float
+    place: int
+
+    @property
+    def votes(self) -> bool:
+        """Whether the query votes for the clip (eq. 18)."""
+        return self.influence > self.threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A clip in the ranking of one variant, beside the last clip that was chosen."""
+
+    variant: Variant
+    rank: int
+    votes: int
+    mean_influence: float
+    is_chosen: bool
+    num_clips: int
+    num_chosen: int
+    last_votes: int
+    last_mean_influence: float
+    by_query: Sequence[QueryVote]
+
+    def sentence(self) -> str:
+        """Where it stands, in words."""
+        votes = f"{self.votes} of {len(self.by_query)} queries vote for it"
+        mean = format_number(self.mean_influence, 4, signed=True)
+        place = f"rank {self.rank} of {self.num_clips}, of which the first {self.num_chosen} are chosen"
+        if self.is_chosen:
+            return f"Chosen: {place}; {votes}, mean influence {mean}."
+        last = f"the last chosen clip has {self.last_votes} ({format_number(self.last_mean_influence, 4, signed=True)})"
+        return f"Not chosen: {place}; {votes}, mean influence {mean}; {last}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A query of the vote: its threshold, how many clips of the pool and of the chosen ones it votes for, and the pool by influence."""
+
+    threshold: float
+    num_clips: int
+    num_votes: int
+    num_chosen_votes: int
+    num_chosen: int
+    best: Sequence[tuple[str, float]]
+    worst: Sequence[tuple[str, float]]
+
+    def sentence(self) -> str:
+        """What it asks for, in words."""
+        return (
+            f"It votes for {self.num_votes} of {self.num_clips} clips, those with an influence above "
+            f"{format_number(self.threshold, 4, signed=True)}; of the {self.num_chosen} chosen clips it votes for {self.num_chosen_votes}."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A stage that could not use the clip, and why."""
+
+    stage: str
+    reason: str
+    detail: str
+
+
+def rejections(ws: Workspace, known: Known) -> list[Rejection]:
+    """Every stage that rejected it, in the order of the graph."""
+    found = []
+    for asset in ws.graph.rejecting:
+        if ws.has_published(asset):
+            frame = ws.published(asset).rejects()
+            own = (frame["clip_id"] == known.clip_id) & (known.clip_id != "") | frame["path"].isin(list(known.paths))
+            rows = zip(*(frame.loc[own, name].astype(str) for name in ("stage", "reason", "detail")), strict=True)
+            found += [Rejection(stage=stage, reason=reason, detail=detail) for stage, reason, detail in rows]
+    return list(dict.fromkeys(found))
+
+
+def standing(ws: Workspace, variant: Variant, clip_id: str) -> Standing | None:
+    """The clip's place in ``voted_ranking/<variant>``; None when it is not in the pool.
+
+    Raises:
+        NotPublished: there is no ranking yet.
+    """
+    ranking = ws.published(f"voted_ranking/{variant}").table("ranking").set_index("clip_id")
+    if clip_id not in ranking.index:
+        return None
+    own, chosen = ranking.loc[clip_id], pd.DataFrame(ranking[ranking["selected"]])
+    last = chosen.sort_values("rank").iloc[-1]
+    return Standing(
+        variant=variant,
+        rank=int(own["rank"]),
+        votes=int(own["votes"]),
+        mean_influence=float(own["mean_influence"]),
+        is_chosen=bool(own["selected"]),
+        num_clips=len(ranking),
+        num_chosen=len(chosen),
+        last_votes=int(last["votes"]),
+        last_mean_influence=float(last["mean_influence"]),
+        by_query=_query_votes(ws, variant, clip_id),
+    )
+
+
+def _query_votes(ws: Workspace, variant: Variant, clip_id: str) -> list[QueryVote]:
+    folder = ws.published(f"influence_matrix/{variant}").path
+    query_ids = [query_id.decode() for query_id in PlainArray(folder / "query_id").rows().tolist()]
+    pool_N = load_pool(ws)
+    column = int(np.searchsorted(pool_N, np.bytes_(clip_id)))
+    found = []
+    for block_BN in matrix_blocks(folder, pool_N):
+        for influence_N in block_BN:
+            own = float(influence_N[column])
+            found.append(
+                QueryVote(
+                    query_id=query_ids[len(found)],
+                    influence=own,
+                    threshold=float(threshold(influence_N, ws.config.vote.percentile)),
+                    place=1 + int((influence_N > own).sum()),
+                )
+            )
+    return found
+
+
+def request(ws: Workspace, query_id: str, *, count: int) -> Request | None:
+    """What the query asks for, with ``count`` clips at each end; None for one without a part in the vote (held out, or rejected).
+
+    Raises:
+        NotPublished: there is no ranking yet.
+    """
+    group = zarr.open_group(ws.published("influence_matrix/motive").path, mode="r")
+    query_ids = [bytes(each).decode() for each in np.asarray(group["query_id"][:]).tolist()]  # type: ignore[index]
+    if query_id not in query_ids:
+        return None
+    pool_N = load_pool(ws)
+    columns_N = np.searchsorted(np.asarray(group["clip_id"][:]), pool_N)  # type: ignore[index]
+    influence_N = np.asarray(group["influence"][query_ids.index(query_id)])[columns_N]  # type: ignore[index]
+    is_voted_N = influence_N > threshold(influence_N, ws.config.vote.percentile)
+    ranking = ws.published("voted_ranking/motive").table("ranking")
+    chosen = ranking.loc[ranking["selected"], "clip_id"]
+    order_N = np.argsort(-influence_N, kind="stable")
+    side = min(count, len(order_N) // 2)
+    ends = (*order_N[:side].tolist(), *order_N[::-1][:side].tolist())
+    ordered = [(bytes(pool_N[place]).decode(), float(influence_N[place])) for place in ends]
+    return Request(
+        threshold=float(threshold(influence_N, ws.config.vote.percentile)),
+        num_clips=len(pool_N),
+        num_votes=int(is_voted_N.sum()),
+        num_chosen_votes=int(chosen.isin(pool_N[is_voted_N].astype(str)).sum()),
+        num_chosen=len(chosen),
+        best=ordered[:side],
+        worst=ordered[side:],
+    )
+
+
+def nearest(ws: Workspace, clip_id: str) -> list[tuple[str, float]]:
+    """The clips of the pool whose gradients point the most like this one's: ids and cosines, the nearest first, itself left out."""
+    gradients = open_gradients(ws.published("projected_gradients/motive").path, ws.config.influence.proj_dim)
+    if clip_id not in gradients.clip_ids:
+        return []
+    row = gradients.clip_ids.index(clip_id)
+    own_P = next(tile[row - start] for start, tile in gradients.tiles() if start <= row < start + len(tile))
+    cosine_N = np.concatenate([tile @ own_P for _, tile in gradients.tiles()])
+    in_pool = set(load_pool(ws).astype(str).tolist())
+    order = [int(place) for place in np.argsort(-cosine_N, kind="stable") if gradients.clip_ids[place] in in_pool and place != row]
+    return [(gradients.clip_ids[place], float(cosine_N[place])) for place in order[:NEAREST]]
+
+
+def arms_with(ws: Workspace, clip_id: str) -> list[str]:
+    """The arms whose subset holds the clip, of those that have published."""
+    subsets = {arm: f"curated_subset/{arm}" for arm in ws.config.arms if arm != "base"}
+    return [
+        arm for arm, asset in subsets.items() if ws.has_published(asset) and clip_id in set(ws.published(asset).table("subset")["clip_id"])
+    ]

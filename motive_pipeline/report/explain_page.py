@@ -1,0 +1,240 @@
+"""``motive explain``: one self-contained page about one clip or query, and the same in a few lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from motive_pipeline.catalog.clip_rows import Role
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.evaluation.ground_truth import load_truth
+from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.models.load import latent_grid
+from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.stage import MaskSet, is_still
+from motive_pipeline.motion.trackers import build_tracker
+from motive_pipeline.report.explain import (
+    QueryVote,
+    Rejection,
+    Request,
+    Standing,
+    arms_with,
+    nearest,
+    rejections,
+    request,
+    standing,
+)
+from motive_pipeline.report.frames_sheet import Strip, strips
+from motive_pipeline.report.gallery import Card, Gallery
+from motive_pipeline.report.lookup import Known, find, load_known
+from motive_pipeline.report.stage import render
+from motive_pipeline.report.tables import Table, arm_name, format_number
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule
+from motive_pipeline.video.readers import ClipReader
+
+REQUEST_CLIPS = 8
+
+_FACTS = {
+    "num_frames": "frames in the file",
+    "fps": "frames per second",
+    "width": "width, px",
+    "height": "height, px",
+    "duration_s": "seconds",
+    "flags": "flags",
+    "category": "category",
+    "source": "source",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The clip's pictures, and what they say in numbers; or why there are none."""
+
+    strips: Sequence[Strip] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    note: str = ""
+
+
+def write_explanation(ws: Workspace, name: str, *, file: Path | None = None) -> tuple[Path, str]:
+    """Write the page about the clip or query that ``name`` means; gives its file and what a terminal says.
+
+    ``file`` is ``<root>/explain/<id>.html`` unless it is given.
+
+    Raises:
+        MotiveError: ``name`` means nothing, or several; NotPublished: the graph has not come as far as the ranking.
+    """
+    known = find(load_known(ws), name)
+    target = file or ws.root / "explain" / f"{known.clip_id or Path(known.paths[0]).stem}.html"
+    context = _context(ws, known)
+    atomic.write_bytes(target, render("explain.html.j2", context).encode("utf-8"))
+    return target, "\n".join([f"{known.clip_id or 'no id'}  {known.paths[0]}", *context["sentences"]])
+
+
+def _context(ws: Workspace, known: Known) -> dict[str, Any]:
+    row = _catalog_row(ws, known)
+    places = {variant: standing(ws, variant, known.clip_id) for variant in ws.config.variants} if "clip" in known.roles else {}
+    asked = request(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
+    refused = rejections(ws, known)
+    gallery = Gallery(ws, load_truth(ws))
+    main, plain = places.get("motive"), places.get("no_mask")
+    return {
+        "name": Path(known.paths[0]).name,
+        "clip_id": known.clip_id,
+        "paths": known.paths,
+        "caption": str(row["caption"]) if row is not None else "",
+        "facts": _facts(row) if row is not None else [],
+        "sentences": _sentences(known, main, plain, asked, refused, arms_with(ws, known.clip_id) if places else []),
+        "is_chosen": main is not None and main.is_chosen,
+        "roles": sorted(known.roles),
+        "refused": refused,
+        "votes": _votes_table(ws, main, plain) if main is not None else None,
+        "percentile": f"{ws.config.vote.percentile:g}",
+        "measure": _measure(ws),
+        "asked": _request_cards(gallery, asked) if asked is not None else None,
+        "look": _look(ws, known),
+        "nearest": _nearest_cards(ws, gallery, known) if main is not None else [],
+        "settings": {key: str(value) for key, value in ws.config.stage_settings("motion_masks").items() if key.startswith("motion.")},
+    }
+
+
+def _sentences(
+    known: Known, main: Standing | None, plain: Standing | None, asked: Request | None, refused: Sequence[Rejection], arms: Sequence[str]
+) -> list[str]:
+    """The verdict, in words."""
+    found = [main.sentence()] if main is not None else []
+    if plain is not None:
+        found.append(f"Without the mask: rank {plain.rank}, {plain.votes} votes, {'chosen' if plain.is_chosen else 'not chosen'}.")
+    if arms:
+        found.append(f"Trained on by: {', '.join(arm_name(arm) for arm in arms)}.")
+    if asked is not None:
+        found.append(f"A query. {asked.sentence()}")
+    if "held_out" in known.roles:
+        found.append("A held-out query: only the evaluation sees it, and it takes no part in the vote.")
+    found += [f"Rejected by {each.stage}: {each.reason}: {each.detail}" for each in refused]
+    return found or ["Not in the eligible pool: it is catalogued, and not every stage has a row for it yet. Run `motive run`."]
+
+
+def _catalog_row(ws: Workspace, known: Known) -> pd.Series | None:
+    for asset, table, key in (("clip_catalog", "catalog", "clip_id"), ("query_catalog", "queries", "query_id")):
+        frame = ws.published(asset).table(table)
+        own = frame[frame[key] == known.clip_id]
+        if len(own):
+            return own.iloc[0]
+    return None
+
+
+def _facts(row: pd.Series) -> list[tuple[str, str]]:
+    shown = [(words, row[name]) for name, words in _FACTS.items() if name in row.index and str(row[name])]
+    return [(words, f"{value:g}" if isinstance(value, float | np.floating) else str(value)) for words, value in shown]
+
+
+def _measure(ws: Workspace) -> str:
+    """What influence is under the settings, in words."""
+    settings = ws.config.influence
+    if settings.preconditioner == "trak":
+        return "the inner product, under TRAK's kernel, of the clip's gradient with the query's"
+    product = "cosine" if settings.similarity == "cosine" else "inner product"
+    divided = ", both measured as Adam would step," if settings.preconditioner == "adam" else ""
+    return f"the {product} of the clip's gradient with the query's{divided}".rstrip(",")
+
+
+def _votes_table(ws: Workspace, main: Standing, plain: Standing | None) -> Table:
+    """One row for each query: the most influenced first."""
+    queries = ws.published("query_catalog").table("queries").set_index("query_id")
+    unmasked = {each.query_id: each for each in plain.by_query} if plain is not None else {}
+    order = sorted(main.by_query, key=lambda each: -each.influence)
+    columns = ["query", "caption", "influence", "threshold", "vote", "place", *(["no mask", "place, no mask"] if plain else [])]
+    return Table(
+        key="votes",
+        title="Influence by query",
+        columns=columns,
+        rows=[_vote_row(queries, each, unmasked.get(each.query_id)) for each in order],
+        caption=f"Place among the pool's {main.num_clips} clips. A query votes for the clips above its own threshold.",
+        strong_rows=frozenset(number for number, each in enumerate(order) if each.votes),
+        words=frozenset({1}),
+    )
+
+
+def _vote_row(queries: pd.DataFrame, vote: QueryVote, unmasked: QueryVote | None) -> list[str]:
+    row = queries.loc[vote.query_id]
+    cells = [
+        Path(str(row["path"])).name,
+        str(row["caption"]),
+        format_number(vote.influence, 4, signed=True),
+        format_number(vote.threshold, 4, signed=True),
+        "yes" if vote.votes else "no",
+        str(vote.place),
+    ]
+    return cells + ([format_number(unmasked.influence, 4, signed=True), str(unmasked.place)] if unmasked else [])
+
+
+def _request_cards(gallery: Gallery, asked: Request) -> dict[str, list[Card]]:
+    def cards(clips: Sequence[tuple[str, float]]) -> list[Card]:
+        return [
+            gallery.clip(clip_id, [format_number(influence, 4, signed=True), gallery.standing(clip_id)]) for clip_id, influence in clips
+        ]
+
+    return {"best": cards(asked.best), "worst": cards(asked.worst)}
+
+
+def _nearest_cards(ws: Workspace, gallery: Gallery, known: Known) -> list[Card]:
+    return [
+        gallery.clip(clip_id, [f"cosine {format_number(cosine, 3, signed=True)}", gallery.standing(clip_id)])
+        for clip_id, cosine in nearest(ws, known.clip_id)
+    ]
+
+
+def _look(ws: Workspace, known: Known) -> Look:
+    """Frames and magnitude from the file as it is now, the mask as it was published."""
+    try:
+        frames_THWC = ClipReader(FrameRule.of(ws.config), ws.config.engine)(_existing(known)).frames_THWC
+    except RejectRow as rejection:
+        return Look(note=f"No pictures: {rejection.detail}")
+    motion, grid = ws.config.motion, latent_grid(ws)
+    tracker = build_tracker(motion, device=ws.config.model.device, threads=ws.config.engine.threads)
+    field = motion_field(frames_THWC, tracker, MaskRule.of(motion))
+    mask_Fhw, note = _mask(_published_mask(ws, known), field.mask(grid))
+    per_frame = " per frame" if tracker.reference == "previous" else ""
+    facts = [
+        (f"mean magnitude, px{per_frame}", f"{field.magnitude_px:.3f}"),
+        (f"largest magnitude, px{per_frame}", f"{float(field.magnitude_THW.max()):.2f}"),
+        ("mean weight of the mask", f"{float(mask_Fhw.mean()):.3f}"),
+        ("cells with a weight above one half", f"{float((mask_Fhw > 0.5).mean()):.1%}"),
+    ]
+    if "clip" in known.roles:
+        others_px = ws.published("motion_masks").table("index")["motion_magnitude_px"].to_numpy()
+        facts.append(("moves more than", f"{float(np.mean(others_px < field.magnitude_px)):.0%} of the clips"))
+    return Look(strips=strips(frames_THWC, field, mask_Fhw, grid.temporal_stride), facts=facts, note=note)
+
+
+def _mask(published_Fhw: np.ndarray | None, present_Fhw: np.ndarray) -> tuple[np.ndarray, str]:
+    """The mask to show, and what must be said of it: the published one, unless there is none of the clip's present shape."""
+    if published_Fhw is None:
+        shown_Fhw, note = present_Fhw, "No mask is published for it; this is the one that the present settings give."
+    elif published_Fhw.shape != present_Fhw.shape:
+        shown_Fhw, note = present_Fhw, "The published mask has another size, so it comes from other settings. Run `motive run`."
+    elif not np.allclose(published_Fhw, present_Fhw, atol=1e-6):
+        shown_Fhw, note = published_Fhw, "The published mask (last row) comes from other settings than the rows above it. Run `motive run`."
+    else:
+        shown_Fhw, note = published_Fhw, ""
+    still = "The mask holds nothing but noise: nothing moves against the rest of the picture." if is_still(shown_Fhw) else ""
+    return shown_Fhw, f"{note} {still}".strip()
+
+
+def _published_mask(ws: Workspace, known: Known) -> np.ndarray | None:
+    roles: list[Role] = [*(["clip"] if "clip" in known.roles else []), *(["query"] if known.roles - {"clip"} else [])]
+    sets = [MaskSet(ws, role) for role in roles]
+    return next((found.get(known.clip_id).numpy() for found in sets if known.clip_id in found), None)
+
+
+def _existing(known: Known) -> MediaFile:
+    """The first of its files that is there; the first one, to be told that it is missing."""
+    files = [MediaFile.parse(path) for path in known.paths]
+    return next((file for file in files if file.path.is_file()), files[0])

@@ -1,0 +1,192 @@
+"""``eval_report``: one self-contained HTML page, the same numbers as Markdown and as a table, and the summary for a terminal."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from motive_pipeline.report import plots
+from motive_pipeline.report.findings import Findings, load_findings
+from motive_pipeline.report.gallery import Gallery, best_clips, load_influence
+from motive_pipeline.report.provenance_record import provenance_record, write_record
+from motive_pipeline.report.tables import STYLES, Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
+from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+STAGE = "eval_report"
+SUMMARY_CLIPS = 10
+_CAPTION_LETTERS = 52
+
+
+def publish_report(ws: Workspace) -> Publication:
+    """Publish ``eval_report``: ``report.html``, ``report.md``, ``numbers.parquet`` and ``provenance.json`` (provenance_record.py).
+
+    Raises:
+        NotPublished: an arm has no scores yet.
+        GateFailed: the arms' scores do not fit together, or a clip shown can no longer be read.
+    """
+    started = time.time()
+    findings = load_findings(ws)
+    gallery = Gallery(ws, findings.truth)
+    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws)), "prompts": gallery.prompts(findings.arms)}
+    page = render("report.html.j2", context | _figures(findings))
+    text = render("report.md.j2", context)
+    numbers = numbers_frame(findings.numbers)
+    record = provenance_record(ws)
+
+    def write(folder: Path) -> None:
+        (folder / "report.html").write_text(page, encoding="utf-8")
+        (folder / "report.md").write_text(text, encoding="utf-8")
+        numbers.to_parquet(folder / "numbers.parquet", index=False)
+        write_record(folder, record)
+
+    return ws.publish(
+        "eval_report",
+        content=digest(page, text, digest_frame(numbers), record),
+        write=write,
+        started=started,
+        facts={
+            "verdict": findings.verdict.headline,
+            "trainings of an arm": findings.num_trainings,
+            "size (MB)": round(len(page.encode()) / 1e6, 2),
+            "arms": _records(findings.tables["arms"]),
+        },
+        preview=lambda file: plots.png(_arms_drawing(findings), file),
+    )
+
+
+def summary(ws: Workspace) -> str:
+    """What a terminal says after a run: where the report is, the best clips, and the arms side by side.
+
+    Raises:
+        NotPublished: there is no report yet.
+    """
+    report = ws.published("eval_report")
+    return "\n".join(
+        [
+            f"Report: {report.path / 'report.html'}",
+            "",
+            "The ten clips that teach the motion best",
+            plain_text(_best_table(ws)),
+            "",
+            f"The arms side by side (95 % intervals): {report.facts['verdict']}",
+            plain_text(_arms_of(report)),
+            *_invitation(ws),
+        ]
+    )
+
+
+def _invitation(ws: Workspace) -> list[str]:
+    """Where the page lies on which people can compare the arms."""
+    if not ws.has_published("preference_bundle"):
+        return []
+    return ["", f"Ask people, blind: {ws.published('preference_bundle').path / 'index.html'} (docs/preference.md)"]
+
+
+def _arms_of(report: Publication) -> Table:
+    """The comparison of the arms as the report shows it."""
+    numbers = report.table("numbers")
+    numbers = numbers[numbers["table"] == "arms"]
+    shown = numbers.pivot(index="row", columns="column", values="shown")
+    arms, metrics = list(dict.fromkeys(numbers["row"])), list(dict.fromkeys(numbers["column"]))
+    units = dict(zip(numbers["column"], numbers["unit"], strict=True))
+    rows = [[f"{metric} ({units[metric]})", *(str(shown.at[arm, metric]) for arm in arms)] for metric in metrics]
+    return Table(key="arms", title="The arms side by side", columns=["metric", *arms], rows=rows, caption="")
+
+
+def render(template: str, context: dict[str, Any]) -> str:
+    """A template of this folder; in HTML every text is escaped, in Markdown captions are (filter ``plain``)."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"markdown": markdown, "plain": escaped_markdown}
+    return environment.get_template(template).render(**context)
+
+
+def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
+    queries = ws.published("query_catalog").table("queries")
+    categories = sorted({str(category) for category in queries.loc[queries["role"] == "query", "category"]} - {""})
+    return {
+        "findings": findings,
+        "tables": findings.tables,
+        "facts": findings.facts,
+        "motion": " · ".join(categories),
+        "metrics": [(metric, STYLES[metric]) for metric in findings.metrics],
+        "is_in_sample": findings.drop_metric.name.startswith("in_sample"),
+        "best": _best_table(ws, letters=None),
+    }
+
+
+def _figures(findings: Findings) -> dict[str, Markup]:
+    """The plots as SVG. matplotlib escapes what it writes, and no text from outside goes into a plot."""
+    drop = findings.drop_metric
+    figures = {
+        "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
+        "drop_plot": plots.svg(
+            functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"
+        ),
+        "differences_plot": plots.svg(
+            functools.partial(
+                plots.differences_figure, panels={metric: findings.difference_dots(metric) for metric in findings.main_metrics}
+            ),
+            name="differences",
+        ),
+        "precision_plot": "",
+    }
+    if findings.precision:
+        *rows, chance = findings.precision
+        drawing = functools.partial(
+            plots.precision_figure,
+            names=[row.name for row in rows],
+            precision=[row.precision for row in rows],
+            lure=[row.lure for row in rows],
+            kinds=[row.kind for row in rows],
+            chance=chance.precision,
+        )
+        figures["precision_plot"] = plots.svg(drawing, name="precision")
+    return {name: Markup(figure) for name, figure in figures.items()}
+
+
+def _arms_drawing(findings: Findings) -> plots.DrawFigure:
+    return functools.partial(plots.arms_figure, panels={metric: findings.dots(metric) for metric in findings.metrics})
+
+
+def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Table:
+    """The first clips of the ranking; captions cut to ``letters``, control characters taken out."""
+    rows = [
+        [
+            str(clip["rank"]),
+            str(clip["votes"]),
+            format_number(float(str(clip["mean_influence"])), 4, signed=True),
+            _one_line(str(clip["caption"]), letters),
+            _one_line(str(clip["file"]) if letters else Path(str(clip["file"])).name, None),
+        ]
+        for clip in best_clips(ws, SUMMARY_CLIPS)
+    ]
+    return Table(
+        key="best",
+        title="The ten best clips",
+        columns=["rank", "votes", "mean influence", "caption", "file"],
+        rows=rows,
+        caption="By votes, then by mean influence over the queries.",
+        words=frozenset({3, 4}),
+    )
+
+
+def _one_line(text: str, letters: int | None) -> str:
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = " ".join(line.split())
+    return line if letters is None or len(line) <= letters else line[: letters - 1] + "…"
+
+
+def _records(table: Table) -> list[dict[str, str]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]

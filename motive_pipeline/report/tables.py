@@ -1,0 +1,234 @@
+"""The report's tables and numbers: built once, rendered as HTML and as Markdown, and saved as ``numbers.parquet``.
+
+Every number in a table is a :class:`Number` whose ``shown`` is the text of the cell, so the three forms cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM
+from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING, SMOOTHNESS, Metric
+from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION
+from motive_pipeline.evaluation.vbench.dimensions import DIMENSIONS
+from motive_pipeline.graph import ARMS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """How a metric is displayed: title, unit, factor from the stored value, decimals, and its meaning in one sentence."""
+
+    title: str
+    unit: str
+    factor: float
+    decimals: int
+    meaning: str
+
+
+STYLES: Mapping[Metric, Style] = {
+    HELD_OUT_DROP: Style(
+        title="held-out loss drop",
+        unit="%",
+        factor=1.0,
+        decimals=2,
+        meaning="how far the motion-weighted loss on held-out queries fell below the base model's; higher is better",
+    ),
+    IN_SAMPLE_DROP: Style(
+        title="in-sample loss drop",
+        unit="%",
+        factor=1.0,
+        decimals=2,
+        meaning="how far the motion-weighted loss on the queries themselves fell (in-sample, since there are no held-out queries); higher is better",
+    ),
+    QUERY_MOTION: Style(
+        title="shows the query motion",
+        unit="% of videos",
+        factor=100.0,
+        decimals=1,
+        meaning="videos in which optical flow shows the queries' motion; higher is better",
+    ),
+    HISTOGRAM: Style(
+        title="distance from the queries' flow histogram",
+        unit="0 to 1",
+        factor=1.0,
+        decimals=3,
+        meaning="share of a video's motion whose direction or speed differs from the query videos' average; lower is better",
+    ),
+    FRECHET: Style(
+        title="Fréchet distance of flow",
+        unit="sides/s",
+        factor=1.0,
+        decimals=3,
+        meaning="Fréchet distance between an arm's videos and the query videos in speed and change of speed by direction, in shorter sides of the "
+        "picture a second, over all videos of a training together; lower is better",
+    ),
+    DYNAMIC: Style(
+        title="dynamic degree",
+        unit="% of videos",
+        factor=100.0,
+        decimals=1,
+        meaning="videos that move at all, by VBench's rule on DIS flow (a stand-in; VBench uses RAFT)",
+    ),
+    SMOOTHNESS: Style(
+        title="motion smoothness",
+        unit="0 to 1",
+        factor=1.0,
+        decimals=4,
+        meaning="how well odd frames can be interpolated from their neighbours by DIS (a stand-in; VBench uses AMT-S); also near 1 for a still video",
+    ),
+    FLICKERING: Style(
+        title="temporal flickering",
+        unit="0 to 1",
+        factor=1.0,
+        decimals=4,
+        meaning="1 minus the mean difference of consecutive frames (VBench's own formula); 1 for a still video",
+    ),
+    **{
+        dimension.metric: Style(
+            title=f"{dimension.name.replace('_', ' ')}, VBench",
+            unit="% of videos" if dimension.name == "dynamic_degree" else "0 to 1",
+            factor=100.0 if dimension.name == "dynamic_degree" else 1.0,
+            decimals=1 if dimension.name == "dynamic_degree" else 4,
+            meaning=f"{dimension.meaning} (VBench itself)",
+        )
+        for dimension in DIMENSIONS.values()
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """One number of the report: its place (table, row, column), raw value and interval in the stored unit, count, unit, text, backend, and
+    the asset it was read from (``provenance.json`` has that asset's version)."""
+
+    table: str
+    row: str
+    column: str
+    value: float
+    ci_low: float
+    ci_high: float
+    num: int
+    unit: str
+    shown: str
+    backend: str = "exact"
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as it is displayed. The first column is a heading, ``strong_rows`` are highlighted, ``words`` are columns of text, and
+    ``origin`` names the backends and the assets of the numbers."""
+
+    key: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+    strong_rows: frozenset[int] = field(default_factory=frozenset)
+    words: frozenset[int] = field(default_factory=frozenset)
+    origin: str = ""
+
+
+def format_estimate(found: Estimate, style: Style, *, signed: bool = False) -> str:
+    """``12.3 [9.8, 15.1]``, or only ``12.3`` where there is no interval."""
+    value = format_number(found.value * style.factor, style.decimals, signed=signed)
+    if math.isnan(found.low):
+        return value
+    low, high = (format_number(bound * style.factor, style.decimals, signed=signed) for bound in (found.low, found.high))
+    return f"{value} [{low}, {high}]"
+
+
+def format_number(value: float, decimals: int, *, signed: bool = False) -> str:
+    """A number with a typographic minus sign, and never a negative zero."""
+    rounded = round(value, decimals) + 0.0
+    text = f"{rounded:+.{decimals}f}" if signed and rounded else f"{rounded:.{decimals}f}"
+    return text.replace("-", "−")
+
+
+def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, source: str, signed: bool = False) -> Number:
+    """The number of one estimate of a metric."""
+    style = STYLES[metric]
+    return Number(
+        table=table,
+        row=row,
+        column=metric.label,
+        value=found.value,
+        ci_low=found.low,
+        ci_high=found.high,
+        num=found.num_prompts,
+        unit=style.unit,
+        shown=format_estimate(found, style, signed=signed),
+        backend=metric.backend,
+        source=source,
+    )
+
+
+def column_heading(metric: Metric) -> str:
+    """A column's heading: name, backend mark, unit."""
+    style = STYLES[metric]
+    return f"{metric.label} ({style.unit})"
+
+
+def arm_name(arm: str) -> str:
+    """What people call an arm (or a control)."""
+    return ARMS[arm].label if arm in ARMS else arm
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, its cells escaped."""
+    lines = ["| " + " | ".join(_cell(name) for name in table.columns) + " |"]
+    lines.append(
+        "|" + "|".join(" --- " if number in table.words or number == 0 else " ---: " for number in range(len(table.columns))) + "|"
+    )
+    lines += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in table.rows]
+    return "\n".join(lines)
+
+
+def escaped_markdown(text: str) -> str:
+    """Untrusted text, escaped so that Markdown (and HTML made from it) shows it literally, on one line."""
+    line = " ".join(text.split())
+    for character in "\\`*_{}[]()#|<>!~":
+        line = line.replace(character, "\\" + character)
+    return line.replace("&", "&amp;")
+
+
+def _cell(text: str) -> str:
+    line = " ".join(text.split())
+    for character in "\\`*|<>~":
+        line = line.replace(character, "\\" + character)
+    return line.replace("](", "]\\(")  # brackets mark intervals and backends; before a parenthesis they would make a link
+
+
+def plain_text(table: Table) -> str:
+    """The table as text with aligned columns, for a terminal."""
+    rows = [list(table.columns), *[list(row) for row in table.rows]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
+    left = table.words | {0}
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column in left else text.rjust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def with_origin(table: Table, numbers: Sequence[Number]) -> Table:
+    """The table with a sentence that names the backends of its numbers and the assets they were read from."""
+    backends = sorted({number.backend for number in numbers})
+    sources = sorted({asset.partition("/")[0] for number in numbers for asset in number.source.split(", ")})
+    return replace(table, origin=f"Computed by {joined(backends)}, read from {joined(sources)}.") if backends else table
+
+
+def joined(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def numbers_frame(numbers: Sequence[Number]) -> pd.DataFrame:
+    """All numbers of the report as one table."""
+    return pd.DataFrame([vars(number) for number in numbers])

@@ -1,0 +1,83 @@
+"""The verdict in words: the numbers speak for MOTIVE, against it, or are not enough to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.metrics import Metric
+from motive_pipeline.report.tables import STYLES, arm_name, format_estimate, joined
+
+MIN_TRAININGS = 3
+RIVALS = ("full", "random", "embedding", "bottom", "no_mask")
+"""The arms that MOTIVE has to beat. It is also compared with the base model and with the clips that move most, without a verdict."""
+
+_COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A headline, and the sentences that explain it."""
+
+    headline: str
+    sentences: Sequence[str]
+
+
+def verdict(differences: Mapping[tuple[Metric, str], Estimate], metrics: Sequence[Metric], *, num_trainings: int) -> Verdict:
+    """The verdict over ``metrics`` (the first is the main one), from the paired differences MOTIVE - rival."""
+    rivals = [rival for rival in RIVALS if (metrics[0], rival) in differences]
+    if num_trainings < MIN_TRAININGS:
+        return _no_verdict(num_trainings)
+    if not rivals:
+        return Verdict(
+            headline="No verdict: there is no arm to compare MOTIVE with", sentences=[f"Switch on one of {', '.join(RIVALS)} under arms."]
+        )
+    main = {rival: differences[metrics[0], rival] for rival in rivals}
+    sentences = [_sentence(metric, {rival: differences[metric, rival] for rival in rivals}) for metric in metrics]
+    return Verdict(headline=_headline(metrics[0], main), sentences=sentences)
+
+
+def _no_verdict(num_trainings: int) -> Verdict:
+    count = _COUNT_WORDS[num_trainings]
+    return Verdict(
+        headline=f"{count} per arm: no verdict",
+        sentences=[
+            f"Trainings vary by chance, and this is part of every difference between arms. It takes at least {MIN_TRAININGS} trainings of each arm "
+            "(finetune.seeds) to separate chance from effect. The intervals below cover only the choice of prompts and queries."
+        ],
+    )
+
+
+def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
+    name = STYLES[metric].title
+    beaten, lost, undecided = _by_outcome(metric, found)
+    if not lost and not undecided:
+        return f"MOTIVE beats {_names(beaten)} on {name}"
+    parts = [f"beats {_names(beaten)}"] if beaten else []
+    parts += [f"loses to {_names(lost)}"] if lost else []
+    parts += [f"is not clearly different from {_names(undecided)}"] if undecided else []
+    return f"On {name}, MOTIVE {joined(parts)}"
+
+
+def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
+    style = STYLES[metric]
+    beaten, lost, undecided = _by_outcome(metric, found)
+    shown = "; ".join(f"against {arm_name(rival)} {format_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
+    says = [f"better than {_names(beaten)}"] if beaten else []
+    says += [f"worse than {_names(lost)}"] if lost else []
+    says += [f"not clearly different from {_names(undecided)}"] if undecided else []
+    unit = "percentage points" if style.unit.startswith("%") else "score, lower is better" if metric.lower_is_better else "score"
+    return f"{style.title[0].upper()}{style.title[1:]}: {joined(says)}. Difference in {unit}, 95 % interval: {shown}."
+
+
+def _by_outcome(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
+    """The rivals that MOTIVE beats, those it loses to, and those whose interval contains zero."""
+    sign = -1 if metric.lower_is_better else 1
+    beaten = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value > 0]
+    lost = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value < 0]
+    return beaten, lost, [rival for rival in found if rival not in (*beaten, *lost)]
+
+
+def _names(arms: Sequence[str]) -> str:
+    return joined([arm_name(arm) for arm in arms])

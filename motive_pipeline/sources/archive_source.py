@@ -1,0 +1,130 @@
+"""Videos in zips and tars, with captions in members of the same name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_archive, list_archive, read_small_members
+from motive_pipeline.files.file_stat import printable
+from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
+from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
+from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, CaptionError, parse_sidecar
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveSource:
+    """Videos in the archives below ``root``, or in the one archive that ``root`` is. They are read in place.
+
+    A video and its captions share a key. The key ends at the ``last`` dot of a member's name or, as WebDataset has it, at the ``first``:
+    ``key_ends_at``.
+    """
+
+    root: Path
+    key: str
+    name: str = "zip"
+    category: str | None = None
+    key_ends_at: str = "last"
+    sidecars: tuple[str, ...] = (".txt", ".json")
+    expects: str = "zip or tar archives with videos in them; captions in members of the same name that end in .txt or .json"
+
+    def describe(self) -> str:
+        """The setting and its value, for a message to a person."""
+        return f"{self.key} = {self.root}"
+
+    def entries(self) -> Iterator[SourceEntry | BadEntry]:
+        """Every video of every archive, in the order of ``relative``.
+
+        Raises:
+            ConfigError: there is no such folder or archive.
+        """
+        if not self.root.is_file():
+            require_folder(self.root, self.key)
+        found: list[SourceEntry | BadEntry] = []
+        for archive in archives_below(self.root):
+            found.extend(self._listed(archive))
+        yield from sorted(found, key=lambda entry: entry.relative)
+
+    def _listed(self, archive: Path) -> Iterator[SourceEntry | BadEntry]:
+        relative = archive.name if archive == self.root else archive.relative_to(self.root).as_posix()
+        try:
+            stat, members = list_archive(archive)
+            annotations = self._annotations(archive, members)
+        except RejectRow as rejection:
+            yield BadEntry(path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=rejection.detail)
+            return
+        for member in members:
+            if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES:
+                file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
+                name = f"{printable(relative)}{MEMBER_MARK}{file.member}"
+                yield self._entry(file, name, member, annotations.get(self._key_of(member), Annotation()))
+
+    def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, annotation: Annotation) -> SourceEntry | BadEntry:
+        problem = member.problem or annotation.problem
+        if problem is not None:
+            return BadEntry(path=file.location, relative=relative, reason=problem[0], detail=problem[1])
+        folder = member.path.split("/")[0] if "/" in member.path else ""
+        category = self.category if self.category is not None else annotation.category or folder
+        return SourceEntry(
+            file=file,
+            relative=relative,
+            caption=annotation.caption,
+            extra={"category": category},
+            metadata=annotation.metadata,
+            caption_file=str(file.path) if annotation.captions is not None else None,
+        )
+
+    def _annotations(self, archive: Path, members: list[ArchiveMember]) -> dict[str, Annotation]:
+        """The annotations in the members beside the videos, by key. Of several captions, that of the first ending in ``sidecars`` counts."""
+        found: dict[str, Annotation] = {}
+        for ending in self.sidecars:
+            beside = [member for member in members if member.name.lower().endswith(ending) and member.problem is None]
+            for member, data in read_small_members(archive, beside, MAX_SIDECAR_BYTES + 1):
+                key = self._key_of(member)
+                found[key] = _joined(found.get(key), _parsed(data, member))
+        return found
+
+    def _key_of(self, member: ArchiveMember) -> str:
+        folder, _, name = member.path.rpartition("/")
+        return f"{folder}/{name.partition('.')[0] if self.key_ends_at == 'first' else name.rpartition('.')[0]}"
+
+
+def archives_below(root: Path) -> list[Path]:
+    """Every archive at or below ``root``, in the order of names. Of a split archive: its first part, or the lowest that is there."""
+    if root.is_file():
+        return [root]
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        found += [Path(folder, name) for name in names if _looks_like_archive(Path(folder, name))]
+        found += [Path(folder, name) for name in parts_without_first({name for name in names if not name.startswith(".")})]
+    return sorted(found)
+
+
+def _looks_like_archive(file: Path) -> bool:
+    """By suffix. A first part of a split archive is known by its content, since other files end in ``_00`` too."""
+    if file.name.startswith("."):
+        return False
+    return file.suffix.lower() in ARCHIVE_SUFFIXES or (FIRST_PART.match(file.name) is not None and is_archive(file))
+
+
+def _parsed(data: bytes, member: ArchiveMember) -> Annotation:
+    try:
+        return parse_sidecar(data, member.name)
+    except CaptionError as error:
+        return Annotation(problem=("bad_caption", str(error)))
+
+
+def _joined(first: Annotation | None, second: Annotation) -> Annotation:
+    if first is None:
+        return second
+    return Annotation(
+        captions=second.captions if first.captions is None else first.captions,
+        metadata={**second.metadata, **first.metadata},
+        category=first.category or second.category,
+        problem=first.problem or second.problem,
+    )

@@ -1,0 +1,138 @@
+"""Videos in a folder, with captions in text files beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat
+from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.sources.captions import Annotation, CaptionError, read_sidecar
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ListedVideo:
+    """A file with the name of a video, not opened yet, and the file with its caption."""
+
+    path: Path
+    relative: str
+    category: str
+    sidecar: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSource:
+    """Videos below ``root``, with captions in files of the same stem that end as ``sidecars`` says.
+
+    A ``.json`` sidecar is an object with the caption and what else is known of the video. Names that begin with a dot are skipped, and so is
+    ``without``, a folder that belongs to another source. Links are followed; a folder that is reached twice is listed once. ``category``
+    overrides the names of the sub-folders.
+    """
+
+    root: Path
+    key: str
+    name: str = "folder"
+    without: Path | None = None
+    category: str | None = None
+    sidecars: tuple[str, ...] = (".txt",)
+    expects: str = f"{', '.join(VIDEO_SUFFIXES)}; a caption in a .txt file of the same name"
+
+    def describe(self) -> str:
+        """The setting and its value, for a message to a person."""
+        return f"{self.key} = {self.root}"
+
+    def entries(self) -> Iterator[SourceEntry | BadEntry]:
+        """Every video below the folder, in the order of ``relative``. A caption is read when its entry is asked for.
+
+        Raises:
+            ConfigError: the folder is missing or is no folder.
+        """
+        require_folder(self.root, self.key)
+        listed: list[_ListedVideo | BadEntry] = []
+        for folder in self._folders(listed):
+            listed.extend(self._videos(folder))
+        for each in sorted(listed, key=lambda each: each.relative):
+            yield self._entry(each) if isinstance(each, _ListedVideo) else each
+
+    def _folders(self, bad: list[_ListedVideo | BadEntry]) -> Iterator[Path]:
+        """Every folder below the root, real ones before those behind links. Folders that cannot be listed go to ``bad``."""
+        seen: set[tuple[int, int]] = set()
+        waiting, links = [self.root], list[Path]()
+        while waiting or links:
+            folder = waiting.pop() if waiting else links.pop(0)
+            try:
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) in seen or folder == self.without:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                with os.scandir(folder) as listing:
+                    below = sorted(
+                        (entry for entry in listing if not entry.name.startswith(".") and _is_folder(entry)), key=lambda e: e.name
+                    )
+            except OSError as error:
+                bad.append(self._bad(folder, "unreadable", f"the folder cannot be listed: {error.strerror}"))
+                continue
+            yield folder
+            links.extend(Path(entry.path) for entry in below if entry.is_symlink())
+            waiting.extend(Path(entry.path) for entry in reversed(below) if not entry.is_symlink())
+
+    def _videos(self, folder: Path) -> Iterator[_ListedVideo]:
+        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+        below = folder.relative_to(self.root).parts
+        at, prefix = os.path.join(folder, ""), "".join(f"{part}/" for part in below)
+        category = self.category if self.category is not None else below[0] if below else ""
+        endings = [text for ending in self.sidecars for text in (ending, ending.upper())]
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in VIDEO_SUFFIXES:
+                beside = (stem + ending for ending in endings)
+                sidecar = next((at + each for each in beside if each in names), None)
+                yield _ListedVideo(path=folder / name, relative=printable(prefix + name), category=category, sidecar=sidecar)
+
+    def _entry(self, video: _ListedVideo) -> SourceEntry | BadEntry:
+        path, caption_file = video.path, video.sidecar
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            return self._bad(path, "bad_file_name", "the name is not valid UTF-8; rename the file")
+        try:
+            if caption_file:
+                _require_caption_file(caption_file)
+            file = MediaFile(path=path, stat=regular_file_stat(path))
+            with disk_errors_as_rejects():
+                annotation = read_sidecar(caption_file) if caption_file else Annotation()
+        except CaptionError as error:
+            return self._bad(path, "bad_caption", str(error))
+        except RejectRow as rejection:
+            return self._bad(path, rejection.reason, rejection.detail)
+        if annotation.problem:
+            return self._bad(path, *annotation.problem)
+        return SourceEntry(
+            file=file,
+            relative=video.relative,
+            caption=annotation.caption,
+            extra={"category": video.category},
+            metadata=annotation.metadata,
+            caption_file=caption_file,
+        )
+
+    def _bad(self, path: Path, reason: str, detail: str) -> BadEntry:
+        return BadEntry(path=printable(str(path)), relative=printable(path.relative_to(self.root).as_posix()), reason=reason, detail=detail)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a broken link: it is listed with the files, and rejected there if it has the name of a video
+
+
+def _require_caption_file(path: str) -> None:
+    try:
+        regular_file_stat(path)
+    except RejectRow as rejection:
+        raise CaptionError(f"the caption file {printable(os.path.basename(path))}: {rejection.detail}") from rejection

@@ -1,0 +1,217 @@
+"""Reads tables of clips: CSV, JSON, JSON lines, Parquet. Rows are read one by one, so a file of gigabytes needs little memory.
+
+A row that cannot be read is a :class:`BadRow` with its line. A file that cannot be read at all is an error that names it: without the table,
+every clip would lose its caption.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import ijson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.files.parquet_column import bytes_leaf, cell_name
+from motive_pipeline.sources.captions import LONE_SURROGATE, has_lone_surrogate
+
+SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_PARQUET_ROWS = 4096
+_LONGEST_LINE_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """A row, and where it is in the table (``line 7``, ``entry 7``).
+
+    ``cells`` maps each binary column to the name of the row's cell (files/parquet_column.py). ``values`` excludes binary columns.
+    """
+
+    where: str
+    values: dict[str, Any]
+    cells: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that cannot be read, and why."""
+
+    where: str
+    detail: str
+
+
+def read_table(file: Path) -> Iterator[TableRow | BadRow]:
+    """Every row of ``file``. The suffix tells the format.
+
+    Raises:
+        MotiveError: the file is missing, or is no table of that format.
+    """
+    kind = SUFFIXES.get(file.suffix.lower())
+    if kind is None:
+        raise MotiveError(f"{file}: not a table this version reads; its name must end in {', '.join(SUFFIXES)}")
+    try:
+        yield from {"csv": _csv_rows, "json": _json_rows, "jsonl": _json_lines, "parquet": _parquet_rows}[kind](file)
+    except OSError as error:
+        raise MotiveError(f"the table {file} cannot be read: {error.strerror or error}") from error
+
+
+def read_json_values(file: Path) -> dict[str, Any]:
+    """The one object in a JSON file.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    values = json.loads(file.read_text(encoding="utf-8-sig"))
+    if not isinstance(values, dict):
+        raise ValueError("not a JSON object")
+    if has_lone_surrogate(values):
+        raise ValueError(LONE_SURROGATE)
+    return values
+
+
+def _csv_rows(file: Path) -> Iterator[TableRow | BadRow]:
+    """Bytes that are not UTF-8 become surrogates, so that the row with them is reported and the other rows are used."""
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+        reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        header: list[str] | None = None
+        while True:
+            where = f"line {reader.line_num + 1}"
+            try:
+                cells = next(reader)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                yield BadRow(where=where, detail=f"not a row of a CSV file: {error}")
+                continue
+            if not cells:
+                continue
+            if header is None:
+                header = [name.strip() for name in cells]
+                if _is_no_utf8(cells):
+                    raise MotiveError(f"{file}: its first line, which names the columns, is not valid UTF-8; save the table as UTF-8")
+                if len(set(header)) < len(header):
+                    raise MotiveError(f"{file}: two columns have one name in its first line: {', '.join(header)}")
+            elif (problem := _csv_problem(cells, header)) is not None:
+                yield BadRow(where=where, detail=problem)
+            else:
+                yield TableRow(where=where, values=dict(zip(header, cells, strict=True)))
+        if header is None:
+            raise MotiveError(f"{file}: the table is empty; its first line must name the columns")
+
+
+def _csv_problem(cells: list[str], header: list[str]) -> str | None:
+    if len(cells) != len(header):
+        return f"{len(cells)} cells where the first line names {len(header)} columns"
+    if [cell.strip() for cell in cells] == header:
+        return "the first line again"
+    return "not valid UTF-8" if _is_no_utf8(cells) else None
+
+
+def _is_no_utf8(cells: list[str]) -> bool:
+    return any("\udc80" <= character <= "\udcff" for cell in cells for character in cell)
+
+
+def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:
+    with file.open("rb") as opened:
+        for number, line in enumerate(opened, start=1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                yield BadRow(where=f"line {number}", detail=f"no JSON: {error}")
+                continue
+            yield _json_row(f"line {number}", values)
+
+
+def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
+    """Reads a list of objects; or one object from files to captions or to objects; or lines of objects."""
+    with file.open("rb") as opened:
+        if opened.read(3) != b"\xef\xbb\xbf":
+            opened.seek(0)
+        start = opened.tell()
+        first = next((each for each in iter(lambda: opened.read(1), b"") if not each.isspace()), b"")
+        opened.seek(start)
+        if first == b"{" and _has_lines(opened):
+            yield from _json_lines(file)
+            return
+        opened.seek(start)
+        try:
+            if first == b"[":
+                found = enumerate(ijson.items(opened, "item", use_float=True), start=1)
+                yield from (_json_row(f"entry {number}", values) for number, values in found)
+            elif first == b"{":
+                for key, value in ijson.kvitems(opened, "", use_float=True):
+                    yield _json_row(f"entry {key!r}", {"path": key} | (value if isinstance(value, dict) else {"caption": value}))
+            else:
+                raise MotiveError(f"{file}: expected a JSON list of objects, or an object with a caption for each file")
+        except ijson.JSONError as error:
+            raise MotiveError(f"{file}: not whole, or no JSON ({error}). Was it downloaded whole?") from error
+
+
+def _json_row(where: str, values: Any) -> TableRow | BadRow:
+    if not isinstance(values, dict):
+        return BadRow(where=where, detail="no JSON object")
+    return BadRow(where=where, detail=LONE_SURROGATE) if has_lone_surrogate(values) else TableRow(where=where, values=values)
+
+
+def _has_lines(opened: IO[bytes]) -> bool:
+    """Whether each of the first lines is a JSON object, as in a JSON lines file."""
+    lines = [opened.readline(_LONGEST_LINE_BYTES) for _ in range(2)]
+    try:
+        return all(isinstance(json.loads(line), dict) for line in lines)
+    except ValueError:
+        return False
+
+
+def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
+    try:
+        table = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise MotiveError(f"{file}: no Parquet file ({error})") from error
+    with table:
+        binary = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None]
+        names = [name for column in table.schema_arrow for name in _without_bytes(column.type, column.name)]
+        number = 0
+        for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
+            for values in _parquet_values(batch) if names else [{}] * batch.num_rows:
+                number += 1
+                if values is None:
+                    yield BadRow(where=f"row {number}", detail="not valid UTF-8")
+                else:
+                    yield TableRow(where=f"row {number}", values=values, cells={name: cell_name(name, number) for name in binary})
+
+
+def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
+    """The values of each row; None for a row with a text that is not valid UTF-8."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for place in range(batch.num_rows):
+        try:
+            yield batch.slice(place, 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            yield None
+
+
+def _without_bytes(kind: pa.DataType, name: str) -> Iterator[str]:
+    """The dotted names of the parts of a column that hold no bytes. Bytes, such as whole videos, are not read here."""
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from _without_bytes(child.type, f"{name}.{child.name}")
+    elif not _are_bytes(kind):
+        yield name
+
+
+def _are_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _are_bytes(kind.value_type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -1,0 +1,102 @@
+"""The videos below a folder by what rows of a table may call them, and which of them rows have taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from motive_pipeline.files.file_stat import printable
+from motive_pipeline.files.media_file import MEMBER_MARK
+from motive_pipeline.sources.layouts import Join
+from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry
+
+Listed = SourceEntry | BadEntry
+
+
+class VideoIndex:
+    """Videos by path and by the key that ``join`` names (see :class:`~.layouts.Layout`). Of two videos with one key, the first counts."""
+
+    def __init__(self, join: Join, listed: Iterable[Listed]) -> None:
+        self._row_key = _ROW_KEYS[join]
+        self._by_path: dict[Path, Listed] = {}
+        self._by_key: dict[str, Listed] = {}
+        self._same_key_as: dict[Path, str] = {}
+        self._taken: set[Path] = set()
+        for entry in listed:
+            path = _path(entry)
+            self._by_path[path] = entry
+            relative = entry.relative.replace(MEMBER_MARK, "/") if join == "number" else entry.relative.rpartition(MEMBER_MARK)[2]
+            first = self._by_key.setdefault(_FILE_KEYS[join](relative), entry)
+            if first is not entry and join != "path":
+                self._same_key_as[path] = first.relative
+
+    def take(self, name: str) -> Listed | None:
+        """The video that a row calls ``name``, marked as taken."""
+        return self._take(self._by_key.get(self._row_key(name)))
+
+    def take_path(self, path: Path) -> Listed | None:
+        """The video at ``path``, marked as taken."""
+        return self._take(self._by_path.get(path))
+
+    def _take(self, found: Listed | None) -> Listed | None:
+        if found is not None:
+            self._taken.add(_path(found))
+        return found
+
+    def without_row(self, tables: str) -> Iterator[BadEntry]:
+        """The videos that no row has taken; ``tables`` names the tables. Only damaged archives among them count for the gate."""
+        for path, entry in self._by_path.items():
+            if path in self._taken:
+                continue
+            if isinstance(entry, BadEntry):
+                yield replace(entry, counts=entry.reason.endswith("_archive"))
+            elif path in self._same_key_as:
+                detail = f"has the name of {self._same_key_as[path]}, which the row was given to"
+                yield bad_entry(path, entry.relative, "duplicate_name", detail, counts=False)
+            else:
+                yield bad_entry(path, entry.relative, "orphan_file", f"no row of {tables} names it", counts=False)
+
+
+def bad_entry(path: Path | str, relative: str, reason: str, detail: str, *, counts: bool = True) -> BadEntry:
+    """A bad entry whose path can stand in a table."""
+    return BadEntry(path=printable(str(path)), relative=relative, reason=reason, detail=detail, counts=counts)
+
+
+def _path(entry: Listed) -> Path:
+    return Path(entry.path if isinstance(entry, BadEntry) else entry.file.location)
+
+
+def _name(text: str) -> str:
+    return PurePosixPath(text.replace("\\", "/")).name
+
+
+def _stem(text: str) -> str:
+    """The file name without the suffix of a video. Other dots belong to the stem."""
+    name = _name(text)
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+
+
+def _number(relative: str) -> str:
+    """4DNeX: ``<subset>/<number>``. The number is the file's stem or, in ``static_1``, the name of the folder below the subset's."""
+    folders, name = relative.split("/")[:-1], _stem(relative)
+    if folders and name.isdecimal():
+        return f"{folders[-1]}/{int(name)}"
+    if len(folders) > 1 and folders[-1].isdecimal():
+        return f"{folders[-2]}/{int(folders[-1])}"
+    return relative
+
+
+def _number_in_row(key: str) -> str:
+    subset, _, number = key.rpartition("/")
+    return f"{subset}/{int(number)}" if number.strip().isdecimal() else key
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+_FILE_KEYS: dict[Join, Callable[[str], str]] = {"name": _name, "stem": _stem, "number": _number, "path": _unchanged}
+_ROW_KEYS: dict[Join, Callable[[str], str]] = {"name": _name, "stem": _stem, "number": _number_in_row, "path": _unchanged}

@@ -1,0 +1,97 @@
+"""Open a video file, or give the reason why it is none.
+
+Every room opens videos through :func:`open_video`, so that a bad file has the same reason code everywhere. Only real container formats are
+allowed: a playlist or an image sequence could name other files or addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from itertools import islice
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.file_stat import regular_file_stat
+from motive_pipeline.files.media_file import MediaFile, media_file
+from motive_pipeline.video.mp4_boxes import top_level_boxes
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,h264,hevc,ivf,gif,nut"
+
+_WHITELIST = f"{FORMATS},mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+"""FFmpeg compares whole names, and some of its demuxers have several (``mov,mp4,m4a,...``)."""
+
+_MAX_BOXES = 1000
+
+
+@contextmanager
+def open_video(source: MediaFile | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The open container and its video stream.
+
+    Raises:
+        RejectRow: ``missing_file``, ``broken_symlink``, ``is_a_directory``, ``not_a_file``, ``unreadable``, ``empty_file``, ``no_moov``,
+            ``not_a_video``, ``no_video_stream``, ``unsupported_codec``; for a member of an archive also those of
+            :meth:`~motive_pipeline.files.media_file.MediaFile.open`, which can come while the block reads.
+    """
+    file = media_file(source)
+    if not file.member:
+        if regular_file_stat(file.path).size == 0:
+            raise RejectRow("empty_file", "the file has 0 bytes")
+        with _opened(file, str(file.path)) as container:
+            yield container, _video_stream(container)
+        return
+    with file.open() as stream:
+        if not stream.peek(1):
+            raise RejectRow("empty_file", "the archive's member has 0 bytes")
+        with _opened(file, stream) as container:
+            yield container, _video_stream(container)
+
+
+def stated_length_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """The length that the stream or its container states, in seconds; None if neither does."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+@contextmanager
+def _opened(file: MediaFile, source: str | BufferedReader) -> Iterator[InputContainer]:
+    try:
+        container = av.open(source, "r", metadata_errors="replace", options={"format_whitelist": _WHITELIST, "protocol_whitelist": "file"})
+    except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
+        raise _no_video(file, error) from error
+    except av.error.OSError as error:
+        raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
+    except av.error.FFmpegError as error:
+        raise RejectRow("not_a_video", f"cannot be opened as a video: {error.strerror}") from error
+    with container:
+        yield container
+
+
+def _no_video(file: MediaFile, error: av.error.FFmpegError) -> RejectRow:
+    with file.open() as stream:
+        names = {box.name for box in islice(top_level_boxes(stream, file.num_bytes()), _MAX_BOXES)}
+    if "ftyp" in names and "moov" not in names:
+        return RejectRow("no_moov", "an MP4 without its index (moov): the download or the recording was cut off")
+    return RejectRow("not_a_video", f"no video container ({error.strerror}); perhaps an error page that was saved under a video's name")
+
+
+def _video_stream(container: InputContainer) -> VideoStream:
+    """FFmpeg's own choice among the video streams, without cover pictures."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+        raise RejectRow("no_video_stream", f"no video in it; its streams: {kinds}")
+    best = container.streams.best("video")
+    stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
+    if stream.codec_context is None:
+        raise RejectRow("unsupported_codec", "this installation of FFmpeg has no decoder for the video stream")
+    stream.codec_context.thread_count = 1
+    return stream

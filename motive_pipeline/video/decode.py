@@ -1,0 +1,209 @@
+"""Reads the frames of a clip. Every stage gets its window, frames and pixels from here.
+
+Frames are taken at a constant rate by their time stamps, whatever the file's own rate, so that a displacement in pixels means the same speed
+in every clip. The window starts at the clip's first frame and has 4n+1 frames: as many as the rule asks for, or the most that the clip has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import av
+import av.error
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import Float, UInt8
+
+from motive_pipeline.errors import RejectRow
+from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.video.appearance import Appearance
+from motive_pipeline.video.container import open_video, stated_length_s
+from motive_pipeline.video.flags import FLAGS
+from motive_pipeline.video.frame_times import TimedFrames
+from motive_pipeline.video.geometry import frame_flags, geometry
+from motive_pipeline.video.picture import cover_scale, picture
+
+if TYPE_CHECKING:  # a worker process starts 0.2 s sooner without the settings
+    from motive_pipeline.config import Config
+
+UPSCALED_FROM = 2.0
+"""A clip that must grow by more than this factor is flagged ``upscaled``."""
+
+TRUNCATED_SHARE = 0.9
+"""A clip that ends before this share of the length that its container states counts as cut off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameRule:
+    """Which frames of a clip are taken, their size, and whether HDR is mapped to SDR. ``num_frames`` and ``min_frames`` are 4n+1."""
+
+    num_frames: int
+    min_frames: int
+    fps: float
+    width: int
+    height: int
+    tone_map: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> FrameRule:
+        """The rule of the section ``clips``."""
+        clips = config.clips
+        return cls(
+            num_frames=clips.num_frames,
+            min_frames=config.min_frames,
+            fps=clips.fps,
+            width=clips.width,
+            height=clips.height,
+            tone_map=clips.policies.hdr == "repair",
+        )
+
+    def content(self) -> dict[str, Any]:
+        """The part of a row's key that the rule makes. It names ``tone_map`` only when that is on, so older keys stay valid."""
+        fields = asdict(self)
+        return fields if self.tone_map else {name: value for name, value in fields.items() if name != "tone_map"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedClip:
+    """The frames of a clip, the time of each in the file (s, from its first frame), and its flags (:data:`~.flags.FLAGS`).
+
+    ``appearance`` is None unless the reader was asked for it.
+    """
+
+    frames_THWC: UInt8[np.ndarray, "T H W 3"]
+    times_s: Float[np.ndarray, " T"]
+    flags: tuple[str, ...]
+    appearance: Appearance | None = None
+
+
+def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
+    """The frames that ``rule`` asks for: for target k, the frame nearest in time to k / fps; of two equally near, the earlier one.
+
+    The last frame also serves a target up to half a step behind it. Decoding stops when the last target is filled.
+
+    Raises:
+        RejectRow: see :func:`~.container.open_video`; ``zero_frames``; ``too_short``; ``truncated_tail`` (too short because the file was cut
+            off); ``decode_error`` (damaged data inside the window).
+    """
+    with open_video(source) as (container, stream):
+        timed = TimedFrames(stream)
+        window = _Window(rule)
+        for time, frame in timed.frames(container):
+            if window.offer(time, frame, stream):
+                break
+        window.finish()
+        kept = _num_usable(window, timed, rule, stated_length_s(container, stream))
+        flags = window.flags | timed.flags()
+    return DecodedClip(
+        frames_THWC=np.stack(window.pictures[:kept]),
+        times_s=np.array([float(time) for time in window.times[:kept]]),
+        flags=tuple(flag for flag in FLAGS if flag in flags),
+    )
+
+
+def frame_near(source: MediaFile | Path, share: float, *, width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
+    """One frame for people to see: about ``share`` (0 to 1) into the clip, at the key frame before that or soon after.
+
+    Raises:
+        RejectRow: see :func:`~.container.open_video`; ``decode_error``, ``zero_frames``.
+    """
+    with open_video(source) as (container, stream):
+        start_s = float((stream.start_time or 0) * (stream.time_base or 0))
+        wanted_s = start_s + share * (stated_length_s(container, stream) or 0.0)
+        found: VideoFrame | None = None
+        try:
+            if share and container.duration:
+                container.seek(int(wanted_s * av.time_base), backward=True)
+            for frame in container.decode(stream):
+                found = frame
+                if frame.time is None or frame.time >= wanted_s:
+                    break
+        except av.error.FFmpegError as error:
+            raise RejectRow("decode_error", f"cannot be decoded: {error.strerror}") from error
+        if found is None:
+            raise RejectRow("zero_frames", "no frame could be decoded")
+        return picture(found, geometry(found, stream), width=width, height=height)
+
+
+@dataclass
+class _Window:
+    """The pictures and times of the targets of ``rule``.
+
+    ``damaged_from`` is the time of the first frame that the decoder calls corrupt, whether it was taken or not: the decoder conceals the
+    damage there, and builds later frames on it.
+    """
+
+    rule: FrameRule
+    pictures: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list)
+    times: list[Fraction] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+    damaged_from: Fraction | None = None
+    _before: tuple[Fraction, VideoFrame, VideoStream] | None = None
+
+    def offer(self, time: Fraction, frame: VideoFrame, stream: VideoStream) -> bool:
+        """Take in the next frame in the order of time; returns true when every target is filled."""
+        if frame.is_corrupt and self.damaged_from is None:
+            self.damaged_from = time
+        while not self.is_full and self._target <= time:
+            if self._before is not None and self._target - self._before[0] <= time - self._target:
+                self._take(*self._before)
+            else:
+                self._take(time, frame, stream)
+        self._before = (time, frame, stream)
+        return self.is_full
+
+    def finish(self) -> None:
+        """No frame follows: use the last one for the targets up to half a step behind it."""
+        while self._before is not None and not self.is_full and self._target - self._before[0] <= self._step / 2:
+            self._take(*self._before)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every target has a picture."""
+        return len(self.pictures) == self.rule.num_frames
+
+    @property
+    def _step(self) -> Fraction:
+        return 1 / Fraction(self.rule.fps).limit_denominator(100_000)
+
+    @property
+    def _target(self) -> Fraction:
+        return len(self.pictures) * self._step
+
+    def _take(self, time: Fraction, frame: VideoFrame, stream: VideoStream) -> None:
+        if self.times and self.times[-1] == time:
+            self.pictures.append(self.pictures[-1])
+        else:
+            self.pictures.append(self._picture(frame, stream))
+        self.times.append(time)
+
+    def _picture(self, frame: VideoFrame, stream: VideoStream) -> UInt8[np.ndarray, "H W 3"]:
+        shape = geometry(frame, stream)
+        self.flags.update(frame_flags(frame, shape))
+        size = {"width": self.rule.width, "height": self.rule.height}
+        if cover_scale(*shape.shown_size(frame.width, frame.height), **size) > UPSCALED_FROM:
+            self.flags.add("upscaled")
+        return picture(frame, shape, **size, tone_map=self.rule.tone_map)
+
+
+def _num_usable(window: _Window, timed: TimedFrames, rule: FrameRule, stated_s: float | None) -> int:
+    """How many frames of the window to keep: the largest 4n+1. Rejects the clip if that is too few, or one of them is damaged."""
+    available = len(window.pictures)
+    kept = available - (available - 1) % 4 if available else 0
+    if timed.error and not timed.is_cut_off and not window.is_full:
+        raise RejectRow("decode_error", f"damaged after {timed.num_frames} frames: {timed.error}")
+    if kept >= rule.min_frames:
+        if window.damaged_from is not None and window.damaged_from <= window.times[kept - 1]:
+            raise RejectRow("decode_error", f"the data are damaged {float(window.damaged_from):.2f} s after the first frame")
+        return kept
+    if not available:
+        raise RejectRow("zero_frames", f"no frame could be decoded{': ' + timed.error if timed.error else ''}")
+    assert timed.last is not None
+    found = f"{available} frame{'s' * (available > 1)} at {rule.fps:g} fps ({float(timed.last):.2f} s), {rule.min_frames} are needed"
+    if timed.is_cut_off or (stated_s is not None and float(timed.last) + float(timed.usual_gap()) < TRUNCATED_SHARE * stated_s):
+        raise RejectRow("truncated_tail", f"the file was cut off: {found}")
+    raise RejectRow("too_short", f"{found} (clips.num_frames, clips.min_frames, clips.fps)")

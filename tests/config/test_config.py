@@ -1,0 +1,215 @@
+"""motive.yaml: what is accepted, what is refused and how, and what each stage's fingerprint covers."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from motive_pipeline.config import Config, load_config, parse_config
+from motive_pipeline.errors import ConfigError
+from motive_pipeline.graph import SOURCES, STAGES
+
+REPOSITORY = Path(__file__).parents[2]
+BASE = "clips: {source: demo}\nqueries: {source: demo}\n"
+
+
+def parse(text: str, folder: Path = Path("/somewhere")) -> Config:
+    return parse_config(text, folder / "motive.yaml")
+
+
+def test_defaults_are_the_methods():
+    config = parse(BASE)
+    assert config.gradient.timestep == 500
+    assert config.influence.proj_dim == 512
+    assert config.gradient.projection == "fastfood"
+    assert config.vote.percentile == 90
+    assert config.subset.share == 0.10
+
+
+def test_motive_yaml_names_every_key_with_a_comment_and_its_true_default():
+    text = (REPOSITORY / "motive.yaml").read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
+    assert set(raw) == set(Config.model_fields)
+    for section, field in Config.model_fields.items():
+        if section == "arms":
+            continue
+        assert set(raw[section] or {}) == set(field.annotation.model_fields), section
+    for line in text.splitlines():
+        if line.startswith("  ") and line.strip() and not line.strip().startswith("#"):
+            assert "#" in line, f"no comment: {line}"
+            if not line.strip().endswith(":") and "demo:" not in line and "alltracker:" not in line:
+                assert "Default:" in line or "No default" in line, f"no default: {line}"
+
+
+def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
+    section = None
+    told = 0
+    for line in (REPOSITORY / "motive.yaml").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith((" ", "#")):
+            section = Config.model_fields[line.partition(":")[0]].annotation
+        if "Default: " in line and line.startswith("  ") and not line.startswith("   "):
+            key, default = line.strip().partition(":")[0], yaml.safe_load(line.partition("Default: ")[2].partition(" (")[0])
+            actual = section.model_fields[key].default
+            assert default in (actual, str(actual)) or tuple(default or ()) == actual or default == "<root>/state", (
+                f"{key}: {default} is {actual}"
+            )
+            told += 1
+    assert told > 50
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (BASE + "gradeint: {}", ["gradeint", "unknown key", "'gradient'"]),
+        (BASE + "gradient: {timestop: 3}", ["gradient.timestop", "unknown key", "'timestep'"]),
+        (BASE + "subset: {share: 0}", ["subset.share = 0", "greater than 0"]),
+        (BASE + "subset: {share: 1.5}", ["subset.share = 1.5", "less than or equal to 1"]),
+        (BASE + "gradient: {store_dim: 1000}", ["gradient.store_dim = 1000", "power of two", "512"]),
+        (BASE + "influence: {proj_dim: 4096}", ["influence.proj_dim (4096)", "gradient.store_dim", "2048"]),
+        (BASE + "gradient: {timestep: 1000}", ["gradient.timestep = 1000", "below 1000"]),
+        (BASE + "gradient: {timestep: [500, 500]}", ["gradient.timestep = [500, 500]", "different"]),
+        (BASE + "gradient: {projection: fastfod}", ["gradient.projection = 'fastfod'", "'fastfood'", "'factored'"]),
+        (BASE + "influence: {preconditioner: adamw}", ["influence.preconditioner = 'adamw'", "'adam'", "'trak'"]),
+        (BASE + "influence: {similarity: euclid}", ["influence.similarity = 'euclid'", "'cosine'", "'dot'"]),
+        (BASE + "influence: {trak_lambda: 0}", ["influence.trak_lambda = 0", "greater than 0"]),
+        (BASE + "influence: {preconditioner: adam}\ngradient: {projection: factored}", ["preconditioner: adam", "projection: factored"]),
+        (BASE + "preference: {comparisons: [[motive, motive]]}", ["preference.comparisons", "different arms", "motive"]),
+        (BASE + "preference: {comparisons: [[motive, base], [base, motive]]}", ["preference.comparisons", "twice"]),
+        (BASE + "preference: {comparisons: []}", ["preference.comparisons", "[[motive, base]]"]),
+        (BASE + "preference: {comparisons: [[motive, nobody]]}", ["preference.comparisons", "'no_mask'"]),
+        (BASE + "arms: [motive, full]\npreference: {comparisons: [[motive, base]]}", ["preference.comparisons names base", "motive"]),
+        (BASE + "preference: {catch_share: 0.9}", ["preference.catch_share = 0.9", "0.5"]),
+        (BASE + "arms: [base, full]", ["arms", "must contain motive"]),
+        (BASE + "arms: [motive, motive]", ["arms", "twice"]),
+        ("clips: {source: demo, num_frames: 16}\nqueries: {source: demo}", ["clips.num_frames = 16", "4n+1", "13"]),
+        ("clips: {source: demo, width: 60}\nqueries: {source: demo}", ["clips.width = 60", "multiple of 16", "48"]),
+        ("clips: {source: folder}\nqueries: {source: demo}", ["clips", "path is needed"]),
+        ("queries: {source: demo}", ["clips", "missing"]),
+        ("[1, 2]", ["expected sections"]),
+        ("clips: {", ["not valid YAML"]),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(text, parts):
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    for part in ["/somewhere/motive.yaml", *parts]:
+        assert part in str(caught.value)
+
+
+def test_all_mistakes_are_listed_at_once():
+    with pytest.raises(ConfigError) as caught:
+        parse(BASE + "subset: {share: 0}\nvote: {percentile: 101}\nnonsense: 1")
+    assert "3 setting(s)" in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_name_one(tmp_path):
+    with pytest.raises(ConfigError, match="--config or MOTIVE_CONFIG"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_paths_are_taken_from_the_files_folder(tmp_path):
+    config = parse("storage: {root: data}\nclips: {path: ../clips}\nqueries: {path: /q}\n", tmp_path / "sub")
+    assert config.storage.root == tmp_path / "sub" / "data"
+    assert config.storage.state == tmp_path / "sub" / "data" / "state"
+    assert config.clips.path == tmp_path / "clips"
+    assert config.queries.path == Path("/q")
+
+
+def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
+    config = parse(BASE)
+    switched = [key for stage in STAGES.values() for (switch, _), keys in stage.when.items() for key in (switch, *keys)]
+    used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.gates)} | set(switched)
+    used |= {key for source in SOURCES.values() for key in source.settings}
+    elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
+        "storage.root", "storage.state", "model.device", "gradient.checkpointing", "gradient.deterministic", "finetune.checkpointing",
+        "engine.commit_rows", "engine.commit_s",
+        "engine.decode_workers", "engine.decode_timeout_s",
+        "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
+    }  # fmt: skip
+    for section, fields in config.model_dump(mode="json").items():
+        for key in fields if isinstance(fields, dict) else [None]:
+            dotted = f"{section}.{key}" if key else section
+            assert section in used or dotted in used or dotted in elsewhere, dotted
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ("vote: {percentile: 80}", {"voted_ranking"}),
+        ("gradient: {timestep: [250, 500]}", {"gradient", "eval_scores"}),
+        ("gradient: {timestep: [500]}", set()),
+        ("gradient: {num_noises: 2}", {"gradient"}),
+        ("gradient: {timestep: 751}", {"gradient", "eval_scores"}),
+        ("influence: {proj_dim: 256}", {"influence_matrix"}),
+        ("influence: {preconditioner: trak}", {"influence_matrix"}),
+        ("influence: {preconditioner: adam}", {"second_moments", "gradient"}),
+        ("influence: {trak_lambda: 3, adam_clips: 8, adam_eps: 0.1}", set()),
+        ("motion: {floor_px: 2.0}", {"motion_masks"}),
+        ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
+        ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
+        ("engine: {commit_rows: 7}", set()),
+        ("preference: {seed: 1, plans: 3}", {"preference_bundle"}),
+        ("preference: {exclude_failed: false}", {"preference_study"}),
+        ("preference: {comparisons: [[motive, base], [motive, random], [motive, full], [motive, no_mask]]}", set()),
+        ("arms: [base, full, random, no_mask, motive]", {"eval_report"}),
+        ("engine: {keep_latents: false}", {"latents"}),
+        ("# only a comment", set()),
+    ],
+)
+def test_a_setting_changes_the_fingerprint_of_its_own_stages_only(change, stale):
+    before, after = parse(BASE), parse(BASE + change)
+    assert {name for name in STAGES if before.fingerprint(name) != after.fingerprint(name)} == stale
+
+
+@pytest.mark.parametrize(
+    ("switch", "change", "stale"),
+    [
+        ("adam", "adam_eps: 0.1", {"gradient"}),
+        ("adam", "adam_clips: 8", {"second_moments"}),
+        ("adam", "adam_seed: 1", {"second_moments"}),
+        ("adam", "trak_lambda: 3", set()),
+        ("trak", "trak_lambda: 3", {"influence_matrix"}),
+        ("trak", "adam_clips: 8", set()),
+    ],
+)
+def test_a_preconditioners_settings_count_only_while_it_is_chosen(switch, change, stale):
+    before, after = (parse(f"{BASE}influence: {{preconditioner: {switch}{more}}}") for more in ("", f", {change}"))
+    assert {name for name in STAGES if before.fingerprint(name) != after.fingerprint(name)} == stale
+
+
+def test_a_changed_file_of_adams_state_is_another_setting(tmp_path):
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(b"one")
+    config = parse(BASE + "influence: {preconditioner: adam, adam_state: state.safetensors}", tmp_path)
+    first = config.fingerprint("second_moments")
+    assert config.fingerprint("second_moments") == first
+    file.write_bytes(b"another")
+    assert config.fingerprint("second_moments") != first
+
+
+def test_a_gate_changes_the_asset_but_not_its_rows():
+    before, after = parse(BASE), parse(BASE + "gradient: {max_reject_share: 0.5}")
+    assert before.fingerprint("gradient") != after.fingerprint("gradient")
+    assert before.row_fingerprint("gradient") == after.row_fingerprint("gradient")
+
+
+def test_an_edited_file_of_prompts_is_another_setting_of_the_generated_videos(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    before = parse(BASE + "generate: {prompts: prompts.txt}", tmp_path)
+    first = before.fingerprint("generated_videos")
+    prompts.write_text("a dog\n")
+    assert before.fingerprint("generated_videos") != first
+    assert before.fingerprint("finetuned_checkpoint") == parse(BASE).fingerprint("finetuned_checkpoint")
+
+
+def test_people_compare_motive_with_the_usual_arms_that_there_are_unless_told_otherwise():
+    assert parse(BASE + "arms: [motive, no_mask, base]").comparisons == (("motive", "base"), ("motive", "no_mask"))
+    assert parse(BASE + "arms: [motive, motion_magnitude]").comparisons == ()
+    assert parse(BASE + "preference: {comparisons: [[full, random]]}").comparisons == (("full", "random"),)
+
+
+def test_variants_follow_the_arms():
+    assert parse(BASE).variants == ("motive", "no_mask")
+    assert parse(BASE + "arms: [motive, base]").variants == ("motive",)
+    assert parse(BASE + "arms: [motive, base]").arms == ("base", "motive")

@@ -1,0 +1,500 @@
+"""``motive export``: every trainer's own rule of reading, stated here again, finds every clip of the subset with its caption and its frames."""
+
+import csv
+import errno
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from motive_pipeline.catalog.stage import publish_clip_catalog
+from motive_pipeline.config import load_config
+from motive_pipeline.errors import MotiveError, NotPublished
+from motive_pipeline.export import subset as export_module
+from motive_pipeline.export import trainers
+from motive_pipeline.export.subset import export_subset
+from motive_pipeline.export.trainers import TRAINERS
+from motive_pipeline.storage.digest import digest_file
+from motive_pipeline.storage.lock import Locked
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.decode import FrameRule, read_clip
+from motive_pipeline.video.probe import probe
+from tests.clip_fixtures import moving_square, project, write_video
+from tests.curation_fixtures import publish_table
+
+CAPTIONS = ("a red ball", 'it\'s "so", <b>bold</b>; 🏀 größer\u2028zweite\nZeile', "None", "")
+WANTED = ("a red ball", 'it\'s "so", <b>bold</b>; 🏀 größer zweite Zeile', "None", "")
+CLIPS = {"num_frames": 9, "min_frames": 5, "fps": 16, "width": 64, "height": 48, "path": "clips"}
+
+
+def write_clips(folder: Path) -> None:
+    """An ordinary film, one on its side at twice the rate, one in another container, and a short one without a caption."""
+    write_video(folder / "-a b's.mp4", moving_square(9, seed=1), fps=16)
+    write_video(folder / "deep" / "side.mp4", moving_square(24, step_px=1, seed=2), fps=32, rotation=90)
+    write_video(folder / "drei.drei.mkv", moving_square(9, seed=3), fps=16)
+    write_video(folder / "short.mp4", moving_square(6, seed=4), fps=16)
+    for stem, caption in zip(("-a b's", "deep/side", "drei.drei"), CAPTIONS, strict=False):
+        (folder / f"{stem}.txt").write_text(caption, encoding="utf-8")
+
+
+def workspace(folder: Path, **clips) -> Workspace:
+    return project(folder, clips=CLIPS | clips)
+
+
+def publish(ws: Workspace, arm: str = "motive") -> list[str]:
+    """Catalog, scores and the subset of all clips, as the stages publish them; the clips in the subset's order."""
+    catalog = publish_clip_catalog(ws).table("catalog")
+    order = {caption: number for number, caption in enumerate(WANTED)}
+    ids = sorted(catalog["clip_id"], key=lambda clip_id: order[catalog.set_index("clip_id").at[clip_id, "caption"]])
+    publish_table(ws, "latents", "index", {"clip_id": ids})
+    publish_table(ws, "motion_masks", "index", {"clip_id": ids, "motion_magnitude_px": [1.5] * len(ids)})
+    for variant in ws.config.variants:
+        columns = {"clip_id": ids, "votes": [3] * len(ids), "mean_influence": [0.5] * len(ids), "rank": range(1, len(ids) + 1)}
+        publish_table(ws, f"voted_ranking/{variant}", "ranking", columns | {"selected": [True] * len(ids)})
+    publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": ids, "rank": range(1, len(ids) + 1)})
+    return ids
+
+
+@pytest.fixture
+def ws(tmp_path) -> Workspace:
+    write_clips(tmp_path / "clips")
+    ws = workspace(tmp_path)
+    publish(ws)
+    return ws
+
+
+# ---- the trainers' rules: a folder -> what would be trained on, video by caption
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]
+
+
+def ascii_json(file: Path):
+    return json.loads(file.read_text(encoding="ascii"))
+
+
+def pairs(folder: Path, ending: str = ".txt") -> dict[Path, str]:
+    assert {file.suffix for file in folder.iterdir()} == {".mp4", ending}
+    return {video: video.with_suffix(ending).read_text(encoding="utf-8") for video in folder.glob("*.mp4")}
+
+
+def one_line(captions: dict[Path, str]) -> dict[Path, str]:
+    assert all(len(text.splitlines()) <= 1 and text.endswith("\n") for text in captions.values())
+    return {video: text.strip() for video, text in captions.items()}
+
+
+def read_diffsynth(home: Path) -> dict[Path, str]:
+    return {home / row["video"]: row["prompt"] for row in lines(home / "metadata.jsonl")}
+
+
+def read_diffusion_pipe(home: Path) -> dict[Path, str]:
+    """``glob('*')``, whatever has no known ending is a picture; frames after resampling to 16 a second must fill a bucket."""
+    settings = tomllib.loads((home / "dataset.toml").read_text())
+    assert settings["resolutions"] == [[64, 48]]
+    (directory,) = settings["directory"]
+    captions = ascii_json(Path(directory["path"]) / "captions.json")
+    assert all(isinstance(texts, list) for texts in captions.values())
+    media = [file for file in Path(directory["path"]).glob("*") if file.suffix not in (".txt", ".json", ".parquet", ".npz", ".bak", ".db")]
+    assert {int(probe(file).num_frames * 16 / probe(file).fps) for file in media} == set(settings["frame_buckets"]) == {5, 9}
+    return {file: captions[file.name][0] for file in media}
+
+
+def read_musubi(home: Path) -> dict[Path, str]:
+    """``head`` takes every target length that a clip has room for."""
+    settings = tomllib.loads((home / "dataset.toml").read_text())
+    assert settings["general"]["resolution"] == [64, 48]
+    items = []
+    for dataset in settings["datasets"]:
+        assert isinstance(dataset["source_fps"], float)
+        for row in lines(Path(dataset["video_jsonl_file"])):
+            room = probe(Path(row["video_path"])).num_frames
+            items += [(Path(row["video_path"]), row["caption"], target) for target in dataset["target_frames"] if target <= room]
+    assert sorted(target for _, _, target in items) == [5, 9, 9, 9], "each clip once, whole"
+    assert len({dataset["cache_directory"] for dataset in settings["datasets"]}) == len(settings["datasets"])
+    return {video: caption for video, caption, _ in items}
+
+
+def read_finetrainers(home: Path) -> dict[Path, str]:
+    (dataset,) = ascii_json(home / "training.json")["datasets"]
+    assert dataset["dataset_type"] == "video"
+    assert dataset["video_resolution_buckets"] == [[5, 48, 64], [9, 48, 64]]
+    return one_line(pairs(Path(dataset["data_root"])))
+
+
+def read_ai_toolkit(home: Path) -> dict[Path, str]:
+    (dataset,) = yaml.safe_load((home / "datasets.yaml").read_text())["datasets"]
+    assert (dataset["num_frames"], dataset["fps"], dataset["shrink_video_to_frames"]) == (5, 16, False)
+    assert dataset["caption_ext"] == "txt"
+    return one_line(pairs(Path(dataset["folder_path"])))
+
+
+def read_simpletuner(home: Path) -> dict[Path, str]:
+    videos, texts = ascii_json(home / "multidatabackend.json")
+    assert (videos["dataset_type"], videos["caption_strategy"], videos["delete_problematic_images"]) == ("video", "textfile", False)
+    assert videos["video"] == {"num_frames": 5, "min_frames": 5}
+    assert (texts["dataset_type"], texts["default"]) == ("text_embeds", True)
+    return one_line(pairs(Path(videos["instance_data_dir"])))
+
+
+def read_videox_fun(home: Path) -> dict[Path, str]:
+    rows = ascii_json(home / "metadata.json")
+    assert all((row["type"], row["width"], row["height"]) == ("video", 64, 48) for row in rows)
+    return {home / row["file_path"]: row["text"] for row in rows}
+
+
+def merged(file: Path) -> dict[Path, str]:
+    folder, table = file.read_text().strip().split(",")
+    assert all(row["resolution"] == {"width": 64, "height": 48} and row["fps"] == 16 for row in ascii_json(Path(table)))
+    return {Path(folder) / row["path"]: row["cap"][0] for row in ascii_json(Path(table))}
+
+
+def read_fastvideo(home: Path) -> dict[Path, str]:
+    assert all(row["duration"] == row["num_frames"] / 16 for row in ascii_json(home / "videos2caption.json"))
+    return merged(home / "merge.txt")
+
+
+def read_open_sora_plan(home: Path) -> dict[Path, str]:
+    return merged(home / "merge_data.txt")
+
+
+def read_nemo(home: Path) -> dict[Path, str]:
+    return {video: json.loads(text)["caption"] for video, text in pairs(home / "videos", ".json").items()}
+
+
+def read_csv(file: Path, path: str, caption: str) -> dict[Path, str]:
+    """As :mod:`csv` reads it; pandas, which takes None for nothing, is what the warning is about."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        return {file.parent / row[path]: row[caption] for row in csv.DictReader(opened)}
+
+
+def read_open_sora(home: Path) -> dict[Path, str]:
+    frame = pd.read_csv(home / "dataset.csv")
+    assert frame["num_frames"].tolist() == [9, 9, 9, 5]
+    assert set(frame["aspect_ratio"]) == {0.75}
+    assert set(frame["resolution"]) == {64 * 48}
+    assert list(frame["text"].isna()).count(True) == 2, "pandas cannot read these two"
+    return read_csv(home / "dataset.csv", "path", "text")
+
+
+def read_videotuna(home: Path) -> dict[Path, str]:
+    return read_csv(home / "metadata.csv", "path", "caption")
+
+
+def read_ltx(home: Path) -> dict[Path, str]:
+    return {home / row["media_path"]: row["caption"] for row in ascii_json(home / "dataset.json")}
+
+
+def read_videofolder(home: Path) -> dict[Path, str]:
+    return {home / row["file_name"]: row["caption"] for row in lines(home / "metadata.jsonl")}
+
+
+def read_webdataset(home: Path) -> dict[Path, str]:
+    """Members up to the first dot make a sample; unpacked here so that the videos can be looked at."""
+    assert not (home / "videos").exists()
+    samples: dict[str, dict[str, bytes]] = {}
+    for shard in sorted(home.glob("shard-*.tar")):
+        with tarfile.open(shard) as opened:
+            for member in opened:
+                key, _, ending = member.name.partition(".")
+                data = opened.extractfile(member)
+                assert data is not None
+                samples.setdefault(key, {})[ending] = data.read()
+    found = {}
+    for key, sample in samples.items():
+        assert set(sample) == {"mp4", "txt", "json"}
+        assert json.loads(sample["json"])["clip_id"] == key
+        video = home.parent / f"unpacked-{key}.mp4"
+        video.write_bytes(sample["mp4"])
+        found[video] = sample["txt"].decode()
+    return found
+
+
+READERS: dict[str, Callable[[Path], dict[Path, str]]] = {
+    name.removeprefix("read_"): read
+    for name, read in globals().items()
+    if name.startswith("read_") and name.removeprefix("read_") in TRAINERS
+}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_trainer_finds_every_clip_with_its_caption_and_the_frames_that_were_scored(tmp_path, ws, trainer):
+    home = tmp_path / "out" / "sub set"
+    done = export_subset(ws, "motive", home, trainer)
+    assert (done.num_clips, done.num_written) == (4, 4)
+    assert str(home) in done.use
+    found = READERS[trainer](home)
+    assert sorted(found.values()) == sorted(WANTED)
+    rule = FrameRule.of(ws.config)
+    catalog = ws.published("clip_catalog").table("catalog").set_index("caption")
+    for video, caption in found.items():
+        facts = probe(video)
+        assert (facts.num_frames, facts.fps, facts.width, facts.height, facts.flags) == (9 if caption else 5, 16, 64, 48, ())
+        scored = read_clip(Path(catalog.at[caption, "path"]), rule).frames_THWC.mean(axis=3)
+        written = read_clip(video, rule).frames_THWC.mean(axis=3)
+        distance_TT = np.abs(written[:, None] - scored[None]).mean(axis=(2, 3))
+        assert distance_TT.argmin(axis=1).tolist() == list(range(facts.num_frames)), "each frame is the one that was scored"
+        assert distance_TT.diagonal().max() < 3, "but for what H.264 loses"
+    again = publish_clip_catalog(workspace(tmp_path / "again", source=trainer, path=str(home)))
+    assert sorted(again.table("catalog")["caption"]) == sorted(WANTED), "and it can be read in again as that source"
+    assert again.rejects().empty
+
+
+# ---- the folder
+
+
+def test_the_manifest_and_the_scores_say_where_every_video_comes_from(tmp_path, ws):
+    home = tmp_path / "out"
+    export_subset(ws, "motive", home, "diffsynth")
+    manifest = json.loads((home / "motive" / "MANIFEST.json").read_text(encoding="utf-8"))
+    subset = ws.published("curated_subset/motive")
+    assert (manifest["arm"], manifest["trainer"], manifest["subset"]) == ("motive", "diffsynth", subset.data_version)
+    assert manifest["provenance"] == subset.provenance, "of the subset, not of the settings of the day"
+    assert [clip["clip_id"] for clip in manifest["clips"]] == subset.table("subset")["clip_id"].tolist()
+    for clip in manifest["clips"]:
+        assert digest_file(home / "videos" / clip["file"]) == clip["sha256"]
+        assert digest_file(Path(clip["source"])).startswith(clip["clip_id"])
+    scores = pd.read_csv(home / "motive" / "scores.csv", keep_default_na=False)
+    assert scores["rank"].tolist() == [1, 2, 3, 4]
+    assert scores["caption"].tolist() == list(WANTED)
+    assert scores["votes_motive"].tolist() == [3] * 4
+    assert scores["motion_magnitude_px"].tolist() == [1.5] * 4
+    assert "the same number of optimizer steps" in (home / "motive" / "README.md").read_text(encoding="utf-8")
+
+
+def test_original_copies_the_bytes_out_of_archives_too(tmp_path):
+    write_clips(tmp_path / "loose")
+    (tmp_path / "clips").mkdir()
+    with zipfile.ZipFile(tmp_path / "clips" / "all.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted((tmp_path / "loose").rglob("*")):
+            if file.is_file():
+                packed.write(file, file.relative_to(tmp_path / "loose").as_posix())
+    ws = workspace(tmp_path, source="zip")
+    ids = publish(ws)
+    export_subset(ws, "motive", tmp_path / "out", "videofolder", videos="original")
+    found = read_videofolder(tmp_path / "out")
+    assert [video.name for video in found] == [
+        f"{clip_id}{ending}" for clip_id, ending in zip(ids, (".mp4", ".mp4", ".mkv", ".mp4"), strict=True)
+    ]
+    kept = {digest_file(file) for file in (tmp_path / "loose").rglob("*") if file.suffix in (".mp4", ".mkv")}
+    assert {digest_file(video) for video in found} == kept
+
+
+def test_the_same_export_again_changes_nothing_and_another_is_refused(tmp_path, ws):
+    home = tmp_path / "out"
+    export_subset(ws, "motive", home, "musubi")
+    before = {file: (file.stat().st_mtime_ns, digest_file(file)) for file in sorted(home.rglob("*")) if file.is_file()}
+    again = export_subset(ws, "motive", home, "musubi")
+    assert again.num_written == 0
+    with pytest.raises(MotiveError, match="holds another export \\(arm motive, for musubi"):
+        export_subset(ws, "motive", home, "diffsynth")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(MotiveError, match="there is something already"):
+        export_subset(ws, "motive", tmp_path / "mine", "diffsynth")
+    with pytest.raises(MotiveError, match="there is something already"):
+        export_subset(ws, "motive", tmp_path / "mine" / "notes.txt", "diffsynth")
+    assert {file: (file.stat().st_mtime_ns, digest_file(file)) for file in sorted(home.rglob("*")) if file.is_file()} == before
+    (tmp_path / "empty").mkdir()
+    assert export_subset(ws, "motive", tmp_path / "empty", "diffsynth").num_written == 4
+    assert not list(tmp_path.glob(".*")), "nothing is left beside the folders"
+    (tmp_path / "second").mkdir()
+    (tmp_path / "link").symlink_to("second")
+    assert export_subset(ws, "motive", tmp_path / "link", "diffsynth").folder == tmp_path / "second"
+
+
+def test_trainers_whose_settings_name_rate_and_lengths_do_not_take_the_clips_own_files(tmp_path, ws):
+    refused = [name for name, trainer in TRAINERS.items() if trainer.needs_window]
+    assert refused == ["diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner"]
+    for name in refused:
+        with pytest.raises(MotiveError, match="--videos original: the settings for"):
+            export_subset(ws, "motive", tmp_path / "out", name, videos="original")
+
+
+@pytest.mark.parametrize("what", ["vanishes", "changes"])
+def test_a_file_that_vanishes_or_changes_while_it_is_copied_is_named(tmp_path, ws, monkeypatch, what):
+    source, real = tmp_path / "clips" / "short.mp4", export_module._copy
+    whole = source.read_bytes()
+
+    def copy(path, target):
+        if path == source and what == "vanishes":
+            source.unlink()
+        elif path == source:
+            source.write_bytes(whole + b"more")
+        real(path, target)
+        if what == "changes":
+            source.write_bytes(whole)
+
+    monkeypatch.setattr(export_module, "_copy", copy)
+    with pytest.raises(MotiveError, match=r"1 of 4 clips cannot be exported: .*short.mp4: (the file has gone|its content has changed)"):
+        export_subset(ws, "motive", tmp_path / "out", "videofolder", videos="original")
+    assert not (tmp_path / "out").exists()
+    source.write_bytes(whole)
+    monkeypatch.undo()
+    export_subset(ws, "motive", tmp_path / "out", "videofolder", videos="original")
+    assert digest_file(tmp_path / "out" / "videos" / f"{digest_file(source)[:16]}.mp4") == digest_file(source)
+
+
+def test_frames_that_were_not_scored_are_refused(tmp_path, ws):
+    other = workspace(tmp_path, fps=8, num_frames=5)
+    with pytest.raises(MotiveError, match=r"clips.num_frames was 9 and is 5; clips.fps was 16.* and is 8.*Run `motive run`"):
+        export_subset(other, "motive", tmp_path / "out", "diffsynth")
+
+
+def test_hdr_that_was_mapped_for_the_scores_and_would_not_be_now_is_refused_and_the_other_way_round(tmp_path, ws):
+    """The policy counts among a stage's settings only while it maps."""
+    mapping = workspace(tmp_path, policies={"hdr": "repair"})
+    with pytest.raises(MotiveError, match=r"clips.policies.hdr was None and is 'repair'"):
+        export_subset(mapping, "motive", tmp_path / "out", "diffsynth")
+    publish(mapping)
+    with pytest.raises(MotiveError, match=r"clips.policies.hdr was 'repair' and is None"):
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+
+
+def test_an_arm_without_a_ranking_is_exported_and_what_a_killed_export_was_writing_is_not(tmp_path, ws, monkeypatch):
+    real = export_module._write_videos
+
+    def killed_before(*arguments):
+        (arguments[3] / ".0123.mp4.4711.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_module, "_write_videos", killed_before)
+    shutil.rmtree(ws.root / "published" / "voted_ranking")
+    with pytest.raises(KeyboardInterrupt):
+        export_subset(ws, "motive", tmp_path / "out", "diffusion_pipe")
+    monkeypatch.setattr(export_module, "_write_videos", real)
+    export_subset(ws, "motive", tmp_path / "out", "diffusion_pipe")
+    assert sorted(read_diffusion_pipe(tmp_path / "out").values()) == sorted(WANTED)
+    assert "votes_motive" not in (tmp_path / "out" / "motive" / "scores.csv").read_text(encoding="utf-8")
+
+
+def test_two_exports_to_one_folder_do_not_mix_and_what_is_left_of_another_is_named(tmp_path, ws, monkeypatch):
+    held = "import sys, time; from pathlib import Path; from motive_pipeline.storage.lock import FileLock\n"
+    held += "FileLock(Path(sys.argv[1]), 'x').acquire(who='motive export'); print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", held, str(tmp_path / ".out.export.lock")], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(Locked, match=r"the export to .*out is in use by motive export"):
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    other.kill()
+    other.wait()
+    (tmp_path / ".out.unfinished-0123").mkdir()
+    done = export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    assert ".out.unfinished-0123" in done.warnings[-1]
+
+
+def test_equal_input_gives_equal_bytes(tmp_path, ws, monkeypatch):
+    monkeypatch.setattr(trainers, "SHARD_BYTES", 1)
+    for name in ("a", "b"):
+        export_subset(ws, "motive", tmp_path / name / "out", "webdataset")
+    shards = [sorted((tmp_path / name / "out").glob("*.tar")) for name in ("a", "b")]
+    assert [len(each) for each in shards] == [4, 4], "one for each clip, so small as they may be here"
+    assert [digest_file(shard) for shard in shards[0]] == [digest_file(shard) for shard in shards[1]]
+
+
+def test_an_export_that_was_stopped_shows_nothing_and_goes_on_where_it_was(tmp_path, ws, monkeypatch):
+    home = tmp_path / "out"
+    real, calls = export_module.write_mp4, []
+
+    def stopping(target, frames, fps):
+        calls.append(target.name)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        real(target, frames, fps)
+
+    monkeypatch.setattr(export_module, "write_mp4", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        export_subset(ws, "motive", home, "diffsynth")
+    assert not home.exists()
+    monkeypatch.setattr(export_module, "write_mp4", lambda *arguments: calls.append("more") or real(*arguments))
+    done = export_subset(ws, "motive", home, "diffsynth")
+    assert done.num_written == calls.count("more") == 2
+    assert sorted(read_diffsynth(home).values()) == sorted(WANTED)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_clip_that_has_changed_or_vanished_stops_the_export_before_it_begins(tmp_path, ws):
+    (tmp_path / "clips" / "short.mp4").unlink()
+    write_video(tmp_path / "clips" / "drei.drei.mkv", moving_square(9, seed=9), fps=16)
+    with pytest.raises(MotiveError) as caught:
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    assert "2 of 4 clips cannot be exported" in str(caught.value)
+    assert "drei.drei.mkv: its content has changed" in str(caught.value)
+    assert "short.mp4: the file has gone" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name and path.name != "root"] == []
+
+
+def test_a_clip_that_can_no_longer_be_read_is_named(tmp_path, ws, monkeypatch):
+    target = tmp_path / "clips" / "short.mp4"
+    shutil.copy(target, tmp_path / "kept.mp4")
+    monkeypatch.setattr(export_module, "_remove_half_written", lambda videos: (videos.mkdir(parents=True), target.write_bytes(b"")))
+    with pytest.raises(MotiveError, match=r"1 of 4 clips cannot be exported: .*short.mp4: the file has 0 bytes"):
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_trainer_makes_of_captions_and_lengths_is_said(tmp_path, ws):
+    said = " ".join(export_subset(ws, "motive", tmp_path / "a", "open_sora").warnings)
+    assert "1 of 4 clips have no caption: pandas makes them nan" in said
+    assert "takes for no value (None)" in said
+    assert "at the comma" in " ".join(export_subset(ws, "motive", tmp_path / "a,b", "fastvideo").warnings)
+    said = " ".join(export_subset(ws, "motive", tmp_path / "b", "simpletuner").warnings)
+    assert "2 different numbers of frames (5, 9)" in said
+    assert said in " ".join((tmp_path / "b" / "motive" / "README.md").read_text(encoding="utf-8").split("\n- "))
+    assert export_subset(ws, "motive", tmp_path / "c", "videofolder").warnings == []
+
+
+def test_there_must_be_a_subset_and_its_clips_in_the_catalog(tmp_path, ws):
+    with pytest.raises(MotiveError, match="the model before any training"):
+        export_subset(ws, "base", tmp_path / "out", "diffsynth")
+    with pytest.raises(NotPublished, match="curated_subset/random"):
+        export_subset(ws, "random", tmp_path / "out", "diffsynth")
+    publish_table(ws, "curated_subset/random", "subset", {"clip_id": ["f" * 16], "rank": [1]})
+    with pytest.raises(MotiveError, match="no longer in the catalog"):
+        export_subset(ws, "random", tmp_path / "out", "diffsynth")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, ws, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MotiveError, match=r"file/out: .*file is a file"):
+        export_subset(ws, "motive", tmp_path / "file" / "out", "diffsynth")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_module, "write_mp4", full)
+    with pytest.raises(MotiveError, match=r"the export to .*out is not finished: no room to write.*What is finished lies in .*unfinished"):
+        export_subset(ws, "motive", tmp_path / "out", "diffsynth")
+    monkeypatch.undo()
+    assert export_subset(ws, "motive", tmp_path / "out", "diffsynth").num_clips == 4
+
+
+def test_the_command_says_how_to_use_it_and_that_the_subset_is_out_of_date(tmp_path, ws):
+    settings = {
+        "clips": CLIPS,
+        "queries": {"path": "clips"},
+        "model": {"path": "tiny"},
+        "storage": {"root": str(ws.root), "state": str(ws.state)},
+    }
+    file = tmp_path / "motive.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    assert Workspace(load_config(file)).published("curated_subset/motive").data_version
+    command = [sys.executable, "-m", "motive_pipeline.cli", "export", "--config", str(file), "--arm", "motive", "--to", "sub", "--for"]
+    done = subprocess.run([*command, "diffsynth"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"4 clips in {tmp_path}/sub\nUse: --dataset_base_path {tmp_path}/sub" in done.stdout
+    assert "curated_subset/motive is out of date (" in done.stderr
+    assert "export: 4 of 4" in done.stderr
+    wrong = subprocess.run([*command, "diffsinth"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert "diffusion_pipe" in wrong.stderr

@@ -1,0 +1,187 @@
+"""Latents: what the model sees of each clip, computed once and read back exactly."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from motive_pipeline.catalog.rejects import publish_rejected
+from motive_pipeline.errors import GateFailed, MotiveError, NotPublished
+from motive_pipeline.latents.stage import PROMPT_BLOCK, LatentSet, publish_latents, trimmed
+from motive_pipeline.models.load import load_model
+from motive_pipeline.video.decode import FrameRule, read_clip
+from tests.clip_fixtures import catalogued, cut, moving_square, noise, project, write_project, write_video
+
+
+def model_of(ws):
+    return load_model(ws.config.model, threads=1)
+
+
+def test_latents_and_embeddings_are_read_back_as_the_model_gave_them(ws):
+    publication = publish_latents(ws, role="clip")
+    found = LatentSet(ws, "clip")
+    catalog = ws.published("clip_catalog").table("catalog")
+    assert found.clip_ids == catalog["clip_id"].tolist()
+    row = catalog.to_dict("records")[1]
+    latents, prompt = found.get(row["clip_id"])
+    frames = read_clip(Path(row["path"]), FrameRule.of(ws.config)).frames_THWC
+    assert torch.equal(latents, model_of(ws).encode_video(frames))
+    assert torch.equal(prompt, model_of(ws).encode_prompt(row["caption"]))
+    index = publication.table("index")
+    assert index[["num_frames", "frames", "height", "width", "flags"]].iloc[1].tolist() == [9, *latents.shape[1:], ""]
+
+
+def test_a_second_run_computes_nothing_and_a_new_caption_only_its_row(ws, tmp_path):
+    first = publish_latents(ws, role="clip")
+    again = publish_latents(project(tmp_path), role="clip")
+    assert (first.counts.computed, again.counts.computed, again.counts.reused) == (3, 0, 3)
+    assert again.data_version == first.data_version
+    (tmp_path / "clips" / "clip_1.txt").write_text("something else")
+    ws = catalogued(project(tmp_path))
+    changed = publish_latents(ws, role="clip")
+    assert (changed.counts.computed, changed.counts.reused) == (1, 2)
+    assert changed.data_version != first.data_version
+
+
+def test_a_clip_that_is_also_a_query_is_encoded_once(ws, tmp_path):
+    publish_latents(ws, role="clip")
+    (tmp_path / "queries" / "again.mp4").write_bytes((tmp_path / "clips" / "clip_0.mp4").read_bytes())
+    (tmp_path / "queries" / "again.txt").write_bytes((tmp_path / "clips" / "clip_0.txt").read_bytes())
+    ws = catalogued(project(tmp_path))
+    queries = publish_latents(ws, role="query")
+    assert (queries.counts.computed, queries.counts.reused) == (3, 1)
+    both = set(LatentSet(ws, "clip").clip_ids) & set(LatentSet(ws, "query").clip_ids)
+    (clip_id,) = both
+    assert LatentSet(ws, "clip").content(clip_id) == LatentSet(ws, "query").content(clip_id)
+
+
+def test_held_out_queries_are_encoded_too(ws):
+    publish_latents(ws, role="query")
+    assert len(LatentSet(ws, "query")) == 3
+
+
+def test_a_reader_sees_what_was_published_even_when_the_settings_have_changed(ws, tmp_path):
+    publish_latents(ws, role="clip")
+    clip_id = LatentSet(ws, "clip").clip_ids[0]
+    changed = project(tmp_path, clips={"num_frames": 5, "min_frames": 5})
+    assert LatentSet(changed, "clip").get(clip_id)[0].shape[1] == 3
+    assert publish_latents(changed, role="clip").counts.computed == 3
+    assert LatentSet(changed, "clip").get(clip_id)[0].shape[1] == 2
+
+
+def test_latents_that_are_not_kept_are_encoded_again_to_the_same_bits(ws, tmp_path):
+    kept = publish_latents(ws, role="clip")
+    wanted = {clip_id: LatentSet(ws, "clip").get(clip_id) for clip_id in LatentSet(ws, "clip").clip_ids}
+    lean = project(tmp_path, engine={"keep_latents": False})
+    published = publish_latents(lean, role="clip")
+    assert published.counts.computed == 3
+    assert published.data_version == kept.data_version
+    columns = ["clip_id", "content", "num_frames", "frames", "height", "width", "flags"]
+    assert published.table("index")[columns].equals(kept.table("index")[columns])
+    found = LatentSet(lean, "clip")
+    for clip_id, (latents, prompt) in wanted.items():
+        assert not any(found.has(clip_id, name) for name in ("latents", "prompt_embeds"))
+        again = found.get(clip_id)
+        assert torch.equal(again[0], latents)
+        assert torch.equal(again[1], prompt)
+    assert publish_latents(project(tmp_path, engine={"keep_latents": False}), role="clip").counts.computed == 0
+    assert publish_latents(project(tmp_path), role="clip").counts.computed == 0
+
+
+def test_latents_that_are_not_kept_and_come_out_different_are_refused(ws, tmp_path):
+    lean = {"engine": {"keep_latents": False}}
+    publish_latents(project(tmp_path, **lean), role="clip")
+    found = LatentSet(project(tmp_path, clips={"num_frames": 5, "min_frames": 5}, **lean), "clip")
+    with pytest.raises(MotiveError, match=r"keep_latents: false.*Run `motive run`"):
+        found.get(found.clip_ids[0])
+    gone = LatentSet(project(tmp_path, **lean), "clip")
+    (tmp_path / "clips" / "clip_0.txt").write_text("something else")
+    catalogued(project(tmp_path, **lean))
+    changed = ws.published("clip_catalog").table("catalog").set_index("caption").loc["something else", "clip_id"]
+    with pytest.raises(MotiveError, match=changed):
+        gone.get(changed)
+
+
+def test_a_clip_that_cannot_be_read_is_a_reject_with_its_path_and_the_others_go_on(tmp_path):
+    write_project(tmp_path)
+    short = write_video(tmp_path / "clips" / "short.mp4", moving_square(3, seed=9))
+    path = write_video(
+        tmp_path / "clips" / "half.mp4", noise(24), container_options={"movflags": "+faststart"}, options={"bf": "0", "g": "4"}
+    )
+    cut(path, 0.2)
+    ws = catalogued(project(tmp_path, clips={"max_reject_share": 0.5}))
+    publication = publish_latents(ws, role="clip")
+    rejects = publication.rejects()
+    assert dict(zip(rejects["path"], rejects["reason"], strict=True)) == {str(short): "too_short", str(path): "truncated_tail"}
+    assert set(rejects["stage"]) == {"latents"}
+    assert len(LatentSet(ws, "clip")) == 3
+    assert publish_latents(ws, role="clip").counts.computed == 0, "a rejected clip is not tried again"
+    assert publish_rejected(ws).facts["rejected"] == 2
+
+
+def test_too_many_rejects_and_no_query_left_stop_the_stage(tmp_path):
+    write_project(tmp_path)
+    write_video(tmp_path / "clips" / "short.mp4", moving_square(3, seed=9))
+    ws = catalogued(project(tmp_path, clips={"max_reject_share": 0.2}))
+    with pytest.raises(GateFailed, match=r"latents: 1 of 4 rejected \(too_short: 1\).*clips\.max_reject_share"):
+        publish_latents(ws, role="clip")
+    for number in range(2):
+        write_video(tmp_path / "queries" / "slide" / f"query_{number}.mp4", moving_square(3, seed=70 + number))
+    ws = catalogued(project(tmp_path))
+    with pytest.raises(GateFailed, match=r"query_latents: no query clip is left.*too_short"):
+        publish_latents(ws, role="query")
+    assert not ws.has_published("query_latents")
+
+
+def test_latents_that_are_not_finite_are_a_reject(ws, monkeypatch):
+    model = model_of(ws)
+    real = model.encode_prompt
+    monkeypatch.setattr(model, "encode_prompt", lambda prompt: real(prompt) * (torch.nan if "kind 0" in prompt else 1))
+    publication = publish_latents(project(ws.root.parent, clips={"max_reject_share": 0.5}), role="clip")
+    assert publication.rejects()["reason"].tolist() == ["non_finite_latents"]
+
+
+def test_a_clip_that_runs_out_of_memory_is_a_reject_that_is_tried_again(ws, monkeypatch):
+    generous = project(ws.root.parent, clips={"max_reject_share": 0.5})
+    model = model_of(ws)
+    real = model.encode_prompt
+
+    def exhausted(prompt):
+        if "kind 0" in prompt:
+            raise torch.OutOfMemoryError("no memory left")
+        return real(prompt)
+
+    monkeypatch.setattr(model, "encode_prompt", exhausted)
+    assert publish_latents(generous, role="clip").rejects()["reason"].tolist() == ["out_of_memory"]
+    monkeypatch.undo()
+    again = publish_latents(generous, role="clip")
+    assert (again.counts.computed, again.counts.reused, again.counts.rejected) == (1, 2, 0)
+
+
+def test_a_file_that_changed_since_it_was_catalogued_does_not_pass_under_its_old_id(ws, tmp_path):
+    write_video(tmp_path / "clips" / "clip_1.mp4", moving_square(seed=60))
+    publication = publish_latents(project(tmp_path, clips={"max_reject_share": 0.5}), role="clip")
+    assert publication.rejects()["reason"].tolist() == ["changed_since_catalog"]
+
+
+def test_reading_before_anything_is_published_and_after_rows_were_lost_says_what_to_do(ws):
+    with pytest.raises(NotPublished, match="motive run"):
+        LatentSet(ws, "clip")
+    publish_latents(ws, role="clip")
+    clip_id = LatentSet(ws, "clip").clip_ids[0]
+    import shutil
+
+    shutil.rmtree(ws.root / "rows" / "latents")
+    with pytest.raises(MotiveError, match=f"{clip_id} is missing"):
+        LatentSet(ws, "clip").get(clip_id)
+
+
+def test_only_zero_rows_are_trimmed_and_only_in_whole_blocks():
+    prompt = np.zeros((96, 3), dtype=np.float32)
+    assert len(trimmed(prompt)) == PROMPT_BLOCK
+    prompt[PROMPT_BLOCK - 1, 2] = -1
+    assert len(trimmed(prompt)) == PROMPT_BLOCK
+    prompt[PROMPT_BLOCK, 0] = 1e-30
+    assert len(trimmed(prompt)) == 2 * PROMPT_BLOCK
+    assert len(trimmed(np.ones((40, 3), dtype=np.float32))) == 40

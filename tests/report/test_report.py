@@ -1,0 +1,433 @@
+"""The report: one page that needs nothing else, the same numbers everywhere, and words that say what the numbers allow."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.flow_distance import HISTOGRAM
+from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING
+from motive_pipeline.evaluation.preference.key import Key
+from motive_pipeline.evaluation.preference.study import publish_preference_study
+from motive_pipeline.evaluation.stage import publish_eval_scores
+from motive_pipeline.evaluation.values import HELD_OUT_DROP
+from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
+from motive_pipeline.report.gallery import Gallery
+from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
+from motive_pipeline.report.stage import publish_report, summary
+from motive_pipeline.report.tables import STYLES, format_estimate, format_number, plain_text
+from motive_pipeline.report.verdict import verdict
+from tests.browser import low_contrast
+from tests.eval_fixtures import copied, republish, several_trainings, with_settings
+from tests.preference_fixtures import drop, result_of
+
+LONG = "a" * 300
+HOSTILE_NAME = '<svg onload=alert(3)> [x](javascript:y) `z` & it\'s "one".mp4'
+ARMS = "The arms side by side"
+HOSTILE = "<script>alert(1)</script> | <img src=x onerror=alert(2)> 'quoted' \"twice\" \u202e [link](javascript:x) `code`\nsecond line"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text outside of style."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text, self._in = [], "", []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._in.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self._in:
+            while self._in.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if "style" not in self._in:
+            self.text += data + " "
+
+
+@pytest.fixture(scope="module")
+def report(evaluated):
+    publication = publish_report(evaluated)
+    html = (publication.path / "report.html").read_text(encoding="utf-8")
+    return publication, html, (publication.path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def many(evaluated, tmp_path_factory, tiny_model):
+    """A project with all that can stand on the page: three trainings an arm, in which MOTIVE beats random, loses to full and is not clearly different from no
+    mask; values in the place of VBench's; four people who like MOTIVE better than anything, one of them without looking; captions without a place to break a line."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("three"), tiny_model)
+    several_trainings(ws, {"full": 4.0, "random": 1.0, "motion_magnitude": 1.0, "no_mask": 3.0, "motive": 3.0})
+    key = Key.of(ws.published("preference_bundle"))
+    for number in range(4):
+        drop(ws, result_of(key, number, lambda first, second, _: "first" if first == "motive" else "tie", is_careless=number == 3))
+    publish_preference_study(ws)
+    clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
+    republish(ws, "clip_catalog", catalog=clips.assign(caption=LONG))
+    republish(ws, "query_catalog", queries=queries.assign(caption=LONG, category=LONG))
+    for arm in ws.config.arms:
+        values = ws.published(f"eval_scores/{arm}").table("per_video")
+        exact = values[values["metric"] == FLICKERING.name]
+        theirs = [exact.assign(metric=metric.name, backend=metric.backend) for metric in VBENCH_METRICS]
+        republish(ws, f"eval_scores/{arm}", per_video=pd.concat([values, *theirs]))
+        videos = ws.published(f"generated_videos/{arm}").table("videos")
+        republish(ws, f"generated_videos/{arm}", videos=videos.assign(prompt=LONG))
+    return ws
+
+
+@pytest.fixture(scope="module")
+def three(many):
+    publication = publish_report(many)
+    return (
+        publication,
+        (publication.path / "report.html").read_text(encoding="utf-8"),
+        (publication.path / "report.md").read_text(encoding="utf-8"),
+    )
+
+
+def test_the_page_fetches_nothing(report):
+    _, html, _ = report
+    for tag, attributes in Page(html).tags:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base"), tag
+        for name in ("src", "href", "poster", "data", "srcset", "action"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:image/webp;base64,", "#")), value
+    assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]*", "", html)), (
+        "no address anywhere on the page"
+    )
+    assert "@import" not in html
+    assert len(html.encode()) < 6e6
+
+
+def test_all_arms_and_controls_are_there(report):
+    publication, html, markdown = report
+    for name in (
+        "base model",
+        "full pool",
+        "random",
+        "most motion",
+        "unmasked gradient",
+        "MOTIVE",
+        "flow similarity",
+        "untrained network",
+        "chance",
+    ):
+        assert name in html
+        assert name in markdown
+    assert {"arms", "differences", "precision", "lengths"} <= set(publication.table("numbers")["table"])
+
+
+def test_page_markdown_and_table_show_the_same_numbers(report):
+    publication, html, markdown = report
+    text = Page(html).text
+    numbers = publication.table("numbers")
+    for number in numbers.itertuples(index=False):
+        assert number.shown in text, number
+        assert number.shown in markdown, number
+    styles = {metric.label: style for metric, style in STYLES.items()}
+    for number in numbers[numbers["table"] == "arms"].itertuples(index=False):
+        estimate = Estimate(value=number.value, low=number.ci_low, high=number.ci_high, num_trainings=1, num_prompts=number.num)
+        assert number.shown == format_estimate(estimate, styles[number.column])
+
+
+def test_the_arms_numbers_are_those_of_eval_scores(evaluated, report):
+    numbers = report[0].table("numbers")
+    for arm in evaluated.config.arms:
+        scores = evaluated.published(f"eval_scores/{arm}").table("scores").query("seed == -1")
+        shown = numbers[(numbers["table"] == "arms") & (numbers["row"] == arm)]
+        assert shown["value"].tolist() == scores["value"].tolist()
+        assert shown["ci_low"].tolist() == scores["ci_low"].tolist()
+
+
+def test_one_training_gives_no_verdict(report):
+    publication, html, markdown = report
+    assert publication.facts["verdict"] == "One training per arm: no verdict"
+    assert "One training per arm: no verdict" in html
+    assert "One training per arm: no verdict" in markdown
+    assert "MOTIVE beats" not in html
+
+
+def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
+    publication, html, markdown = three
+    headline = "On held-out loss drop, MOTIVE beats random, loses to full pool and is not clearly different from unmasked gradient"
+    assert publication.facts["verdict"] == headline
+    assert headline in html
+    assert headline in markdown
+    assert "Each training by itself" in html
+
+
+def test_stand_ins_are_labelled_and_never_called_vbench(report):
+    text = Page(report[1]).text
+    assert "dynamic_degree[dis]" in text
+    assert "motion_smoothness[dis]" in text
+    assert "they are not VBench's" in text
+
+
+def test_vbenchs_numbers_stand_in_tables_of_their_own(three):
+    _, html, markdown = three
+    ours, theirs = (
+        html.split(f"<h{level}>{title}</h{level}>")[1].split("<table>")[1].split("</table>")[0]
+        for level, title in ((2, ARMS), (3, f"{ARMS}: VBench"))
+    )
+    assert "[vbench]" not in Page(ours.replace("<wbr>", "")).text
+    for metric in VBENCH_METRICS:
+        assert metric.label in Page(theirs.replace("<wbr>", "")).text
+    assert f"## {ARMS}: VBench" in markdown
+
+
+def test_without_votes_the_report_says_so_in_words(report):
+    publication, html, markdown = report
+    assert "Nobody has voted yet" in Page(html).text
+    assert "Nobody has voted yet" in markdown
+    assert "preference" not in set(publication.table("numbers")["table"])
+
+
+def test_votes_become_a_table_with_wins_ties_losses_and_sentences(many, three):
+    publication, html, markdown = three
+    text, study = Page(html).text, many.published("preference_study")
+    numbers = publication.table("numbers").query("table == 'preference'").set_index(["row", "column"])
+    for row in study.table("preference").to_dict("records"):
+        for column in ("wins", "ties", "losses", "win_rate"):
+            number = numbers.loc[f"{row['arm_a']}/{row['arm_b']}", column]
+            assert number["value"] == row[column]
+            assert number["shown"] in text
+            assert number["shown"] in markdown
+    assert "The votes do not show whether people prefer MOTIVE or base model." in text, "four prompts are too few"
+    assert "3 raters gave" in text
+    assert "1 rater failed the catch trials and is left out." in text
+    assert "failed_catch_trials" in text, "among what was left out"
+    assert "Every file could be used" not in text
+    assert "Computed by people, read from preference_study." in text
+    assert "All arms on one scale" in text
+    assert "Nobody has voted" not in text
+
+
+def test_hostile_captions_prompts_and_names_are_only_text(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    ws = with_settings(ws, preference=ws.config.preference.model_copy(update={"question": HOSTILE}))
+    clips, queries = ws.published("clip_catalog").table("catalog"), ws.published("query_catalog").table("queries")
+    videos = ws.published("generated_videos/base").table("videos")
+    named = [str(shutil.copy(path, tmp_path / f"{number} {HOSTILE_NAME}")) for number, path in enumerate(clips["path"])]
+    republish(ws, "clip_catalog", catalog=clips.assign(caption=HOSTILE, path=named))
+    republish(ws, "query_catalog", queries=queries.assign(caption=HOSTILE, category=HOSTILE))
+    republish(ws, "generated_videos/base", videos=videos.assign(prompt=HOSTILE))
+    publication = publish_report(ws)
+    page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "<script>alert(1)</script>" in page.text
+    assert HOSTILE_NAME in page.text
+    assert HOSTILE in page.text.partition("preference.question")[2], "the question, among the settings"
+    markdown = (publication.path / "report.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)<(script|img|svg)", markdown)
+    assert "](" not in markdown, "no link and no picture"
+    assert "\x1b" not in summary(ws)
+
+
+def opened(browser, publication, **context):
+    """The page in a browser of its own, every part of it unfolded."""
+    page = browser.new_context(**context).new_page()
+    page.goto((publication.path / "report.html").as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true })")
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_is_readable_on_light_and_dark_ground(browser, three, scheme):
+    page = opened(browser, three[0], color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (ground == "rgb(22, 24, 27)") == (scheme == "dark")
+    assert low_contrast(page) == []
+
+
+def test_on_a_phone_only_tables_and_plots_are_wider_than_the_screen(browser, three):
+    page = opened(browser, three[0], viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("innerWidth") == 390
+    table = page.locator("#arms .scroll").first
+    table.evaluate("(part) => { part.scrollLeft = 200 }")
+    left = table.evaluate("(part) => part.querySelector('tbody th').getBoundingClientRect().left")
+    assert left == pytest.approx(table.bounding_box()["x"], abs=1), "the arm's name stays in sight"
+
+
+WIDTH_OF_A4_PX = round((210 - 2 * 14) / 25.4 * 96)
+
+
+def test_on_paper_nothing_is_cut_off_or_folded(browser, three):
+    page = opened(browser, three[0], viewport={"width": WIDTH_OF_A4_PX, "height": 1000}, color_scheme="dark")
+    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = false })")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate("[...document.querySelectorAll('details table')].every((table) => table.checkVisibility())")
+    wide = "[...document.querySelectorAll('body *')].filter((part) => part.getBoundingClientRect().right > innerWidth + 1)"
+    assert page.evaluate(f"{wide}.map((part) => part.outerHTML.slice(0, 80))") == []
+    assert low_contrast(page) == []
+
+
+def test_who_asked_for_less_motion_sees_pictures_that_stand_still(browser, three):
+    first = "document.querySelector('#videos img').currentSrc"
+    moving = opened(browser, three[0]).evaluate(first)
+    still = opened(browser, three[0], reduced_motion="reduce").evaluate(first)
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    frames = [getattr(Image.open(BytesIO(b64decode(source.split(",")[1]))), "n_frames", 1) for source in (moving, still)]
+    assert frames == [17, 1]
+
+
+def test_the_page_can_be_used_with_the_keyboard_alone(browser, three):
+    page = opened(browser, three[0], viewport={"width": 390, "height": 844})
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#arms"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
+    scrollers = "[...document.querySelectorAll('.scroll, .plot')].filter((part) => part.tabIndex < 0 || !part.getAttribute('aria-label'))"
+    assert page.evaluate(f"{scrollers}.length") == 0
+
+
+def test_a_video_that_has_gone_stops_the_report_and_is_named(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/random")
+    (videos.path / videos.table("videos")["file"].iloc[0]).unlink()
+    with pytest.raises(GateFailed, match=rf"random/.*{videos.table('videos')['file'].iloc[0]} can no longer be read"):
+        Gallery(ws, None).prompts(ws.config.arms)
+
+
+def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(evaluated, tmp_path, tiny_model):
+    odd = "a/b \\ \"c\" 'd' & 🐈‍⬛ ../../e"
+    ws = copied(evaluated, tmp_path, tiny_model)
+    for arm in ws.config.arms:
+        videos = ws.published(f"generated_videos/{arm}").table("videos")
+        republish(ws, f"generated_videos/{arm}", videos=videos.assign(prompt=odd))
+    publication = publish_report(ws)
+    page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count(odd) >= 2, "above its videos, and in the table of prompts"
+    assert "🐈‍⬛" in (publication.path / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_arm_with_fewer_videos_is_compared_on_the_prompts_it_has_and_pointed_out(evaluated, tmp_path, tiny_model, report):
+    assert "lack a video" not in report[1]
+    ws = copied(evaluated, tmp_path, tiny_model)
+    videos = ws.published("generated_videos/random").table("videos")
+    republish(ws, "generated_videos/random", videos=videos[videos["prompt_index"] != 1])
+    publish_eval_scores(ws, "random")
+    publication = publish_report(ws)
+    html = (publication.path / "report.html").read_text(encoding="utf-8")
+    assert "random: 1 of 4 prompts lack a video of some training" in html
+    assert "3 to 4 videos an arm" in html
+    numbers = publication.table("numbers")
+    by_prompt = numbers[numbers["table"] == "by_prompt"]
+    assert set(by_prompt.loc[by_prompt["column"] == "random", "row"]) == {"prompt 00000", "prompt 00002", "prompt 00003"}
+    assert len(by_prompt[by_prompt["column"] == "full"]) == 4
+    of_random = numbers[(numbers["table"] == "differences") & (numbers["row"] == "random")].set_index("column")["num"]
+    assert of_random["flow_histogram_distance[dis]"] == of_random["flow_frechet_distance[dis]"] == 3
+
+
+def test_differences_by_prompt_average_to_those_of_the_arms(three):
+    numbers = three[0].table("numbers")
+    for table, metric in (("by_query", "held_out_loss_drop"), ("by_prompt", "query_motion_share[dis]")):
+        whole = numbers[(numbers["table"] == "differences") & (numbers["column"] == metric)].set_index("row")["value"]
+        parts = numbers[numbers["table"] == table].groupby("column")["value"].mean()
+        assert parts.to_dict() == pytest.approx(whole.to_dict())
+    assert "Prompt by prompt" in three[1]
+
+
+def test_every_number_has_its_backend_its_count_and_where_it_was_read(three):
+    numbers = three[0].table("numbers")
+    assert (numbers["num"] > 0).all()
+    marked = numbers[numbers["column"].str.contains("[dis]", regex=False)]
+    assert set(marked["backend"]) == {"dis"}
+    assert set(numbers.loc[numbers["table"].isin(["preference", "strengths"]), "backend"]) == {"people"}
+    record = json.loads((three[0].path / "provenance.json").read_text(encoding="utf-8"))
+    assert {source for sources in numbers["source"] for source in sources.split(", ")} <= set(record["assets"])
+    assert "12 videos an arm, 4 of the base model" in three[1]
+
+
+def test_where_lower_is_better_a_smaller_distance_wins():
+    smaller = Estimate(value=-1.0, low=-1.5, high=-0.5, num_trainings=3, num_prompts=8)
+    said = verdict({(HISTOGRAM, rival): smaller for rival in ("embedding", "bottom")}, [HISTOGRAM], num_trainings=3)
+    assert said.headline == "MOTIVE beats nearest embeddings and lowest influence on distance from the queries' flow histogram"
+
+
+def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):
+    assert "also lie in the pool" not in report[1]
+    ws = copied(evaluated, tmp_path, tiny_model)
+    pool, queries = ws.published("eligible_pool").table("pool"), ws.published("query_catalog").table("queries")
+    shared = pool["clip_id"].iloc[0]
+    clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
+    extra = queries.iloc[:1].assign(query_id=shared, path=clips.at[shared, "path"])
+    republish(ws, "query_catalog", queries=pd.concat([queries, extra]))
+    publication = publish_report(ws)
+    assert f"1 of the queries also lie in the pool ({shared})" in (publication.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_same_inputs_give_the_same_report(evaluated, report):
+    again = publish_report(evaluated)
+    assert again.data_version == report[0].data_version
+    assert again.preview.stat().st_size > 5000
+
+
+def test_the_summary_has_the_report_the_best_clips_and_the_arms(evaluated, report):
+    text = summary(evaluated)
+    assert str(report[0].path / "report.html") in text
+    assert sum(".mp4" in line for line in text.splitlines()) == 9
+    for number in report[0].table("numbers").query("table == 'arms'")["shown"]:
+        assert number in text
+
+
+def test_a_verdict_needs_three_trainings_and_a_rival():
+    better = Estimate(value=1.0, low=0.5, high=1.5, num_trainings=3, num_prompts=8)
+    found = {(metric, "random"): better for metric in (HELD_OUT_DROP, DYNAMIC)}
+    metrics = [HELD_OUT_DROP, DYNAMIC]
+    assert "no verdict" in verdict(found, metrics, num_trainings=2).headline
+    assert verdict(found, metrics, num_trainings=3).headline == "MOTIVE beats random on held-out loss drop"
+    assert verdict({}, metrics, num_trainings=3).headline.startswith("No verdict")
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "signed", "text"),
+    [(1.25, 1, False, "1.2"), (-0.04, 1, False, "0.0"), (-0.04, 1, True, "0.0"), (-3.0, 2, True, "−3.00"), (2.0, 0, True, "+2")],
+)
+def test_numbers_have_real_minus_signs_and_no_negative_zero(value, decimals, signed, text):
+    assert format_number(value, decimals, signed=signed) == text
+
+
+def test_an_estimate_without_interval_has_no_brackets():
+    found = Estimate(value=0.5, low=math.nan, high=math.nan, num_trainings=1, num_prompts=1)
+    assert format_estimate(found, STYLES[DYNAMIC]) == "50.0"
+
+
+def test_the_mask_follows_the_latent_frames():
+    assert [latent_frame(frame, 4) for frame in (0, 1, 4, 5, 8, 16)] == [0, 1, 1, 2, 2, 4]
+
+
+def test_long_and_large_videos_become_small_loops():
+    frames = np.random.default_rng(0).integers(0, 256, (81, 240, 416, 3), dtype=np.uint8)
+    loop = animation(frames, 16.0)
+    assert (loop.width, loop.height) == (128, 74)
+    from base64 import b64decode
+    from io import BytesIO
+
+    from PIL import Image
+
+    picture = Image.open(BytesIO(b64decode(loop.uri.split(",")[1])))
+    assert picture.n_frames <= MAX_FRAMES
+
+
+def test_terminal_tables_are_aligned():
+    from motive_pipeline.report.tables import Table
+
+    text = plain_text(Table(key="x", title="", columns=["arm", "value"], rows=[["a", "1.0"], ["long name", "10.0"]], caption=""))
+    assert len({len(line) for line in text.splitlines()}) == 1

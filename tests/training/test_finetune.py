@@ -1,0 +1,338 @@
+"""Fine-tuning: provably right, bit-reproducible, the same start, steps and noise for every arm, and a kill costs one training at most."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from motive_pipeline.config import Finetune
+from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.load import load_model
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.training.finetune import checkpoint_folder, load_records, publish_checkpoint
+from motive_pipeline.training.loop import Batches, MasterWeights, finetune, learning_rate, shuffled_forever, step_draw
+from tests.curation_fixtures import clip_names, publish_latents, publish_table
+from tests.tiny_wan import build_model, save_tiny_wan
+
+SETTINGS = Finetune(steps=6, batch_size=3, learning_rate=1e-3, caption_dropout=0.3, warmup_share=0.5)
+WIDE, LONG = (2, 4, 4), (3, 4, 4)
+
+
+def make_clips(shapes: dict[str, tuple[int, int, int]], seed: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Random latents of 16 channels and prompt embeddings, by clip id."""
+    random = np.random.default_rng(seed)
+    return {
+        clip_id: (
+            torch.from_numpy(random.standard_normal((16, *shape), dtype=np.float32)),
+            torch.from_numpy(random.standard_normal((8, 16), dtype=np.float32)),
+        )
+        for clip_id, shape in shapes.items()
+    }
+
+
+CLIPS = make_clips({clip_id: LONG if number % 4 == 0 else WIDE for number, clip_id in enumerate("abcdefgh")})
+BY_SHAPE = {WIDE: list("bcdfgh"), LONG: list("ae")}
+
+
+def state(model) -> dict[str, bytes]:
+    return {name: value.float().numpy().tobytes() for name, value in model.transformer.state_dict().items()}
+
+
+def train_by_hand(model, clips, by_shape, settings: Finetune, training: int) -> list[float]:
+    """The loop written out: AdamW from its paper, flow matching from METHOD section 2."""
+    parameters = list(model.transformer.parameters())
+    first, second = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
+    streams = {shape: shuffled_forever(ids, training) for shape, ids in by_shape.items()}
+    empty, losses = model.encode_prompt(""), []
+    for step in range(settings.steps):
+        draw = step_draw(training, step, settings)
+        shape = WIDE if draw.group < 6 / 8 else LONG
+        ids = [next(streams[shape]) for _ in range(settings.batch_size)]
+        noise = torch.randn((settings.batch_size, 16, *shape), generator=draw.noise)
+        sigma = (draw.timestep_B / 1000).view(-1, 1, 1, 1, 1)
+        h = torch.stack([clips[i][0] for i in ids])
+        prompt = torch.stack([empty if drop else clips[i][1] for i, drop in zip(ids, draw.drop_caption_B, strict=True)])
+        velocity = model.predict((1 - sigma) * h + sigma * noise, draw.timestep_B, prompt)
+        total = ((velocity - (noise - h)) ** 2).mean()
+        gradients = torch.autograd.grad(total, parameters)
+        norm = torch.sqrt(sum((g**2).sum() for g in gradients))
+        scale = min(1.0, float(settings.clip_norm / (norm + 1e-6)))
+        rate = settings.learning_rate * min(1.0, (step + 1) / (int(settings.warmup_share * settings.steps) + 1))
+        b1, b2 = settings.betas
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
+                g = g * scale
+                m.mul_(b1).add_((1 - b1) * g)
+                v.mul_(b2).add_((1 - b2) * g * g)
+                p -= rate * settings.weight_decay * p
+                p -= rate * (m / (1 - b1 ** (step + 1))) / (torch.sqrt(v / (1 - b2 ** (step + 1))) + 1e-8)
+        losses.append(total.item())
+    return losses
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 1, 2])
+def test_the_loop_is_the_one_written_out_by_hand_whatever_the_micro_batches(micro_batch_size: int | None) -> None:
+    """By hand a batch is whole. Micro-batches of 2 cut 3 clips unevenly: with wrong weights the gradient points elsewhere."""
+    ours, theirs = build_model(), build_model()
+    settings = SETTINGS.model_copy(update={"micro_batch_size": micro_batch_size})
+    losses = finetune(ours, BY_SHAPE, CLIPS.__getitem__, settings, training=1)
+    expected = train_by_hand(theirs, CLIPS, BY_SHAPE, SETTINGS, training=1)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    moved = build_model()
+    for (name, a), b, start in zip(
+        ours.transformer.named_parameters(), theirs.transformer.parameters(), moved.transformer.parameters(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+        assert not torch.equal(a, start), f"{name} was not trained"
+
+
+def test_training_twice_gives_the_same_bits_and_another_number_gives_others() -> None:
+    runs = []
+    for training in (0, 0, 1):
+        model = build_model()
+        finetune(model, BY_SHAPE, CLIPS.__getitem__, SETTINGS, training=training)
+        runs.append(state(model))
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_training_lowers_the_loss_on_a_set_it_can_memorise() -> None:
+    settings = Finetune(steps=100, batch_size=4, learning_rate=4e-3, caption_dropout=0.0, shift=3.0)
+    losses = finetune(build_model(), {WIDE: ["b"]}, CLIPS.__getitem__, settings, training=0)
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
+
+
+class Recording:
+    """A model that notes what it is asked to predict; all else is the model's."""
+
+    def __init__(self, model) -> None:
+        self._model = model
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def predict(self, latents_BCFHW, timestep_B, prompt_BLE):
+        self.calls.append((latents_BCFHW.detach(), timestep_B, prompt_BLE))
+        return self._model.predict(latents_BCFHW, timestep_B, prompt_BLE)
+
+
+def test_noise_timesteps_and_dropped_captions_are_the_same_in_every_arm() -> None:
+    """With latents of 0 the model sees sigma * noise."""
+    settings = SETTINGS.model_copy(update={"caption_dropout": 0.5, "shift": 2.0})
+    seen = []
+    for names in ("bcd", "fgh"):
+        model = Recording(build_model())
+        finetune(model, {WIDE: list(names)}, lambda clip_id: (torch.zeros(16, *WIDE), CLIPS[clip_id][1]), settings, training=2)
+        seen.append(model.calls)
+    empty = build_model().encode_prompt("")
+    for (noise_a, t_a, prompt_a), (noise_b, t_b, prompt_b) in zip(*seen, strict=True):
+        assert torch.equal(noise_a, noise_b)
+        assert torch.equal(t_a, t_b)
+        dropped = [[torch.equal(row, empty) for row in prompt] for prompt in (prompt_a, prompt_b)]
+        assert dropped[0] == dropped[1]
+    assert any(not torch.equal(a[2], b[2]) for a, b in zip(*seen, strict=True)), "the captions are those of the arm"
+    assert not torch.equal(seen[0][0][1], seen[0][1][1]), "each step has its own draw"
+
+
+def test_no_more_than_a_micro_batch_is_with_the_model_at_once() -> None:
+    model = Recording(build_model())
+    finetune(model, BY_SHAPE, CLIPS.__getitem__, SETTINGS.model_copy(update={"steps": 2, "micro_batch_size": 2}), training=0)
+    assert [len(latents) for latents, _, _ in model.calls] == [2, 1, 2, 1]
+
+
+def test_timesteps_are_uniform_in_sigma_and_then_shifted() -> None:
+    settings = Finetune(batch_size=4000, shift=3.0, caption_dropout=0.25)
+    draw = step_draw(0, 0, settings)
+    sigma = draw.timestep_B / 1000
+    uniform = sigma / (3.0 - 2.0 * sigma)  # the inverse of the shift
+    assert float(uniform.min()) >= 0
+    assert float(uniform.max()) < 1
+    # The mean of 4000 uniform numbers deviates by 0.0046; the share of dropped captions by 0.0068.
+    assert float(uniform.mean()) == pytest.approx(0.5, abs=0.025)
+    assert float(draw.drop_caption_B.float().mean()) == pytest.approx(0.25, abs=0.035)
+    unshifted = step_draw(0, 0, settings.model_copy(update={"shift": 1.0})).timestep_B / 1000
+    torch.testing.assert_close(uniform, unshifted)
+
+
+def test_the_learning_rate_warms_up_and_stays() -> None:
+    settings = Finetune(steps=100, learning_rate=2.0, warmup_share=0.05)
+    rates = [learning_rate(step, settings) for step in range(100)]
+    assert rates[:6] == pytest.approx([2 / 6, 4 / 6, 1.0, 8 / 6, 10 / 6, 2.0])
+    assert set(rates[6:]) == {2.0}
+    assert learning_rate(0, Finetune(steps=10, learning_rate=2.0, warmup_share=0.0)) == 2.0
+
+
+def test_every_clip_is_seen_equally_often_in_batches_of_one_shape() -> None:
+    batches = Batches(BY_SHAPE, training=0)
+    taken = [batches.take(step_draw(0, step, SETTINGS).group, 3) for step in range(400)]
+    assert all(len({clip in BY_SHAPE[WIDE] for clip in batch}) == 1 for batch in taken)
+    times = {clip: sum(batch.count(clip) for batch in taken) for clip in "abcdefgh"}
+    # 1200 rows over 8 clips: 150 each; 400 choices of a shape move the 2 long clips by 13 each.
+    assert all(abs(number - 150) < 5 * 13 for number in times.values())
+    assert max(times[clip] for clip in "bcdfgh") - min(times[clip] for clip in "bcdfgh") <= 1
+
+
+def test_each_pass_is_a_new_seeded_shuffle() -> None:
+    stream = shuffled_forever(list("abcdefgh"), training=3)
+    passes = ["".join(next(stream) for _ in range(8)) for _ in range(3)]
+    assert all(sorted(order) == list("abcdefgh") for order in passes)
+    assert len(set(passes)) == 3
+    again = shuffled_forever(list("hgfedcba"), training=3)
+    assert "".join(next(again) for _ in range(8)) == passes[0], "the order of the list does not matter"
+
+
+def test_small_updates_of_bfloat16_weights_add_up() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    weights = MasterWeights(layer)
+    for _ in range(64):
+        weights.masters[0].grad = None
+        layer.weight.grad = torch.ones_like(layer.weight)
+        weights.take_gradients()
+        assert layer.weight.grad is None
+        with torch.no_grad():
+            weights.masters[0] -= 2.0**-12 * weights.masters[0].grad  # far below the 2^-8 between neighbouring weights
+        weights.give_back()
+    assert layer.weight.item() == 1.0 - 2.0**-6
+
+
+def test_the_gradients_of_micro_batches_add_up_in_float32() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
+    weights = MasterWeights(layer)
+    for part in (1.0, 2.0**-12):
+        layer.weight.grad = torch.full_like(layer.weight, part)
+        weights.take_gradients()
+    assert weights.masters[0].grad is not None
+    assert weights.masters[0].grad.item() == 1.0 + 2.0**-12
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_step() -> None:
+    def read(clip_id: str):
+        latents, prompt = CLIPS[clip_id]
+        return (latents * float("inf") if clip_id == "d" else latents), prompt
+
+    with pytest.raises(GateFailed, match=r"step \d: the loss is nan.*finetune.learning_rate"):
+        finetune(build_model(), {WIDE: ["d"]}, read, SETTINGS, training=0)
+
+
+CONFIG = """
+clips: {{source: demo, num_frames: 5, width: 32, height: 32}}
+queries: {{source: demo}}
+model: {{path: {model}, dtype: float32, device: cpu, max_prompt_tokens: 8}}
+storage: {{root: {root}}}
+engine: {{threads: 1}}
+finetune: {{seeds: {seeds}, steps: {steps}, batch_size: 2, learning_rate: 1.0e-3, checkpointing: {checkpointing}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return save_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
+
+
+def make_workspace(
+    folder: Path, model: Path, *, root: str = "data", seeds: int = 1, steps: int = 3, checkpointing: bool = False
+) -> Workspace:
+    from motive_pipeline.config import load_config
+
+    file = folder / f"{root}.yaml"
+    file.write_text(CONFIG.format(model=model, root=root, seeds=seeds, steps=steps, checkpointing=str(checkpointing).lower()))
+    ws = Workspace(load_config(file))
+    names = clip_names(8)
+    clips = dict(zip(names, CLIPS.values(), strict=True))
+    publish_latents(ws, {name: clip[0].numpy() for name, clip in clips.items()}, {name: clip[1].numpy() for name, clip in clips.items()})
+    for arm, chosen in {"full": names, "motive": names[:4], "random": names[3::-1], "no_mask": names[4:]}.items():
+        publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": chosen, "rank": list(range(1, len(chosen) + 1))})
+    return ws
+
+
+def test_publishes_a_diffusers_pipeline_for_each_training(tmp_path: Path, tiny: Path) -> None:
+    ws = make_workspace(tmp_path, tiny, seeds=2)
+    base = load_model(ws.config.model, threads=1)
+    before = state(base)
+    publication = publish_checkpoint(ws, "motive")
+    assert state(base) == before, "the shared base model was trained in place"
+    assert load_model(ws.config.model, threads=1) is base
+    records = load_records(publication.path)
+    assert [(record["training"], len(record["losses"]), record["clips"]) for record in records] == [(0, 3, 4), (1, 3, 4)]
+    weights = []
+    for training in (0, 1):
+        pipeline = WanPipeline.from_pretrained(checkpoint_folder(publication.path, training))
+        weights.append({name: value.numpy().tobytes() for name, value in pipeline.transformer.state_dict().items()})
+        loaded = load_model(ws.config.model, threads=1, path=checkpoint_folder(publication.path, training))
+        assert state(loaded) == weights[-1]
+    assert weights[0] != weights[1]
+    assert weights[0] != before
+    assert publication.facts["steps"] == 3
+    assert publication.facts["trainings"] == 2
+    assert publication.facts["first_loss"] == pytest.approx(np.mean([record["losses"] for record in records]))
+    assert publication.preview.stat().st_size > 1000
+
+
+def test_arms_with_the_same_clips_share_a_training_and_a_new_one_adds_to_the_old(tmp_path: Path, tiny: Path) -> None:
+    ws = make_workspace(tmp_path, tiny)
+    first = publish_checkpoint(ws, "motive")
+    assert first.counts.computed == 1
+    same = publish_checkpoint(ws, "random")
+    assert (same.counts.computed, same.counts.reused) == (0, 1)
+    assert same.data_version == first.data_version
+    other = publish_checkpoint(ws, "no_mask")
+    assert other.counts.computed == 1
+    assert other.data_version != first.data_version
+    more = make_workspace(tmp_path, tiny, seeds=2)
+    assert publish_checkpoint(more, "motive").counts.reused == 1
+    longer = make_workspace(tmp_path, tiny, steps=4)
+    assert publish_checkpoint(longer, "motive").counts.computed == 1
+
+
+def test_gradient_checkpointing_gives_the_same_training(tmp_path: Path, tiny: Path) -> None:
+    plain = publish_checkpoint(make_workspace(tmp_path, tiny, root="plain"), "motive")
+    saving = publish_checkpoint(make_workspace(tmp_path, tiny, root="saving", checkpointing=True), "motive")
+    losses = [load_records(publication.path)[0]["losses"] for publication in (plain, saving)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_subset_without_latents_stops_the_arm(tmp_path: Path, tiny: Path) -> None:
+    ws = make_workspace(tmp_path, tiny)
+    publish_table(ws, "curated_subset/motive", "subset", {"clip_id": clip_names(1, 99), "rank": [1]})
+    with pytest.raises(GateFailed, match="1 clips of its subset have no latents"):
+        publish_checkpoint(ws, "motive")
+
+
+SCRIPT = """
+import sys
+from motive_pipeline.config import load_config
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.training.finetune import publish_checkpoint
+publish_checkpoint(Workspace(load_config(sys.argv[1])), "full")
+"""
+
+
+def test_a_killed_run_repeats_only_the_training_it_was_in(tmp_path: Path, tiny: Path) -> None:
+    steps = 12
+    calm = publish_checkpoint(make_workspace(tmp_path, tiny, root="calm", seeds=2, steps=steps), "full")
+    ws = make_workspace(tmp_path, tiny, root="killed", seeds=2, steps=steps)
+    work = ws.root / "work" / "finetune"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "killed.yaml")], cwd=Path(__file__).parents[2])
+    while not (finished := list(work.glob("*/*/training.json"))):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not ws.has_published("finetuned_checkpoint/full")
+    assert [json.loads(file.read_text())["training"] for file in finished] == [0]
+    publication = publish_checkpoint(ws, "full")
+    assert (publication.counts.computed, publication.counts.reused) == (1, 1)
+    assert publication.data_version == calm.data_version, "the weights are not those of an undisturbed run"
+    losses = [[record["losses"] for record in load_records(p.path)] for p in (calm, publication)]
+    assert losses[0] == losses[1]
