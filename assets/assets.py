@@ -5,6 +5,7 @@ Belongs here: how a stage of the library becomes a Dagster asset. Does not belon
 """
 
 import dagster as dg
+from motive_pipeline.storage.disk_errors import storage_trouble
 
 from assets.automation import recompute_what_changed
 from assets.metadata import metadata_of
@@ -12,7 +13,6 @@ from assets.names import asset_key
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Asset, Graph
-from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 OWNERS = ["team:curation"]

@@ -67,7 +67,7 @@ def test_a_missing_or_old_library_is_named(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_an_encoder_that_spoils_frames_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    from motive_pipeline.clips import encode
+    from motive_pipeline.video import encode
 
     write = encode.write_mp4
     assert doctor._video().status == "ok"
