@@ -32,12 +32,12 @@ from benchmarks.common import Cost, Line
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.stage import publish_gradients
-from motive_pipeline.catalog.clip_rows import catalog_clips
+from motive_pipeline.catalog.catalog_clips import catalog_clips
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import load_config
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
-from motive_pipeline.demo.generator import write_demo
+from motive_pipeline.demo.dataset import write_demo
 from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.models.load import load_model
 from motive_pipeline.motion.stage import publish_motion_masks

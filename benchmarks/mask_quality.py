@@ -27,7 +27,8 @@ import numpy as np
 
 from benchmarks.mask_scenes import Scene, render_scene
 from motive_pipeline.config import AllTracker, Motion
-from motive_pipeline.demo.generator import ClipSpec, ClipTruth, demo_specs, render_clip, render_truth
+from motive_pipeline.demo.dataset import demo_specs
+from motive_pipeline.demo.generator import ClipSpec, ClipTruth, render_clip, render_truth
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.motion.field import MaskRule, motion_field, weigh
 from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid

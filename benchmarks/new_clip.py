@@ -26,7 +26,7 @@ import yaml
 from assets.instance import open_instance
 from benchmarks import common
 from motive_pipeline.config import Config, load_config
-from motive_pipeline.demo.generator import write_demo
+from motive_pipeline.demo.dataset import write_demo
 from tests.daemon import dagster_daemon, until
 
 CURATION = 'group:"clips" or group:"motion" or group:"attribution" or group:"curation"'

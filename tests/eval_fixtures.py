@@ -9,22 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.attribution.influence import publish_influence
-from motive_pipeline.attribution.stage import publish_gradients
-from motive_pipeline.catalog.rejects import publish_rejected
-from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.config import parse_config
-from motive_pipeline.curation.arms import publish_subset
-from motive_pipeline.curation.pool import publish_eligible_pool
-from motive_pipeline.curation.vote import publish_ranking
-from motive_pipeline.evaluation.preference.bundle import publish_preference_bundle
-from motive_pipeline.evaluation.preference.study import publish_preference_study
-from motive_pipeline.latents.stage import publish_latents
-from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Workspace
-from motive_pipeline.training.finetune import publish_checkpoint
-from motive_pipeline.training.generate import publish_videos
 
 SETTINGS = """
 clips: {{source: demo, num_frames: 17, width: 64, height: 64, demo: {{num_clips: 9, split: confound}}}}
@@ -47,26 +34,10 @@ def open_workspace(folder: Path, model: Path, num_held_out: int = 2) -> Workspac
 
 
 def publish_upstream(ws: Workspace) -> None:
-    """Everything up to the generated videos, the preference study and the rejected clips, by the real stages."""
-    publish_clip_catalog(ws)
-    publish_query_catalog(ws)
-    for role in ("clip", "query"):
-        publish_latents(ws, role=role)
-        publish_motion_masks(ws, role=role)
-        for variant in ws.config.variants:
-            publish_gradients(ws, variant=variant, role=role)
-    publish_eligible_pool(ws)
-    for variant in ws.config.variants:
-        publish_influence(ws, variant)
-        publish_ranking(ws, variant)
-    for arm in ws.config.arms:
-        if arm != "base":
-            publish_subset(ws, arm)
-            publish_checkpoint(ws, arm)
-        publish_videos(ws, arm)
-    publish_preference_bundle(ws)
-    publish_preference_study(ws)
-    publish_rejected(ws)
+    """Everything before ``eval_scores``, by the real stages."""
+    for asset in ws.graph.assets.values():
+        if asset.name not in ("eval_scores", "eval_report"):
+            asset.publish(ws)
 
 
 def copied(ws: Workspace, folder: Path, model: Path) -> Workspace:

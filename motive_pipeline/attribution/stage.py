@@ -18,7 +18,8 @@ from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradie
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
-from motive_pipeline.catalog.clip_rows import CatalogClip, RowRun, catalog_clips
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
+from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed

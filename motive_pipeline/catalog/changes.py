@@ -1,4 +1,4 @@
-"""What the files of a source are now, and how they differ from the catalog that was published last."""
+"""How the files of the sources differ from the published catalog."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from motive_pipeline.catalog.clip_rows import catalog_asset
+from motive_pipeline.catalog.catalog_clips import catalog_asset
 from motive_pipeline.catalog.scan import SourceFile, data_version, scan
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.graph import Role
@@ -15,12 +15,12 @@ from motive_pipeline.sources.configured import clip_source, held_out_source, que
 from motive_pipeline.storage.workspace import Workspace
 
 _NAMED = 3
-"""How many names a list in words gives before it only counts."""
+"""A message names this many files, and counts the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """One clip (or query) as the catalog would list it: ``part`` is ``clip``, ``query`` or ``held_out``, ``names`` are its files'."""
+    """One clip or query as the catalog would list it. ``part`` is ``clip``, ``query`` or ``held_out``; ``names`` are those of its files."""
 
     clip_id: str
     caption: str
@@ -30,18 +30,18 @@ class Content:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceNow:
-    """The clips or the queries as their files are now: their data version, their contents, and what is new since the catalog."""
+    """The clips or the queries as their files are now: the data version, the contents, and the changes since the catalog."""
 
     version: str
     contents: list[Content]
     changes: list[str]
-    """In words: ``12 clips added (a.mp4, b.mp4, c.mp4, ...)``; empty when nothing differs."""
+    """In words: ``12 clips added (a.mp4, b.mp4, c.mp4, ...)``. Empty if nothing has changed."""
 
 
 def source_now(ws: Workspace, role: Role) -> SourceNow:
-    """Look at the files once; without a published catalog, everything is new.
+    """Scan the files and compare them with the catalog. Without a published catalog, every file is new.
 
-    A content that the catalog has rejected is not among the contents.
+    Contents that the catalog rejected are left out.
 
     Raises:
         MotiveError: the source is missing or empty.
@@ -57,7 +57,7 @@ def source_now(ws: Workspace, role: Role) -> SourceNow:
 
 
 def _contents(part: str, files: list[SourceFile]) -> list[Content]:
-    """One for each content; the first file that has a caption gives it."""
+    """One for each content. The caption is that of the first file that has one."""
     by_content: dict[str, list[SourceFile]] = {}
     for file in files:
         by_content.setdefault(file.clip_id, []).append(file)
@@ -73,7 +73,7 @@ def _contents(part: str, files: list[SourceFile]) -> list[Content]:
 
 
 def _catalogued(ws: Workspace, role: Role) -> tuple[list[Content], set[str]]:
-    """The contents of the published catalog, and the clip ids it has rejected."""
+    """The contents of the published catalog, and the clip ids that it rejected."""
     asset = catalog_asset(role)
     if not ws.has_published(asset):
         return [], set()
@@ -86,7 +86,7 @@ def _catalogued(ws: Workspace, role: Role) -> tuple[list[Content], set[str]]:
 
 
 def _changes(before: list[Content], now: list[Content], noun: str) -> list[str]:
-    """The differences in words. A file with another content under its old name has changed; it is neither added nor removed."""
+    """The differences in words. A file that has new content under its old name is changed; it is neither added nor removed."""
     old, new = {(c.part, c.clip_id): c for c in before}, {(c.part, c.clip_id): c for c in now}
     gone = {name for key in old.keys() - new.keys() for name in old[key].names}
     come = {name for key in new.keys() - old.keys() for name in new[key].names}

@@ -1,7 +1,7 @@
-"""What the stages that compute one row for each clip have in common: which clips, which row store, how it is published and read.
+"""Clip rows: what the stages with one row for each clip share. How such a stage is published (:class:`RowRun`) and read (:class:`RowSet`).
 
-`latents` and `motion_masks` publish an index (``index.parquet``) into a row store; :class:`RowSet` reads through that index, so that a
-reader sees the rows that were published even when the settings have changed since.
+These stages publish an index (``index.parquet``) of a row store. :class:`RowSet` reads through that index, so a reader sees the published rows, even
+if the settings have changed since.
 """
 
 from __future__ import annotations
@@ -17,70 +17,18 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from motive_pipeline.catalog.catalog_clips import CatalogClip
 from motive_pipeline.engine import Outcome, require_few_rejects
-from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
-from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import Role
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CatalogClip:
-    """A clip or query of a published catalog. ``part`` is ``clip``, ``query`` or ``held_out``."""
-
-    clip_id: str
-    location: str
-    caption: str
-    part: str
-
-    @property
-    def file(self) -> MediaFile:
-        """Where the clip's bytes are."""
-        return MediaFile.parse(self.location)
-
-
-def catalog_asset(role: Role) -> str:
-    """The asset that lists what ``role`` means."""
-    return "clip_catalog" if role == "clip" else "query_catalog"
-
-
-def catalog_clips(ws: Workspace, role: Role) -> list[CatalogClip]:
-    """Every clip, or every query (held-out ones among them), in the order of clip_id.
-
-    Raises:
-        NotPublished: the catalog has not been materialized.
-    """
-    folder = ws.published(catalog_asset(role)).path
-    if role == "clip":
-        table = pq.read_table(folder / "catalog.parquet", columns=["clip_id", "path", "caption"])
-        parts = ["clip"] * len(table)
-    else:
-        table = pq.read_table(folder / "queries.parquet", columns=["query_id", "path", "caption", "role"])
-        parts = table["role"].to_pylist()
-    rows = sorted(zip(*(table.column(number).to_pylist() for number in range(3)), parts, strict=True))
-    return [CatalogClip(clip_id=clip_id, location=path, caption=caption, part=part) for clip_id, path, caption, part in rows]
-
-
-def require_unchanged(clip: CatalogClip, memory: HashMemory) -> None:
-    """The file still has the content that the catalog knows it by. Call it after reading, before the result counts.
-
-    Raises:
-        RejectRow: ``changed_since_catalog`` or ``missing_file``; both may be well next time.
-    """
-    if memory.clip_id(clip.file) != clip.clip_id:
-        raise RejectRow(
-            "changed_since_catalog",
-            "the file's content has changed since it was catalogued; it is a new clip in the next run",
-            transient=True,
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class RowRun:
-    """A finished run of one row stage: the clips it was asked for, the key of each, and what became of them."""
+    """A finished run of one row stage: its clips, their keys, and the outcome."""
 
     asset: str
     stage: str
@@ -109,7 +57,7 @@ class RowRun:
         ]
 
     def without(self, clip_ids: Collection[str], reason: str, detail: str) -> RowRun:
-        """The same run with the rows of ``clip_ids`` rejected by this role, though they stand in the store."""
+        """The same run with the rows of ``clip_ids`` marked rejected in this publication. The stored rows are kept."""
         without = frozenset(clip_ids)
         refused = {
             key: RowReject(key=key, reason=reason, detail=detail)
@@ -122,10 +70,10 @@ class RowRun:
         return replace(self, outcome=replace(self.outcome, refs=refs, rejects=rejects, counts=counts))
 
     def require_enough(self, ws: Workspace) -> None:
-        """The stage's gate: few rejected clips; at least one query, and one held-out query where there are any.
+        """The gate of the stage. Of clips, few are rejected; of queries and of held-out queries, at least one is left.
 
         Raises:
-            GateFailed: it does not hold; the message counts the reasons.
+            GateFailed: that does not hold; the message counts the reasons.
         """
         key = ws.graph.asset(self.asset).stage.gate
         assert key is not None
@@ -142,7 +90,7 @@ class RowRun:
             raise GateFailed(f"{self.asset}: no {part.replace('_', '-')} clip is left of {len(self.clips)} queries. {listed}")
 
     def index(self, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
-        """The published index: clip_id, key, content, store (the row store's folder below ``rows/``) and the given columns."""
+        """The index: clip_id, key, content (hash) and ``columns``, one row for each accepted clip."""
         accepted = self.accepted()
         return pd.DataFrame(
             {
@@ -162,7 +110,7 @@ class RowRun:
         scores: dict[tuple[str, str], pd.DataFrame | Path] | None = None,
         preview: Callable[[Path], None] | None = None,
     ) -> Publication:
-        """Publish the index, the rejects and the facts."""
+        """Publish the index with the column ``store`` (the row store's folder below ``rows/``), the rejects and the facts."""
         index = self.index(columns)
         content = digest_frame(pd.DataFrame(index[["clip_id", "content"]]))
         index["store"] = f"{self.stage}/{ws.config.row_fingerprint(self.stage)}"
@@ -187,12 +135,12 @@ class RowSet:
     """The asset that publishes the rows of each role."""
 
     def __init__(self, ws: Workspace, role: Role) -> None:
-        """Raises NotPublished when there is nothing yet."""
+        """Raises NotPublished if nothing is published yet."""
         self._asset = self.asset_of[role]
         self._table = pq.read_table(ws.published(self._asset).path / "index.parquet")
         clip_ids, contents, keys, stores = (self._table[name].to_pylist() for name in ("clip_id", "content", "key", "store"))
         self.clip_ids: list[str] = clip_ids
-        """In order, each once."""
+        """Sorted, each once."""
         self._content: dict[str, str] = dict(zip(self.clip_ids, contents, strict=True))
         self._key: dict[str, str] = dict(zip(self.clip_ids, keys, strict=True))
         self._stores = {name: ws.store_at(name) for name in sorted(set(stores))}
@@ -200,7 +148,7 @@ class RowSet:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """The index as it was published: a row for each clip, in the order of clip_id."""
+        """The published index: a row for each clip, in the order of clip_id."""
         return self._table.to_pandas()
 
     def __len__(self) -> int:
@@ -210,7 +158,7 @@ class RowSet:
         return clip_id in self._key
 
     def content(self, clip_id: str) -> str:
-        """Hash of the row's content: what a downstream row's key is made of."""
+        """The hash of the row's content. Keys of downstream rows are made from it."""
         return self._content[clip_id]
 
     def read(self, clip_id: str, name: str) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Clips that look alike, and queries that sit among the clips: found and listed, never removed.
+"""Finds clips that look alike, and queries that are also among the clips. They are listed, never removed.
 
-A query that is also a training clip votes for itself; many copies of one clip fill the top of a ranking with one motion.
+A query that is also a training clip votes for itself. Many copies of one clip fill the top of a ranking with one motion.
 """
 
 from __future__ import annotations
@@ -10,28 +10,31 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.catalog.clip_rows import catalog_clips
+from motive_pipeline.catalog.catalog_clips import catalog_clips
 from motive_pipeline.graph import Role
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_BITS = 15
-"""Two clips are near-duplicates when at most so many of their 256 hash bits differ. Copies at half the size and a quarter of the data rate differed
-in 0 to 10 bits (16 pieces of three real films), but in 8 to 34 where pictures are small and smooth (12 generated clips): such copies are partly
-missed. Of different pieces of the same films the nearest differed in 14 bits, half in 122 or more."""
+"""Two clips are near-duplicates if at most this many of their 256 hash bits differ.
+
+Copies at half the size and a quarter of the data rate differed in 0 to 10 bits (16 pieces of three real films), but in 8 to 34 bits when pictures
+are small and smooth (12 generated clips): some of such copies are missed. Between different pieces of the same films, the smallest difference was 14
+bits, the median 122."""
 
 DUPLICATE_COLUMNS = ("kind", "clip_id", "other_id", "distance_bits", "path", "other_path")
 MAX_LISTED = 100_000
 
 _BANDS = MAX_BITS + 1
-"""With one band more than bits may differ, two near-duplicates agree in at least one whole band: only clips that share one are compared."""
+"""There is one band more than bits may differ. So two near-duplicates agree in at least one band, and only clips that share a band are compared."""
 
 _MANY = 2000
 
 
 def duplicates_table(ws: Workspace) -> pd.DataFrame:
-    """Pairs of clips, and of a query and a clip, that look alike: :data:`DUPLICATE_COLUMNS`.
+    """Pairs of clips, and pairs of a query and a clip, that look alike. Columns: :data:`DUPLICATE_COLUMNS`.
 
-    ``kind`` is ``near_duplicate``, ``query_in_pool`` (the same file) or ``query_like_clip``. At most :data:`MAX_LISTED` pairs, the nearest.
+    ``kind`` is ``near_duplicate``, ``query_in_pool`` (the same content) or ``query_like_clip``. Of more than :data:`MAX_LISTED` pairs, only the
+    nearest are listed.
     """
     roles: tuple[tuple[Role, str], ...] = (("clip", "latents"), ("query", "query_latents"))
     phash_of: dict[tuple[Role, str], str] = {}
@@ -75,7 +78,7 @@ def near_pairs(phashes: Sequence[str], most_bits: int = MAX_BITS) -> list[tuple[
 
 
 def _compare(words_N4: np.ndarray, group: np.ndarray, most_bits: int, found: dict[tuple[int, int], int]) -> None:
-    """Compare every two of ``group``, a slab at a time; a band that very many clips share (black frames) says nothing of the rest."""
+    """Compare every two of ``group``, in slabs that bound the memory: very many clips can share a band (black frames)."""
     for first in range(0, len(group), _MANY):
         slab = group[first : first + _MANY]
         for second in range(first, len(group), _MANY):

@@ -1,4 +1,4 @@
-"""The looks of clips, kept in a row store of their own: they follow from the frames alone, and no downstream row is made from them."""
+"""The perceptual hashes (and the rest of the appearance) of clips, in a row store of their own: they depend on the frames alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, require_unchanged
+from motive_pipeline.catalog.catalog_clips import CatalogClip, require_unchanged
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.storage.digest import digest
@@ -19,9 +19,9 @@ STAGE = "perceptual_hashes"
 
 
 def perceptual_hashes(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping[str, Appearance]) -> dict[str, Appearance]:
-    """The look of each of ``clips`` that can be read, by clip_id: as ``seen`` just now, from the store, or read for it.
+    """The appearance of each of ``clips``, by clip_id: from ``seen``, from the store, or by reading the clip now.
 
-    A file that is no longer the one that was catalogued gives none: the store keeps looks by content.
+    A clip whose file can no longer be read, or has other content than the catalog says, has no entry: rows are stored by content.
     """
     store = ws.store(STAGE, {"phash": ("digit",)})
     memory = HashMemory(ws.state)

@@ -1,4 +1,4 @@
-"""What a data set's own table says of a clip, beside what its file is. The file wins; both are kept."""
+"""The publisher's metadata of a clip, compared with its file. Where they differ, the catalog uses the file and keeps both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCORES = {
     "aesthetic_score": ("aesthetic_score", "aesthetic score", "aesthetic", "aesthetic_scores"),
     "motion_score": ("motion_score", "motion score", "motion"),
 }
-"""Columns of the catalog that hold a publisher's scores, and the names under which publishers keep them."""
+"""Columns of the catalog with a publisher's scores, and the names that publishers use for them."""
 
 _NUMBERS = {
     "num_frames": ("num_frames", "frame", "frames", "n_frames", "frame_count"),
@@ -23,35 +23,36 @@ _NUMBERS = {
     "height": ("height",),
 }
 _MARGIN = {"num_frames": 1.0, "fps": 0.02, "duration_s": 0.15, "width": 0.0, "height": 0.0}
-"""How far the two may lie apart: publishers round rates and lengths, and count a frame more or less."""
+"""Allowed differences. Publishers round rates and lengths, and may be off by one frame."""
 
 
-_NOTHING: Mapping[str, Any] = dict.fromkeys(SCORES, math.nan) | {"published": "", "disagrees": ""}
+_NO_METADATA: Mapping[str, Any] = dict.fromkeys(SCORES, math.nan) | {"published": "", "disagrees": ""}
 
 
 def publisher_columns(metadata: Mapping[str, Scalar], probed: Mapping[str, float]) -> Mapping[str, Any]:
-    """``aesthetic_score`` and ``motion_score`` (NaN where there is none), ``published`` (JSON) and ``disagrees`` (comma-separated names)."""
+    """The catalog's columns for ``metadata``: ``aesthetic_score`` and ``motion_score`` (NaN if unknown), ``published`` (all of it, as JSON) and
+    ``disagrees`` (comma-separated: the numbers in ``probed`` that it contradicts)."""
     if not metadata:
-        return _NOTHING
-    told = {name.strip().lower(): value for name, value in metadata.items()}
+        return _NO_METADATA
+    lowered = {name.strip().lower(): value for name, value in metadata.items()}
     wrong = [
         name
         for name, aliases in _NUMBERS.items()
-        if not math.isnan(number := _first_number(told, aliases))
+        if not math.isnan(number := _first_number(lowered, aliases))
         and not math.isnan(probed[name])
         and abs(number - probed[name]) > _MARGIN[name] + 1e-9
     ]
     return {
-        **{name: _first_number(told, aliases) for name, aliases in SCORES.items()},
+        **{name: _first_number(lowered, aliases) for name, aliases in SCORES.items()},
         "published": json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True),
         "disagrees": ",".join(wrong),
     }
 
 
-def _first_number(told: Mapping[str, Scalar], names: tuple[str, ...]) -> float:
+def _first_number(lowered: Mapping[str, Scalar], names: tuple[str, ...]) -> float:
     for name in names:
         try:
-            number = float(told[name])
+            number = float(lowered[name])
         except (KeyError, ValueError, OverflowError):
             continue
         if math.isfinite(number):

@@ -1,4 +1,4 @@
-"""What every stage rejected, and which clips look alike, in tables and on one page."""
+"""The rejects of all stages and the clips that look alike, in tables and on one page."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.workspace import REJECT_COLUMNS, Publication, Workspace
 
 MAX_ROWS_SHOWN = 2000
-"""The page shows this many rows; the table has all."""
+"""The page shows this many rows; the tables have all."""
 
 
 def publish_rejected(ws: Workspace) -> Publication:
     """Gather the rejects of all stages: ``rejected.parquet`` (path, clip_id, stage, reason, detail) and ``rejected.html``.
 
-    ``duplicates.parquet`` lists the clips that look alike, and the queries that sit among the clips; these are used all the same.
+    ``duplicates.parquet`` lists the clips that look alike, and the queries that are also among the clips. These clips are used.
     """
     started = time.time()
-    tables = [ws.published(asset).rejects() for asset in ws.graph.rejecting]
+    tables = [ws.published(asset).rejects() for asset in ws.graph.rejecting if ws.has_published(asset)]
     frame = pd.concat([pd.DataFrame(columns=list(REJECT_COLUMNS), dtype="object"), *tables], ignore_index=True)
     counts = reason_counts(frame)
     duplicates = duplicates_table(ws)
@@ -49,14 +49,14 @@ def publish_rejected(ws: Workspace) -> Publication:
 
 
 def reason_counts(rejects: pd.DataFrame) -> list[dict[str, Any]]:
-    """How many rows each (stage, reason) has, the most frequent first."""
+    """The number of rejects for each (stage, reason), most frequent first."""
     counted = Counter(zip(rejects["stage"], rejects["reason"], strict=True))
     rows = [{"stage": stage, "reason": reason, "count": count} for (stage, reason), count in counted.items()]
     return sorted(rows, key=lambda row: (-row["count"], row["stage"], row["reason"]))
 
 
 def page(rejects: pd.DataFrame, counts: list[dict[str, Any]], duplicates: pd.DataFrame) -> str:
-    """The tables as one HTML page without anything from outside; file names and details are escaped."""
+    """The tables as one HTML page that loads nothing else. File names and details are escaped."""
     shown = rejects.head(MAX_ROWS_SHOWN)
     note = f"<p>The first {MAX_ROWS_SHOWN} of {len(rejects)} rows; rejected.parquet has all.</p>" if len(rejects) > len(shown) else ""
     return (
@@ -93,7 +93,7 @@ def _table(names: Iterable[str], rows: Iterable[Iterable[Any]], *, links: frozen
 
 
 def _cell(text: str, *, is_file: bool) -> str:
-    """The text, escaped; the name of a file as a link to it, of an archive's member as one to the archive."""
+    """The text, escaped. A file becomes a link to it, a member of an archive a link to the archive."""
     shown = html.escape(text)
     if not is_file or not text.startswith("/") or "\0" in text:
         return shown

@@ -1,8 +1,7 @@
-"""Which files there are, and which content each has: the identity of clips.
+"""Lists the files of a source and identifies each by its content.
 
-A clip's id is the first 16 hex digits of the SHA-256 of its file's bytes, so a renamed file is the same clip and a changed one is new.
-Hashes are remembered in ``hashes.sqlite`` by (path, size, mtime_ns, ctime_ns, inode); for a member of an archive all but the path are the
-archive's, so that one which has not changed is not read again.
+A clip's id is the first 16 hex digits of the SHA-256 of its bytes. So a renamed file is the same clip, and a changed file is a new one. Hashes
+of files that have not changed come from memory (files/hash_memory.py).
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ DIFFERENCES = {
     "duplicate_name": "files of a name that stands for another",
     "bad_row": "rows that cannot be read",
 }
-"""What a table and the files beside it disagree in, by reason code."""
+"""The reason codes of what a table and the files beside it disagree in, and the words for each."""
 
 _LARGE_BYTES = 2**18
-"""Hashing less takes about as long as handing it to another thread. A member of an archive is taken to be large."""
+"""Smaller files are hashed in this thread: handing them to another one takes as long. A member of an archive counts with the archive's size."""
 
 _HASHED_AHEAD = 4
-"""Large files that are begun before the one that is waited for, for each thread."""
+"""Large files in work for each thread, while the oldest one is waited for."""
 _REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """A file of a source, with the identity of its content."""
+    """An entry of a source, with the hash and the size of its content."""
 
     entry: SourceEntry
     clip_id: str
@@ -54,14 +53,14 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What a source holds now, in its order. ``num_hashed`` files were read for it, the others' hashes were remembered."""
+    """The files of a source as they are now, in its order. ``num_hashed`` of them were read; the hashes of the others were remembered."""
 
     files: list[SourceFile]
     bad: list[BadEntry]
     num_hashed: int
 
     def facts(self) -> dict[str, Any]:
-        """What a person wants to know of it."""
+        """Figures for a person."""
         return {
             "files": len(self.files),
             "different contents": len({file.clip_id for file in self.files}),
@@ -72,16 +71,17 @@ class Scan:
         } | self.differences()
 
     def differences(self) -> dict[str, int]:
-        """What a table and the files beside it disagree in, where they do."""
+        """How many rows or files a table and the files beside it disagree in, in words; agreement is left out."""
         reasons = Counter(bad.reason for bad in self.bad)
-        told = {words: reasons[reason] for reason, words in DIFFERENCES.items()}
-        told["rows that name a file again"] = len(self.files) - len({file.entry.file for file in self.files})
-        return {words: number for words, number in told.items() if number}
+        counts = {words: reasons[reason] for reason, words in DIFFERENCES.items()}
+        counts["rows that name a file again"] = len(self.files) - len({file.entry.file for file in self.files})
+        return {words: number for words, number in counts.items() if number}
 
 
 def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Callable[[SourceFile], None] | None = None) -> Scan:
-    """Every file of ``source`` with the hash of its content; what cannot be read is in ``bad``. ``seen`` is told of each file as it is found,
-    in order. Large files are hashed in ``threads`` threads.
+    """Every file of ``source`` with the hash of its content. Entries that cannot be read are in ``bad``.
+
+    ``seen`` is called with each file, in order, as soon as it is hashed. Large files are hashed in ``threads`` threads.
 
     Raises:
         MotiveError: the source holds no video at all.
@@ -105,12 +105,13 @@ def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Call
 
 
 def hash_threads(ws: Workspace) -> int:
-    """As many as there are processes that read videos, at least one."""
+    """The number of threads that hash: as many as there are decoding workers, at least one."""
     return max(1, ws.config.engine.num_decode_workers)
 
 
 def data_version(*scans: Scan) -> str:
-    """A hash of what the sources hold: relative paths, contents and captions, unusable entries; no time stamps, no absolute paths."""
+    """A hash of the sources' content: names, bytes, captions and metadata of the files, and the unusable entries. It covers no time stamps and no
+    absolute paths."""
     return digest(
         [
             [
@@ -130,7 +131,7 @@ def _described(file: SourceFile) -> list[Any]:
 
 
 def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
-    """(data version, facts) of the clips' files as they are now.
+    """(data version, figures for a person) of the clips' files as they are now.
 
     Raises:
         MotiveError: ``clips.path`` is missing, is no folder, or holds no video.
@@ -140,7 +141,7 @@ def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
 
 
 def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
-    """(data version, facts) of the files of the queries and the held-out queries as they are now.
+    """(data version, figures for a person) of the files of the queries and the held-out queries as they are now.
 
     Raises:
         MotiveError: as for the clips, with ``queries.path`` and ``queries.held_out_path``.
@@ -156,7 +157,7 @@ def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
 
 
 def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, threads: int) -> Iterator[SourceFile | BadEntry]:
-    """The entries in their order, each with its hash."""
+    """The entries in their order, each with its hash, or as a bad entry."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
     waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]] = deque()
     try:
@@ -173,7 +174,7 @@ def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, t
 def _begun(
     entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor
 ) -> SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]:
-    """The file with its hash, where that is remembered or soon made; else with the hash in the making."""
+    """The file with its hash, if that is remembered or the file is small; else the entry and the future of its hash."""
     try:
         with disk_errors_as_rejects():
             file = entry.file.with_stat()
@@ -211,7 +212,7 @@ def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:
 
 
 class _HashProgress:
-    """A line in the log every few seconds while files are being read."""
+    """Logs a line every few seconds while files are hashed."""
 
     def __init__(self, key: str) -> None:
         self._key = key

@@ -1,10 +1,9 @@
-"""Has what lies outside changed, and is it at rest? What the sensor and the schedule ask before they request a run."""
+"""Have the observed sources changed, and are their files complete? The sensor and the schedule ask this before they request a run."""
 
 from __future__ import annotations
 
 import os
 import time
-from io import BufferedReader
 from pathlib import Path
 
 from motive_pipeline.catalog.scan import observe_clip_files, observe_query_files
@@ -14,15 +13,17 @@ from motive_pipeline.models.load import observe_base_encoders, observe_base_mode
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.mp4_boxes import top_level_boxes
 from motive_pipeline.video.readers import Prober
 
 WHOLE_WITHIN_S = 60.0
-"""A file that is no whole video and was written less than this ago is taken for one that is still being copied."""
+"""A file that is no complete video and was written less than this ago is taken as a copy in progress."""
 
 _PROBE_WITHIN_S = 20.0
-"""The sensor must answer within a minute, whatever a decoder does."""
+"""The sensor must answer within a minute, even if a decoder hangs."""
 
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
+"""Boxes that an MP4 or MOV file can start with."""
 
 
 def source_versions(ws: Workspace) -> dict[str, str]:
@@ -42,7 +43,7 @@ def source_versions(ws: Workspace) -> dict[str, str]:
 def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None = None) -> list[Path]:
     """Videos and captions that were written less than ``settle_s`` seconds ago, or look like half of a copy.
 
-    A time stamp in the future (a clock that jumped back) says nothing, so that it cannot hold a run back for ever.
+    A time stamp in the future (after a clock was set back) is ignored, so that it cannot delay a run for ever.
     """
     now_s = time.time() if now_s is None else now_s
     sources = [clip_source(ws), query_source(ws), held_out_source(ws)]
@@ -58,7 +59,7 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
 
 
 def _age_s(path: Path, now_s: float) -> float:
-    """Seconds since ``path`` was touched last; very many where that lies in the future, or there is no such file."""
+    """Seconds since ``path`` last changed; infinite if that is in the future, or if the file does not exist."""
     ages_s = [now_s - stamp_s for stamp_s in _stamps_s(path)]
     return min((age_s for age_s in ages_s if age_s >= 0), default=float("inf"))
 
@@ -78,36 +79,17 @@ def _unsettled(entry: SourceEntry, probe: Prober, now_s: float, settle_s: float)
 
 
 def ends_early(file: MediaFile) -> bool:
-    """Whether the container announces more bytes than the file has: half of a copy that can already be opened as a video."""
-    size = file.num_bytes()
+    """Whether the container states more bytes than the file has: half of a copy that can already be opened as a video."""
+    num_bytes = file.num_bytes()
     with file.open() as stream:
         head = stream.read(12)
         if head[:4] == b"RIFF":
-            return 8 + int.from_bytes(head[4:8], "little") > size
-        if head[4:8] in _MP4_BOXES:
-            return _end_of_boxes(stream, size) > size
-    return False
-
-
-def _end_of_boxes(file: BufferedReader, size: int) -> int:
-    """Where the last top-level box of an MP4 or MOV file says it ends (ISO/IEC 14496-12, 4.2)."""
-    end = 0
-    while end < size:
-        file.seek(end)
-        header = file.read(16)
-        if len(header) < 8:
-            return end + 8
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        if length < 8:  # 0: up to the end of the file, whatever that is
-            return size
-        end += length
-    return end
+            return 8 + int.from_bytes(head[4:8], "little") > num_bytes
+        return head[4:8] in _FIRST_BOXES and any(box.end > num_bytes for box in top_level_boxes(stream, num_bytes))
 
 
 def _stamps_s(path: Path) -> tuple[float, ...]:
-    """When the file was written and when it was last touched in any way (a copy may keep the former); none when it is not there."""
+    """The times of the last write and of the last change of any kind (a copy may keep the former). Empty if the file does not exist."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

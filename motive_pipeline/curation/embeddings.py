@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from motive_pipeline.attribution.tiles import influence_tiles
-from motive_pipeline.catalog.clip_rows import CatalogClip, RowRun, RowSet, catalog_clips, require_unchanged
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.config import Config
 from motive_pipeline.curation.encoders import Encode, encoder_content, load_encoder
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order

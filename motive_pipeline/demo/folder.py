@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from motive_pipeline.demo.generator import VERSION, write_demo
+from motive_pipeline.demo.dataset import VERSION, write_demo
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.workspace import Workspace
 

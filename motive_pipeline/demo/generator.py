@@ -1,35 +1,22 @@
-"""Generates the demo data: short seeded films of one moving textured shape, with their exact motion.
+"""Draws the clips of the demo: short seeded films of one moving textured shape, with their exact motion.
 
-A `ClipSpec` determines every pixel: some attributes are named by the caption (shape, texture, colours, size, background), three are not
-(motion, speed, place). There is no noise, so a tiny model can learn the data completely.
+A `ClipSpec` decides every pixel. The caption names some of its attributes (shape, texture, colours, size, background) and not the others
+(motion, speed, position). There is no noise, so a tiny model can learn all of it.
 
-Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances in pixels, y grows downwards, pixel (0, 0) has its centre there.
+Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances are in pixels; y grows downwards; (0, 0) is the centre of the first pixel.
 """
 
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from motive_pipeline.storage import atomic
-from motive_pipeline.video.encode import write_mp4
-
-VERSION = 2  # raise it when the same settings give other files
 SIZE_PX = 64
 NUM_FRAMES = 17
 FPS = 16
 
 MOTIONS = ("right", "left", "up", "down", "grow", "shrink", "bounce", "static", "pan", "sway")
-# To the right and back. The embedded model knows this motion but rarely generates it. It is the default query motion.
+# To the right and back: the embedded model knows this motion and hardly ever draws it. It is the default query motion.
 RARE_MOTION = "sway"
 SHAPES = ("disc", "square", "diamond")
 TEXTURES = ("checked", "ringed", "spotted")
@@ -43,7 +30,7 @@ SHAPE_COLOURS = {
     "lime": (150, 235, 60),
     "cyan": (90, 220, 245),
 }
-# The `confound` split ties these colours to the motions, in the order of MOTIONS. `static` and `pan`, whose shape does not move, share one.
+# The `confound` split ties these colours to motions, in the order of MOTIONS. In `static` and `pan` no shape moves by itself; they share one.
 BACKGROUND_COLOURS = {
     "teal": (20, 105, 105),
     "navy": (30, 45, 120),
@@ -55,19 +42,17 @@ BACKGROUND_COLOURS = {
     "green": (30, 105, 50),
     "black": (38, 38, 40),
 }
-# How far the backgrounds of the `confound` split differ from these shades, on which the embedded model was trained: an appearance that is new
-# to the model and tied to motions, so that an unmasked gradient follows the background.
+# How far the backgrounds of the `confound` split differ from these shades. The embedded model was trained on the shades themselves, so these are
+# new to it, and they are tied to motions: an unmasked gradient follows the background.
 OFF_SHADE = 0.1
-# The demo uses only these: a model of 2 M parameters learns round shapes sooner than corners and checks.
+# The demo draws only these: a model of 2 M parameters learns round shapes sooner than corners and checks.
 DRAWN_SHAPES = ("disc",)
 DRAWN_TEXTURES = ("ringed",)
-SPLITS = ("plain", "confound")
-TIED_SHARE = 0.875  # of the pool's clips in the `confound` split carry their class's own background colour
 SPEED_PX = (0.45, 1.1)  # per frame; half of them below the dynamic-degree threshold of 0.75
 GROWTH_PX = (0.4, 0.8)  # of the radius per frame
 
 _DIRECTIONS = {"right": (1.0, 0.0), "left": (-1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-_THERE_AND_BACK = {"sway": 0, "bounce": 1}  # the axis of the motion
+_THERE_AND_BACK = {"sway": 0, "bounce": 1}  # along which axis
 _MARGIN_PX = 1.5
 _REACH = {"disc": 1.0, "square": 0.88, "diamond": 1.25}  # of each shape along x and y, in radii; their areas are about the same
 _BACKGROUND_SWING = 26.0  # grey levels either side of the background's colour
@@ -76,12 +61,12 @@ _DARK_TONE = 0.55  # of the shape's colour, where its texture is darkest
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """Everything that determines a clip's pixels.
+    """Everything that decides the pixels of a clip.
 
     `speed_px` is the mean speed per frame of the shape (translation, bounce, sway), of its rim (grow, shrink) or of the whole scene (pan);
-    0 for static. `centre_px` and `radius_px` are the shape's halfway through the clip, except that a bounce or a sway starts and ends at
-    `centre_px`. `heading` is the direction of a pan and of nothing else. `is_off_shade`: the background's colour is mixed with `OFF_SHADE` of
-    itself with rotated channels; the caption does not mention it.
+    0 for static. `centre_px` and `radius_px` hold in the middle of the clip, but a bounce or a sway starts and ends at `centre_px`. `heading` is
+    the direction of a pan; other motions have none. With `is_off_shade`, the background's colour is mixed with a share `OFF_SHADE` of the same
+    colour with its channels rotated; the caption does not say so.
     """
 
     motion: str
@@ -110,15 +95,16 @@ class ClipSpec:
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
         if (self.motion == "pan") != (self.heading in _DIRECTIONS):
-            raise ValueError(f"a pan needs a heading, and no other motion has one: {self.motion}, {self.heading!r}")
+            raise ValueError(f"heading belongs to a pan and to nothing else: {self.motion}, {self.heading!r}")
 
     @property
     def radius_px(self) -> float:
+        """The radius that ``size`` stands for."""
         return RADIUS_PX[self.size]
 
     @property
     def background_rgb(self) -> np.ndarray:
-        """float32 (C,), 0-255."""
+        """The colour of the background: float32 (C,), 0-255."""
         known = np.array(BACKGROUND_COLOURS[self.background_colour], np.float32)
         return known + OFF_SHADE * (np.roll(known, 1) - known) if self.is_off_shade else known
 
@@ -127,8 +113,8 @@ class ClipSpec:
 class ClipTruth:
     """The exact motion of a clip.
 
-    `displacement_FHW2` (dx, dy) points from each pixel of a frame to the position of that point in the previous frame (for frame 0: in
-    frame 1). `object_FHW` is true on the shape.
+    `displacement_FHW2` (dx, dy) leads from each pixel of a frame to the position of that point in the previous frame; in frame 0, to its
+    position in frame 1. `object_FHW` is true on the shape.
     """
 
     displacement_FHW2: np.ndarray
@@ -136,7 +122,7 @@ class ClipTruth:
 
 
 def caption(spec: ClipSpec) -> str:
-    """The appearance of the clip in words; the motion is not mentioned."""
+    """The caption: it says what the clip looks like and not how it moves."""
     return f"a {spec.size} {spec.colour} {spec.texture} {spec.shape} on a {spec.background_colour} {spec.background_pattern} background"
 
 
@@ -149,10 +135,10 @@ def sample_spec(
     shapes: tuple[str, ...] = DRAWN_SHAPES,
     textures: tuple[str, ...] = DRAWN_TEXTURES,
 ) -> ClipSpec:
-    """A spec with uniformly drawn attributes, except those given. The shape stays inside the picture during the whole clip."""
-    motion = motion or _pick(rng, MOTIONS)
-    shape, size = _pick(rng, shapes), _pick(rng, RADIUS_PX)
-    heading = _pick(rng, _DIRECTIONS)
+    """Draw a spec uniformly; arguments that are given are kept. The shape stays inside the picture during the whole clip."""
+    motion = motion or pick_one(rng, MOTIONS)
+    shape, size = pick_one(rng, shapes), pick_one(rng, RADIUS_PX)
+    heading = pick_one(rng, _DIRECTIONS)
     low, high = GROWTH_PX if motion in ("grow", "shrink") else SPEED_PX
     speed_px = 0.0 if motion == "static" else float(rng.uniform(low, high))
     if motion != "pan":
@@ -160,11 +146,11 @@ def sample_spec(
     return ClipSpec(
         motion=motion,
         shape=shape,
-        texture=_pick(rng, textures),
-        colour=_pick(rng, SHAPE_COLOURS),
+        texture=pick_one(rng, textures),
+        colour=pick_one(rng, SHAPE_COLOURS),
         size=size,
-        background_colour=background_colour or _pick(rng, BACKGROUND_COLOURS),
-        background_pattern=_pick(rng, PATTERNS),
+        background_colour=background_colour or pick_one(rng, BACKGROUND_COLOURS),
+        background_pattern=pick_one(rng, PATTERNS),
         speed_px=speed_px,
         centre_px=_centre_px(rng, motion, heading, RADIUS_PX[size], _REACH[shape], speed_px),
         heading=heading,
@@ -173,7 +159,7 @@ def sample_spec(
 
 
 def render_clip(spec: ClipSpec) -> np.ndarray:
-    """The clip's frames, uint8 (F, H, W, 3)."""
+    """The frames of the clip, uint8 (F, H, W, 3)."""
     pose = _pose(spec)
     x_HW, y_HW = _pixel_grid()
     coverage_FHW, u_FHW, v_FHW = _shape_coordinates(spec, pose)
@@ -187,7 +173,7 @@ def render_clip(spec: ClipSpec) -> np.ndarray:
 
 
 def render_truth(spec: ClipSpec) -> ClipTruth:
-    """The exact displacement and the shape's mask, in closed form."""
+    """The exact displacement and the mask of the shape, in closed form."""
     pose = _pose(spec)
     coverage_FHW, u_FHW, v_FHW = _shape_coordinates(spec, pose)
     before = np.r_[1, 0 : NUM_FRAMES - 1]  # frame 0 is compared with frame 1
@@ -203,7 +189,7 @@ def render_truth(spec: ClipSpec) -> ClipTruth:
 
 @dataclass(frozen=True)
 class _Pose:
-    """The state of each frame: the shape's centre and radius, and the displacement of the scene since the first frame."""
+    """For each frame: the centre and the radius of the shape, and the shift of the scene since the first frame."""
 
     centre_F2: np.ndarray
     radius_F: np.ndarray
@@ -229,14 +215,14 @@ def _pose(spec: ClipSpec) -> _Pose:
 
 
 def _depth_px(speed_px: float) -> float:
-    """The amplitude of a bounce or a sway: to the turning point and back within the clip, at this mean speed."""
+    """How far a bounce or a sway goes: there and back within the clip, at this mean speed."""
     return speed_px * (NUM_FRAMES - 1) / 2
 
 
 def _centre_px(
     rng: np.random.Generator, motion: str, heading: str | None, radius_px: float, reach: float, speed_px: float
 ) -> tuple[float, float]:
-    """A random centre for which the shape never leaves the picture."""
+    """A position from which the shape never leaves the picture."""
     half_travel_px = speed_px * (NUM_FRAMES - 1) / 2
     if motion in ("grow", "shrink"):
         radius_px += half_travel_px
@@ -255,7 +241,7 @@ def _pixel_grid() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shape_coordinates(spec: ClipSpec, pose: _Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The share of each pixel that the shape covers (0 to 1), and the pixel in the shape's own coordinates (radius = 1)."""
+    """The share of each pixel that the shape covers, and the pixel in the coordinates of the shape (radius = 1)."""
     x_HW, y_HW = _pixel_grid()
     radius_F = pose.radius_F[:, None, None]
     u_FHW = (x_HW - pose.centre_F2[:, 0, None, None]) / radius_F + np.zeros_like(y_HW)
@@ -265,7 +251,7 @@ def _shape_coordinates(spec: ClipSpec, pose: _Pose) -> tuple[np.ndarray, np.ndar
 
 
 def _edge(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to the shape's edge in radii, negative inside."""
+    """Signed distance to the edge of the shape in radii, negative inside."""
     if shape == "disc":
         return np.hypot(u, v) - _REACH[shape]
     if shape == "square":
@@ -274,7 +260,7 @@ def _edge(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _texture(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The texture in [-1, 1], fixed to the shape."""
+    """The texture at shape coordinates (u, v), in [-1, 1]; it moves with the shape."""
     if texture == "checked":
         return np.sin(2 * np.pi * u / 1.2) * np.sin(2 * np.pi * v / 1.2)
     if texture == "ringed":
@@ -283,7 +269,7 @@ def _texture(texture: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _pattern(pattern: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The pattern in [-1, 1], fixed to the scene."""
+    """The background pattern at (x, y), in [-1, 1]; it moves with the scene."""
     if pattern == "wavy":
         return np.sin(2 * np.pi * x / 32 + 1.5 * np.sin(2 * np.pi * y / 32))
     if pattern == "quilted":
@@ -291,150 +277,6 @@ def _pattern(pattern: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.cos(2 * np.pi * np.hypot(x - SIZE_PX / 2, y - SIZE_PX / 2) / 24)
 
 
-def _pick(rng: np.random.Generator, values) -> str:
+def pick_one(rng: np.random.Generator, values: Iterable[str]) -> str:
+    """One of ``values``, drawn uniformly."""
     return tuple(values)[rng.integers(len(values))]
-
-
-def tied_colour(motion: str) -> str:
-    """The background colour of a motion class in the pool of the `confound` split."""
-    own = [name for name in MOTIONS if name != "pan"]
-    return tuple(BACKGROUND_COLOURS)[own.index("static" if motion == "pan" else motion)]
-
-
-def lure_motion(query_motion: str) -> str:
-    """The motion class whose background colour the queries of the `confound` split have."""
-    return MOTIONS[(MOTIONS.index(query_motion) + 3) % 7]
-
-
-def demo_specs(
-    *, seed: int, split: str, num_clips: int, num_queries: int, num_held_out: int, query_motion: str
-) -> Iterator[tuple[str, ClipSpec]]:
-    """(role, spec) of every clip: the role `clip` (the pool, with balanced classes), then `query`, then `held_out`, each from its own random
-    stream."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    if query_motion not in MOTIONS:
-        raise ValueError(f"query_motion must be one of {', '.join(MOTIONS)}, not {query_motion!r}")
-    is_confounded = split == "confound"
-    rng = _stream(seed, "clip")
-    for motion in rng.permutation(np.resize(rng.permutation(MOTIONS), num_clips)):
-        colour = _pool_colour(rng, str(motion)) if is_confounded else None
-        yield "clip", sample_spec(rng, motion=str(motion), background_colour=colour, is_off_shade=is_confounded)
-    lure_colour = tied_colour(lure_motion(query_motion)) if is_confounded else None
-    for role, number in (("query", num_queries), ("held_out", num_held_out)):
-        rng = _stream(seed, role)
-        for _ in range(number):
-            yield role, sample_spec(rng, motion=query_motion, background_colour=lure_colour, is_off_shade=is_confounded)
-
-
-def _pool_colour(rng: np.random.Generator, motion: str) -> str:
-    own = tied_colour(motion)
-    other = _pick(rng, [colour for colour in BACKGROUND_COLOURS if colour != own])
-    return own if rng.uniform() < TIED_SHARE else other
-
-
-def _stream(seed: int, role: str) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(("clip", "query", "held_out").index(role),)))
-
-
-ROLE_FOLDERS = {"clip": "clips", "query": "queries", "held_out": "held_out"}
-
-
-def write_demo(
-    folder: str | Path,
-    *,
-    seed: int = 0,
-    split: str = "plain",
-    num_clips: int = 320,
-    num_queries: int = 16,
-    num_held_out: int = 16,
-    query_motion: str = RARE_MOTION,
-) -> Path:
-    """Write the demo data set and return its folder.
-
-    `clips/`, `queries/` and `held_out/` hold MP4 files with captions in `.txt` files of the same stem; their names do not reveal the
-    motion. `truth.parquet` describes each clip, `settings.json` records the settings. The folder appears whole or not at all. A complete folder
-    with the same settings is kept.
-
-    Raises FileExistsError if `folder` holds anything else: nothing is ever overwritten.
-    """
-    folder = Path(folder)
-    settings = {
-        "version": VERSION,
-        "seed": seed,
-        "split": split,
-        "num_clips": num_clips,
-        "num_queries": num_queries,
-        "num_held_out": num_held_out,
-        "query_motion": query_motion,
-    }
-    if _is_written(folder, settings):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        _write_all(unfinished, settings)
-        unfinished.chmod(0o755)  # folders of mkdtemp are private
-        if not _is_written(folder, settings):  # another process may have finished first
-            atomic.sync_tree(unfinished)
-            os.rename(unfinished, folder)
-            atomic.sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
-def _is_written(folder: Path, settings: dict) -> bool:
-    """True if the folder holds exactly this data set, false if it is empty or missing. Raises FileExistsError if it holds anything else."""
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    settings_path = folder / "settings.json"
-    if not settings_path.exists():
-        raise FileExistsError(f"{folder} exists and contains no demo data: choose another folder, or remove it")
-    found = json.loads(settings_path.read_text())
-    if found != settings:
-        differences = [f"{key} is {found.get(key)!r}, asked for {value!r}" for key, value in settings.items() if found.get(key) != value]
-        raise FileExistsError(f"{folder} holds other demo data ({'; '.join(differences)}): choose another folder, or remove it")
-    missing = [name for name in pq.read_table(folder / "truth.parquet")["file"].to_pylist() if not (folder / name).exists()]
-    if missing:
-        raise FileExistsError(f"{folder} lacks {len(missing)} of its files ({missing[0]} first): remove it to have it written again")
-    return True
-
-
-def _write_all(folder: Path, settings: dict) -> None:
-    for name in ROLE_FOLDERS.values():
-        (folder / name).mkdir()
-    jobs, numbers = [], dict.fromkeys(ROLE_FOLDERS, 0)
-    for role, spec in demo_specs(**{key: value for key, value in settings.items() if key != "version"}):
-        jobs.append((folder, role, f"{ROLE_FOLDERS[role]}/{role}_{numbers[role]:05d}.mp4", spec))
-        numbers[role] += 1
-    with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(lambda job: _write_clip(*job), jobs))
-    _require_disjoint(rows)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "truth.parquet")
-    (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _write_clip(folder: Path, role: str, name: str, spec: ClipSpec) -> dict:
-    path = folder / name
-    write_mp4(path, render_clip(spec), FPS)
-    path.with_suffix(".txt").write_text(caption(spec) + "\n")
-    fields = asdict(spec)
-    x_px, y_px = fields.pop("centre_px")
-    return {
-        "file": name,
-        "clip_id": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
-        "role": role,
-        "caption": caption(spec),
-        **fields,
-        "centre_x_px": x_px,
-        "centre_y_px": y_px,
-        "colour_motion": next(motion for motion in MOTIONS if tied_colour(motion) == spec.background_colour),
-    }
-
-
-def _require_disjoint(rows: list[dict]) -> None:
-    names: dict[str, str] = {}
-    for row in rows:
-        if other := names.setdefault(row["clip_id"], row["file"]) != row["file"] and names[row["clip_id"]]:
-            raise RuntimeError(f"{row['file']} and {other} are the same film: the random streams overlap")

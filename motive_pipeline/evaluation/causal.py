@@ -20,7 +20,7 @@ from jaxtyping import Float
 from motive_pipeline import config
 from motive_pipeline.attribution.loss import Draw, FrameNorm, motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
-from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP

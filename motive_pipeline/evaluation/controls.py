@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
-from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.engine import Outcome, Work, compute_rows

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, catalog_clips
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS

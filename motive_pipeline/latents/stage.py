@@ -1,4 +1,4 @@
-"""Clips -> latents and prompt embeddings: what the model sees of each clip, computed once.
+"""Clips -> latents and prompt embeddings, computed once for each clip.
 
 Axes: T decoded frames, F latent frames, H W (latent or pixel) height and width, C channels, L prompt tokens, E embedding width.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, RowRun, RowSet, catalog_clips, require_unchanged
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.config import Policies
 from motive_pipeline.engine import Outcome, Work, compute_rows
@@ -37,7 +38,7 @@ STAGE = "latents"
 DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}
 
 PROMPT_BLOCK = 32
-"""Prompt embeddings are stored without their trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
+"""Prompt embeddings are stored without trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
 
 
 REJECTABLE = {
@@ -53,7 +54,7 @@ REJECTABLE = {
     "upscaled": "it is less than half as large as it is used",
     "variable_rate": "its frame rate varies",
 }
-"""The flags that ``clips.policies`` can reject, and what they mean."""
+"""The flags that ``clips.policies`` can reject, and the words for each."""
 
 
 class LatentSet(RowSet):
@@ -62,16 +63,16 @@ class LatentSet(RowSet):
     asset_of: ClassVar[dict[Role, str]] = {"clip": "latents", "query": "query_latents"}
 
     def __init__(self, ws: Workspace, role: Role) -> None:
-        """Raises NotPublished when there is nothing yet."""
+        """Raises NotPublished if nothing is published yet."""
         super().__init__(ws, role)
         self._encode_again = _EncodeAgain(ws, role)
 
     def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
-        """(latents, prompt embedding), exactly as the model gave them; encoded again where they are not kept.
+        """(latents, prompt embedding), exactly as the model gave them. They are encoded again if they are not kept.
 
         Raises:
-            MotiveError: they are not kept and come out different now.
-            RejectRow: they are not kept and the clip's file can no longer be used.
+            MotiveError: they are not kept, and encoding gives others now.
+            RejectRow: they are not kept, and the clip's file can no longer be used.
         """
         if self.has(clip_id, "latents"):
             row = {name: self.read(clip_id, name) for name in ("latents", "prompt_embeds", "prompt_tokens")}
@@ -102,7 +103,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
         commit_s=ws.config.engine.commit_s,
-        expect=row_function.expect,
+        expect=row_function.prefetch,
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
     run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
@@ -115,7 +116,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
 
 
 class _EncodeAgain:
-    """``clip_id, content -> arrays`` of a clip whose latents are not kept; ``content`` is the hash that was published."""
+    """Encodes a clip whose latents are not kept. ``content`` is the hash that was published."""
 
     def __init__(self, ws: Workspace, role: Role) -> None:
         self._ws = ws
@@ -141,18 +142,20 @@ class _EncodeAgain:
 
 
 class _ClipEncoder:
-    """``clip -> arrays``. The model is loaded when the first row is missing, so that a run without work loads none."""
+    """The row function: clip -> arrays. It loads the model with the first missing row, so a run without work loads none.
+
+    ``appearances`` has the appearance of the clips that were read, by clip_id.
+    """
 
     def __init__(self, ws: Workspace) -> None:
         self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
         self._model: VideoModel | None = None
         self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)
         self.appearances: dict[str, Appearance] = {}
-        """How the clips look that were read, by clip_id."""
         self._memory = HashMemory(ws.state)
 
-    def expect(self, clips: Sequence[CatalogClip]) -> None:
-        """These clips will be asked for, in this order."""
+    def prefetch(self, clips: Sequence[CatalogClip]) -> None:
+        """Queue the clips that are asked for next, in order."""
         self._reader.prefetch([clip.file for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
@@ -192,14 +195,14 @@ def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> di
 
 
 def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
-    """``prompt_LE`` without trailing rows of zeros, but for those that fill the last block of :data:`PROMPT_BLOCK` tokens."""
+    """``prompt_LE`` without trailing rows of zeros. The last block of :data:`PROMPT_BLOCK` tokens is kept whole."""
     used = np.flatnonzero(np.abs(prompt_LE).max(axis=1))
     needed = int(used[-1]) + 1 if used.size else 1
     return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
 
 
 def _flags(store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) -> dict[str, tuple[str, ...]]:
-    """What is unusual about each accepted clip, by clip_id."""
+    """The flags of each accepted clip, by clip_id."""
     accepted = run.accepted()
     bits = store.column([ref for _, ref in accepted], "flags").tolist()
     seen = (appearances[clip.clip_id].flags() if clip.clip_id in appearances else () for clip, _ in accepted)
@@ -207,7 +210,7 @@ def _flags(store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) 
 
 
 def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: Policies) -> RowRun:
-    """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay, should the policy change."""
+    """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay stored, in case the policy changes."""
     for flag in REJECTABLE:
         if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
             run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from motive_pipeline.catalog.clip_rows import CatalogClip, RowRun, RowSet, catalog_clips, require_unchanged
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
+from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory

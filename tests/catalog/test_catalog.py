@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline.catalog import stage as catalog_module
 from motive_pipeline.catalog.rejects import publish_rejected
+from motive_pipeline.catalog.source_listing import TEXT_COLUMNS, catalog_table
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
 from motive_pipeline.files.hash_memory import HashMemory
@@ -187,5 +187,5 @@ def test_a_hundred_thousand_unchanged_files_would_be_looked_at_in_seconds(tmp_pa
 
 
 def test_every_text_column_is_text_even_in_an_empty_table():
-    frame = catalog_module._table([])
-    assert all(frame[name].dtype == object for name in catalog_module.TEXT_COLUMNS)
+    frame = catalog_table([])
+    assert all(frame[name].dtype == object for name in TEXT_COLUMNS)

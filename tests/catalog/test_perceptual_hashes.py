@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from motive_pipeline.catalog.clip_rows import catalog_clips
+from motive_pipeline.catalog.catalog_clips import catalog_clips
 from motive_pipeline.catalog.duplicates import MAX_BITS, duplicates_table, near_pairs
 from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.catalog.rejects import publish_rejected

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from motive_pipeline.demo import dataset
 from motive_pipeline.demo import generator as demo
 from motive_pipeline.video.encode import write_mp4
 
@@ -28,7 +29,7 @@ def specs_of(number, **given):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "plain"
-    return demo.write_demo(folder, seed=3, split="plain", num_clips=45, num_queries=4, num_held_out=4, query_motion="grow")
+    return dataset.write_demo(folder, seed=3, split="plain", num_clips=45, num_queries=4, num_held_out=4, query_motion="grow")
 
 
 def rows_of(folder):
@@ -54,7 +55,7 @@ def test_captions_name_the_appearance_and_never_the_motion():
 def test_captions_are_statistically_independent_of_the_motion():
     """Chi-squared over motion x attribute: 9 classes and k values have 8 (k - 1) degrees of freedom; 5 standard deviations allowed."""
     settings = {"seed": 1, "split": "plain", "num_clips": 1800, "num_queries": 0, "num_held_out": 0, "query_motion": "grow"}
-    specs = [spec for _, spec in demo.demo_specs(**settings)]
+    specs = [spec for _, spec in dataset.demo_specs(**settings)]
     for attribute in ("colour", "size", "background_colour", "background_pattern"):
         values = sorted({getattr(spec, attribute) for spec in specs})
         table = np.zeros((len(demo.MOTIONS), len(values)))
@@ -115,7 +116,7 @@ def test_true_displacement_agrees_with_dis(motion):
 
 def test_a_whole_data_set_is_written_and_described(plain):
     rows = rows_of(plain)
-    assert {role: sum(row["role"] == role for row in rows) for role in demo.ROLE_FOLDERS} == {"clip": 45, "query": 4, "held_out": 4}
+    assert {role: sum(row["role"] == role for row in rows) for role in dataset.ROLE_FOLDERS} == {"clip": 45, "query": 4, "held_out": 4}
     for row in rows:
         path = plain / row["file"]
         assert row["clip_id"] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -132,8 +133,8 @@ def test_a_whole_data_set_is_written_and_described(plain):
 def test_equal_settings_give_equal_bytes_and_other_seeds_other_films(plain, tmp_path):
     settings = {"split": "plain", "num_clips": 45, "num_queries": 4, "num_held_out": 4, "query_motion": "grow"}
     ids = {row["file"]: row["clip_id"] for row in rows_of(plain)}
-    again = {row["file"]: row["clip_id"] for row in rows_of(demo.write_demo(tmp_path / "again", seed=3, **settings))}
-    other = {row["file"]: row["clip_id"] for row in rows_of(demo.write_demo(tmp_path / "other", seed=4, **settings))}
+    again = {row["file"]: row["clip_id"] for row in rows_of(dataset.write_demo(tmp_path / "again", seed=3, **settings))}
+    other = {row["file"]: row["clip_id"] for row in rows_of(dataset.write_demo(tmp_path / "other", seed=4, **settings))}
     assert ids == again
     assert not set(ids.values()) & set(other.values())
 
@@ -141,13 +142,13 @@ def test_equal_settings_give_equal_bytes_and_other_seeds_other_films(plain, tmp_
 def test_what_is_there_is_left_alone_and_never_overwritten(plain, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
     settings = {"seed": 3, "split": "plain", "num_clips": 45, "num_queries": 4, "num_held_out": 4, "query_motion": "grow"}
-    demo.write_demo(plain, **settings)
+    dataset.write_demo(plain, **settings)
     with pytest.raises(FileExistsError, match="seed is 3, asked for 4"):
-        demo.write_demo(plain, **settings | {"seed": 4})
+        dataset.write_demo(plain, **settings | {"seed": 4})
     assert before == {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
     (tmp_path / "mine.mp4").write_bytes(b"")
     with pytest.raises(FileExistsError, match="no demo data"):
-        demo.write_demo(tmp_path, **settings)
+        dataset.write_demo(tmp_path, **settings)
 
 
 def test_queries_and_held_out_queries_share_no_film_with_each_other_or_the_pool(plain):
@@ -155,9 +156,9 @@ def test_queries_and_held_out_queries_share_no_film_with_each_other_or_the_pool(
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("split", demo.SPLITS)
+@pytest.mark.parametrize("split", dataset.SPLITS)
 def test_the_pool_has_every_motion_equally_often(split):
-    specs = list(demo.demo_specs(seed=0, split=split, num_clips=100, num_queries=6, num_held_out=5, query_motion="up"))
+    specs = list(dataset.demo_specs(seed=0, split=split, num_clips=100, num_queries=6, num_held_out=5, query_motion="up"))
     pool = [spec.motion for role, spec in specs if role == "clip"]
     assert {motion: pool.count(motion) for motion in demo.MOTIONS} == dict.fromkeys(demo.MOTIONS, 10)
     assert [(role, spec.motion) for role, spec in specs[100:]] == [("query", "up")] * 6 + [("held_out", "up")] * 5
@@ -165,24 +166,24 @@ def test_the_pool_has_every_motion_equally_often(split):
 
 @pytest.mark.parametrize("query_motion", demo.MOTIONS)
 def test_confound_ties_the_background_in_the_pool_and_gives_queries_the_lure(query_motion):
-    specs = list(demo.demo_specs(seed=0, split="confound", num_clips=900, num_queries=8, num_held_out=8, query_motion=query_motion))
+    specs = list(dataset.demo_specs(seed=0, split="confound", num_clips=900, num_queries=8, num_held_out=8, query_motion=query_motion))
     pool = [spec for role, spec in specs if role == "clip"]
-    tied = np.mean([spec.background_colour == demo.tied_colour(spec.motion) for spec in pool])
+    tied = np.mean([spec.background_colour == dataset.tied_colour(spec.motion) for spec in pool])
     assert 0.85 - 0.03 < tied < 0.90 + 0.03
-    lure = demo.lure_motion(query_motion)
+    lure = dataset.lure_motion(query_motion)
     assert lure != query_motion
-    assert {spec.background_colour for role, spec in specs if role != "clip"} == {demo.tied_colour(lure)}
+    assert {spec.background_colour for role, spec in specs if role != "clip"} == {dataset.tied_colour(lure)}
     moving = [motion for motion in demo.MOTIONS if motion not in ("static", "pan")]
-    assert len({demo.tied_colour(motion) for motion in moving} | {demo.tied_colour("pan")}) == len(moving) + 1
-    assert demo.tied_colour("static") == demo.tied_colour("pan")
+    assert len({dataset.tied_colour(motion) for motion in moving} | {dataset.tied_colour("pan")}) == len(moving) + 1
+    assert dataset.tied_colour("static") == dataset.tied_colour("pan")
     assert all(spec.is_off_shade for _, spec in specs)
 
 
 def test_bad_settings_say_what_is_allowed():
     with pytest.raises(ValueError, match="split must be one of plain, confound, not 'tied'"):
-        list(demo.demo_specs(seed=0, split="tied", num_clips=1, num_queries=1, num_held_out=1, query_motion="up"))
+        list(dataset.demo_specs(seed=0, split="tied", num_clips=1, num_queries=1, num_held_out=1, query_motion="up"))
     with pytest.raises(ValueError, match="query_motion must be one of"):
-        list(demo.demo_specs(seed=0, split="plain", num_clips=1, num_queries=1, num_held_out=1, query_motion="spin"))
+        list(dataset.demo_specs(seed=0, split="plain", num_clips=1, num_queries=1, num_held_out=1, query_motion="spin"))
 
 
 def test_mp4_keeps_the_colours_and_refuses_what_it_cannot_write(tmp_path):

@@ -19,7 +19,7 @@ from motive_pipeline.evaluation.preference.results import (
     results_being_written,
     results_folder,
 )
-from motive_pipeline.evaluation.preference.study import evaluate, publish_preference_study
+from motive_pipeline.evaluation.preference.study import evaluate_study, publish_preference_study
 from tests.preference_fixtures import drop, published_key, result_of, signed, study_workspace
 
 
@@ -165,14 +165,14 @@ def test_a_rater_who_fails_catch_trials_is_shown_and_left_out_with_a_reason_or_k
     drop(ws, result_of(key, 1, prefers_motive))
     taken, refused = load_results(result_files(ws), key)
     options = {"min_catch_share": 0.75, "num_samples": 100}
-    strict = evaluate(key, taken, refused, exclude_failed=True, **options)
+    strict = evaluate_study(key, taken, refused, exclude_failed=True, **options)
     row = strict.raters.set_index("rater").loc[careless.rater]
     assert (row["failed"], row["counted"], row["catch_seen"]) == (True, False, 4)
     assert row["catch_right"] == 2
     assert set(strict.votes["rater"]) == {f"{1:016x}"}
     assert [(reject.path, reject.reason) for reject in strict.rejects] == [(str(file), "failed_catch_trials")]
     assert "2 of 4" in strict.rejects[0].detail
-    kept = evaluate(key, taken, refused, exclude_failed=False, **options)
+    kept = evaluate_study(key, taken, refused, exclude_failed=False, **options)
     assert set(kept.votes["rater"]) == {f"{1:016x}", careless.rater}
     assert kept.raters.set_index("rater").loc[careless.rater, "failed"]
     assert kept.rejects == []
