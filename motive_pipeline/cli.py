@@ -17,7 +17,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
-from motive_pipeline.storage.trouble import storage_trouble
+from motive_pipeline.storage.disk_errors import storage_trouble
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,8 +24,8 @@ from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.export.videos import remove_half_written, require_unchanged, write_videos
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.storage.lock import FileLock
-from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
 
