@@ -5,7 +5,6 @@ Belongs here: how a stage of the library becomes a Dagster asset. Does not belon
 """
 
 import dagster as dg
-from motive_pipeline.storage.disk_errors import storage_trouble
 
 from assets.automation import recompute_what_changed
 from assets.metadata import metadata_of
@@ -13,6 +12,7 @@ from assets.names import asset_key
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Asset, Graph
+from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 OWNERS = ["team:curation"]

@@ -1,12 +1,11 @@
 """``motive gc``: what lies in the store and no current setting uses."""
 
-from motive_pipeline.storage.garbage import Unused, remove, report_folders, unused
-
 from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.names import asset_name
 from assets.staleness import stale_assets
 from motive_pipeline.config import Config
+from motive_pipeline.storage.garbage import Unused, remove, report_folders, unused
 from motive_pipeline.storage.workspace import Workspace
 
 

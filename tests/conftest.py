@@ -22,7 +22,7 @@ TOGETHER = {
             "test_provenance",
             "test_controls",
             "test_eval_stage",
-            "test_unused",
+            "test_garbage",
             "test_explain",
             "test_vbench",
             "test_api",

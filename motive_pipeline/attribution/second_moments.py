@@ -43,7 +43,7 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import load_work, save_work
+from motive_pipeline.storage.work_folders import load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 
 log = logging.getLogger(__name__)

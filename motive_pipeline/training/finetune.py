@@ -22,7 +22,7 @@ from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import link_tree, load_work, save_work
+from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.training.loop import Shape, finetune
 

@@ -21,8 +21,8 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
-from motive_pipeline.storage.scratch import finish_file, is_finished
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.work_folders import finish_file, is_finished
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 from motive_pipeline.training.prompts import Video, planned_videos
