@@ -25,6 +25,7 @@ from motive_pipeline.clips.entries import BadEntry, ClipSource, SourceEntry
 from motive_pipeline.clips.parquet_videos import is_parquet
 from motive_pipeline.clips.sources import clip_source, held_out_source, query_source
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 
@@ -94,21 +95,38 @@ class HashMemory:
     """Remembered hashes of files. Losing it costs time only."""
 
     def __init__(self, state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(state)  # beside a local root it lies in it
         self.file = state / "hashes.sqlite"
-        self._db = sqlite3.connect(self.file, timeout=60)
         try:
-            with self._db:
-                self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
-                    " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
-                )
-                if not any(column[1] == "num_bytes" for column in self._db.execute("PRAGMA table_info(hashes)")):
-                    self._db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
+            self._db = self._open()
         except sqlite3.DatabaseError as error:
-            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
+            self._forget(error)
         self._unsaved: list[tuple[Any, ...]] = []
         self.num_hashed = 0
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.file, timeout=60)
+        with db:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
+                " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
+            )
+            if not any(column[1] == "num_bytes" for column in db.execute("PRAGMA table_info(hashes)")):
+                db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
+        return db
+
+    def _forget(self, error: sqlite3.DatabaseError) -> None:
+        """Begin anew when the file is damaged.
+
+        Raises:
+            MotiveError: the error means something else.
+        """
+        if isinstance(error, sqlite3.OperationalError):
+            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
+        log.warning("%s is damaged (%s); it only remembers hashes, so files are hashed again", self.file, error)
+        for file in self.file.parent.glob(f"{self.file.name}*"):
+            file.unlink()
+        self._db = self._open()
 
     def sha256(self, path: Path) -> tuple[str, int]:
         """(hash of the file's bytes, its size), from memory where the file is the one that was hashed.
@@ -121,10 +139,14 @@ class HashMemory:
 
     def known(self, path: Path, status: os.stat_result) -> tuple[str, int] | None:
         """What :meth:`sha256` gives, if it is remembered of a file with this ``status``."""
-        found = self._db.execute(
-            "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
-            (str(path), *_identity(status)),
-        ).fetchone()
+        try:
+            found = self._db.execute(
+                "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
+                (str(path), *_identity(status)),
+            ).fetchone()
+        except sqlite3.DatabaseError as error:
+            self._forget(error)
+            return None
         if found is None:
             return None
         return found[0], archive.num_bytes(path) if found[1] is None else found[1]
@@ -143,9 +165,16 @@ class HashMemory:
 
     def save(self) -> None:
         """Write down the hashes found since the last call."""
+        try:
+            self._save()
+        except sqlite3.DatabaseError as error:
+            self._forget(error)
+            self._save()
+        self._unsaved.clear()
+
+    def _save(self) -> None:
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
-        self._unsaved.clear()
 
 
 @dataclass(frozen=True, kw_only=True)

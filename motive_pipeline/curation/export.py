@@ -33,6 +33,7 @@ from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.layout import source_folders
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -44,6 +45,7 @@ ABOUT = "motive"
 """The sub-folder with where the export comes from: MANIFEST.json, scores.csv, README.md."""
 
 _SHOWN = 5
+_OWN_FOLDERS = ("rows", "published", "work", "scores", "state", "demo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ def export_subset(ws: Workspace, arm: Arm, folder: Path, trainer: str, *, videos
     work = folder.parent / f".{folder.name}.unfinished-{key[:12]}"
     about = {"key": key, "arm": arm, "videos": videos, "trainer": trainer, "subset": subset.data_version}
     lock = FileLock(folder.parent / f".{folder.name}.export.lock", f"the export to {folder}")
+    _require_apart(ws, folder)
     if (there := _finished(folder)) is not None and there["key"] == key:
         return _told(folder, trainer, table, 0, there["warnings"])
     _require_free(folder)
@@ -112,6 +115,7 @@ def export_subset(ws: Workspace, arm: Arm, folder: Path, trainer: str, *, videos
 def _export(ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, folder: Path, about: dict[str, Any]) -> tuple[int, list[str]]:
     """The export itself, by whoever holds the lock: how many videos were written now, and the warnings."""
     _require_free(folder)
+    _unlink_links(work)
     scores = _scores(ws, table)
     _require_unchanged(ws, table)
     _remove_half_written(work / VIDEOS)
@@ -193,6 +197,28 @@ def _require_free(folder: Path) -> None:
     nearest = next(path for path in folder.parents if path.exists())
     if not nearest.is_dir():
         raise MotiveError(f"--to {folder}: {nearest} is a file. Name a folder that can be made.")
+
+
+def _require_apart(ws: Workspace, folder: Path) -> None:
+    """The folder is not one that clips are read from, or that the pipeline writes."""
+    for key, source in source_folders(ws.config):
+        if folder.is_relative_to(source):
+            raise MotiveError(
+                f"--to {folder}: it lies inside {key} = {source}, so the exported videos would be taken for clips. Name a folder outside of it."
+            )
+    root = ws.root.resolve()
+    inside = folder.relative_to(root).parts if folder.is_relative_to(root) else ("elsewhere",)
+    if not inside or inside[0] in _OWN_FOLDERS:
+        raise MotiveError(f"--to {folder}: the pipeline keeps its own files there (storage.root = {root}). Name a folder outside of it.")
+
+
+def _unlink_links(work: Path) -> None:
+    """Nothing of the export is written through a link: links in the work folder are removed, and what they lead to stays."""
+    if work.is_symlink():
+        work.unlink()
+    for path in list(work.rglob("*")):
+        if path.is_symlink():
+            path.unlink()
 
 
 def _remove_half_written(videos: Path) -> None:
