@@ -102,6 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--weights", action="store_true", help="vbench: also download the weights of evaluate.vbench.dimensions")
     path = command("path", _path, "Print the path of an asset's published data.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
+    verify = command(
+        "verify",
+        _verify,
+        "Check every file below storage.root against its hash, or a report against its provenance; exit code 1 when something is wrong.",
+        needs_config=False,
+    )
+    verify.add_argument(
+        "report", nargs="?", type=Path, metavar="REPORT", help="the folder of a report; without it the whole store is checked"
+    )
+    verify.add_argument(
+        "--clips", type=Path, action="append", default=[], metavar="FOLDER", help="with REPORT: where clips and queries lie"
+    )
+    verify.add_argument("--model", type=Path, metavar="FOLDER", help="with REPORT: the folder of the base model")
     gc = command("gc", _gc, "List stored results that no current setting uses; with --delete, remove them.")
     gc.add_argument("--delete", action="store_true", help="remove the listed results")
     gc.add_argument("--dry-run", action="store_true", help="only list (the default)")
@@ -262,6 +275,25 @@ def _path(config: Config, arguments: argparse.Namespace) -> int:
 
     print(Workspace(config).published(arguments.asset).data_folder)
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if arguments.report is not None:
+        from motive_pipeline.report.verify import print_checks, verify
+
+        return print_checks(verify(arguments.report, clips=arguments.clips, model=arguments.model))
+    from motive_pipeline.storage.checking import check_store
+    from motive_pipeline.storage.workspace import Workspace
+
+    if arguments.clips or arguments.model:
+        raise MotiveError("--clips and --model belong to a report: `motive verify REPORT --clips FOLDER --model FOLDER`")
+    workspace = Workspace(load_config())
+    with workspace.lock.holding(wait_s=1.0, who="motive verify"):
+        checked = check_store(workspace)
+    for problem in checked.problems:
+        print(problem)
+    print(checked.summary())
+    return 1 if checked.problems else 0
 
 
 def _gc(config: Config, arguments: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.progress import Progress
-from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 TINY = Path(__file__).parent / "tiny"
 WEIGHTS = ("transformer", "transformer_2", "text_encoder", "vae")
@@ -123,7 +126,7 @@ def hash_memory(ws: Workspace) -> Path:
 
 def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[str]]:
     """(name within ``folder``, hash) of each file; those whose hash is remembered are not read."""
-    known: dict[str, list[Any]] = _read_json(memory) if memory.exists() else {}
+    known = _remembered(memory)
     found: dict[str, list[Any]] = {}
     hashes = []
     progress = Progress(f"hash of the model in {folder}", len(files), unit="files")
@@ -138,8 +141,19 @@ def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[
         if time.time() - max(stat.st_mtime, stat.st_ctime) > YOUNG_S:
             found[name] = [signature, sha]
     if any(known.get(name) != entry for name, entry in found.items()):
-        atomic.write_json(memory, known | found)
+        write_sealed(memory, known | found)
     return hashes
+
+
+def _remembered(memory: Path) -> dict[str, list[Any]]:
+    """File -> [signature, hash]; nothing when the file is new or damaged, which costs time only."""
+    try:
+        return read_sealed(memory)
+    except FileNotFoundError:
+        return {}
+    except Damaged as error:
+        log.warning("%s; it only remembers hashes, so the model's files are hashed again", error)
+        return {}
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
