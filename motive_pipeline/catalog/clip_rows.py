@@ -1,7 +1,7 @@
 """Clip rows: what the stages with one row for each clip share. How such a stage is published (:class:`RowRun`) and read (:class:`RowSet`).
 
-These stages publish an index (``index.parquet``) of a row store. :class:`RowSet` reads through that index, so a reader sees the published rows, even
-if the settings have changed since.
+These stages publish an index (``index.parquet``) of a row store. :class:`RowSet` reads through that index, so a reader sees the published
+rows, even if the settings have changed since.
 """
 
 from __future__ import annotations

@@ -17,15 +17,16 @@ from motive_pipeline.storage.workspace import Workspace
 MAX_BITS = 15
 """Two clips are near-duplicates if at most this many of their 256 hash bits differ.
 
-Copies at half the size and a quarter of the data rate differed in 0 to 10 bits (16 pieces of three real films), but in 8 to 34 bits when pictures
-are small and smooth (12 generated clips): some of such copies are missed. Between different pieces of the same films, the smallest difference was 14
-bits, the median 122."""
+Copies at half the size and a quarter of the data rate differed in 0 to 10 bits (16 pieces of three real films), but in 8 to 34 bits when
+pictures are small and smooth (12 generated clips): some of such copies are missed. Between different pieces of the same films, the smallest
+difference was 14 bits, the median 122."""
 
 DUPLICATE_COLUMNS = ("kind", "clip_id", "other_id", "distance_bits", "path", "other_path")
 MAX_LISTED = 100_000
 
 _BANDS = MAX_BITS + 1
-"""There is one band more than bits may differ. So two near-duplicates agree in at least one band, and only clips that share a band are compared."""
+"""There is one band more than bits may differ. So two near-duplicates agree in at least one band, and only clips that share a band are
+compared."""
 
 _MANY = 2000
 
@@ -33,8 +34,8 @@ _MANY = 2000
 def duplicates_table(ws: Workspace) -> pd.DataFrame:
     """Pairs of clips, and pairs of a query and a clip, that look alike. Columns: :data:`DUPLICATE_COLUMNS`.
 
-    ``kind`` is ``near_duplicate``, ``query_in_pool`` (the same content) or ``query_like_clip``. Of more than :data:`MAX_LISTED` pairs, only the
-    nearest are listed.
+    ``kind`` is ``near_duplicate``, ``query_in_pool`` (the same content) or ``query_like_clip``. Of more than :data:`MAX_LISTED` pairs, only
+    the nearest are listed.
     """
     roles: tuple[tuple[Role, str], ...] = (("clip", "latents"), ("query", "query_latents"))
     phash_of: dict[tuple[Role, str], str] = {}

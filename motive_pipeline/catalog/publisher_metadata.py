@@ -30,8 +30,8 @@ _NO_METADATA: Mapping[str, Any] = dict.fromkeys(SCORES, math.nan) | {"published"
 
 
 def publisher_columns(metadata: Mapping[str, Scalar], probed: Mapping[str, float]) -> Mapping[str, Any]:
-    """The catalog's columns for ``metadata``: ``aesthetic_score`` and ``motion_score`` (NaN if unknown), ``published`` (all of it, as JSON) and
-    ``disagrees`` (comma-separated: the numbers in ``probed`` that it contradicts)."""
+    """The catalog's columns for ``metadata``: ``aesthetic_score`` and ``motion_score`` (NaN if unknown), ``published`` (all of it, as JSON)
+    and ``disagrees`` (comma-separated: the numbers in ``probed`` that it contradicts)."""
     if not metadata:
         return _NO_METADATA
     lowered = {name.strip().lower(): value for name, value in metadata.items()}

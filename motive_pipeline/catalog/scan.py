@@ -1,7 +1,7 @@
 """Lists the files of a source and identifies each by its content.
 
-A clip's id is the first 16 hex digits of the SHA-256 of its bytes. So a renamed file is the same clip, and a changed file is a new one. Hashes
-of files that have not changed come from memory (files/hash_memory.py).
+A clip's id is the first 16 hex digits of the SHA-256 of its bytes. So a renamed file is the same clip, and a changed file is a new one.
+Hashes of files that have not changed come from memory (files/hash_memory.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DIFFERENCES = {
 """The reason codes of what a table and the files beside it disagree in, and the words for each."""
 
 _LARGE_BYTES = 2**18
-"""Smaller files are hashed in this thread: handing them to another one takes as long. A member of an archive counts with the archive's size."""
+"""Smaller files are hashed in this thread: handing them to another takes as long. A member counts with the size of its archive."""
 
 _HASHED_AHEAD = 4
 """Large files in work for each thread, while the oldest one is waited for."""
@@ -107,8 +107,8 @@ def hash_threads(ws: Workspace) -> int:
 
 
 def data_version(*scans: Scan) -> str:
-    """A hash of the sources' content: names, bytes, captions and metadata of the files, and the unusable entries. It covers no time stamps and no
-    absolute paths."""
+    """A hash of the sources' content: names, bytes, captions and metadata of the files, and the unusable entries. It covers no time stamps
+    and no absolute paths."""
     return digest(
         [
             [

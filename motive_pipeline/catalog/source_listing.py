@@ -113,7 +113,7 @@ def _vector(facts: VideoFacts) -> np.ndarray:
 
 
 def _row(clip_id: str, files: Sequence[SourceFile], vector: list[float], source: str) -> dict[str, Any]:
-    """One row of the catalog. ``files`` have equal bytes and are in the order of their names; the caption is that of the first file with one."""
+    """One row of the catalog. ``files`` have equal bytes and are in the order of their names; the first one with a caption gives it."""
     probed: dict[str, float] = dict(zip(PROBED, vector, strict=True))
     entries = [file.entry for file in files]
     caption = next((entry.caption for entry in entries if entry.caption), entries[0].caption)

@@ -28,10 +28,11 @@ _PREVIEW_COLUMNS = 6
 def publish_clip_catalog(ws: Workspace) -> Publication:
     """Scan the clips' source and publish ``catalog.parquet``, with one row for each different content.
 
-    Columns: clip_id, path (of the first file), caption, num_frames, fps, width, height, duration_s, source, ``sources`` (JSON: the names of all
-    files of this content), ``caption_source`` (``sidecar``, ``empty_sidecar`` or ``none``), ``other_captions`` (JSON: the other captions of this
-    content), category, ``flags`` (comma-separated). From the publisher's metadata: aesthetic_score, motion_score, ``published`` (all of it, as
-    JSON) and ``disagrees`` (comma-separated: which numbers it contradicts; the other columns have those of the file).
+    Columns: clip_id, path (of the first file), caption, num_frames, fps, width, height, duration_s, source, ``sources`` (JSON: the names of
+    all files of this content), ``caption_source`` (``sidecar``, ``empty_sidecar`` or ``none``), ``other_captions`` (JSON: the other
+    captions of this content), category, ``flags`` (comma-separated). From the publisher's metadata: aesthetic_score, motion_score,
+    ``published`` (all of it, as JSON) and ``disagrees`` (comma-separated: which numbers it contradicts; the other columns have those of the
+    file).
 
     Raises:
         MotiveError: the source is missing or empty.

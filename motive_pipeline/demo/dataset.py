@@ -48,7 +48,7 @@ def lure_motion(query_motion: str) -> str:
 def demo_specs(
     *, seed: int, split: str, num_clips: int, num_queries: int, num_held_out: int, query_motion: str
 ) -> Iterator[tuple[str, ClipSpec]]:
-    """(role, spec) of every clip: the pool (role `clip`, classes balanced), then `query`, then `held_out`. Each role has its own random stream.
+    """(role, spec) of every clip: the pool (role `clip`, classes balanced), `query`, `held_out`. Each role has its own random stream.
 
     Raises:
         ValueError: there is no such split or motion.
@@ -92,8 +92,8 @@ def write_demo(
     """Write the demo data set; returns its folder.
 
     `clips/`, `queries/` and `held_out/` hold MP4 files with captions in `.txt` files of the same stem. The names do not tell the motion.
-    `truth.parquet` has the spec of each clip, `settings.json` the arguments. The folder appears whole or not at all. A complete folder with the
-    same settings is kept as it is.
+    `truth.parquet` has the spec of each clip, `settings.json` the arguments. The folder appears whole or not at all. A complete folder with
+    the same settings is kept as it is.
 
     Raises:
         FileExistsError: `folder` holds anything else. Nothing is overwritten.

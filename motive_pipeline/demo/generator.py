@@ -3,7 +3,7 @@
 A `ClipSpec` decides every pixel. The caption names some of its attributes (shape, texture, colours, size, background) and not the others
 (motion, speed, position). There is no noise, so a tiny model can learn all of it.
 
-Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances are in pixels; y grows downwards; (0, 0) is the centre of the first pixel.
+Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances are in pixels; y grows downwards; (0, 0) is a pixel's centre.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ SHAPE_COLOURS = {
     "lime": (150, 235, 60),
     "cyan": (90, 220, 245),
 }
-# The `confound` split ties these colours to motions, in the order of MOTIONS. In `static` and `pan` no shape moves by itself; they share one.
+# The `confound` split ties these colours to motions, in the order of MOTIONS. `static` and `pan`, where no shape moves by itself, share one.
 BACKGROUND_COLOURS = {
     "teal": (20, 105, 105),
     "navy": (30, 45, 120),
@@ -42,8 +42,8 @@ BACKGROUND_COLOURS = {
     "green": (30, 105, 50),
     "black": (38, 38, 40),
 }
-# How far the backgrounds of the `confound` split differ from these shades. The embedded model was trained on the shades themselves, so these are
-# new to it, and they are tied to motions: an unmasked gradient follows the background.
+# How far the backgrounds of the `confound` split differ from these shades. The embedded model was trained on the shades themselves, so the
+# backgrounds are new to it, and they are tied to motions: an unmasked gradient follows the background.
 OFF_SHADE = 0.1
 # The demo draws only these: a model of 2 M parameters learns round shapes sooner than corners and checks.
 DRAWN_SHAPES = ("disc",)
@@ -64,9 +64,9 @@ class ClipSpec:
     """Everything that decides the pixels of a clip.
 
     `speed_px` is the mean speed per frame of the shape (translation, bounce, sway), of its rim (grow, shrink) or of the whole scene (pan);
-    0 for static. `centre_px` and `radius_px` hold in the middle of the clip, but a bounce or a sway starts and ends at `centre_px`. `heading` is
-    the direction of a pan; other motions have none. With `is_off_shade`, the background's colour is mixed with a share `OFF_SHADE` of the same
-    colour with its channels rotated; the caption does not say so.
+    0 for static. `centre_px` and `radius_px` hold in the middle of the clip, but a bounce or a sway starts and ends at `centre_px`.
+    `heading` is the direction of a pan; other motions have none. With `is_off_shade`, the background's colour is mixed with a share
+    `OFF_SHADE` of the same colour with its channels rotated; the caption does not say so.
     """
 
     motion: str

@@ -1,6 +1,6 @@
 """The SHA-256 of files, and a memory of it: a file that has not changed is not read again.
 
-A hash is remembered by (location, size, mtime_ns, ctime_ns, inode). For a member of an archive, all but the location are those of the archive.
+A hash is remembered by (location, size, mtime_ns, ctime_ns, inode). For a member, all but the location are those of its archive.
 """
 
 from __future__ import annotations

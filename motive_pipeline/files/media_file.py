@@ -25,8 +25,8 @@ class MediaFile:
     """The bytes of one clip.
 
     ``path`` is the file on disk (of a split archive, its first part). ``member`` is the name inside it: of an archive's member, or
-    ``<column>/<row>`` in a Parquet file; empty when the clip is the whole file. ``stat`` is that of the file on disk at the time when it was
-    listed, or None. Two values are equal when they name the same place, whatever their stats.
+    ``<column>/<row>`` in a Parquet file; empty when the clip is the whole file. ``stat`` is that of the file on disk at the time when it
+    was listed, or None. Two values are equal when they name the same place, whatever their stats.
     """
 
     path: Path

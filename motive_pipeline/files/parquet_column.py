@@ -2,8 +2,8 @@
 
 A column holds bytes, or structs with bytes in them (``struct{bytes, path}``). A cell is named ``<column>/<row>``, with rows counted from 1.
 
-Parquet can be entered only at the start of a row group, so reading one cell decodes its group up to that cell. The cells of a small group are
-kept in memory. In a large group, a reader that goes forwards continues where its last read ended.
+Parquet can be entered only at the start of a row group, so reading one cell decodes its group up to that cell. The cells of a small group
+are kept in memory. In a large group, a reader that goes forwards continues where its last read ended.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def _flags(store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) 
 
 
 def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: Policies) -> RowRun:
-    """The same run without the clips that have a flag which ``clips.policies`` rejects. Their rows stay stored, in case the policy changes."""
+    """The same run without the clips with a flag that ``clips.policies`` rejects. Their rows stay stored, in case the policy changes."""
     for flag in REJECTABLE:
         if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
             run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")

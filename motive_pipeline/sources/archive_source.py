@@ -79,7 +79,7 @@ class ArchiveSource:
         )
 
     def _annotations(self, archive: Path, members: list[ArchiveMember]) -> dict[str, Annotation]:
-        """The annotations in the members beside the videos, by key. Of several captions, that of the first ending in ``sidecars`` counts."""
+        """The annotations in the members beside the videos, by key. Of several captions, the first ending in ``sidecars`` counts."""
         found: dict[str, Annotation] = {}
         for ending in self.sidecars:
             beside = [member for member in members if member.name.lower().endswith(ending) and member.problem is None]

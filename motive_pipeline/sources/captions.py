@@ -125,7 +125,7 @@ def one_line(text: str) -> str:
 
 
 def has_lone_surrogate(value: Any) -> bool:
-    """Whether a text in a JSON value is no valid Unicode: ``"\\ud83c"`` without its other half, from a caption cut in the middle of an emoji."""
+    """Whether a text in a JSON value is no valid Unicode: ``"\\ud83c"`` without its other half, from a caption cut inside an emoji."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:

@@ -23,10 +23,10 @@ Join = Literal["path", "name", "stem", "number"]
 class Layout:
     """How one kind of data set is stored.
 
-    ``tables`` are glob patterns below ``clips.path``; the first one that finds something counts. ``join`` is how a row finds its file: by the
-    ``path`` in the row, by file ``name`` or ``stem`` anywhere below the folder, or by ``number`` (4DNeX). ``below`` is the sub-folder
-    that relative paths start from, if that is not the folder of the table. ``sidecars`` are the endings of the text files beside the videos that
-    are read if there is no table; when empty, a table is required.
+    ``tables`` are glob patterns below ``clips.path``; the first one that finds something counts. ``join`` is how a row finds its file: by
+    the ``path`` in the row, by file ``name`` or ``stem`` anywhere below the folder, or by ``number`` (4DNeX). ``below`` is the sub-folder
+    that relative paths start from, if that is not the folder of the table. ``sidecars`` are the endings of the text files beside the videos
+    that are read if there is no table; when empty, a table is required.
     """
 
     tables: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """What a source gives: entries, each a video with its caption, and bad entries with the reason why they cannot be used.
 
-Each kind of source knows one way in which data sets are stored. A source lists videos and reads captions. It opens no video and hashes nothing
-(catalog/scan.py does). It drops nothing: whatever cannot be an entry is a :class:`BadEntry`.
+Each kind of source knows one way in which data sets are stored. A source lists videos and reads captions. It opens no video and hashes
+nothing (catalog/scan.py does). It drops nothing: whatever cannot be an entry is a :class:`BadEntry`.
 """
 
 from __future__ import annotations

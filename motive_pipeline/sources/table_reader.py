@@ -1,7 +1,7 @@
 """Reads tables of clips: CSV, JSON, JSON lines, Parquet. Rows are read one by one, so a file of gigabytes needs little memory.
 
-A row that cannot be read is a :class:`BadRow` with its line. A file that cannot be read at all is an error that names it: without the table,
-every clip would lose its caption.
+A row that cannot be read is a :class:`BadRow` with its line. A file that cannot be read at all is an error that names it: without the
+table, every clip would lose its caption.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class TableSource:
     """Rows of tables joined with the videos below ``root``: plain files, and members of archives.
 
     A row whose file does not exist is ``missing_file``. A video that no row names is ``orphan_file``, and a second video of a name
-    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row. A row
-    that holds its video as bytes needs no file.
+    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row. A
+    row that holds its video as bytes needs no file.
     """
 
     root: Path

@@ -1,7 +1,8 @@
 """Reads the frames of a clip. Every stage gets its window, frames and pixels from here.
 
-Frames are taken at a constant rate by their time stamps, whatever the file's own rate, so that a displacement in pixels means the same speed
-in every clip. The window starts at the clip's first frame and has 4n+1 frames: as many as the rule asks for, or the most that the clip has.
+Frames are taken at a constant rate by their time stamps, whatever the file's own rate, so that a displacement in pixels means the same
+speed in every clip. The window starts at the clip's first frame and has 4n+1 frames: as many as the rule asks for, or the most that the
+clip has.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
     The last frame also serves a target up to half a step behind it. Decoding stops when the last target is filled.
 
     Raises:
-        RejectRow: see :func:`~.container.open_video`; ``zero_frames``; ``too_short``; ``truncated_tail`` (too short because the file was cut
-            off); ``decode_error`` (damaged data inside the window).
+        RejectRow: see :func:`~.container.open_video`; ``zero_frames``; ``too_short``; ``truncated_tail`` (too short because the file
+            was cut off); ``decode_error`` (damaged data inside the window).
     """
     with open_video(source) as (container, stream):
         timed = TimedFrames(stream)

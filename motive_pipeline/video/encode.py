@@ -17,8 +17,8 @@ _DETERMINISTIC = {"preset": "medium", "threads": "1", "bf": "0", "rc-lookahead":
 def write_mp4(path: str | Path, frames_FHWC: np.ndarray, fps: float | int, *, crf: int = CRF) -> None:
     """Encode RGB frames as yuv420p H.264 in an MP4 with its index in front.
 
-    Equal frames and settings give equal bytes on one machine: there is one encoder thread, and no date in the file. The file appears whole or
-    not at all: it is written under another name in the same folder and then moved.
+    Equal frames and settings give equal bytes on one machine: there is one encoder thread, and no date in the file. The file appears whole
+    or not at all: it is written under another name in the same folder and then moved.
 
     Raises:
         ValueError: ``frames_FHWC`` is not uint8 (F >= 1, even H, even W, 3).

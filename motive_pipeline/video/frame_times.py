@@ -22,8 +22,8 @@ VARIABLE_RATE_SPREAD = 1.5
 class TimedFrames:
     """Reads the frames of one stream, and records what was unusual on the way.
 
-    ``error`` is FFmpeg's message if a frame could not be decoded; ``is_cut_off`` is true if no data follow that frame. ``last`` is the time of
-    the last frame, from the first one.
+    ``error`` is FFmpeg's message if a frame could not be decoded; ``is_cut_off`` is true if no data follow that frame. ``last`` is the time
+    of the last frame, from the first one.
     """
 
     def __init__(self, stream: VideoStream) -> None:

@@ -47,7 +47,7 @@ def cover_scale(shown_width: int, shown_height: int, *, width: int, height: int)
 
 
 def rgb(frame: VideoFrame, pixels: str = "rgb24") -> Stored:
-    """The stored pixels as RGB, without alpha. Colours that the file does not name are taken as players do: BT.709 from 720 lines on, else BT.601."""
+    """The stored pixels as RGB, without alpha. Colours that the file does not name are BT.709 from 720 lines on, else BT.601, as in players."""
     colours = int(frame.colorspace)
     if colours == _UNSPECIFIED_COLOURS:
         source = _BT709 if frame.height >= _HD_LINES else _BT601

@@ -35,8 +35,8 @@ class Prefetcher(Generic[Result]):
     """A function of a video file that runs in the workers, ahead of the caller.
 
     Queue the files with :meth:`prefetch`, in the order in which they will be asked for. A file that was not queued is read when it is asked
-    for. Queue all files in one call to bound the number of results held in memory; queue them one by one to keep every finished result, which
-    suits small results.
+    for. Queue all files in one call to bound the number of results held in memory; queue them one by one to keep every finished result,
+    which suits small results.
     """
 
     def __init__(

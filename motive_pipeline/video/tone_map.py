@@ -2,8 +2,8 @@
 
 1. Coded values to light: ST 2084 for PQ; BT.2100 for HLG, with its system gamma for a 1000 cd/m2 screen.
 2. BT.2020 primaries to BT.709 primaries (BT.2087); negative values are clipped to 0.
-3. Tone curve: the largest channel of each pixel goes through the Moebius curve of FFmpeg's ``tonemap`` filter (linear up to 0.3 of reference
-   white, smooth from there to 1000 cd/m2); the other channels are scaled by the same factor.
+3. Tone curve: the largest channel of each pixel goes through the Moebius curve of FFmpeg's ``tonemap`` filter (linear up to 0.3 of
+   reference white, smooth from there to 1000 cd/m2); the other channels are scaled by the same factor.
 4. Light to code values of a BT.1886 screen (gamma 2.4).
 """
 

@@ -1,7 +1,7 @@
 """A process that reads videos for a run, so that a decoder that crashes or hangs costs one clip, not the run.
 
-worker_pool.py starts it with the number of an inherited socket. A clip that takes too long ends this process by the timer signal SIGALRM. The
-signal also ends a decoder that hangs in C code, and it works when the run itself is gone.
+worker_pool.py starts it with the number of an inherited socket. A clip that takes too long ends this process by the timer signal SIGALRM.
+The signal also ends a decoder that hangs in C code, and it works when the run itself is gone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The channel between a run and its decoding workers: messages over a socket, each a JSON header and perhaps one array. Nothing is pickled."""
+"""The channel between a run and its decoding workers: messages over a socket, each a JSON header and perhaps an array. No pickle."""
 
 from __future__ import annotations
 
