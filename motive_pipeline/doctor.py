@@ -66,8 +66,15 @@ def _versions() -> Finding:
     """Whether every dependency is installed in a version that the package accepts."""
     from packaging.requirements import Requirement
 
+    try:
+        requirements = importlib.metadata.requires("motive-pipeline") or []
+    except importlib.metadata.PackageNotFoundError:
+        detail = (
+            "motive-pipeline is not installed, it runs from a folder: the versions of its libraries are not checked. Install it with pip"
+        )
+        return Finding(status="warn", about="versions", detail=detail)
     wrong = []
-    for text in importlib.metadata.requires("motive-pipeline") or []:
+    for text in requirements:
         needed = Requirement(text)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
@@ -136,10 +143,10 @@ def _video() -> Finding:
 
 
 def _has_decoder(name: str) -> bool:
-    import av
+    from av.codec import Codec
 
     try:
-        av.codec.Codec(name, "r")
+        Codec(name, "r")
     except ValueError:
         return False
     return True

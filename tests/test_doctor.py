@@ -66,6 +66,14 @@ def test_a_missing_or_old_library_is_named(monkeypatch: pytest.MonkeyPatch):
     assert doctor._versions().status == "ok"
 
 
+def test_a_package_that_is_not_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert doctor._versions().status == "warn"
+
+
 def test_an_encoder_that_spoils_frames_is_noticed(monkeypatch: pytest.MonkeyPatch):
     from motive_pipeline.video import encode
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from motive_pipeline.storage.scratch import finish_file, is_finished, load_work, save_work
 
 from motive_pipeline.attribution.gradient_set import open_gradients
 from motive_pipeline.attribution.influence_set import load_influence, open_influence
@@ -18,10 +17,11 @@ from motive_pipeline.errors import NotPublished
 from motive_pipeline.storage.checking import check_store
 from motive_pipeline.storage.rows import MissingRow, Row
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.work_folders import finish_file, is_finished, load_work, save_work
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.storage.zarr_groups import open_group
 from tests.curation_fixtures import clip_names, publish_gradients, publish_influence_matrix, unit_rows
-from tests.test_rows import damage
+from tests.storage.test_rows import damage
 
 HOW = ["missing", "empty", "cut", "zeroed", "100"]
 

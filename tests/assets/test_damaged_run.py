@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from tests.clip_fixtures import clip_file
-from tests.test_automation import make_project
-from tests.test_full_disk import MASKS
-from tests.test_rows import damage
+from tests.assets.test_automation import clip_file, make_project
+from tests.storage.test_full_disk import MASKS
+from tests.storage.test_rows import damage
 
 
 def segment(project, stage: str) -> Path:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from motive_pipeline.storage.scratch import finish_file, is_finished, load_work, save_work
 
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import NotPublished
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.rows import Row, RowRef, RowStore
+from motive_pipeline.storage.work_folders import finish_file, is_finished, load_work, save_work
 from motive_pipeline.storage.workspace import Workspace
 from tests.power_cut import Disk, recorded
 
