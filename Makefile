@@ -1,6 +1,7 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
 # make test   the tests
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
+# make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (about half an hour)
 # make crash  kill the graph at 50 random instants and compare the end (about an hour)
 # make dev    the Dagster UI on http://127.0.0.1:3000 (MOTIVE_CONFIG=my.yaml for another config)
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 
-.PHONY: install demo dev test lint lint-ruff lint-types lint-layers seeds crash
+.PHONY: install demo dev test lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -39,6 +40,9 @@ lint-types: install
 
 lint-layers: install
 	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }
+
+golden: install
+	$(BIN)/python -m benchmarks.golden $(GOLDEN)
 
 seeds: install
 	$(BIN)/python -m benchmarks.demo_seeds --seeds 100-104 --split confound --write docs/demo_seeds.md

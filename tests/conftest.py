@@ -26,6 +26,7 @@ TOGETHER = {
             "test_explain",
             "test_vbench",
             "test_api",
+            "test_golden",
         ),
         "evaluated",
     ),
