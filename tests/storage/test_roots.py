@@ -4,11 +4,11 @@ import json
 import sqlite3
 
 import pytest
-from motive_pipeline.curation.export import export_subset
 from motive_pipeline.storage.unused import remove, unused
 
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.export.subset import export_subset
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.models.folder import file_hashes
 from motive_pipeline.storage import atomic
@@ -16,8 +16,8 @@ from motive_pipeline.storage.layout import FILE, LAYOUT, mark_layout
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.workspace import Workspace
 from tests.curation_fixtures import publish_table
+from tests.storage.test_integrity import publish, reopened
 from tests.storage.test_rows import damage
-from tests.test_integrity import publish, reopened
 
 HOW = ["empty", "cut", "zeroed"]
 
@@ -132,7 +132,7 @@ def test_an_export_into_the_clips_or_the_pipeline_s_own_folders_is_refused(ws):
 
 
 def test_the_work_folder_of_an_export_follows_no_link(tmp_path):
-    from motive_pipeline.curation.export import _unlink_links
+    from motive_pipeline.export.subset import _unlink_links
 
     outside, work = tmp_path / "outside", tmp_path / "work"
     outside.mkdir()
