@@ -1,6 +1,8 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
-# make test   the tests
+# make test   the tests that guard every change, and the coverage
+# make test-slow  the tests that take minutes
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
+# make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (about half an hour)
 # make crash  kill the graph at 50 random instants and compare the end (about an hour)
 # make dev    the Dagster UI on http://127.0.0.1:3000 (MOTIVE_CONFIG=my.yaml for another config)
@@ -9,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo dev test lint lint-ruff lint-types lint-layers seeds crash
+.PHONY: install demo dev test test-slow lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,7 +29,10 @@ dev: install
 	  $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 test: install
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+	$(PYTEST) -m "not slow" --cov --cov-report=term
+
+test-slow: install
+	$(PYTEST) -m slow
 
 lint: lint-ruff lint-types lint-layers
 
@@ -39,6 +45,9 @@ lint-types: install
 
 lint-layers: install
 	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }
+
+golden: install
+	$(BIN)/python -m benchmarks.golden $(GOLDEN)
 
 seeds: install
 	$(BIN)/python -m benchmarks.demo_seeds --seeds 100-104 --split confound --write docs/demo_seeds.md

@@ -12,7 +12,7 @@ from assets.names import asset_key
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Asset, Graph
-from motive_pipeline.storage.trouble import storage_trouble
+from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 OWNERS = ["team:curation"]

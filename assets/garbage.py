@@ -5,7 +5,7 @@ from assets.instance import open_instance
 from assets.names import asset_name
 from assets.staleness import stale_assets
 from motive_pipeline.config import Config
-from motive_pipeline.storage.unused import Unused, remove, report_folders, unused
+from motive_pipeline.storage.garbage import Unused, remove, report_folders, unused
 from motive_pipeline.storage.workspace import Workspace
 
 

@@ -5,6 +5,8 @@
 
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -32,14 +34,14 @@ def instance_folder(config: Config) -> Path:
     else:
         assert config.storage.state is not None
         folder = config.storage.state / "dagster_home"
-        folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(folder)
         if not (folder / "dagster.yaml").exists():
             shutil.copyfile(TEMPLATE, folder / "dagster.yaml")
     marker = folder / BOUND_TO
     root = str(config.storage.root)
-    if not marker.exists():
+    if not marker.exists() or not marker.read_bytes().strip(b"\0 \n"):
         atomic.write_bytes(marker, (root + "\n").encode())
-    bound = marker.read_text(encoding="utf-8").strip()
+    bound = marker.read_text(encoding="utf-8").strip("\0 \n") or root
     if bound != root:
         raise MotiveError(
             f"the Dagster instance {folder} keeps the history of {bound}, not of {root} (storage.root). Give this config a file name and "
@@ -51,8 +53,31 @@ def instance_folder(config: Config) -> Path:
 def open_instance(config: Config) -> dg.DagsterInstance:
     """The instance of ``config``; ``DAGSTER_HOME`` is set to it, so that run processes find the same one."""
     folder = instance_folder(config)
+    _require_whole_databases(folder)
     os.environ["DAGSTER_HOME"] = str(folder)
     return dg.DagsterInstance.from_config(str(folder))
+
+
+def _require_whole_databases(folder: Path) -> None:
+    """Dagster's history can be opened.
+
+    Raises:
+        MotiveError: a database of it is empty, cut or altered.
+    """
+    for file in sorted(folder.rglob("*.db")):
+        try:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+                is_empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            wrong = "holds nothing" if is_empty else None
+        except sqlite3.OperationalError:  # locked, or no right to read: Dagster itself says it better
+            continue
+        except sqlite3.DatabaseError as error:
+            wrong = str(error)
+        if wrong:
+            raise MotiveError(
+                f"{file}, part of Dagster's history of runs, is damaged ({wrong}). All results are kept: move the folder {file.parent} away, and the "
+                "next `motive run` begins a new history, finds every row and publication, and computes none of them again."
+            )
 
 
 if __name__ == "__main__":

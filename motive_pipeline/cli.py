@@ -17,7 +17,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
-from motive_pipeline.storage.trouble import storage_trouble
+from motive_pipeline.storage.disk_errors import storage_trouble
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ["MOTIVE_CONFIG"] = os.path.abspath(arguments.config)
         if not arguments.needs_config:
             return arguments.command(arguments)
+        arguments.prepare(arguments)
         config = load_config()
         return arguments.command(config, arguments)
     except MotiveError as error:
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function, help_text: str, *, needs_config: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text, description=help_text)
         sub.add_argument("--config", metavar="FILE", help="the settings (default: $MOTIVE_CONFIG, else motive.yaml)")
-        sub.set_defaults(command=function, needs_config=needs_config)
+        sub.set_defaults(command=function, needs_config=needs_config, prepare=lambda arguments: None)
         return sub
 
     run = command("run", _run, "Bring the assets up to date. Only stale assets run.")
@@ -65,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="end stdout with one line of JSON: the result of each asset")
     run.add_argument("--quiet", action="store_true", help="no progress lines")
     run.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
+    demo = command(
+        "demo", _run, "Run the demo: generated clips and a tiny model. Writes motive.yaml into a folder, with the storage beside it."
+    )
+    demo.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="an empty or new folder (default: this one)")
+    demo.add_argument("--quiet", action="store_true", help="no progress lines")
+    demo.set_defaults(prepare=_write_demo, select=None, json=False, summary=True)
     plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Changes nothing.")
     plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
@@ -95,10 +102,45 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--weights", action="store_true", help="vbench: also download the weights of evaluate.vbench.dimensions")
     path = command("path", _path, "Print the path of an asset's published data.")
     path.add_argument("asset", metavar="ASSET[/ARM]", help="for instance projected_gradients/motive")
+    verify = command(
+        "verify",
+        _verify,
+        "Check every file below storage.root against its hash, or a report against its provenance; exit code 1 when something is wrong.",
+        needs_config=False,
+    )
+    verify.add_argument(
+        "report", nargs="?", type=Path, metavar="REPORT", help="the folder of a report; without it the whole store is checked"
+    )
+    verify.add_argument(
+        "--clips", type=Path, action="append", default=[], metavar="FOLDER", help="with REPORT: where clips and queries lie"
+    )
+    verify.add_argument("--model", type=Path, metavar="FOLDER", help="with REPORT: the folder of the base model")
     gc = command("gc", _gc, "List stored results that no current setting uses; with --delete, remove them.")
     gc.add_argument("--delete", action="store_true", help="remove the listed results")
     gc.add_argument("--dry-run", action="store_true", help="only list (the default)")
+    command(
+        "doctor", _doctor, "Look at versions, settings, video codecs, model, memory, GPU and disk; changes nothing.", needs_config=False
+    )
     return parser
+
+
+def _write_demo(arguments: argparse.Namespace) -> None:
+    """Write the demo's settings, and make them those of this process."""
+    from motive_pipeline.demo.project import write_demo_config
+
+    if arguments.config:
+        raise MotiveError("motive demo has settings of its own. To run others: motive run --config FILE")
+    os.environ["MOTIVE_CONFIG"] = str(write_demo_config(Path(arguments.folder)))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from motive_pipeline.doctor import examine
+
+    failed = False
+    for finding in examine():
+        print(finding, flush=True)
+        failed = failed or finding.status == "fail"
+    return 1 if failed else 0
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:
@@ -233,6 +275,25 @@ def _path(config: Config, arguments: argparse.Namespace) -> int:
 
     print(Workspace(config).published(arguments.asset).data_folder)
     return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if arguments.report is not None:
+        from motive_pipeline.report.verify import print_checks, verify
+
+        return print_checks(verify(arguments.report, clips=arguments.clips, model=arguments.model))
+    from motive_pipeline.storage.checking import check_store
+    from motive_pipeline.storage.workspace import Workspace
+
+    if arguments.clips or arguments.model:
+        raise MotiveError("--clips and --model belong to a report: `motive verify REPORT --clips FOLDER --model FOLDER`")
+    workspace = Workspace(load_config())
+    with workspace.lock.holding(wait_s=1.0, who="motive verify"):
+        checked = check_store(workspace)
+    for problem in checked.problems:
+        print(problem)
+    print(checked.summary())
+    return 1 if checked.problems else 0
 
 
 def _gc(config: Config, arguments: argparse.Namespace) -> int:

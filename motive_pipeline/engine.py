@@ -5,7 +5,6 @@ The unit of computation is one row; a batch is only how many rows are committed 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage.rows import Row, RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import RowCounts
 
-log = logging.getLogger(__name__)
-
 Item = TypeVar("Item")
-
-REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,7 @@ def compute_rows(
     finally:
         commit()
     progress.report(last=True)
-    counts = RowCounts(computed=progress.computed, reused=len(work) - len(missing), rejected=len(rejects))
+    counts = RowCounts(computed=len(missing) - progress.rejected, reused=len(work) - len(missing), rejected=len(rejects))
     return Outcome(refs=refs, rejects=rejects, counts=counts)
 
 
@@ -120,28 +116,3 @@ def require_few_rejects(stage: str, *, rejected: int, total: int, max_share: flo
             f"{stage}: {rejected} of {total} rejected ({listed}); at most a share of {max_share:g} is allowed by {key}, and at least one must "
             "remain. See the log for each file, mend or remove the files, or raise the limit."
         )
-
-
-class Progress:
-    """Rows done, reused and rejected, their rate and the time left, logged every few seconds."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what = what
-        self.total = total
-        self.computed = self.reused = self.rejected = 0
-        self._start = self._last = time.monotonic()
-
-    def report(self, *, last: bool = False) -> None:
-        """Log a line when one is due, or when this is the last."""
-        now = time.monotonic()
-        if not last and now - self._last < REPORT_EVERY_S:
-            return
-        self._last = now
-        done = self.computed + self.rejected
-        rate = done / max(now - self._start, 1e-9)
-        left = self.total - self.reused - done
-        eta = f", {left / rate:.0f} s left" if left and rate else ""
-        log.info(
-            "%s: %d of %d (%d computed, %d reused, %d rejected), %.1f rows/s%s",
-            self.what, self.reused + done, self.total, self.computed, self.reused, self.rejected, rate if done else 0.0, eta,
-        )  # fmt: skip

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.pinned import Pinned, cache_folder
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest_file
 
@@ -107,6 +108,7 @@ def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: in
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     hashed, size = hashlib.sha256(), 0
+    progress = Progress(f"download {url.rpartition('/')[2]}", num_bytes and num_bytes / 1e6, unit="MB")
     descriptor, temp = tempfile.mkstemp(prefix=atomic.TEMP_PREFIX, dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file, _opened(url) as answer:
@@ -114,6 +116,7 @@ def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: in
                 hashed.update(block)
                 size += len(block)
                 file.write(block)
+                progress.step(len(block) / 1e6)
         if num_bytes is not None and size != num_bytes:
             raise MotiveError(f"{url}: {size} bytes came, not the pinned {num_bytes}. Nothing was kept; try again.")
         if sha256 is not None and hashed.hexdigest() != sha256:

@@ -22,10 +22,11 @@ TOGETHER = {
             "test_provenance",
             "test_controls",
             "test_eval_stage",
-            "test_unused",
+            "test_garbage",
             "test_explain",
             "test_vbench",
             "test_api",
+            "test_golden",
         ),
         "evaluated",
     ),
@@ -36,6 +37,12 @@ TOGETHER = {
 LONGEST_FIRST = ("test_staleness", "project", "test_daemon", "test_plan", "test_bad_input", "evaluated", "test_automation", "test_crash",
                  "test_full_disk", "test_open_shell", "test_two_runs", "test_undone", "test_finetune", "prepared_project")  # fmt: skip
 """What takes long comes first, so that two processes end at nearly the same time."""
+
+
+WITHOUT_COVERAGE = ("test_staleness", "project", "test_daemon", "test_plan", "test_bad_input", "test_automation", "test_crash",
+                    "test_full_disk", "test_open_shell", "test_two_runs", "test_undone", "test_real_clips", "test_wheel")  # fmt: skip
+"""Groups that run whole graphs, mostly in processes of their own. Tracing would make them a third slower (Python 3.11 traces every line of every
+library), and the lines of the library that they run are run by smaller tests, too."""
 
 
 def _group(nodeid: str) -> str:
@@ -59,6 +66,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of a group one after the other, the longest groups first."""
     places = {group: place for place, group in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: (places.get(_group(item.nodeid), len(places)), _group(item.nodeid)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Stops measuring the coverage (``make test``) while a test of :data:`WITHOUT_COVERAGE` and its fixtures run."""
+    controller = getattr(item.config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    if controller is None or _group(item.nodeid) not in WITHOUT_COVERAGE:
+        return (yield)
+    controller.pause()
+    try:
+        return (yield)
+    finally:
+        controller.resume()
 
 
 SMALL_DEMO = """

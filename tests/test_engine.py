@@ -61,7 +61,7 @@ def test_progress_names_rows_rate_and_what_became_of_them(tmp_path, caplog):
     store = RowStore(tmp_path / "s")
     compute_rows(store, work(1), double, what="latents")
     compute_rows(store, work(1, 2), double, what="latents")
-    assert "latents: 2 of 2 (1 computed, 1 reused, 0 rejected)" in caplog.text
+    assert "latents: 2 of 2 rows (1 computed, 1 reused, 0 rejected)" in caplog.text
 
 
 @pytest.mark.parametrize(("rejected", "total", "passes"), [(0, 4, True), (1, 4, True), (2, 4, False), (1, 1, False), (0, 0, True)])

@@ -23,7 +23,7 @@ from motive_pipeline.attribution.tiles import stream_influence, tile_clips
 from motive_pipeline.config import Variant
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import HEX_DIGITS
-from motive_pipeline.storage.scratch import move_children, scratch_folder
+from motive_pipeline.storage.work_folders import move_children, scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import consolidate, new_array, new_group, write_ids
 

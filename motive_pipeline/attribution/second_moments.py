@@ -40,9 +40,10 @@ from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.checkpointing import Checkpointing
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import load_work, save_work
+from motive_pipeline.storage.work_folders import load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ def _sum_squares(
         sums[name].addcmul_(gradient, gradient)
         lengths.append(torch.linalg.vector_norm(gradient))
 
+    progress = Progress("second moments", len(clip_ids), unit="clips")
     for clip_id in clip_ids:
         latents_CFHW, prompt_LE = latents(clip_id)
         lengths.clear()
@@ -161,6 +163,7 @@ def _sum_squares(
         except RejectRow as rejection:
             log.warning("%s: clip %s is left out of the warm-up: %s", ASSET, clip_id, rejection.detail)
             return clip_id
+        progress.step()
     return None
 
 

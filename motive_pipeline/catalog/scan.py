@@ -6,8 +6,6 @@ Hashes of files that have not changed come from memory (files/hash_memory.py).
 
 from __future__ import annotations
 
-import logging
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +16,11 @@ from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects
 from motive_pipeline.files.hash_memory import ID_DIGITS, FileHash, HashMemory, hash_file
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.progress import Progress
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, ClipSource, SourceEntry
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 DIFFERENCES = {
     "missing_file": "rows without file",
@@ -38,7 +35,6 @@ _LARGE_BYTES = 2**18
 
 _HASHED_AHEAD = 4
 """Large files in work for each thread, while the oldest one is waited for."""
-_REPORT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +85,12 @@ def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Call
     files: list[SourceFile] = []
     bad: list[BadEntry] = []
     hashed_before = memory.num_hashed
-    progress = _HashProgress(source.key)
+    progress, num_bytes = Progress(source.key, None, unit="files"), 0
     for found in _identified(source.entries(), memory, threads):
         if isinstance(found, SourceFile):
             files.append(found)
-            progress.report(found.num_bytes, memory.num_hashed - hashed_before)
+            num_bytes += found.num_bytes
+            progress.step(note=f"{memory.num_hashed - hashed_before} hashed, {num_bytes / 1e9:.1f} GB")
             if seen is not None:
                 seen(found)
         else:
@@ -209,27 +206,3 @@ def _file(entry: SourceEntry, sha256: str, num_bytes: int) -> SourceFile:
 
 def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:
     return BadEntry(path=entry.file.location, relative=entry.relative, reason=rejection.reason, detail=rejection.detail)
-
-
-class _HashProgress:
-    """Logs a line every few seconds while files are hashed."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._files = self._bytes = 0
-        self._start = self._last = time.monotonic()
-
-    def report(self, num_bytes: int, num_hashed: int) -> None:
-        self._files += 1
-        self._bytes += num_bytes
-        now = time.monotonic()
-        if now - self._last >= _REPORT_EVERY_S:
-            self._last = now
-            log.info(
-                "%s: %d files looked at, %d hashed, %.1f GB, %.0f s",
-                self._key,
-                self._files,
-                num_hashed,
-                self._bytes / 1e9,
-                now - self._start,
-            )

@@ -6,7 +6,6 @@ Axes: T decoded frames, H W pixels, K frames that a network sees, E entries of a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from motive_pipeline.config import FLOW_HISTOGRAM, Config, Embedding
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.folder import file_hashes, hash_memory
+from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.models.load import fixed_device
 from motive_pipeline.motion.histogram import flow_histogram, sampled_flow, velocity
 from motive_pipeline.storage.digest import digest
@@ -29,7 +29,6 @@ FLOW_VERSION = 1
 
 FLOW_SPANS, FLOW_CELLS = 2, 2
 _NEEDED = ("config.json", "preprocessor_config.json")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def encoder_content(ws: Workspace) -> str:
@@ -124,16 +123,20 @@ def encoder_folder(embedding: Embedding) -> Path:
     Raises:
         MotiveError: no such folder, it holds no model in transformers' format, or the hub cannot be reached.
     """
-    name = embedding.encoder
-    if Path(name).is_dir():
-        folder = Path(name)
-    elif Path(name).is_absolute() or not _HUB_ID.fullmatch(name):
-        raise MotiveError(
-            f"embedding.encoder = {name!r}: no such folder. Name {FLOW_HISTOGRAM}, a folder in transformers' format, or a hub id such as "
-            "facebook/dinov2-small."
+    return resolve(
+        Named(
+            key="embedding.encoder",
+            name=embedding.encoder,
+            revision=embedding.revision,
+            allowed=f"{FLOW_HISTOGRAM}, a folder in transformers' format, or a hub id such as facebook/dinov2-small",
+            files=(*_NEEDED, "*.safetensors"),
+            require=lambda folder: _require_encoder(folder, embedding.encoder),
         )
-    else:
-        folder = _hub_snapshot(embedding)
+    )
+
+
+def _require_encoder(folder: Path, name: str) -> None:
+    """Raise :class:`MotiveError` unless ``folder`` holds an encoder in transformers' format; ``name`` is the setting's value."""
     missing = [file for file in _NEEDED if not (folder / file).is_file()]
     missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
     if missing:
@@ -145,22 +148,3 @@ def encoder_folder(embedding: Embedding) -> Path:
         raise MotiveError(
             f"embedding.encoder = {name!r}: {folder / 'config.json'} names no model_type, so transformers cannot tell what it is."
         )
-    return folder
-
-
-def _hub_snapshot(embedding: Embedding) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    wanted: dict[str, Any] = {"revision": embedding.revision, "allow_patterns": [*_NEEDED, "*.safetensors"]}
-    try:
-        return Path(snapshot_download(embedding.encoder, local_files_only=True, **wanted))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return Path(snapshot_download(embedding.encoder, **wanted))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise MotiveError(
-            f"embedding.encoder = {embedding.encoder!r}: not on this machine, and it cannot be downloaded from the hub "
-            f"({str(error).splitlines()[0]}). Check the name and the network, or name a folder that holds the encoder."
-        ) from error

@@ -27,7 +27,7 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.scores import TABLES
-from motive_pipeline.storage.scratch import scratch_folder
+from motive_pipeline.storage.work_folders import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10

@@ -110,7 +110,7 @@ def write_demo(
     }
     if _is_written(folder, settings):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(folder.parent)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_all(unfinished, settings)

@@ -24,12 +24,14 @@ from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.export.videos import remove_half_written, require_unchanged, write_videos
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.disk_errors import storage_trouble
+from motive_pipeline.storage.layout import source_folders
 from motive_pipeline.storage.lock import FileLock
-from motive_pipeline.storage.trouble import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
 
 _SHOWN = 5
+_OWN_FOLDERS = ("rows", "published", "work", "scores", "state", "demo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
         Locked: another process exports to the same folder.
     """
     folder = folder.resolve()
+    _require_apart(ws, folder)
     if arm == "base":
         raise MotiveError("the arm base is the untrained model and has no clips to export. Name another arm with --arm.")
     kind = TRAINERS[trainer]
@@ -100,6 +103,7 @@ def _write_export(
 ) -> tuple[int, list[str]]:
     """Export while holding the lock; returns the number of videos written now, and the warnings."""
     _require_free_folder(folder)
+    _unlink_links(work)
     scores = score_table(ws, table)
     require_unchanged(ws, table)
     remove_half_written(work / VIDEOS)
@@ -164,6 +168,32 @@ def _finished_manifest(folder: Path) -> dict | None:
     except ValueError:
         return None
     return manifest if isinstance(manifest, dict) and "key" in manifest else None
+
+
+def _require_apart(ws: Workspace, folder: Path) -> None:
+    """The folder is neither one that clips are read from nor one that the pipeline writes.
+
+    Raises:
+        MotiveError: it is one of them.
+    """
+    for key, source in source_folders(ws.config):
+        if folder.is_relative_to(source):
+            raise MotiveError(
+                f"--to {folder}: it lies inside {key} = {source}, so the exported videos would be taken for clips. Name a folder outside of it."
+            )
+    root = ws.root.resolve()
+    inside = folder.relative_to(root).parts if folder.is_relative_to(root) else ("elsewhere",)
+    if not inside or inside[0] in _OWN_FOLDERS:
+        raise MotiveError(f"--to {folder}: the pipeline keeps its own files there (storage.root = {root}). Name a folder outside of it.")
+
+
+def _unlink_links(work: Path) -> None:
+    """Remove the links in the work folder, so that nothing is written through a link. What they lead to stays."""
+    if work.is_symlink():
+        work.unlink()
+    for path in list(work.rglob("*")):
+        if path.is_symlink():
+            path.unlink()
 
 
 def _require_free_folder(folder: Path) -> None:

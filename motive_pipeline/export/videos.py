@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.engine import Progress
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.export.trainer import VIDEOS, Videos
 from motive_pipeline.files.file_stat import disk_errors_as_rejects
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
@@ -39,7 +39,7 @@ def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Pa
     """Write the missing videos; returns their number."""
     files = [folder / name for name in file_names(table, videos)]
     missing = [(MediaFile.parse(path), file) for path, file in zip(table["path"], files, strict=True) if not file.exists()]
-    progress = Progress("export", total=len(table))
+    progress = Progress("export", len(table), unit="clips")
     progress.reused = len(table) - len(missing)
     problems: list[str] = []
     threads = max(1, ws.config.engine.num_decode_workers)
@@ -52,8 +52,7 @@ def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Pa
         source, future = begun.popleft()
         with collect_problems(problems, source.location):
             future.result()
-            progress.computed += 1
-        progress.report()
+            progress.step()
 
     with ThreadPoolExecutor(threads, thread_name_prefix="write") as pool:
         try:
@@ -72,8 +71,6 @@ def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Pa
         finally:
             for _, future in begun:
                 future.cancel()
-    progress.rejected = len(problems)
-    progress.report(last=True)
     require_no_problems(problems, len(table))
     return len(missing)
 
@@ -104,10 +101,13 @@ def require_unchanged(ws: Workspace, table: pd.DataFrame) -> None:
     """
     memory = HashMemory(ws.state)
     problems: list[str] = []
+    progress = Progress("export, comparing files with the catalog", len(table), unit="files")
     for clip_id, path in zip(table["clip_id"], table["path"], strict=True):
         with collect_problems(problems, path):
             if memory.clip_id(MediaFile.parse(path)) != clip_id:
                 problems.append(f"{path}: its content has changed")
+        progress.computed += 1
+        progress.report()
     memory.save()
     require_no_problems(problems, len(table))
 

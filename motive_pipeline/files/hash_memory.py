@@ -6,6 +6,7 @@ A hash is remembered by (location, size, mtime_ns, ctime_ns, inode). For a membe
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 import time
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from typing import Any
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects
 from motive_pipeline.files.media_file import MediaFile, media_file
+from motive_pipeline.storage import atomic
+
+log = logging.getLogger(__name__)
 
 ID_DIGITS = 16
 """A clip's id is this many hex digits of the hash of its bytes."""
@@ -73,21 +77,38 @@ class HashMemory:
 
     def __init__(self, state: Path) -> None:
         """Opens the memory in the folder ``state``. Raises MotiveError when the file is no usable database."""
-        state.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(state)  # beside a local root it lies in it
         self.file = state / "hashes.sqlite"
-        self._db = sqlite3.connect(self.file, timeout=60)
         try:
-            with self._db:
-                self._db.execute(
-                    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
-                    " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
-                )
-                if not any(column[1] == "num_bytes" for column in self._db.execute("PRAGMA table_info(hashes)")):
-                    self._db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
+            self._db = self._open()
         except sqlite3.DatabaseError as error:
-            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
+            self._forget(error)
         self._unsaved: list[tuple[Any, ...]] = []
         self.num_hashed = 0
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.file, timeout=60)
+        with db:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
+                " inode INTEGER, sha256 TEXT, settled INTEGER, num_bytes INTEGER) WITHOUT ROWID"
+            )
+            if not any(column[1] == "num_bytes" for column in db.execute("PRAGMA table_info(hashes)")):
+                db.execute("ALTER TABLE hashes ADD COLUMN num_bytes INTEGER")
+        return db
+
+    def _forget(self, error: sqlite3.DatabaseError) -> None:
+        """Begin anew when the file is damaged.
+
+        Raises:
+            MotiveError: the error means something else.
+        """
+        if isinstance(error, sqlite3.OperationalError):
+            raise MotiveError(f"{self.file} cannot be used ({error}). It only remembers hashes: delete it.") from error
+        log.warning("%s is damaged (%s); it only remembers hashes, so files are hashed again", self.file, error)
+        for file in self.file.parent.glob(f"{self.file.name}*"):
+            file.unlink()
+        self._db = self._open()
 
     def clip_id(self, source: MediaFile | Path) -> str:
         """The clip's id as the file is now. Raises as :meth:`sha256` does."""
@@ -107,10 +128,14 @@ class HashMemory:
     def remembered(self, file: MediaFile) -> tuple[str, int] | None:
         """(hash, number of bytes) of a file that was hashed before with the stat that ``file`` has."""
         assert file.stat is not None
-        found = self._db.execute(
-            "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
-            (file.location, *file.stat.identity),
-        ).fetchone()
+        try:
+            found = self._db.execute(
+                "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
+                (file.location, *file.stat.identity),
+            ).fetchone()
+        except sqlite3.DatabaseError as error:
+            self._forget(error)
+            return None
         if found is None:
             return None
         return found[0], file.num_bytes() if found[1] is None else found[1]
@@ -127,6 +152,13 @@ class HashMemory:
 
     def save(self) -> None:
         """Write the hashes that were found since the last call."""
+        try:
+            self._save()
+        except sqlite3.DatabaseError as error:
+            self._forget(error)
+            self._save()
+        self._unsaved.clear()
+
+    def _save(self) -> None:
         with self._db:
             self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
-        self._unsaved.clear()

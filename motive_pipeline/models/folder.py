@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,19 +12,27 @@ from typing import Any
 from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.grid import LatentGrid
-from motive_pipeline.storage import atomic
+from motive_pipeline.models.hub import Named, resolve
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 TINY = Path(__file__).parent / "tiny"
 WEIGHTS = ("transformer", "transformer_2", "text_encoder", "vae")
+_HUB_FILES = (
+    "model_index.json",
+    "scheduler/*",
+    "tokenizer/*",
+    *(f"{name}/{kind}" for name in WEIGHTS for kind in ("*.json", "*.safetensors")),
+)
 ENCODERS = ("text_encoder", "tokenizer", "vae")
 """What latents and prompt embeddings come from: the other components may change without touching either."""
 
 YOUNG_S = 2.0
 """A file changed less than this ago may change again within the clock's resolution: its hash is not remembered."""
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def model_folder(model: config.Model) -> Path:
@@ -33,18 +41,20 @@ def model_folder(model: config.Model) -> Path:
     Raises:
         MotiveError: no such folder, not a WanPipeline, a component is missing, or the hub cannot be reached.
     """
+    what = f"model.path = {model.path!r}"
     if model.path == "tiny":
-        folder = TINY
-    elif Path(model.path).is_dir():
-        folder = Path(model.path)
-    elif Path(model.path).is_absolute() or not _HUB_ID.fullmatch(model.path):
-        raise MotiveError(
-            f"model.path = {model.path!r}: no such folder. Name a folder in diffusers' format, a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or tiny."
+        require_pipeline(TINY, what)
+        return TINY
+    return resolve(
+        Named(
+            key="model.path",
+            name=model.path,
+            revision=model.revision,
+            allowed="a folder in diffusers' format, a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or tiny",
+            files=_HUB_FILES,
+            require=lambda folder: require_pipeline(folder, what),
         )
-    else:
-        return _hub_snapshot(model)
-    require_pipeline(folder, f"model.path = {model.path!r}")
-    return folder
+    )
 
 
 def require_pipeline(folder: Path, what: str) -> None:
@@ -116,20 +126,34 @@ def hash_memory(ws: Workspace) -> Path:
 
 def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[str]]:
     """(name within ``folder``, hash) of each file; those whose hash is remembered are not read."""
-    known: dict[str, list[Any]] = _read_json(memory) if memory.exists() else {}
+    known = _remembered(memory)
     found: dict[str, list[Any]] = {}
     hashes = []
+    progress = Progress(f"hash of the model in {folder}", len(files), unit="files")
     for file in files:
         name, stat = str(file.resolve()), file.stat()
         signature = [stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns, stat.st_nlink]
         entry = known.get(name)
         sha = entry[1] if entry and _same_file(entry[0], signature) else digest_file(file)
         hashes.append([file.relative_to(folder).as_posix(), sha])
+        progress.computed += 1
+        progress.report()
         if time.time() - max(stat.st_mtime, stat.st_ctime) > YOUNG_S:
             found[name] = [signature, sha]
     if any(known.get(name) != entry for name, entry in found.items()):
-        atomic.write_json(memory, known | found)
+        write_sealed(memory, known | found)
     return hashes
+
+
+def _remembered(memory: Path) -> dict[str, list[Any]]:
+    """File -> [signature, hash]; nothing when the file is new or damaged, which costs time only."""
+    try:
+        return read_sealed(memory)
+    except FileNotFoundError:
+        return {}
+    except Damaged as error:
+        log.warning("%s; it only remembers hashes, so the model's files are hashed again", error)
+        return {}
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
@@ -151,36 +175,6 @@ def _facts(ws: Workspace, folder: Path, files: Sequence[Path]) -> dict[str, Any]
         "files": len(files),
         "megabytes": round(sum(file.stat().st_size for file in files) / 1e6, 1),
     }
-
-
-def _hub_snapshot(model: config.Model) -> Path:
-    """The cached files of a hub id, downloaded if they are not all there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    what = f"model.path = {model.path!r}"
-    try:
-        folder = Path(snapshot_download(model.path, revision=model.revision, local_files_only=True))
-        require_pipeline(folder, what)
-        return folder
-    except (LocalEntryNotFoundError, MotiveError):
-        pass
-    wanted = [
-        "model_index.json",
-        "scheduler/*",
-        "tokenizer/*",
-        *(f"{name}/{kind}" for name in WEIGHTS for kind in ("*.json", "*.safetensors")),
-    ]
-    try:
-        folder = Path(snapshot_download(model.path, revision=model.revision, allow_patterns=wanted))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        revision = f" at revision {model.revision}" if model.revision else ""
-        raise MotiveError(
-            f"{what}: not on this machine, and it cannot be downloaded from the hub{revision} ({str(error).splitlines()[0]}). "
-            "Check the name and the network, or set model.path to a folder with the model."
-        ) from error
-    require_pipeline(folder, what)
-    return folder
 
 
 def _same_file(known: list[int], now: list[int]) -> bool:

@@ -165,6 +165,15 @@ def _cached_hash() -> Callable[[Path], str]:
     return hash_of
 
 
+def print_checks(checks: Sequence[Check]) -> int:
+    """Print every check; the exit code: 1 when something is wrong."""
+    for check in checks:
+        print(f"{check.outcome:11}  {check.what}{': ' + check.detail if check.detail else ''}")
+    wrong = sum(check.outcome == "WRONG" for check in checks)
+    print(f"{wrong} of {len(checks)} checks failed" if wrong else "no check failed")
+    return 1 if wrong else 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every check. The exit code is 1 if a check failed."""
     parser = argparse.ArgumentParser(prog="python -m motive_pipeline.report.verify", description=(__doc__ or "").splitlines()[0])
@@ -177,11 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MotiveError as error:
         print(error, file=sys.stderr)
         return 1
-    for check in checks:
-        print(f"{check.outcome:11}  {check.what}{': ' + check.detail if check.detail else ''}")
-    wrong = sum(check.outcome == "WRONG" for check in checks)
-    print(f"{wrong} of {len(checks)} checks failed" if wrong else "no check failed")
-    return 1 if wrong else 0
+    return print_checks(checks)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage import atomic
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class FileLock:
             file, count = self._held[self.path]
             self._held[self.path] = (file, count + 1)
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self.path.parent)
         file = self.path.open("a+", encoding="utf-8")
         deadline = time.monotonic() + wait_s
         told = False

@@ -165,7 +165,7 @@ class ScoreTables:
         Such a file is linked, not copied: nobody may write to it afterwards.
         Nothing happens when every piece equals the one that is there. The caller holds the root's lock.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self.folder)
         atomic.remove_leftovers(self.folder)
         current = self.version()
         number = 1 + max((int(p.name[1:]) for p in self.folder.glob("v*") if p.name[1:].isdecimal()), default=0)

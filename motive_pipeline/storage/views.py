@@ -94,7 +94,7 @@ class ViewsFile:
 
     @contextmanager
     def _new_file(self, views: Mapping[str, str]) -> Iterator[Path]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self.path.parent)
         temp = self._temp("new")
         try:
             with duckdb.connect(str(temp)) as connection:

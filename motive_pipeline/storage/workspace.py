@@ -27,7 +27,7 @@ from motive_pipeline.graph import STAGES, Graph
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.integrity import altered, files_of
-from motive_pipeline.storage.layout import require_known_layout
+from motive_pipeline.storage.layout import require_apart, require_known_layout
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.publication import (
@@ -60,16 +60,17 @@ class Workspace:
     """Everything below one ``storage.root``, seen through one config.
 
     Raises:
-        MotiveError: a newer version of the software wrote there.
+        MotiveError: another version of the software wrote there, or the root lies inside the clips or another root.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.root = config.storage.root
         require_known_layout(self.root)
+        require_apart(config)
         self.state = config.storage.state or self.root / "state"
         self.scores = ScoreTables(self.root, self.state)
-        self.lock = FileLock(self.state / "run.lock", f"the store {self.root}")
+        self.lock = FileLock(self.root / "run.lock", f"the store {self.root}")
         self._stores: dict[str, RowStore] = {}
         self._indexes = RowIndexes(self.store_at)
         self._checked: set[Path] = set()

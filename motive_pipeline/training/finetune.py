@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import STAGES
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import link_tree, load_work, save_work
+from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.training.loop import Shape, finetune
 
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 STAGE = "finetuned_checkpoint"
 PIPELINE, RECORD = "pipeline", "training.json"
-REPORT_EVERY_S = 5.0
 AVERAGED_LOSSES = 10
 """The published first and last loss of a training are means over this many steps."""
 
@@ -115,8 +115,12 @@ def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[
     started = time.time()
     # The loaded base model is shared and training changes weights in place, so load its folder again.
     model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
-    progress = _Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps)
-    losses = finetune(model, clips, latents.get, ws.config.finetune, training=number, on_step=progress)
+    progress = Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps, unit="steps")
+
+    def on_step(_step: int, loss: float) -> None:
+        progress.step(note=f"loss {loss:.4f}")
+
+    losses = finetune(model, clips, latents.get, ws.config.finetune, training=number, on_step=on_step)
     with atomic.new_folder(folder) as temp:
         model.save(temp / PIPELINE)
         record = {
@@ -189,28 +193,3 @@ def _moving_mean(values: Float[np.ndarray, " S"], width: int) -> Float[np.ndarra
     sums = np.cumsum(values)
     before = np.concatenate([np.zeros(width), sums])[: len(values)]
     return (sums - before) / np.minimum(np.arange(1, len(values) + 1), width)
-
-
-class _Progress:
-    """Logs step, loss, steps per second and remaining time every few seconds."""
-
-    def __init__(self, what: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._what, self._steps, self._clock = what, steps, clock
-        self._start = self._last = clock()
-
-    def __call__(self, step: int, loss: float) -> None:
-        now = self._clock()
-        done = step + 1
-        if now - self._last < REPORT_EVERY_S and done < self._steps:
-            return
-        self._last = now
-        rate = done / max(now - self._start, 1e-9)
-        log.info(
-            "%s: step %d of %d, loss %.4f, %.2f steps/s, %.0f s left",
-            self._what,
-            done,
-            self._steps,
-            loss,
-            rate,
-            (self._steps - done) / rate,
-        )

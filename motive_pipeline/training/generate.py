@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +18,16 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
-from motive_pipeline.storage.scratch import finish_file, is_finished
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.work_folders import finish_file, is_finished
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 from motive_pipeline.training.prompts import Video, planned_videos
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.encode import write_mp4
-
-log = logging.getLogger(__name__)
 
 STAGE = "generated_videos"
 SHEET_VIDEOS, SHEET_FRAMES = 6, 6
@@ -103,13 +101,18 @@ def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequen
     load = functools.cache(checkpoint.load)
     size = ws.config.generate.batch_size
     accepted = len(tally.rows)
+    progress = Progress(f"generate {arm}, training {checkpoint.training}", len(videos), unit="videos")
     for first in range(0, len(videos), size):
         batch = _Batch(ws, checkpoint, videos[first : first + size])
         if batch.missing():
             begun = time.time()
-            tally.computed += batch.generate(load())
+            num_drawn = batch.generate(load())
+            tally.computed += num_drawn
             tally.seconds += time.time() - begun
-            log.info("generate %s, training %d: %d of %d videos", arm, checkpoint.training, min(first + size, len(videos)), len(videos))
+            progress.reused += len(batch.videos) - num_drawn
+            progress.step(num_drawn)
+        else:
+            progress.reused += len(batch.videos)
         for video, file in zip(batch.videos, batch.files, strict=True):
             name = f"seed-{checkpoint.training}/{video.name}"
             why = _why_rejected(file)

@@ -165,7 +165,7 @@ def test_a_clip_deleted_between_catalog_and_gradient_is_a_row_in_rejects_and_com
 def test_a_store_written_by_a_newer_version_is_refused_by_every_command(project):
     project.run("--select", 'key:"clip_catalog"')
     mark = project.config.storage.root / "layout.json"
-    mark.write_text(mark.read_text().replace("1", "2"), encoding="utf-8")
+    mark.write_text(mark.read_text().replace("2", "3"), encoding="utf-8")
     before = sorted(path.name for path in project.config.storage.root.iterdir())
     for command in (["run"], ["sql", "SELECT 1"], ["path", "clip_catalog"], ["plan"]):
         outcome = project.motive(*command)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline.storage.trouble import storage_trouble
+from motive_pipeline.storage.disk_errors import storage_trouble
 from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project
 

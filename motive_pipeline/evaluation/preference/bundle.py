@@ -16,7 +16,7 @@ from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.page import render_page
 from motive_pipeline.evaluation.preference.pairs import Pair, Shot, UnpairedVideo, catch_trials_wanted, deal, pair_up
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.scratch import scratch_folder
+from motive_pipeline.storage.work_folders import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 from motive_pipeline.video.decode import FrameRule
 

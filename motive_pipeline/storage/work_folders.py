@@ -31,7 +31,7 @@ def scratch_folder(ws: Workspace, asset: str) -> Iterator[Path]:
     The caller holds the root's lock, or is otherwise the only one that makes ``asset``.
     """
     parent = ws.root / "work" / "scratch" / asset
-    parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(parent)
     atomic.remove_leftovers(parent)
     with TemporaryDirectory(prefix=atomic.TEMP_PREFIX, dir=parent) as folder:
         yield Path(folder)

@@ -19,7 +19,7 @@ from motive_pipeline.errors import NotPublished
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.publication import DAMAGED, RECORD
-from motive_pipeline.storage.scratch import marks_of
+from motive_pipeline.storage.work_folders import marks_of
 from motive_pipeline.storage.workspace import POINTER, Publication, Workspace
 
 WORK = {"finetune": "finetuned_checkpoint", "videos": "generated_videos"}

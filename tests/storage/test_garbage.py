@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from motive_pipeline.report.stage import publish_report
-from motive_pipeline.storage.unused import WORK, remove, report_folders, unused
+from motive_pipeline.storage.garbage import WORK, remove, report_folders, unused
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import copied, open_workspace, publish_upstream
 
