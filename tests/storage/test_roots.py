@@ -4,7 +4,7 @@ import json
 import sqlite3
 
 import pytest
-from motive_pipeline.storage.unused import remove, unused
+from motive_pipeline.storage.garbage import remove, unused
 
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import MotiveError
