@@ -71,7 +71,7 @@ def most_motion(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shap
     return highest(pool, _magnitude_px(ws, pool), len(pool))
 
 
-def nearest_embeddings(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+def nearest_embeddings(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
     """The clips by the votes of the queries over the similarity of embeddings."""
     return np.array(nearest_clips(ws, pool.astype(str).tolist()), dtype="S16")
 

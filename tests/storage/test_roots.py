@@ -4,7 +4,6 @@ import json
 import sqlite3
 
 import pytest
-from motive_pipeline.storage.garbage import remove, unused
 
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import MotiveError
@@ -12,6 +11,7 @@ from motive_pipeline.export.subset import export_subset
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.models.folder import file_hashes
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.garbage import remove, unused
 from motive_pipeline.storage.layout import FILE, LAYOUT, mark_layout
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.workspace import Workspace
