@@ -171,7 +171,7 @@ def test_reading_before_anything_is_published_and_after_rows_were_lost_says_what
         LatentSet(ws, "clip")
     publish_latents(ws, role="clip")
     shutil.rmtree(ws.root / "rows" / "latents")
-    with pytest.raises(NotPublished, match="latents: its published folder .* is missing or not whole"):
+    with pytest.raises(NotPublished, match=r"latents: its published folder .* is missing or not whole"):
         LatentSet(ws, "clip")
 
 
