@@ -1,5 +1,6 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
 # make test   the tests
+# make lowest the lowest versions that pyproject.toml allows, in .venv-lowest, and the tests marked smoke
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (about half an hour)
 # make crash  kill the graph at 50 random instants and compare the end (about an hour)
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 
-.PHONY: install demo dev test lint lint-ruff lint-types lint-layers seeds crash
+.PHONY: install demo dev test lowest lint lint-ruff lint-types lint-layers seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,6 +28,12 @@ dev: install
 
 test: install
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
+lowest:
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/lowest.txt
+	nice .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt -e ".[dev]"
+	nice .venv-lowest/bin/python -m pytest -m smoke
 
 lint: lint-ruff lint-types lint-layers
 
