@@ -1,6 +1,7 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
 # make test   the tests that guard every change, and the coverage
 # make test-slow  the tests that take minutes
+# make lowest the lowest versions that pyproject.toml allows, in .venv-lowest, and the tests marked smoke
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
 # make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (about half an hour)
@@ -13,7 +14,7 @@ CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo dev test test-slow lint lint-ruff lint-types lint-layers golden seeds crash
+.PHONY: install demo dev test test-slow lowest lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -33,6 +34,12 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+lowest:
+	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/lowest.txt
+	nice .venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt -e ".[dev]"
+	nice .venv-lowest/bin/python -m pytest -m smoke
 
 lint: lint-ruff lint-types lint-layers
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
+from assets.dagster_internals import AssetGraph
 from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.names import asset_name

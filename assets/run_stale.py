@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
+from assets.dagster_internals import AssetGraph
 from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance

@@ -4,8 +4,8 @@ Belongs here: ``schedule.cron``. Does not belong here: what looks every few seco
 """
 
 import dagster as dg
-from dagster._utils.schedules import is_valid_cron_schedule
 
+from assets.dagster_internals import is_valid_cron_schedule
 from assets.news import Clips, NothingToDo, listed, news_of, one_look
 from motive_pipeline.config import Config
 from motive_pipeline.errors import ConfigError, MotiveError

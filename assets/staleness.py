@@ -1,20 +1,10 @@
-"""What is stale, asked of Dagster: the one place that touches its private resolver (dagster 1.13, pinned)."""
+"""What is stale, as Dagster says (``dagster_internals.py``) and as the published folders say; and what the last runs left undone."""
 
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-from dagster._core.definitions.data_version import (
-    CachingStaleStatusResolver,
-    StaleCause,
-    StaleCauseCategory,
-    StaleStatus,
-    extract_data_provenance_from_entry,
-)
-from dagster._core.loader import LoadingContextForTest
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.event_log.base import AssetRecord
 
+from assets.dagster_internals import AssetGraph, Reason, planned_checks, staleness_of, versions_read
 from assets.names import asset_key, asset_name
 from motive_pipeline.storage.workspace import Workspace
 
@@ -33,30 +23,23 @@ def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Wor
 
     An asset whose published folder has gone from disk counts as missing, whatever Dagster remembers.
     """
-    context = LoadingContextForTest(instance)
-    AssetRecord.prepare(context, graph.get_all_asset_keys())  # one query for all assets instead of one for each
-    resolver = CachingStaleStatusResolver(instance, graph, context)
     stale: dict[dg.AssetKey, list[Cause]] = {}
-    for key in graph.materializable_asset_keys:
-        status = resolver.get_status(key)
-        if status == StaleStatus.MISSING:
+    for key, found in staleness_of(graph, instance).items():
+        if found.is_missing:
             stale[key] = [Cause(kind="missing", words="never materialized")]
         elif not workspace.has_published(asset_name(key)):
             stale[key] = [Cause(kind="missing", words="its published folder is missing")]
-        elif status == StaleStatus.STALE:
-            stale[key] = [_cause(cause) for cause in resolver.get_stale_causes(key)]
+        elif found.is_stale:
+            stale[key] = [_cause(reason) for reason in found.reasons]
     return stale
 
 
-def _cause(cause: StaleCause) -> Cause:
-    if cause.dependency_asset_key is None:
+def _cause(reason: Reason) -> Cause:
+    if reason.dependency is None:
         return Cause(kind="code", words="its settings or its code changed")
-    name = asset_name(cause.dependency_asset_key)
-    if cause.category == StaleCauseCategory.DEPENDENCIES:
-        return Cause(
-            kind="input", words=f"no longer reads {name}" if cause.reason.startswith("removed") else f"now reads {name}", asset=name
-        )
-    return Cause(kind="input", words=f"{name} has changed", asset=name)
+    name = asset_name(reason.dependency)
+    words = {None: f"{name} has changed", True: f"now reads {name}", False: f"no longer reads {name}"}[reason.came]
+    return Cause(kind="input", words=words, asset=name)
 
 
 def last_observed(instance: dg.DagsterInstance, source: str) -> str | None:
@@ -69,9 +52,7 @@ def last_observed(instance: dg.DagsterInstance, source: str) -> str | None:
 def version_consumed(instance: dg.DagsterInstance, asset: str, source: str) -> str | None:
     """The data version of ``source`` that the last materialization of ``asset`` read; None before the first."""
     event = instance.get_latest_materialization_event(asset_key(asset))
-    provenance = extract_data_provenance_from_entry(event) if event else None
-    version = provenance.input_data_versions.get(dg.AssetKey(source)) if provenance else None
-    return version.value if version else None
+    return versions_read(event).get(dg.AssetKey(source)) if event else None
 
 
 def failed_last(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetKey]:
@@ -88,8 +69,7 @@ def failed_last(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.Asset
 
 def unanswered_checks(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:
     """Checks that the last run for them ended without: the UI shows no answer, although their asset may be there."""
-    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(graph.asset_check_keys))
-    runs = {key: check.run_id for key, check in latest.items() if check.status == AssetCheckExecutionRecordStatus.PLANNED}
+    runs = planned_checks(instance, graph.asset_check_keys)
     ended = _ended(instance, set(runs.values()))
     return {key for key, run_id in runs.items() if run_id in ended}
 

@@ -92,7 +92,7 @@ def save_model(folder: Path) -> Path:
 
 def use_diffusers_attention(model: WanModel) -> None:
     """Let ``model`` compute attention as diffusers has it, and not as the pipeline does (models/wan_attention.py)."""
-    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+    from motive_pipeline.internals.diffusers import WanAttnProcessor
 
     transformer: Any = model.transformer
     transformer.set_attn_processor(WanAttnProcessor())

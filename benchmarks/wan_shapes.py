@@ -36,6 +36,7 @@ from benchmarks.gradient_pass import PROJECTIONS
 from motive_pipeline import config
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.projection import Projected
+from motive_pipeline.internals.diffusers import float32_modules
 from motive_pipeline.models.load import fixed_device
 from motive_pipeline.models.wan import WanModel
 from tests.tiny_wan import build_pipeline
@@ -252,7 +253,7 @@ def build_model(arguments: argparse.Namespace, device: torch.device) -> WanModel
     random = torch.Generator(device).manual_seed(0)
     for module_name, module in transformer.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            exact = any(part in f"{module_name}.{name}" for part in transformer._keep_in_fp32_modules)
+            exact = any(part in f"{module_name}.{name}" for part in float32_modules(transformer))
             values = torch.empty(parameter.shape, dtype=torch.float32 if exact else dtype, device=device)
             if "norm" in module_name and name == "weight":
                 values.fill_(1.0)

@@ -25,7 +25,7 @@ def dagster_daemon(config: Config, log: Path) -> Iterator[None]:
     environment = os.environ | {"DAGSTER_HOME": str(instance_folder(config)), "MOTIVE_CONFIG": str(config.file)}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dagster._daemon", "run", "-w", str(WORKSPACE)],
+            [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(WORKSPACE)],
             stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=WORKSPACE.parent, start_new_session=True,
         )  # fmt: skip
         try:

@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.remote_origin import InProcessCodeLocationOrigin
-from dagster._core.storage.event_log.base import AssetRecord
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster_graphql.schema import create_schema
 
 from assets.definitions import build_definitions
 from motive_pipeline.config import Config
+from tests.dagster_internals import (
+    AssetRecord,
+    InProcessCodeLocationOrigin,
+    InProcessWorkspaceLoadTarget,
+    LoadableTargetOrigin,
+    WorkspaceProcessContext,
+)
 
 QUERY = "query AssetStaleStatusQuery { assetNodes { assetKey { path } isMaterializable staleStatus } }"
 

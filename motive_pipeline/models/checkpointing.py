@@ -10,17 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-_ATTENTION = {
-    getattr(torch.ops.aten, name).default
-    for name in (
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    )
-}
-"""torch's fused kernels of attention; their arguments begin with queries and keys [B, heads, tokens, dim]."""
-
+from motive_pipeline.internals.torch import FUSED_ATTENTION
 
 Checkpointing = bool | Literal["full"]
 """Whether blocks are checkpointed; ``full`` also recomputes self-attention."""
@@ -49,6 +39,6 @@ def checkpointed(module: torch.nn.Module, how: Checkpointing) -> Iterator[None]:
 
 def _checkpoint_policy(_context: Any, operation: Any, *arguments: Any, **_: Any) -> CheckpointPolicy:
     """Save attention over all tokens. Attention to few keys, such as a prompt's, is quickly recomputed."""
-    if operation in _ATTENTION and arguments[1].shape[-2] >= arguments[0].shape[-2]:
+    if operation in FUSED_ATTENTION and arguments[1].shape[-2] >= arguments[0].shape[-2]:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

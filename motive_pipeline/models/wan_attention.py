@@ -11,10 +11,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.attention_dispatch import dispatch_attention_fn
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 from jaxtyping import Complex, Float
 from torch.autograd.function import once_differentiable
+
+from motive_pipeline.internals.diffusers import (
+    WanAttention,
+    WanAttnProcessor,
+    attention_backend,
+    dispatch_attention_fn,
+    is_plain_attention,
+)
 
 
 def use_lean_attention(transformer: torch.nn.Module) -> None:
@@ -39,7 +45,7 @@ class LeanAttention(WanAttnProcessor):
         attention_mask: torch.Tensor | None = None,
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> Float[torch.Tensor, "B T C"]:
-        if attn.add_k_proj is not None or attn.fused_projections or self._parallel_config is not None:
+        if not is_plain_attention(attn, self):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, rotary_emb)
         attended = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query_BTC = rms_norm(attn.norm_q, attn.to_q(hidden_states))
@@ -49,7 +55,7 @@ class LeanAttention(WanAttnProcessor):
             cos, sin = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in rotary_emb)
             turn = torch.complex(cos[..., 0::2], sin[..., 1::2])  # each stands there twice, for both entries of a pair
             query, key = apply_rotary(query, turn), apply_rotary(key, turn)
-        given_BTHD = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
+        given_BTHD = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=attention_backend(self))
         return attn.to_out[1](attn.to_out[0](given_BTHD.flatten(2, 3).type_as(query)))
 
 

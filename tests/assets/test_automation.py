@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.events import DagsterEvent, DagsterEventType, StepFailureData
 
 from assets.dead_runs import fail_dead_runs, run_lock
 from assets.definitions import build_definitions
@@ -26,6 +25,7 @@ from motive_pipeline.graph import SOURCES
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.encode import write_mp4
 from tests.assets.test_bad_input import moving
+from tests.dagster_internals import DagsterEvent, DagsterEventType, StepFailureData
 from tests.graph_project import SETTINGS, Project
 from tests.preference_fixtures import drop, publish_films, result_of
 

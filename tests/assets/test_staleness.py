@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from dagster._core.workspace.context import WorkspaceProcessContext
 
 import assets.run_stale as running
 from assets.names import asset_name
 from assets.run_stale import Report, run_stale
 from assets.staleness import stale_assets
 from motive_pipeline.graph import stages
+from tests.dagster_internals import WorkspaceProcessContext
 from tests.staleness_project import CHANGES, StalenessProject
 from tests.ui_status import unsynced, web_server
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 
+from motive_pipeline.internals.diffusers import WanAttention, WanAttnProcessor
 from motive_pipeline.models.wan_attention import LeanAttention, apply_rotary, rms_norm, use_lean_attention
 from tests.tiny_wan import build_model, build_transformer
 

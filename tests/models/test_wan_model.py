@@ -6,6 +6,7 @@ import torch
 from diffusers import WanPipeline
 
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.internals.diffusers import t5_embedding
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.models.wan import WanModel, load_wan
@@ -65,7 +66,7 @@ def test_prompts_are_cleaned_and_padded_with_zeros(model):
     assert torch.equal(model.encode_prompt("red &amp; blue"), model.encode_prompt("red & blue"))
     assert embedding[:4].abs().sum(dim=1).min() > 0
     assert not embedding[4:].any()
-    assert torch.equal(embedding, model.pipeline._get_t5_prompt_embeds("a red circle", max_sequence_length=8)[0])
+    assert torch.equal(embedding, t5_embedding(model.pipeline, "a red circle", max_tokens=8))
 
 
 def test_predict_is_the_transformer_in_float32_and_differentiable(model):

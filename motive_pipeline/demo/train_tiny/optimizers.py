@@ -5,6 +5,8 @@ import time
 
 import torch
 
+from motive_pipeline.internals.torch import subtract_each
+
 
 class Muon(torch.optim.Optimizer):
     """Momentum with an orthogonalised (Newton-Schulz) update of each weight matrix; a convolution is a matrix with one row per filter.
@@ -30,7 +32,7 @@ class Muon(torch.optim.Optimizer):
             velocity = state["velocity"].lerp_(gradients, 1 - momentum)
             _, rows, columns = gradients.shape
             updates = orthogonalised(gradients.lerp(velocity, momentum)) * (group["lr"] * max(1.0, rows / columns) ** 0.5)
-            torch._foreach_sub_(params, [update.view(param.shape) for param, update in zip(params, updates, strict=True)])
+            subtract_each(params, [update.view(param.shape) for param, update in zip(params, updates, strict=True)])
 
 
 def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:

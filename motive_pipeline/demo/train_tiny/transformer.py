@@ -14,6 +14,7 @@ from diffusers import WanPipeline, WanTransformer3DModel
 from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, Muon, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import NUM_TOKENS, build_pipeline, build_transformer, machine, save_pipeline
 from motive_pipeline.demo.train_tiny.vae import load_vae, save_vae
+from motive_pipeline.internals.torch import copy_each, lerp_each
 
 NUM_HELD_OUT = 256  # films
 LOG_EVERY_S, SAVE_EVERY_S = 60, 200
@@ -32,7 +33,7 @@ def average_over_workers(model: torch.nn.Module) -> None:
     flat = torch.cat([grad.reshape(-1) for grad in grads])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    torch._foreach_copy_(grads, [part.view_as(grad) for part, grad in zip(flat.split([g.numel() for g in grads]), grads, strict=True)])
+    copy_each(grads, [part.view_as(grad) for part, grad in zip(flat.split([g.numel() for g in grads]), grads, strict=True)])
 
 
 def shared_progress(progress: float) -> float:
@@ -190,7 +191,7 @@ def _with_transformer(pipeline: WanPipeline, transformer: WanTransformer3DModel)
 
 @torch.no_grad()
 def _update_mean(mean_model: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(mean_model.parameters()), list(model.parameters()), 1 - decay)
+    lerp_each(list(mean_model.parameters()), list(model.parameters()), 1 - decay)
 
 
 class Films:

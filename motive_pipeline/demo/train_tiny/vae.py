@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 
 from motive_pipeline.demo import generator as demo
 from motive_pipeline.demo.train_tiny.films import TRAIN_SEED, render_all, render_films, training_specs, video_tensor
 from motive_pipeline.demo.train_tiny.optimizers import LearningRateSchedule, Muon, split_parameters
 from motive_pipeline.demo.train_tiny.pipeline import LATENT_CHANNELS, LATENT_NOISE, build_vae, machine
+from motive_pipeline.internals.diffusers import WanResample, patchify, unpatchify
 
 
 def _resample_whole_sequence(self: WanResample, x: torch.Tensor, feat_cache=None, feat_idx=None) -> torch.Tensor:

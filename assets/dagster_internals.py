@@ -1,0 +1,78 @@
+"""Everything private of Dagster that the code location uses. No other module of ``assets/`` imports from ``dagster._...``.
+
+Belongs here: thin functions around Dagster's stale-status resolver, provenance and check records, and the names of private types.
+Does not belong here: what the answers mean for the pipeline (``staleness.py``).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+from dagster._core.definitions.data_version import (
+    CachingStaleStatusResolver,
+    StaleCause,
+    StaleCauseCategory,
+    StaleStatus,
+    extract_data_provenance_from_entry,
+)
+from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.base import AssetRecord
+from dagster._utils.schedules import is_valid_cron_schedule
+
+TESTED = ">=1.13,<1.14"
+
+__all__ = ["TESTED", "AssetGraph", "Reason", "Staleness", "is_valid_cron_schedule", "planned_checks", "staleness_of", "versions_read"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why Dagster calls an asset stale.
+
+    ``dependency`` is the input concerned, None for a new code version. ``came`` is True for an input that the asset did not read last time,
+    False for one that it no longer reads, None for one whose data changed.
+    """
+
+    dependency: dg.AssetKey | None
+    came: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staleness:
+    """What Dagster says of one asset. ``reasons`` is empty unless it is stale."""
+
+    is_missing: bool
+    is_stale: bool
+    reasons: tuple[Reason, ...]
+
+
+def staleness_of(graph: AssetGraph, instance: dg.DagsterInstance) -> dict[dg.AssetKey, Staleness]:
+    """Dagster's verdict on every materializable asset, as its UI shows it."""
+    context = LoadingContextForTest(instance)
+    AssetRecord.prepare(context, graph.get_all_asset_keys())  # one query for all assets instead of one for each
+    resolver = CachingStaleStatusResolver(instance, graph, context)
+    found = {}
+    for key in graph.materializable_asset_keys:
+        status = resolver.get_status(key)
+        is_stale = status == StaleStatus.STALE
+        reasons = tuple(_reason(cause) for cause in resolver.get_stale_causes(key)) if is_stale else ()
+        found[key] = Staleness(is_missing=status == StaleStatus.MISSING, is_stale=is_stale, reasons=reasons)
+    return found
+
+
+def _reason(cause: StaleCause) -> Reason:
+    came = None if cause.category != StaleCauseCategory.DEPENDENCIES else not cause.reason.startswith("removed")
+    return Reason(dependency=cause.dependency_asset_key, came=came)
+
+
+def versions_read(materialization: dg.EventLogEntry) -> dict[dg.AssetKey, str]:
+    """The data version of each input that a materialization read."""
+    provenance = extract_data_provenance_from_entry(materialization)
+    return {key: version.value for key, version in provenance.input_data_versions.items()} if provenance else {}
+
+
+def planned_checks(instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey]) -> dict[dg.AssetCheckKey, str]:
+    """Those of ``checks`` whose latest record is only a plan, with the run that planned them: it is going on, or ended without an answer."""
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
+    return {key: record.run_id for key, record in latest.items() if record.status == AssetCheckExecutionRecordStatus.PLANNED}
