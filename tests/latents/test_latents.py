@@ -1,6 +1,6 @@
 """Latents: what the model sees of each clip, computed once and read back exactly."""
 
-from pathlib import shutil
+import shutil
 
 import numpy as np
 import Path
