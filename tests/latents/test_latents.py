@@ -1,9 +1,9 @@
 """Latents: what the model sees of each clip, computed once and read back exactly."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
-import Path
 import pytest
 import torch
 
