@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from tests.clip_fixtures import clip_file
-from tests.test_automation import make_project
+from tests.test_automation import clip_file, make_project
 from tests.test_full_disk import MASKS
 from tests.test_rows import damage
 

@@ -15,6 +15,7 @@ from motive_pipeline.storage.layout import FILE, LAYOUT, mark_layout
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.unused import remove, unused
 from motive_pipeline.storage.workspace import Workspace
+from tests.curation_fixtures import publish_table
 from tests.test_integrity import publish, reopened
 from tests.test_rows import damage
 
@@ -118,21 +119,16 @@ def test_gc_looks_into_no_link_and_removes_no_target(workspace, tmp_path):
 
 def test_an_export_into_the_clips_or_the_pipeline_s_own_folders_is_refused(ws):
     clips = ws.config.clips.path
-    publish(ws)
+    chosen = ws.published("clip_catalog").table("catalog")[["clip_id"]].head(1).assign(rank=1)
+    publish_table(ws, "curated_subset/motive", "curated_subset", "subset", {name: list(chosen[name]) for name in chosen})
     for folder, message in (
-        (clips / "export", r"lies inside clips.path"),
-        (ws.config.queries.path / "deep" / "export", "lies inside queries.path"),
+        (clips / "export", r"lies inside clips\.path"),
+        (ws.config.queries.path / "deep" / "export", r"lies inside queries\.path"),
         (ws.root / "published" / "export", "keeps its own files there"),
         (ws.root, "keeps its own files there"),
     ):
         with pytest.raises(MotiveError, match=message):
-            export_subset(ws, "motive", folder, "csv" if False else next(iter(_trainers())))
-
-
-def _trainers() -> list[str]:
-    from motive_pipeline.curation.trainers import TRAINERS
-
-    return sorted(TRAINERS)
+            export_subset(ws, "motive", folder, "finetrainers")
 
 
 def test_the_work_folder_of_an_export_follows_no_link(tmp_path):
@@ -218,11 +214,14 @@ def test_damaged_score_tables_are_made_again_from_the_publications(workspace, na
     else:
         damage(file, how)
     ws = reopened(workspace)
-    if how == "100" and name.endswith(".parquet"):
+    if how in ("zeroed", "100") and name.endswith(".parquet"):
         assert list(ws.scores.damages()), "only its hash tells"
     with pytest.raises(MotiveError, match=r"(manifest.json|v2).*motive run.*all results are kept|no scores below"):
         ws.scores.query("SELECT 1")
     ws.restore_scores()
+    if name.endswith(".parquet") and how != "missing":  # the publication's own piece is the same file
+        assert list(ws.damages()) or not ws.has_published("curated_subset/motive")
+        publish(ws, "b")
     assert ws.scores.query("SELECT clip_id FROM subsets").fetchall() == [("b",)]
     publish(ws, "c")
     assert reopened(ws).scores.query("SELECT clip_id FROM subsets").fetchall() == [("c",)]
