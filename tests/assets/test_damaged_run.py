@@ -5,7 +5,6 @@ from pathlib import Path
 from tests.assets.test_automation import clip_file, make_project
 from tests.storage.test_full_disk import MASKS
 from tests.storage.test_rows import damage
-from tests.test_automation import clip_file, make_project
 
 
 def segment(project, stage: str) -> Path:
