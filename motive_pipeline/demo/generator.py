@@ -6,7 +6,7 @@ A `ClipSpec` decides every pixel. The caption names some of its attributes (shap
 Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances are in pixels; y grows downwards; (0, 0) is a pixel's centre.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -277,6 +277,6 @@ def _pattern(pattern: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.cos(2 * np.pi * np.hypot(x - SIZE_PX / 2, y - SIZE_PX / 2) / 24)
 
 
-def pick_one(rng: np.random.Generator, values: Iterable[str]) -> str:
+def pick_one(rng: np.random.Generator, values: Collection[str]) -> str:
     """One of ``values``, drawn uniformly."""
     return tuple(values)[rng.integers(len(values))]
