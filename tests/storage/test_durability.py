@@ -84,7 +84,6 @@ def publish(ws: Workspace, content: str) -> None:
     frame = pd.DataFrame({"clip_id": [content]})
     ws.publish(
         "curated_subset/motive",
-        stage="curated_subset",
         content=content,
         write=lambda folder: frame.to_parquet(folder / "subset.parquet"),
         started=time.time(),

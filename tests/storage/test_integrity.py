@@ -30,7 +30,6 @@ def publish(ws: Workspace, content: str = "a") -> Path:
     frame = pd.DataFrame({"clip_id": [content]})
     published = ws.publish(
         "curated_subset/motive",
-        stage="curated_subset",
         content=content,
         write=lambda folder: frame.to_parquet(folder / "subset.parquet"),
         started=time.time(),
@@ -118,9 +117,7 @@ def publish_index(ws: Workspace) -> None:
     refs = [store.find(key) for key in ("one", "two")]
     frame = pd.DataFrame({"clip_id": ["c1", "c2"], "key": ["one", "two"], "content": [ref.content for ref in refs]})
     frame["store"] = f"latents/{ws.config.row_fingerprint('latents')}"
-    ws.publish(
-        "latents", stage="latents", content="x", write=lambda folder: frame.to_parquet(folder / "index.parquet"), started=time.time()
-    )
+    ws.publish("latents", content="x", write=lambda folder: frame.to_parquet(folder / "index.parquet"), started=time.time())
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -120,7 +120,7 @@ def test_gc_looks_into_no_link_and_removes_no_target(workspace, tmp_path):
 def test_an_export_into_the_clips_or_the_pipeline_s_own_folders_is_refused(ws):
     clips = ws.config.clips.path
     chosen = ws.published("clip_catalog").table("catalog")[["clip_id"]].head(1).assign(rank=1)
-    publish_table(ws, "curated_subset/motive", "curated_subset", "subset", {name: list(chosen[name]) for name in chosen})
+    publish_table(ws, "curated_subset/motive", "subset", {name: list(chosen[name]) for name in chosen})
     for folder, message in (
         (clips / "export", r"lies inside clips\.path"),
         (ws.config.queries.path / "deep" / "export", r"lies inside queries\.path"),
@@ -233,9 +233,7 @@ def test_damaged_tables_are_whole_again_after_the_next_publication(workspace, ho
     publish(workspace, "a")
     damage(workspace.scores.manifest, how)
     frame_less = reopened(workspace)
-    frame_less.publish(
-        "eligible_pool", stage="eligible_pool", content="x", write=lambda folder: (folder / "f").write_text("x"), started=0.0
-    )
+    frame_less.publish("eligible_pool", content="x", write=lambda folder: (folder / "f").write_text("x"), started=0.0)
     assert frame_less.scores.query("SELECT clip_id FROM subsets").fetchall() == [("a",)], "not half of the rows"
 
 
