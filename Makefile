@@ -1,6 +1,7 @@
 # make demo   the whole graph on the embedded default: which clips teach the motion, and did it help
-# make test   the tests that guard every change, and the coverage
+# make test   the tests that guard every change
 # make test-slow  the tests that take minutes
+# make coverage  make test with the lines that no test runs (slower: every line is traced)
 # make lowest the lowest versions that pyproject.toml allows, in .venv-lowest, and the tests marked smoke
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
 # make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
@@ -14,7 +15,7 @@ CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo dev test test-slow lowest lint lint-ruff lint-types lint-layers golden seeds crash
+.PHONY: install demo dev test coverage test-slow lowest lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +31,9 @@ dev: install
 	  $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
 
 test: install
+	$(PYTEST) -m "not slow"
+
+coverage: install
 	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 test-slow: install

@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
-    """Stops measuring the coverage (``make test``) while a test of :data:`WITHOUT_COVERAGE` and its fixtures run."""
+    """Stops measuring the coverage (``make coverage``) while a test of :data:`WITHOUT_COVERAGE` and its fixtures run."""
     controller = getattr(item.config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
     if controller is None or _group(item.nodeid) not in WITHOUT_COVERAGE:
         return (yield)
