@@ -112,7 +112,6 @@ def publish_latents(ws: Workspace, latents: Mapping[str, np.ndarray], prompts: M
     publish_table(
         ws,
         "latents",
-        "latents",
         "index",
         {
             "clip_id": list(latents),

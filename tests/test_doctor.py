@@ -75,7 +75,7 @@ def test_a_package_that_is_not_installed_is_a_warning(monkeypatch: pytest.Monkey
 
 
 def test_an_encoder_that_spoils_frames_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    from motive_pipeline.clips import encode
+    from motive_pipeline.video import encode
 
     write = encode.write_mp4
     assert doctor._video().status == "ok"

@@ -23,7 +23,7 @@ FILES = {
 PRIVATE = re.compile(
     r"""\b(?:
         dagster(?:_shared|_graphql)?\._\w+ | torch\._(?!_)\w+ | torch\.ops\.aten\b | diffusers\.models\.\w+ | diffusers\.pipelines\.\w+
-        | zarr\.(?:core|_\w+) | duckdb\._\w+ | transformers\.models\.\w+ | (?:pyarrow|pandas|numpy|av|huggingface_hub|safetensors)\._\w+
+        | zarr\.(?:core|_\w+) | duckdb\._\w+ | transformers\.models\.\w+ | (?:pyarrow|pandas|numpy|av|huggingface_hub|safetensors)\._(?!_)\w+
     )""",
     re.VERBOSE,
 )

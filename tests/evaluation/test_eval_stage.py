@@ -1,5 +1,7 @@
 """``eval_scores/<arm>``: every video measured once, scores that add up, and gates that name the file."""
 
+from pathlib import Path
+
 import av
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from motive_pipeline.evaluation.values import QUERY_MOTION, difference, score_ro
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.encode import write_mp4
 from tests.eval_fixtures import copied, republish
+from tests.preference_fixtures import edit_publication
 
 
 def table(values_SJ, arm="motive"):
@@ -75,39 +78,40 @@ def test_a_second_run_computes_nothing_and_says_the_same(evaluated):
 
 def test_a_video_that_cannot_be_read_stops_the_asset_and_is_named(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
-    videos = ws.published("generated_videos/motive")
-    name = videos.table("videos")["file"].iloc[1]
-    (videos.path / name).unlink()
-    with pytest.raises(GateFailed, match=name):
-        publish_eval_scores(ws, "motive")
-    (videos.path / name).write_bytes(b"no video")
-    with pytest.raises(GateFailed, match=name):
-        publish_eval_scores(ws, "motive")
-    write_mp4(videos.path / name, np.zeros((2, 64, 64, 3), np.uint8), 16)
-    with pytest.raises(GateFailed, match=name):
-        publish_eval_scores(ws, "motive")
+    name = ws.published("generated_videos/motive").table("videos")["file"].iloc[1]
+    edits = (
+        lambda folder: (folder / name).unlink(),
+        lambda folder: (folder / name).write_bytes(b"no video"),
+        lambda folder: write_mp4(folder / name, np.zeros((2, 64, 64, 3), np.uint8), 16),
+    )
+    for edit in edits:
+        edit_publication(ws, "generated_videos/motive", edit)
+        with pytest.raises(GateFailed, match=name):
+            publish_eval_scores(ws, "motive")
 
 
 def test_a_video_of_zero_frames_stops_the_asset_and_is_named(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
-    videos = ws.published("generated_videos/motive")
-    file = videos.path / videos.table("videos")["file"].iloc[0]
-    file.unlink()
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream("libx264", rate=16)
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        container.start_encoding()
-    with pytest.raises(GateFailed, match=rf"1 of 4 videos cannot be measured; .*{file.name}"):
+    name = ws.published("generated_videos/motive").table("videos")["file"].iloc[0]
+
+    def empty(folder: Path) -> None:
+        (folder / name).unlink()
+        with av.open(str(folder / name), "w") as container:
+            stream = container.add_stream("libx264", rate=16)
+            stream.width = stream.height = 64
+            stream.pix_fmt = "yuv420p"
+            container.start_encoding()
+
+    edit_publication(ws, "generated_videos/motive", empty)
+    with pytest.raises(GateFailed, match=rf"1 of 4 videos cannot be measured; .*{Path(name).name}"):
         publish_eval_scores(ws, "motive")
 
 
 def test_a_score_that_is_not_finite_stops_the_asset_and_names_video_and_metric(evaluated, tmp_path, tiny_model, monkeypatch):
     ws = copied(evaluated, tmp_path, tiny_model)
-    videos = ws.published("generated_videos/motive")
-    name = videos.table("videos")["file"].iloc[2]
-    (videos.path / name).unlink()
-    write_mp4(videos.path / name, np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3), dtype=np.uint8), 16)
+    name = ws.published("generated_videos/motive").table("videos")["file"].iloc[2]
+    noise = np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3), dtype=np.uint8)
+    edit_publication(ws, "generated_videos/motive", lambda folder: write_mp4(folder / name, noise, 16))
     found = stage.video_metrics
     monkeypatch.setattr(stage, "video_metrics", lambda *video: found(*video) | {DYNAMIC: float("nan")})
     with pytest.raises(GateFailed, match=rf"1 values are not finite \({name}: dynamic_degree\)"):

@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,7 @@ from motive_pipeline.evaluation.preference.catch import MIN_DIFFERENCE, make_cat
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.pairs import catch_trials_wanted, deal, pair_up
 from motive_pipeline.video.decode import FrameRule, read_clip
-from tests.preference_fixtures import PROMPTS, film, publish_films, published_key, study_workspace
+from tests.preference_fixtures import PROMPTS, edit_publication, film, publish_films, published_key, study_workspace
 
 COMPARISONS = [("motive", "base"), ("motive", "random"), ("motive", "full"), ("motive", "no_mask")]
 
@@ -195,8 +198,7 @@ def test_rejects_of_the_bundle_say_which_video_and_why(tmp_path):
     ws = study_workspace(tmp_path, settings="plans: 2")
     publish_films(ws, "random", PROMPTS[:3])
     shared = ws.published("generated_videos/motive").path / "seed-0" / "1-0.mp4"
-    other = ws.published("generated_videos/base").path / "seed-0" / "1-0.mp4"
-    other.write_bytes(shared.read_bytes())
+    edit_publication(ws, "generated_videos/base", lambda folder: (folder / "seed-0" / "1-0.mp4").write_bytes(shared.read_bytes()))
     bundle = publish_preference_bundle(ws)
     rejects = bundle.rejects().set_index("reason")
     assert rejects.loc["no_counterpart", "path"] == "generated_videos/motive/seed-0/3-0.mp4"
@@ -208,8 +210,8 @@ def test_rejects_of_the_bundle_say_which_video_and_why(tmp_path):
 
 def test_arms_that_cannot_be_told_apart_make_a_study_without_pairs(tmp_path):
     ws = study_workspace(tmp_path, settings="comparisons: [[motive, base]]")
-    for file in (ws.published("generated_videos/motive").path / "seed-0").iterdir():
-        (ws.published("generated_videos/base").path / "seed-0" / file.name).write_bytes(file.read_bytes())
+    theirs = ws.published("generated_videos/motive").path
+    edit_publication(ws, "generated_videos/base", lambda folder: shutil.copytree(theirs / "seed-0", folder / "seed-0", dirs_exist_ok=True))
     bundle = publish_preference_bundle(ws)
     assert bundle.facts["pairs"] == bundle.facts["videos"] == 0
     assert set(bundle.rejects()["reason"]) == {"same_video"}
@@ -217,8 +219,7 @@ def test_arms_that_cannot_be_told_apart_make_a_study_without_pairs(tmp_path):
 
 def test_a_video_that_has_gone_fails_the_bundle_by_name(tmp_path):
     ws = study_workspace(tmp_path)
-    gone = ws.published("generated_videos/base").path / "seed-0" / "2-0.mp4"
-    gone.unlink()
+    gone = edit_publication(ws, "generated_videos/base", lambda folder: (folder / "seed-0" / "2-0.mp4").unlink()) / "seed-0" / "2-0.mp4"
     with pytest.raises(GateFailed, match=re.escape(str(gone))):
         publish_preference_bundle(ws)
 
@@ -273,12 +274,15 @@ def test_a_turn_is_what_the_page_shows(ws, bundle):
 
 def test_videos_that_begin_alike_share_a_copy_and_each_has_its_catch_trial(tmp_path):
     ws = study_workspace(tmp_path, settings="comparisons: [[motive, base]], catch_share: 0.5")
-    for file in (ws.published("generated_videos/motive").path / "seed-0").iterdir():
-        for arm, tail in (("motive", b"m"), ("base", b"b")):
+    first = (ws.published("generated_videos/random").path / "seed-0" / "0-0.mp4").read_bytes()
+
+    def begin_alike(folder: Path, tail: bytes) -> None:
+        for file in (folder / "seed-0").iterdir():
             ending = tail + file.name.encode()
-            target = ws.published(f"generated_videos/{arm}").path / "seed-0" / file.name
-            first = ws.published("generated_videos/random").path / "seed-0" / "0-0.mp4"
-            target.write_bytes(first.read_bytes() + (8 + len(ending)).to_bytes(4, "big") + b"free" + ending)
+            file.write_bytes(first + (8 + len(ending)).to_bytes(4, "big") + b"free" + ending)
+
+    for arm, tail in (("motive", b"m"), ("base", b"b")):
+        edit_publication(ws, f"generated_videos/{arm}", partial(begin_alike, tail=tail))
     key = published_key(ws)
     assert len(key.body["catch"]) == 2
     assert len({catch["spoilt"] for catch in key.body["catch"]}) == 1
