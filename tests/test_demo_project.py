@@ -51,7 +51,7 @@ def test_a_storage_folder_of_unknown_settings_is_left_alone(tmp_path: Path):
 def test_the_command_refuses_with_one_line_and_runs_the_settings_that_it_wrote(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("MOTIVE_CONFIG", "elsewhere.yaml")
     ran = []
-    monkeypatch.setattr("assets.running.run_stale", lambda config, selection: ran.append((config.file, selection)) or _Nothing())
+    monkeypatch.setattr("assets.run_stale.run_stale", lambda config, selection: ran.append((config.file, selection)) or _Nothing())
     monkeypatch.setattr("motive_pipeline.report.stage.summary", lambda ws: f"Report below {ws.root}")
     assert cli.main(["demo", str(tmp_path / "demo")]) == 0
     assert ran == [(tmp_path / "demo" / "motive.yaml", None)]

@@ -363,7 +363,7 @@ def test_where_lower_is_better_a_smaller_distance_wins():
 
 
 def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):
-    assert "also lie in the pool" not in report[1]
+    assert "are also clips of the pool" not in report[1]
     ws = copied(evaluated, tmp_path, tiny_model)
     pool, queries = ws.published("eligible_pool").table("pool"), ws.published("query_catalog").table("queries")
     shared = pool["clip_id"].iloc[0]
@@ -371,7 +371,7 @@ def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_
     extra = queries.iloc[:1].assign(query_id=shared, path=clips.at[shared, "path"])
     republish(ws, "query_catalog", queries=pd.concat([queries, extra]))
     publication = publish_report(ws)
-    assert f"1 of the queries also lie in the pool ({shared})" in (publication.path / "report.html").read_text(encoding="utf-8")
+    assert f"1 of the queries are also clips of the pool ({shared})" in (publication.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_same_inputs_give_the_same_report(evaluated, report):
