@@ -22,14 +22,14 @@ FUSED_ATTENTION = frozenset(
 
 def subtract_each(tensors: Sequence[torch.Tensor], amounts: Sequence[torch.Tensor]) -> None:
     """``tensor -= amount`` for each pair, in few kernels."""
-    torch._foreach_sub_(list(tensors), list(amounts))
+    torch._foreach_sub_(list(tensors), list(amounts))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """``target.copy_(source)`` for each pair, in few kernels."""
-    torch._foreach_copy_(list(targets), list(sources))
+    torch._foreach_copy_(list(targets), list(sources))  # pyright: ignore[reportPrivateImportUsage]
 
 
 def lerp_each(tensors: Sequence[torch.Tensor], ends: Sequence[torch.Tensor], weight: float) -> None:
     """``tensor += weight * (end - tensor)`` for each pair, in few kernels."""
-    torch._foreach_lerp_(list(tensors), list(ends), weight)
+    torch._foreach_lerp_(list(tensors), list(ends), weight)  # pyright: ignore[reportPrivateImportUsage]
