@@ -177,5 +177,5 @@ def test_arms_that_do_not_fit_together_are_an_error():
     units = pd.concat([table([[0.5, 0.7]] * 3), table([[0.1, 0.3]] * 2, arm="random")])
     with pytest.raises(GateFailed, match="3 against 2 trainings"):
         difference(units, DYNAMIC, "motive", "random", num_samples=200)
-    with pytest.raises(GateFailed, match="no value"):
+    with pytest.raises(GateFailed, match="no prompt or query has a value"):
         value_matrix(units, "motive", QUERY_MOTION)
