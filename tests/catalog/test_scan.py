@@ -182,8 +182,17 @@ def test_a_memory_from_before_sizes_were_kept_is_still_one(folder, settled):
     assert (again.num_hashed, again.files) == (0, first.files)
 
 
-def test_an_unusable_memory_says_that_it_may_be_deleted(tmp_path):
+def test_a_damaged_memory_is_forgotten_and_says_so(tmp_path, caplog):
     (tmp_path / "hashes.sqlite").write_bytes(b"this is no database" * 100)
+    memory = HashMemory(tmp_path)
+    assert "only remembers hashes, so files are hashed again" in caplog.text
+    (tmp_path / "clip.mp4").write_bytes(b"film")
+    assert memory.clip_id(tmp_path / "clip.mp4") == hashlib.sha256(b"film").hexdigest()[:16]
+    memory.save()
+
+
+def test_an_unusable_memory_says_that_it_may_be_deleted(tmp_path):
+    (tmp_path / "hashes.sqlite").mkdir()
     with pytest.raises(MotiveError, match="delete it"):
         HashMemory(tmp_path)
 
