@@ -1,6 +1,6 @@
 """What each row is made from: its key in the row store.
 
-Together with the stage's own settings and code version (``stages.py``), which choose the store, a key says all that a row depends on. It
+Together with the stage's own settings and code version (``graph/stages.py``), which choose the store, a key says all that a row depends on. It
 is made of content, never of an upstream asset's version: what comes out the same upstream leaves the row where it is.
 """
 
