@@ -81,6 +81,16 @@ def pytest_runtest_protocol(item: pytest.Item):
         controller.resume()
 
 
+@pytest.fixture(autouse=True)
+def _no_config_left_in_the_environment():
+    """``motive --config`` names the config for child processes in ``MOTIVE_CONFIG``. A test must not leave it to the next one."""
+    before = os.environ.pop("MOTIVE_CONFIG", None)
+    yield
+    os.environ.pop("MOTIVE_CONFIG", None)
+    if before is not None:
+        os.environ["MOTIVE_CONFIG"] = before
+
+
 SMALL_DEMO = """
 clips: {source: demo, num_frames: 17, width: 64, height: 64, demo: {num_clips: 18}}
 queries: {source: demo, demo: {num_queries: 2, num_held_out: 2}}

@@ -330,7 +330,7 @@ def test_a_killed_run_repeats_only_the_training_it_was_in(tmp_path: Path, tiny: 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not ws.has_published("finetuned_checkpoint/full")
-    assert [json.loads(file.read_text())["training"] for file in finished] == [0]
+    assert [json.loads(file.with_name("training.json").read_text())["training"] for file in finished] == [0]
     publication = publish_checkpoint(ws, "full")
     assert (publication.counts.computed, publication.counts.reused) == (1, 1)
     assert publication.data_version == calm.data_version, "the weights are not those of an undisturbed run"
