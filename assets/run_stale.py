@@ -12,7 +12,7 @@ from assets.dagster_internals import AssetGraph
 from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
-from assets.names import asset_name
+from assets.names import asset_key, asset_name
 from assets.staleness import failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -87,7 +87,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         again = selected & failed_last(graph, instance)
         while True:
             stale = set(stale_assets(graph, instance, workspace)) | again | failed
-            ready = {key for key in selected & stale - failed if not (_ancestors(graph, key) & stale)}
+            ready = {key for key in selected & stale - failed if not (_ancestors(workspace, key) & stale)}
             if not ready:
                 break
             losses = workspace.losses
@@ -98,7 +98,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
             failed |= broken
             again -= ready
         for key in selected - failed:
-            blockers = sorted(asset_name(up) for up in _ancestors(graph, key) & stale)
+            blockers = sorted(asset_name(up) for up in _ancestors(workspace, key) & stale)
             if blockers:
                 report.assets[asset_name(key)].status = "blocked"
                 report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
@@ -138,7 +138,7 @@ def _run_once(
     """Run ``ready`` as one run of ``job``, enter the outcome into ``report``, and give the keys that failed."""
     names = {asset_name(key): key for key in ready}
     log.info("running %s", ", ".join(sorted(names)))
-    before = {name: workspace.published(name).data_version if workspace.has_published(name) else None for name in names}
+    before = {name: workspace.data_version(name) for name in names}
     started = time.monotonic()
     result, errors = _execute(job, instance, workspace, asset_selection=sorted(ready))
     log.debug("run %s took %.1f s", result.run_id, time.monotonic() - started)
@@ -178,15 +178,8 @@ def _execute(
     return result, errors
 
 
-def _ancestors(graph: AssetGraph, key: dg.AssetKey) -> set[dg.AssetKey]:
-    found: set[dg.AssetKey] = set()
-    queue = [key]
-    while queue:
-        for parent in graph.get(queue.pop()).parent_keys:
-            if parent not in found:
-                found.add(parent)
-                queue.append(parent)
-    return found
+def _ancestors(workspace: Workspace, key: dg.AssetKey) -> set[dg.AssetKey]:
+    return {asset_key(name) for name in workspace.graph.ancestors([asset_name(key)])}
 
 
 def _error_text(event: dg.DagsterEvent) -> str:

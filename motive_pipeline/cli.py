@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from motive_pipeline.config import Config, load_config
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
@@ -273,7 +273,12 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _path(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
-    print(Workspace(config).published(arguments.asset).data_folder)
+    workspace = Workspace(config)
+    try:
+        print(workspace.published(arguments.asset).data_folder)
+    except NotPublished:
+        workspace.graph.asset(arguments.asset)  # a wrong name gets the names that there are
+        raise
     return 0
 
 

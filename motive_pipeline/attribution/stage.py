@@ -90,7 +90,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         commit_rows=ws.config.engine.commit_rows,
         commit_s=ws.config.engine.commit_s,
     )
-    run = RowRun(asset=asset, stage=STAGE, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
+    run = RowRun(asset=asset, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(ws)
     accepted = run.accepted()
     clip_ids, refs = [clip.clip_id for clip, _ in accepted], [ref for _, ref in accepted]

@@ -31,7 +31,6 @@ class RowRun:
     """A finished run of one row stage: its clips, their keys, and the outcome."""
 
     asset: str
-    stage: str
     role: Role
     clips: Sequence[CatalogClip]
     keys: Sequence[str]
@@ -113,7 +112,8 @@ class RowRun:
         """Publish the index with the column ``store`` (the row store's folder below ``rows/``), the rejects and the facts."""
         index = self.index(columns)
         content = digest_frame(pd.DataFrame(index[["clip_id", "content"]]))
-        index["store"] = f"{self.stage}/{ws.config.row_fingerprint(self.stage)}"
+        stage = ws.graph.asset(self.asset).stage.name
+        index["store"] = f"{stage}/{ws.config.row_fingerprint(stage)}"
         timing = {"seconds": round(time.time() - self.started, 1)}
         return ws.publish(
             self.asset,

@@ -59,7 +59,7 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         commit_s=ws.config.engine.commit_s,
         expect=row_function.expect,
     )
-    run = RowRun(asset=EmbeddingSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    run = RowRun(asset=EmbeddingSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(ws)
     facts = {"clips": len(run.accepted()), "rejected": len(outcome.rejects), "encoder": ws.config.embedding.encoder}
     return run.publish(ws, {}, facts=facts)

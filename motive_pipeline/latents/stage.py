@@ -106,7 +106,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         expect=row_function.prefetch,
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
-    run = RowRun(asset=LatentSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    run = RowRun(asset=LatentSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
     flagged = _flags(store, run, appearances)
     run = _by_policies(run, flagged, ws.config.clips.policies)

@@ -78,7 +78,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
         outcome = compute_rows(
             store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )
-    run = RowRun(asset=MaskSet.asset_of[role], stage=STAGE, role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    run = RowRun(asset=MaskSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
         run = run.without(_still(store, run), "no_motion", _NO_MOTION)
     run.require_enough(ws)

@@ -168,13 +168,16 @@ class Workspace:
         self._told.add(message)
         return NotPublished(message)
 
+    def data_version(self, asset: str) -> str | None:
+        """The data version of what ``asset`` has published last; None when nothing counts as published."""
+        try:
+            return self.published(asset).data_version
+        except NotPublished:
+            return None
+
     def has_published(self, asset: str) -> bool:
         """Whether :meth:`published` would give something."""
-        try:
-            self.published(asset)
-        except NotPublished:
-            return False
-        return True
+        return self.data_version(asset) is not None
 
     def publish(
         self,
@@ -267,7 +270,7 @@ class Workspace:
             "gates": self.config.stage_gates(stage),
             "row_fingerprint": self.config.row_fingerprint(stage),
             "code_version": STAGES[stage].version,
-            "upstream": {key: self.published(key).data_version if self.has_published(key) else None for key in declared.inputs},
+            "upstream": {key: self.data_version(key) for key in declared.inputs},
             "libraries": self.libraries(),
             "machine": platform.machine(),
         }

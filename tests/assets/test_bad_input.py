@@ -142,6 +142,8 @@ def test_a_model_path_that_is_nowhere(project):
 
 def test_a_wrong_config_name_and_a_wrong_asset(project, tmp_path):
     assert "no such" in project.motive("path", "nonsense").err.lower() or "nonsense" in project.motive("path", "nonsense").err
+    assert "Did you mean 'latents'?" in project.motive("path", "latent").err
+    assert "voted_ranking/motive" in project.motive("path", "voted_ranking/motiv").err
     project.file.rename(tmp_path / "other.yaml")
     assert "cannot read the config" in project.motive("run").err
 
