@@ -99,13 +99,15 @@ def test_settings_that_no_longer_parse_start_no_run_and_show_the_error_until_the
     good, before = project.file.read_text(encoding="utf-8"), project.workspace
     with open_instance(before.config) as instance:
         num_runs = instance.get_runs_count()
-        project.file.write_text(good + "vote: {percentile: 90\n", encoding="utf-8")
-        clip_file(project.folder / "clips", 25)
-        told = until(lambda: _says(instance, str(project.file)), "a tick that shows the error", daemon)
+        try:
+            project.file.write_text(good + "vote: {percentile: 90\n", encoding="utf-8")
+            clip_file(project.folder / "clips", 25)
+            told = until(lambda: _broken_settings(instance, project.file, daemon), "a tick or a load that shows the error", daemon)
+        finally:
+            project.file.write_text(good, encoding="utf-8")
         assert "line" in told
         assert instance.get_runs_count() == num_runs
         assert before.scores.query("SELECT count(*) FROM ranking WHERE variant = 'motive'").fetchall() == [(9,)], "the last state stays"
-        project.file.write_text(good, encoding="utf-8")
         until(lambda: ranked(project) == 10, "the ranking with the new clip", daemon)
         until(lambda: curate_runs(instance)[-1].dagster_run.is_finished, "the end of the run", daemon)
         assert instance.get_runs_count() == num_runs + 1
@@ -151,6 +153,12 @@ def _says(instance: dg.DagsterInstance, words: str) -> str | None:
     ticks = instance.get_ticks(*_sensor(instance), limit=1)
     reason = ticks[0].skip_reason if ticks else None
     return reason if reason and words in reason else None
+
+
+def _broken_settings(instance: dg.DagsterInstance, settings: Path, log: Path) -> str | None:
+    """Where the broken ``settings`` are shown: in the sensor's last look or, once the daemon has loaded the code again (every minute), in its log."""
+    _, named, told = log.read_text().partition(f"{settings}: not valid YAML")
+    return _says(instance, str(settings)) or (named + told if named else None)
 
 
 def _looks_since(instance: dg.DagsterInstance, since_s: float) -> list:
