@@ -14,6 +14,7 @@ from typing import Any
 from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
+from motive_pipeline.graph.metrics import video_metric_versions
 from motive_pipeline.graph.stages import STAGES
 from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
 
@@ -49,7 +50,7 @@ class Config(Settings):
         if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
             stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
             gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return gates | ({"evaluate": _evaluate_content(self.evaluate)} if "evaluate" in gates else {})
+        return gates | ({"evaluate": _evaluate_content(self.evaluate), "metrics": video_metric_versions()} if "evaluate" in gates else {})
 
     def row_fingerprint(self, stage: str) -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version. Nothing from upstream enters."""

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from motive_pipeline.config.names import FLOW_HISTOGRAM
+from motive_pipeline.config.names import FLOW_HISTOGRAM, TrackerName
 from motive_pipeline.config.section import RejectShare, Section, Share, Timesteps, require_power_of_two
+from motive_pipeline.graph.trackers import TRACKERS
 
 TRAK_MAX_DIM = 8192
 """The largest ``influence.proj_dim`` with TRAK, whose kernel has proj_dim x proj_dim entries."""
@@ -32,7 +33,7 @@ class AllTracker(Section):
 
 
 class Motion(Section):
-    tracker: Literal["dis", "alltracker"] = "dis"
+    tracker: TrackerName = "dis"
     preset: Literal["medium", "fast"] = "medium"
     reference: Literal["auto", "first", "previous"] = "auto"
     floor_px: Annotated[float, Field(ge=0)] = 1.0
@@ -45,9 +46,10 @@ class Motion(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Motion:
-        if self.weigh_by != "none" and self.tracker == "dis":
+        if self.weigh_by != "none" and not TRACKERS[self.tracker].gives_visibility:
+            able = " or ".join(f"tracker: {tracker.name}" for tracker in TRACKERS.values() if tracker.gives_visibility)
             raise ValueError(
-                f"weigh_by ({self.weigh_by}) needs a tracker that gives visibility and confidence: tracker: alltracker; with dis use weigh_by: none"
+                f"weigh_by ({self.weigh_by}) needs a tracker that gives visibility and confidence: {able}; with {self.tracker} use weigh_by: none"
             )
         if self.tracker == "alltracker" and self.alltracker.variant == "tiny" and self.alltracker.checkpoint is None:
             raise ValueError("alltracker.variant: tiny needs alltracker.checkpoint, your alltracker_tiny.pth; only the full one is fetched")

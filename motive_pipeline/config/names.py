@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator
 
 from motive_pipeline.graph.arms import ARMS
+from motive_pipeline.graph.trackers import TRACKERS
 
 SourceName = Literal[
     "demo", "folder", "zip", "webdataset", "csv", "json", "jsonl", "parquet", "videofolder", "openvid", "vidgen", "4dnex", "cosmos",
@@ -20,15 +22,25 @@ Variant = str
 """The name of a gradient variant."""
 
 
-def _known_arm(name: str) -> str:
-    if name in ARMS:
-        return name
-    close = difflib.get_close_matches(name, list(ARMS), n=1, cutoff=0.5)
-    raise ValueError(f"{name!r} is no arm.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, ARMS))}")
+def _one_of(names: Collection[str], what: str) -> AfterValidator:
+    """A check that a name is one of ``names``, which are looked at when a config is read."""
+
+    def check(name: str) -> str:
+        if name in names:
+            return name
+        close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+        raise ValueError(
+            f"{name!r} is no {what}.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, names))}"
+        )
+
+    return AfterValidator(check)
 
 
-ArmName = Annotated[str, AfterValidator(_known_arm)]
+ArmName = Annotated[str, _one_of(ARMS, "arm")]
 """The name of an arm (graph/arms.py)."""
+
+TrackerName = Annotated[str, _one_of(TRACKERS, "tracker")]
+"""The name of a tracker (graph/trackers.py)."""
 
 DEFAULT_ARMS: tuple[ArmName, ...] = ("base", "full", "random", "motion_magnitude", "no_mask", "motive")
 """The default of ``arms``."""

@@ -23,7 +23,7 @@ from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP
+from motive_pipeline.graph.metrics import HELD_OUT_DROP, IN_SAMPLE_DROP
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel

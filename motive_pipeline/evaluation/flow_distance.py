@@ -29,11 +29,9 @@ from jaxtyping import Float, Float32
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate, prompt_resamples, resampled_interval
-from motive_pipeline.evaluation.metrics import Metric
+from motive_pipeline.graph.metrics import FRECHET
 from motive_pipeline.motion.histogram import flow_histogram, speed_by_direction, velocity
 
-HISTOGRAM = Metric(name="flow_histogram_distance", backend="dis", lower_is_better=True)
-FRECHET = Metric(name="flow_frechet_distance", backend="dis", bounds=(0.0, np.inf), lower_is_better=True)
 FEATURES = [f"{kind}_{number}" for kind in ("velocity", "change") for number in range(8)]
 ALL_PROMPTS = "all prompts"
 """``unit`` of a value that covers all prompts of a training at once."""

@@ -13,16 +13,15 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.graph import resolve_dotted
+from motive_pipeline.graph.metrics import Metric, video_metrics
 from motive_pipeline.motion.histogram import sampled_flow, sampling_step
 from motive_pipeline.motion.trackers import DisTracker
-
-Backend = Literal["exact", "dis", "vbench"]
 
 _TRACKER = DisTracker(preset="medium", reference="first", min_side_px=128)
 _TOP_SHARE = 0.05
@@ -32,39 +31,37 @@ _PAIRS_SHARE = 4 / 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric: its name (a VBench dimension id, or our own name), its backend, and the range of its values."""
+class Video:
+    """One video to measure: its frames as ``clips.decode`` gives them, its rate, its :func:`sampled_flow` and its file."""
 
-    name: str
-    backend: Backend
-    bounds: tuple[float, float] | None = (0.0, 1.0)
-    lower_is_better: bool = False
-
-    @property
-    def label(self) -> str:
-        """The name with its backend, for instance ``dynamic_degree[dis]``; an exact metric has no mark."""
-        return self.name if self.backend == "exact" else f"{self.name}[{self.backend}]"
+    frames_THWC: UInt8[np.ndarray, "T H W 3"]
+    fps: float
+    flow_PHW2: Float[np.ndarray, "P H W 2"]
+    path: Path
 
 
-FLICKERING = Metric(name="temporal_flickering", backend="exact")
-DYNAMIC = Metric(name="dynamic_degree", backend="dis")
-SMOOTHNESS = Metric(name="motion_smoothness", backend="dis")
-VIDEO_METRICS = (DYNAMIC, SMOOTHNESS, FLICKERING)
-
-
-def video_metrics(
-    frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, flow_PHW2: Float[np.ndarray, "P H W 2"] | None = None
-) -> dict[Metric, float]:
-    """Every metric of one video with ``fps`` frames a second. ``flow_PHW2`` is its :func:`sampled_flow`, if it is computed already.
+def measure(video: Video) -> dict[Metric, float]:
+    """The value of every metric of single videos (``graph/metrics.py``).
 
     Raises:
-        ValueError: fewer than three frames (motion smoothness compares a frame with its two neighbours).
+        ValueError: the video is too short for one of them.
     """
-    return {
-        DYNAMIC: dynamic_degree(frames_THWC, fps, flow_PHW2),
-        SMOOTHNESS: motion_smoothness(frames_THWC),
-        FLICKERING: temporal_flickering(frames_THWC),
-    }
+    return {metric: resolve_dotted(str(metric.measure))(video) for metric in video_metrics()}
+
+
+def measure_dynamic_degree(video: Video) -> float:
+    """:func:`dynamic_degree` of the video."""
+    return dynamic_degree(video.frames_THWC, video.fps, video.flow_PHW2)
+
+
+def measure_motion_smoothness(video: Video) -> float:
+    """:func:`motion_smoothness` of the video."""
+    return motion_smoothness(video.frames_THWC)
+
+
+def measure_temporal_flickering(video: Video) -> float:
+    """:func:`temporal_flickering` of the pixels that VBench reads: the backend ``exact`` promises VBench's value of this file."""
+    return temporal_flickering(opencv_frames(video.path))
 
 
 def temporal_flickering(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> float:

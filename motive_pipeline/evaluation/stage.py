@@ -16,14 +16,15 @@ from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.causal import DIMS, causal_check
-from motive_pipeline.evaluation.flow_distance import HISTOGRAM, FlowDistances, flow_row, histogram_distance
+from motive_pipeline.evaluation.flow_distance import FlowDistances, flow_row, histogram_distance
 from motive_pipeline.evaluation.ground_truth import query_motion, recognize_motion
-from motive_pipeline.evaluation.metrics import FLICKERING, VIDEO_METRICS, opencv_frames, temporal_flickering, video_metrics
+from motive_pipeline.evaluation.metrics import Video, measure
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
-from motive_pipeline.evaluation.values import ALL_TRAININGS, QUERY_MOTION, score_rows, unit_values
+from motive_pipeline.evaluation.values import ALL_TRAININGS, score_rows, unit_values
 from motive_pipeline.evaluation.vbench.measure import VIDEO_ID_COLUMNS, Measured, measure_videos
 from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
 from motive_pipeline.evaluation.vbench.record import facts_of
+from motive_pipeline.graph.metrics import HISTOGRAM, QUERY_MOTION, video_metric_versions, video_metrics
 from motive_pipeline.motion.histogram import sampled_flow
 from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.storage import atomic
@@ -101,7 +102,9 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     files = [VideoFile(path=videos.path / str(name), fps=fps, labelled_by=labelled_by) for name in table["file"]]
     _require_files(arm, files)
     rule = FrameRule.of(ws.config)
-    keys = [digest("video", digest_file(file.path), rule.content(), file.labelled_by is not None) for file in files]
+    keys = [
+        digest("video", digest_file(file.path), rule.content(), file.labelled_by is not None, video_metric_versions()) for file in files
+    ]
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
@@ -118,7 +121,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
 
 
 def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
-    """One row: the value of each metric by name, ``motion_label`` (bytes, empty without a classifier), ``motion_coherence``, and the flow.
+    """One row: the value of each metric by label, ``motion_label`` (bytes, empty without a classifier), ``motion_coherence``, and the flow.
 
     Raises:
         RejectRow: the video cannot be read, or is too short for a metric.
@@ -126,12 +129,11 @@ def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
     frames_THWC = read_clip(file.path, rule).frames_THWC
     try:
         flow_PHW2 = sampled_flow(frames_THWC, file.fps)
-        # The backend "exact" promises VBench's value of this file, so use the pixels that VBench reads.
-        values = video_metrics(frames_THWC, file.fps, flow_PHW2) | {FLICKERING: temporal_flickering(opencv_frames(file.path))}
+        values = measure(Video(frames_THWC=frames_THWC, fps=file.fps, flow_PHW2=flow_PHW2, path=file.path))
         reading = recognize_motion(file.labelled_by, frames_THWC) if file.labelled_by else None
     except ValueError as error:
         raise RejectRow("too_short", str(error)) from error
-    row: dict[str, np.ndarray] = {metric.name: np.array(value, np.float64) for metric, value in values.items()}
+    row: dict[str, np.ndarray] = {metric.label: np.array(value, np.float64) for metric, value in values.items()}
     row |= flow_row(flow_PHW2, file.fps)
     row["motion_label"] = np.array((reading.label if reading else "").encode("ascii"), LABEL_BYTES)
     row["motion_coherence"] = np.array(reading.coherence if reading else np.nan, np.float64)
@@ -141,7 +143,7 @@ def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:
 def _video_rows(store: RowStore, ref: RowRef, video: dict[Any, Any], motion: str | None, queries: QueryFlow) -> list[dict[str, Any]]:
     """The rows of ``per_video`` of one video."""
     label = bytes(store.read(ref, "motion_label").item()).decode("ascii")
-    values = {metric: float(store.read(ref, metric.name)) for metric in VIDEO_METRICS}
+    values = {metric: float(store.read(ref, metric.label)) for metric in video_metrics()}
     if motion is not None:
         values[QUERY_MOTION] = float(label == motion)
     values[HISTOGRAM] = histogram_distance(store.read(ref, "flow_histogram"), queries.histogram_H)

@@ -16,14 +16,9 @@ from jaxtyping import Float
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
-from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
-from motive_pipeline.evaluation.metrics import VIDEO_METRICS, Metric
+from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
-
-QUERY_MOTION = Metric(name="query_motion_share", backend="dis")
-HELD_OUT_DROP = Metric(name="held_out_loss_drop", backend="exact", bounds=None)
-IN_SAMPLE_DROP = Metric(name="in_sample_loss_drop", backend="exact", bounds=None)
-METRICS = (HELD_OUT_DROP, IN_SAMPLE_DROP, QUERY_MOTION, HISTOGRAM, FRECHET, *VIDEO_METRICS, *VBENCH_METRICS)
+from motive_pipeline.graph.metrics import FRECHET, HELD_OUT_DROP, IN_SAMPLE_DROP, METRICS, Metric
 
 ALL_TRAININGS = -1
 """``seed`` of the row of ``eval_scores`` that covers all trainings of an arm."""
@@ -49,9 +44,9 @@ def unit_values(arm: str, per_video: pd.DataFrame, causal: pd.DataFrame) -> pd.D
 
 
 def metrics_of(units: pd.DataFrame) -> list[Metric]:
-    """The metrics in a table of unit values, in the order of :data:`METRICS`."""
+    """The metrics in a table of unit values, in the order of the report."""
     present = set(zip(units["metric"], units["backend"], strict=True))
-    return [metric for metric in METRICS if (metric.name, metric.backend) in present]
+    return [metric for metric in (*METRICS.values(), *VBENCH_METRICS) if (metric.name, metric.backend) in present]
 
 
 def value_matrix(units: pd.DataFrame, arm: str, metric: Metric) -> pd.DataFrame:

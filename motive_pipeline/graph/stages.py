@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from motive_pipeline.graph.arms import ARMS, BASE
 from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage
+from motive_pipeline.graph.trackers import TRACKERS
 
 CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
 """Where the clips lie."""
@@ -98,7 +99,7 @@ def _keys(project: Project, wanted) -> list[str]:
 
 
 def _tracker_kinds(project: Project) -> frozenset[str]:
-    return frozenset({"parquet", "opencv" if project.setting("motion.tracker") == "dis" else "torch"})
+    return frozenset({"parquet", TRACKERS[project.setting("motion.tracker")].kind})
 
 
 def _encoder_kinds(project: Project) -> frozenset[str]:
@@ -230,7 +231,7 @@ STAGES: dict[str, Stage] = {
                 ("motion.camera", "subtract"): ("motion.camera",),
                 ("motion.camera", "downweight"): ("motion.camera",),
                 ("motion.cuts", "skip"): ("motion.cuts",),
-                ("motion.tracker", "alltracker"): ("motion.weigh_by", "motion.alltracker", "engine.threads"),
+                **{("motion.tracker", tracker.name): tracker.settings for tracker in TRACKERS.values()},
             },
             gates=("motion.max_reject_share",),
             publish="motive_pipeline.motion.stage:publish_motion_masks",

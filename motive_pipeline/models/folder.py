@@ -11,6 +11,7 @@ from typing import Any
 
 from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph.families import FAMILIES, ModelFamily
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.progress import Progress
@@ -21,15 +22,6 @@ from motive_pipeline.storage.workspace import Workspace
 log = logging.getLogger(__name__)
 
 TINY = Path(__file__).parent / "tiny"
-WEIGHTS = ("transformer", "transformer_2", "text_encoder", "vae")
-_HUB_FILES = (
-    "model_index.json",
-    "scheduler/*",
-    "tokenizer/*",
-    *(f"{name}/{kind}" for name in WEIGHTS for kind in ("*.json", "*.safetensors")),
-)
-ENCODERS = ("text_encoder", "tokenizer", "vae")
-"""What latents and prompt embeddings come from: the other components may change without touching either."""
 
 YOUNG_S = 2.0
 """A file changed less than this ago may change again within the clock's resolution: its hash is not remembered."""
@@ -39,7 +31,7 @@ def model_folder(model: config.Model) -> Path:
     """Where the model of ``model.path`` lies on this machine; one named by a hub id is downloaded the first time.
 
     Raises:
-        MotiveError: no such folder, not a WanPipeline, a component is missing, or the hub cannot be reached.
+        MotiveError: no such folder, not a known family of models, a component is missing, or the hub cannot be reached.
     """
     what = f"model.path = {model.path!r}"
     if model.path == "tiny":
@@ -51,24 +43,46 @@ def model_folder(model: config.Model) -> Path:
             name=model.path,
             revision=model.revision,
             allowed="a folder in diffusers' format, a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers, or tiny",
-            files=_HUB_FILES,
+            files=_hub_files(),
             require=lambda folder: require_pipeline(folder, what),
         )
     )
 
 
-def require_pipeline(folder: Path, what: str) -> None:
-    """Raise :class:`MotiveError` unless ``folder`` holds a whole WanPipeline; ``what`` names the folder's origin in the message."""
+def _hub_files() -> list[str]:
+    """Patterns of the files that a model of any family needs; single-file weights in other formats stay on the hub."""
+    weights = sorted({name for family in FAMILIES.values() for name in family.weights})
+    return [
+        "model_index.json",
+        "scheduler/*",
+        "tokenizer/*",
+        *(f"{name}/{kind}" for name in weights for kind in ("*.json", "*.safetensors")),
+    ]
+
+
+def model_family(folder: Path, what: str) -> ModelFamily:
+    """The family of the model at ``folder``, from its ``model_index.json``; ``what`` names the folder's origin in the message.
+
+    Raises:
+        MotiveError: there is no such file, or no family loads what it names.
+    """
     index = folder / "model_index.json"
     if not index.is_file():
         raise MotiveError(f"{what}: {folder} has no model_index.json, so it is no model in diffusers' format.")
     kind = _read_json(index).get("_class_name")
-    if kind != "WanPipeline":
-        raise MotiveError(f"{what}: {folder} holds a {kind}; text-to-video models of Wan 2.1 and 2.2 (WanPipeline) are supported.")
+    if kind not in FAMILIES:
+        known = ", ".join(f"{family.label} ({family.pipeline})" for family in FAMILIES.values())
+        raise MotiveError(f"{what}: {folder} holds a {kind}, which no family loads. There are: {known}.")
+    return FAMILIES[kind]
+
+
+def require_pipeline(folder: Path, what: str) -> None:
+    """Raise :class:`MotiveError` unless ``folder`` holds a whole pipeline of a known family; ``what`` names the folder's origin in the message."""
+    weights = model_family(folder, what).weights
     for component in components(folder):
         if not any((folder / component).glob("*.json")):
             raise MotiveError(f"{what}: the component {component} is missing from {folder}. Copy or download the model again.")
-        if component in WEIGHTS and not any((folder / component).glob("*.safetensors")):
+        if component in weights and not any((folder / component).glob("*.safetensors")):
             raise MotiveError(f"{what}: {folder / component} holds no weights (*.safetensors). Copy or download the model again.")
 
 
@@ -86,11 +100,12 @@ def model_files(folder: Path) -> list[Path]:
 
 def latent_grid(ws: Workspace) -> LatentGrid:
     """The strides and channels of the model's latents, from the VAE's config file alone."""
-    vae = _read_json(model_folder(ws.config.model) / "vae" / "config.json")
+    folder = model_folder(ws.config.model)
+    family, vae = model_family(folder, "model.path"), _read_json(folder / "vae" / "config.json")
     return LatentGrid(
-        channels=vae.get("z_dim", 16),
-        temporal_stride=vae.get("scale_factor_temporal", 4),
-        spatial_stride=vae.get("scale_factor_spatial", 8),
+        channels=vae.get(*family.channels),
+        temporal_stride=vae.get(*family.temporal_stride),
+        spatial_stride=vae.get(*family.spatial_stride),
     )
 
 
@@ -103,8 +118,9 @@ def model_hash(ws: Workspace) -> str:
 
 
 def encoders_hash(ws: Workspace) -> str:
-    """32 hex digits over the part of the model that latents and prompt embeddings come from (:data:`ENCODERS`)."""
-    return part_hash(model_folder(ws.config.model), hash_memory(ws), ENCODERS)
+    """32 hex digits over the part of the model that latents and prompt embeddings come from (the family's ``encoders``)."""
+    folder = model_folder(ws.config.model)
+    return part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
 
 
 def folder_hash(folder: Path, memory: Path) -> str:
@@ -165,7 +181,8 @@ def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
 def observe_base_encoders(ws: Workspace) -> tuple[str, dict[str, Any]]:
     """The same for the part of the base model that encodes clips and captions."""
     folder = model_folder(ws.config.model)
-    return encoders_hash(ws), _facts(ws, folder, [file for file in model_files(folder) if file.relative_to(folder).parts[0] in ENCODERS])
+    encoders = model_family(folder, "model.path").encoders
+    return encoders_hash(ws), _facts(ws, folder, [file for file in model_files(folder) if file.relative_to(folder).parts[0] in encoders])
 
 
 def _facts(ws: Workspace, folder: Path, files: Sequence[Path]) -> dict[str, Any]:

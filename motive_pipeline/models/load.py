@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.models.folder import (
     encoders_hash,
     latent_grid,
+    model_family,
     model_files,
     model_folder,
     model_hash,
@@ -63,9 +65,8 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
 def _load(model: config.Model, folder: Path) -> VideoModel:
     import torch
 
-    from motive_pipeline.models.wan import load_wan
-
-    return load_wan(
+    load = resolve_dotted(model_family(folder, "model.path").load)
+    return load(
         folder,
         expert=model.expert,
         device=_device(model.device),

@@ -25,6 +25,7 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Role
+from motive_pipeline.graph.trackers import TRACKERS
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
@@ -120,7 +121,7 @@ def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
 def _row_function(
     ws: Workspace, grid: LatentGrid, missing: Sequence[CatalogClip]
 ) -> Iterator[Callable[[CatalogClip], dict[str, np.ndarray]]]:
-    """``clip -> arrays``: DIS on ``engine.threads`` clips at once, a network on one after the other, the next ones read meanwhile."""
+    """``clip -> arrays``: a tracker ``by_threads`` on ``engine.threads`` clips at once, a network on one after the other, the next ones read meanwhile."""
     read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
     memory = HashMemory(ws.state)
     tracker = functools.cache(lambda: build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads))
@@ -129,7 +130,7 @@ def _row_function(
     def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
         return mask_row(clip, tracker(), grid, read, mask_rule)
 
-    if ws.config.motion.tracker == "dis":
+    if TRACKERS[ws.config.motion.tracker].by_threads:
         ahead = in_parallel(computed, missing, threads=ws.config.engine.threads)
     else:
         ahead = nullcontext(computed)

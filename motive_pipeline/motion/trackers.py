@@ -5,7 +5,7 @@ Axes: T decoded frames, H W pixels, C channels (RGB), 2 = (dx, dy) with x to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.config import Motion
 from motive_pipeline.graph import resolve_dotted
+from motive_pipeline.graph.trackers import TRACKERS
 
 Reference = Literal["first", "previous"]
 
@@ -84,13 +85,6 @@ class DisTracker:
         return np.asarray(grey_HW, dtype=np.uint8)
 
 
-TRACKERS: Mapping[str, str] = {
-    "dis": "motive_pipeline.motion.trackers:build_dis",
-    "alltracker": "motive_pipeline.motion.alltracker:load_alltracker",
-}
-"""For each value of ``motion.tracker`` the function that builds it, as ``module:function``; imported when it is used."""
-
-
 def build_tracker(motion: Motion, *, device: str = "auto", threads: int = 1) -> Tracker:
     """The tracker that the section ``motion`` names. ``reference: auto`` means ``previous`` for DIS and ``first`` for AllTracker.
 
@@ -99,7 +93,7 @@ def build_tracker(motion: Motion, *, device: str = "auto", threads: int = 1) -> 
     Raises:
         MotiveError: AllTracker's code, weights or libraries are missing or not the expected ones.
     """
-    return resolve_dotted(TRACKERS[motion.tracker])(motion, device=device, threads=threads)
+    return resolve_dotted(TRACKERS[motion.tracker].build)(motion, device=device, threads=threads)
 
 
 def build_dis(motion: Motion, **_: object) -> DisTracker:

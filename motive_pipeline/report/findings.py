@@ -10,21 +10,10 @@ import pandas as pd
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_rows
-from motive_pipeline.evaluation.flow_distance import FRECHET, HISTOGRAM, FlowDistances
+from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
-from motive_pipeline.evaluation.metrics import DYNAMIC, Metric
-from motive_pipeline.evaluation.values import (
-    HELD_OUT_DROP,
-    IN_SAMPLE_DROP,
-    QUERY_MOTION,
-    difference,
-    difference_matrix,
-    estimate,
-    metrics_of,
-    num_trainings,
-    unit_values,
-    value_matrix,
-)
+from motive_pipeline.evaluation.values import difference, difference_matrix, estimate, metrics_of, num_trainings, unit_values, value_matrix
+from motive_pipeline.graph.metrics import DYNAMIC, FRECHET, HELD_OUT_DROP, HISTOGRAM, IN_SAMPLE_DROP, QUERY_MOTION, Metric
 from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, precision_table
 from motive_pipeline.report.plots import Dots
 from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section

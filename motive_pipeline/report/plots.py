@@ -20,8 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.graph.metrics import Metric
 from motive_pipeline.report.tables import arm_name
 
 WIDTH_IN = 11.5
@@ -96,7 +95,7 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
     for empty in axes[len(panels) :]:
         empty.set_axis_off()
     for panel, (metric, rows) in zip(axes, panels.items(), strict=False):
-        style = STYLES[metric]
+        style = metric.style
         _dots(panel, palette, rows, factor=style.factor)
         panel.xaxis.set_major_locator(MaxNLocator(nbins=3))  # a panel is narrow, and some metrics have five decimals
         if style.factor == 100:
@@ -110,7 +109,7 @@ def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figur
     """The causal check: each query as a small dot, the mean and its interval, and a line at zero (the base model) if zero is in the range."""
     figure = _figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
     axes = figure.subplots()
-    _dots(axes, palette, rows, factor=STYLES[metric].factor)
+    _dots(axes, palette, rows, factor=metric.style.factor)
     left, right = axes.get_xlim()
     if left <= 0 <= right:
         axes.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
@@ -123,7 +122,7 @@ def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]
     figure = _figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
-        style = STYLES[metric]
+        style = metric.style
         panel.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
         _dots(panel, palette, rows, factor=style.factor)
         panel.set_title(f"MOTIVE minus another arm: {metric.label}", fontsize=9.5, color=palette.ink, pad=8)
@@ -132,7 +131,7 @@ def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]
 
 
 def _difference_unit(metric: Metric) -> str:
-    unit = STYLES[metric].unit
+    unit = metric.style.unit
     return ("percentage points" if unit.startswith("%") else unit) + (
         " (below 0 is better)" if metric.lower_is_better else " (above 0 is better)"
     )

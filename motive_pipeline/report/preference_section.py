@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.report.metric_styles import Style
+from motive_pipeline.graph.metrics import Style
 from motive_pipeline.report.tables import Number, Table, arm_name, format_estimate, format_number, with_origin
 from motive_pipeline.storage.workspace import Workspace
 

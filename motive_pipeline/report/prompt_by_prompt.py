@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from motive_pipeline.evaluation.metrics import FLICKERING, Metric
-from motive_pipeline.evaluation.values import HELD_OUT_DROP, IN_SAMPLE_DROP, difference_matrix
-from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.evaluation.values import difference_matrix
+from motive_pipeline.graph.metrics import FLICKERING, HELD_OUT_DROP, IN_SAMPLE_DROP, Metric
 from motive_pipeline.report.tables import Number, Table, arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 
@@ -67,7 +66,7 @@ def by_unit_table(
     units: pd.DataFrame, metric: Metric, others: Sequence[str], texts: Mapping[str, str], *, key: str
 ) -> tuple[Table, list[Number]]:
     """The difference MOTIVE - arm for each prompt (or query), averaged over trainings; a dash where one of the two arms has no value."""
-    style = STYLES[metric]
+    style = metric.style
     means: dict[str, dict[str, float]] = {
         other: difference_matrix(units, metric, "motive", other).mean(axis=0).to_dict() for other in others
     }  # type: ignore[misc]

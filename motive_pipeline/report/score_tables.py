@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.metrics import Metric
 from motive_pipeline.evaluation.values import (
     value_matrix,
 )
 from motive_pipeline.evaluation.vbench.dimensions import BACKEND as VBENCH
+from motive_pipeline.graph.metrics import Metric
 from motive_pipeline.report.tables import (
     Number,
     Table,

@@ -14,7 +14,6 @@ from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
-from motive_pipeline.report.metric_styles import STYLES
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
 from motive_pipeline.report.tables import Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
@@ -122,7 +121,7 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
         "tables": findings.tables,
         "facts": findings.facts,
         "motion": " · ".join(categories),
-        "metrics": [(metric, STYLES[metric]) for metric in findings.metrics],
+        "metrics": [(metric, metric.style) for metric in findings.metrics],
         "is_in_sample": findings.drop_metric.name.startswith("in_sample"),
         "best": _best_table(ws, letters=None),
     }

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.metrics import Metric
 from motive_pipeline.graph import ARMS
-from motive_pipeline.report.metric_styles import STYLES, Style
+from motive_pipeline.graph.metrics import Metric, Style
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ def format_number(value: float, decimals: int, *, signed: bool = False) -> str:
 
 def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, source: str, signed: bool = False) -> Number:
     """The number of one estimate of a metric."""
-    style = STYLES[metric]
+    style = metric.style
     return Number(
         table=table,
         row=row,
@@ -86,7 +85,7 @@ def estimate_number(table: str, row: str, metric: Metric, found: Estimate, *, so
 
 def column_heading(metric: Metric) -> str:
     """A column's heading: name, backend mark, unit."""
-    style = STYLES[metric]
+    style = metric.style
     return f"{metric.label} ({style.unit})"
 
 

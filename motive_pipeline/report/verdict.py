@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.metrics import Metric
-from motive_pipeline.report.metric_styles import STYLES
+from motive_pipeline.graph.metrics import Metric
 from motive_pipeline.report.tables import arm_name, format_estimate, joined
 
 MIN_TRAININGS = 3
@@ -51,7 +50,7 @@ def _no_verdict(num_trainings: int) -> Verdict:
 
 
 def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
-    name = STYLES[metric].title
+    name = metric.style.title
     beaten, lost, undecided = _by_outcome(metric, found)
     if not lost and not undecided:
         return f"MOTIVE beats {_names(beaten)} on {name}"
@@ -62,7 +61,7 @@ def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
 
 
 def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
-    style = STYLES[metric]
+    style = metric.style
     beaten, lost, undecided = _by_outcome(metric, found)
     shown = "; ".join(f"against {arm_name(rival)} {format_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
     says = [f"better than {_names(beaten)}"] if beaten else []

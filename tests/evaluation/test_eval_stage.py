@@ -10,9 +10,10 @@ import pytest
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation import stage
 from motive_pipeline.evaluation.flow_distance import FlowDistances
-from motive_pipeline.evaluation.metrics import DYNAMIC, motion_smoothness, opencv_frames, temporal_flickering
+from motive_pipeline.evaluation.metrics import motion_smoothness, opencv_frames, temporal_flickering
 from motive_pipeline.evaluation.stage import publish_eval_scores
-from motive_pipeline.evaluation.values import QUERY_MOTION, difference, score_rows, unit_values, value_matrix
+from motive_pipeline.evaluation.values import difference, score_rows, unit_values, value_matrix
+from motive_pipeline.graph.metrics import DYNAMIC, QUERY_MOTION
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.encode import write_mp4
 from tests.eval_fixtures import copied, republish
@@ -112,8 +113,8 @@ def test_a_score_that_is_not_finite_stops_the_asset_and_names_video_and_metric(e
     name = ws.published("generated_videos/motive").table("videos")["file"].iloc[2]
     noise = np.random.default_rng(0).integers(0, 256, (17, 64, 64, 3), dtype=np.uint8)
     edit_publication(ws, "generated_videos/motive", lambda folder: write_mp4(folder / name, noise, 16))
-    found = stage.video_metrics
-    monkeypatch.setattr(stage, "video_metrics", lambda *video: found(*video) | {DYNAMIC: float("nan")})
+    found = stage.measure
+    monkeypatch.setattr(stage, "measure", lambda video: found(video) | {DYNAMIC: float("nan")})
     with pytest.raises(GateFailed, match=rf"1 values are not finite \({name}: dynamic_degree\)"):
         publish_eval_scores(ws, "motive")
 

@@ -12,8 +12,9 @@ import torch
 
 from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph.families import FAMILIES
 from motive_pipeline.models import folder as model_folders
-from motive_pipeline.models.folder import ENCODERS, encoders_hash, folder_hash, part_hash
+from motive_pipeline.models.folder import encoders_hash, folder_hash, part_hash
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash, observe_base_encoders, observe_base_model
 from tests.clip_fixtures import project
 from tests.tiny_wan import save_tiny_wan
@@ -126,7 +127,7 @@ def test_the_hash_is_of_names_and_bytes(copy, tmp_path):
 @pytest.mark.parametrize("component", ["scheduler", "text_encoder", "tokenizer", "transformer", "vae"])
 def test_the_hash_of_the_encoders_is_of_what_makes_latents_and_prompt_embeddings(copy, tmp_path, component):
     def hashes() -> tuple[str, str]:
-        return folder_hash(copy, tmp_path / "memory.json"), part_hash(copy, tmp_path / "memory.json", ENCODERS)
+        return folder_hash(copy, tmp_path / "memory.json"), part_hash(copy, tmp_path / "memory.json", FAMILIES["WanPipeline"].encoders)
 
     whole, encoders = hashes()
     file = next((copy / component).glob("*.json"))
@@ -139,11 +140,11 @@ def test_the_hash_of_the_encoders_is_of_what_makes_latents_and_prompt_embeddings
 def test_another_class_of_an_encoder_is_another_hash_and_another_transformer_class_is_not(copy, tmp_path):
     index = copy / "model_index.json"
     entries = json.loads(index.read_text())
-    before = part_hash(copy, tmp_path / "memory.json", ENCODERS)
+    before = part_hash(copy, tmp_path / "memory.json", FAMILIES["WanPipeline"].encoders)
     index.write_text(json.dumps(entries | {"transformer": ["diffusers", "Another"], "boundary_ratio": 0.9}))
-    assert part_hash(copy, tmp_path / "memory.json", ENCODERS) == before
+    assert part_hash(copy, tmp_path / "memory.json", FAMILIES["WanPipeline"].encoders) == before
     index.write_text(json.dumps(entries | {"vae": ["diffusers", "Another"]}))
-    assert part_hash(copy, tmp_path / "memory.json", ENCODERS) != before
+    assert part_hash(copy, tmp_path / "memory.json", FAMILIES["WanPipeline"].encoders) != before
 
 
 def test_unchanged_files_are_not_read_again_and_replaced_ones_are(copy, tmp_path, monkeypatch):

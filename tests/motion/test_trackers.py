@@ -1,15 +1,12 @@
 """Trackers: displacement in pixels of the decoded frame, relative to the stated reference frame."""
 
-from typing import get_args
-
 import cv2
 import numpy as np
 import pytest
 
 from motive_pipeline.config import Motion
 from motive_pipeline.demo.generator import render_clip, render_truth, sample_spec
-from motive_pipeline.graph import resolve_dotted
-from motive_pipeline.motion.trackers import TRACKERS, DisTracker, build_tracker
+from motive_pipeline.motion.trackers import DisTracker, build_tracker
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +82,3 @@ def test_the_settings_choose_the_tracker_and_auto_is_previous():
     assert build_tracker(Motion(reference="first", preset="fast", min_side_px=0)) == DisTracker(
         preset="fast", reference="first", min_side_px=0
     )
-
-
-def test_every_tracker_of_the_settings_is_registered():
-    assert set(TRACKERS) == set(get_args(Motion.model_fields["tracker"].annotation))
-    for name in TRACKERS.values():
-        assert callable(resolve_dotted(name))

@@ -12,15 +12,12 @@ import pytest
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate
-from motive_pipeline.evaluation.flow_distance import HISTOGRAM
-from motive_pipeline.evaluation.metrics import DYNAMIC, FLICKERING
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.evaluation.stage import publish_eval_scores
-from motive_pipeline.evaluation.values import HELD_OUT_DROP
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
+from motive_pipeline.graph.metrics import DYNAMIC, FLICKERING, HELD_OUT_DROP, HISTOGRAM, METRICS
 from motive_pipeline.report.gallery import Gallery
-from motive_pipeline.report.metric_styles import STYLES
 from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
 from motive_pipeline.report.stage import publish_report, summary
 from motive_pipeline.report.tables import format_estimate, format_number, plain_text
@@ -136,7 +133,7 @@ def test_page_markdown_and_table_show_the_same_numbers(report):
     for number in numbers.itertuples(index=False):
         assert number.shown in text, number
         assert number.shown in markdown, number
-    styles = {metric.label: style for metric, style in STYLES.items()}
+    styles = {metric.label: metric.style for metric in (*METRICS.values(), *VBENCH_METRICS)}
     for number in numbers[numbers["table"] == "arms"].itertuples(index=False):
         estimate = Estimate(value=number.value, low=number.ci_low, high=number.ci_high, num_trainings=1, num_prompts=number.num)
         assert number.shown == format_estimate(estimate, styles[number.column])
@@ -407,7 +404,7 @@ def test_numbers_have_real_minus_signs_and_no_negative_zero(value, decimals, sig
 
 def test_an_estimate_without_interval_has_no_brackets():
     found = Estimate(value=0.5, low=math.nan, high=math.nan, num_trainings=1, num_prompts=1)
-    assert format_estimate(found, STYLES[DYNAMIC]) == "50.0"
+    assert format_estimate(found, DYNAMIC.style) == "50.0"
 
 
 def test_the_mask_follows_the_latent_frames():

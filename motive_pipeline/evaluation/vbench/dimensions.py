@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from motive_pipeline.evaluation.metrics import Metric
+from motive_pipeline.graph.metrics import Metric, Style
 
 BACKEND = "vbench"
 
@@ -50,7 +50,15 @@ class Dimension:
     @property
     def metric(self) -> Metric:
         """The dimension as a metric."""
-        return Metric(name=self.name, backend=BACKEND, bounds=self.limits if self.limits == (0.0, 1.0) else None)
+        is_share = self.name == "dynamic_degree"
+        style = Style(
+            title=f"{self.name.replace('_', ' ')}, VBench",
+            unit="% of videos" if is_share else "0 to 1",
+            factor=100.0 if is_share else 1.0,
+            decimals=1 if is_share else 4,
+            meaning=f"{self.meaning} (VBench itself)",
+        )
+        return Metric(name=self.name, backend=BACKEND, style=style, bounds=self.limits if self.limits == (0.0, 1.0) else None)
 
 
 _DINO_CODE = "https://raw.githubusercontent.com/facebookresearch/dino/7c446df5b9f45747937fb0d72314eb9f7b66930a"
