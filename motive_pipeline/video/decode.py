@@ -7,6 +7,7 @@ clip has.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +25,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.container import open_video, stated_length_s
 from motive_pipeline.video.flags import FLAGS
-from motive_pipeline.video.frame_times import TimedFrames
+from motive_pipeline.video.frame_times import StampsOutOfOrder, TimedFrames, presentation_stamps
 from motive_pipeline.video.geometry import frame_flags, geometry
 from motive_pipeline.video.picture import cover_scale, picture
 
@@ -88,10 +89,24 @@ def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
 
     Raises:
         RejectRow: see :func:`~.container.open_video`; ``zero_frames``; ``too_short``; ``truncated_tail`` (too short because the file
-            was cut off); ``decode_error`` (damaged data inside the window).
+            was cut off); ``decode_error`` (damaged data inside the window); ``time_disorder`` (the time stamps are in no order that
+            makes sense).
     """
+    try:
+        return _read(source, rule)
+    except StampsOutOfOrder:
+        pass
     with open_video(source) as (container, stream):
-        timed = TimedFrames(stream)
+        try:
+            return _read(source, rule, presentation_stamps(container, stream))
+        except ValueError as error:
+            raise RejectRow("time_disorder", f"the order of its time stamps makes no sense: {error}") from error
+
+
+def _read(source: MediaFile | Path, rule: FrameRule, stamps: Iterator[Fraction] | None = None) -> DecodedClip:
+    """:func:`read_clip`, with the frames' own time stamps or with ``stamps``."""
+    with open_video(source) as (container, stream):
+        timed = TimedFrames(stream, stamps)
         window = _Window(rule)
         for time, frame in timed.frames(container):
             if window.offer(time, frame, stream):

@@ -1,10 +1,15 @@
 """The decoded frames of a stream, each with its time, in growing order of time.
 
 Missing time stamps and stamps that jump back are repaired. Interlaced video is deinterlaced.
+
+Some containers keep no presentation times (AVI, Matroska in VfW mode, an MP4 that lost its ``ctts``). Their stamps are those of decoding, so the
+frames of a stream with B-frames come out of order by them. The decoder gives the frames in the right order; the sorted stamps are their times.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -19,15 +24,48 @@ VARIABLE_RATE_SPREAD = 1.5
 """A clip whose longest frame lasts this many times as long as its shortest is flagged ``variable_rate``."""
 
 
+MAX_REORDERED = 16
+"""No codec reorders frames by more than this many places (the largest picture buffer of H.264 and HEVC)."""
+
+
+class StampsOutOfOrder(Exception):
+    """The frames of a stream with B-frames carry each other's stamps; see :func:`presentation_stamps`."""
+
+
+def presentation_stamps(container: InputContainer, stream: VideoStream) -> Iterator[Fraction]:
+    """The time stamps (s) of the packets, sorted: those of the frames as they are shown, whichever packet carries which.
+
+    Raises:
+        ValueError: two are equal, or lie further apart than any codec reorders, so they are no times of frames.
+    """
+    waiting: list[Fraction] = []
+    last: Fraction | None = None
+    for packet in container.demux(stream):
+        if packet.pts is None or packet.time_base is None or packet.is_discard:
+            continue
+        stamp = packet.pts * packet.time_base
+        if stamp == last or stamp in waiting or (last is not None and stamp < last):
+            raise ValueError(f"a packet is stamped {float(stamp):.3f} s, where that time is past or taken")
+        heapq.heappush(waiting, stamp)
+        if len(waiting) > MAX_REORDERED:
+            last = heapq.heappop(waiting)
+            yield last
+    yield from sorted(waiting)
+
+
 class TimedFrames:
     """Reads the frames of one stream, and records what was unusual on the way.
+
+    ``stamps``, if given, are the times of the frames in their order, and count instead of the frames' own.
 
     ``error`` is FFmpeg's message if a frame could not be decoded; ``is_cut_off`` is true if no data follow that frame. ``last`` is the time
     of the last frame, from the first one.
     """
 
-    def __init__(self, stream: VideoStream) -> None:
+    def __init__(self, stream: VideoStream, stamps: Iterator[Fraction] | None = None) -> None:
         self.stream = stream
+        self._stamps = stamps
+        self._recent: deque[Fraction] = deque(maxlen=MAX_REORDERED + 1)
         self.error: str | None = None
         self.is_cut_off = False
         self.num_frames = 0
@@ -37,14 +75,18 @@ class TimedFrames:
         self._graph: Graph | None = None
 
     def frames(self, container: InputContainer) -> Iterator[tuple[Fraction, VideoFrame]]:
-        """(time from the first frame in seconds, frame). Ends at the first frame that cannot be decoded."""
+        """(time from the first frame in seconds, frame). Ends at the first frame that cannot be decoded.
+
+        Raises:
+            StampsOutOfOrder: the frames' own stamps are out of order, as times of decoding are.
+        """
         start: Fraction | None = None
         for frame in self._deinterlaced(self._decoded(container)):
-            stamp = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+            stamp = self._stamp(frame)
             if start is None:
                 start = stamp or Fraction(0)
                 time = Fraction(0)
-                self._repaired = stamp is None
+                self._repaired = stamp is None or self._stamps is not None
             else:
                 assert self.last is not None
                 time = self.last if stamp is None else stamp - start
@@ -76,6 +118,21 @@ class TimedFrames:
             return sorted(self._gaps)[len(self._gaps) // 2]
         rate = self.stream.average_rate or self.stream.guessed_rate
         return 1 / rate if rate else Fraction(1, 24)
+
+    def _stamp(self, frame: VideoFrame) -> Fraction | None:
+        """The frame's time stamp in seconds, None if it has none."""
+        if self._stamps is not None:
+            return next(self._stamps, None)
+        if frame.pts is None or frame.time_base is None:
+            return None
+        stamp = frame.pts * frame.time_base
+        # A clock that was set back gives stamps below all recent ones, or equal to one of them. A stamp between them belongs to another frame.
+        if self._recent and stamp <= min(self._recent):
+            self._recent.clear()
+        elif self.stream.codec_context.has_b_frames and self._recent and stamp < max(self._recent) and stamp not in self._recent:
+            raise StampsOutOfOrder
+        self._recent.append(stamp)
+        return stamp
 
     def _decoded(self, container: InputContainer) -> Iterator[VideoFrame]:
         packets = container.demux(self.stream)

@@ -1,24 +1,36 @@
-"""How a stored frame is meant to be shown: turned, and with square pixels."""
+"""How a stored frame is meant to be shown: turned or mirrored, and with square pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from motive_pipeline.video.flags import FLAGS
 from motive_pipeline.video.tone_map import HLG, PQ
 
+Pixels = TypeVar("Pixels", bound=np.ndarray)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """How stored pixels become the picture as shown: each pixel is ``pixel_aspect`` times as wide as high; then the picture is turned by
-    ``quarter_turns``, counter-clockwise."""
+    """How stored pixels become the picture as shown. Each pixel is ``pixel_aspect`` times as wide as high. Then the picture is transposed
+    (rows become columns), flipped left to right, and flipped top to bottom, where these are set."""
 
     pixel_aspect: Fraction
-    quarter_turns: int
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the stored picture is not shown as it is stored."""
+        return self.transpose or self.flip_x or self.flip_y
 
     def shown_size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) as shown, of a stored picture of this size. Pixels are made square by stretching, never by shrinking."""
@@ -27,15 +39,30 @@ class Geometry:
             width = round(width * aspect)
         else:
             height = round(height / aspect)
-        return (height, width) if self.quarter_turns % 2 else (width, height)
+        return (height, width) if self.transpose else (width, height)
+
+    def oriented(self, picture_HWC: Pixels) -> Pixels:
+        """A view of the stored ``picture_HWC`` as shown."""
+        if self.transpose:
+            picture_HWC = picture_HWC.swapaxes(0, 1)
+        if self.flip_x:
+            picture_HWC = picture_HWC[:, ::-1]
+        return picture_HWC[::-1] if self.flip_y else picture_HWC
 
 
 def geometry(frame: VideoFrame, stream: VideoStream) -> Geometry:
-    """The geometry of ``frame``: the stream's pixel aspect, and the frame's display matrix to the nearest quarter turn."""
+    """The geometry of ``frame``: the stream's pixel aspect, and the frame's display matrix to the nearest of the eight orientations."""
     aspect = stream.sample_aspect_ratio
     if aspect is None or not Fraction(1, 20) < aspect < 20:
         aspect = Fraction(1)
-    return Geometry(pixel_aspect=aspect, quarter_turns=round(frame.rotation / 90) % 4)
+    matrix = next((side for side in frame.side_data if side.type == SideDataType.DISPLAYMATRIX), None)
+    if matrix is None:
+        return Geometry(pixel_aspect=aspect)
+    # A stored point (x, y) is shown at (a x + c y, b x + d y). The picture has a place for it wherever it lies, so the offsets do not count.
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Geometry(pixel_aspect=aspect, transpose=True, flip_x=c < 0, flip_y=b < 0)
+    return Geometry(pixel_aspect=aspect, flip_x=a < 0, flip_y=d < 0)
 
 
 def frame_flags(frame: VideoFrame, shape: Geometry) -> tuple[str, ...]:
@@ -45,6 +72,6 @@ def frame_flags(frame: VideoFrame, shape: Geometry) -> tuple[str, ...]:
         "hdr": int(frame.color_trc) in (PQ, HLG),
         "interlaced": bool(frame.interlaced_frame),
         "non_square_pixels": shape.pixel_aspect != 1,
-        "rotated": shape.quarter_turns != 0,
+        "rotated": shape.is_turned,
     }
     return tuple(flag for flag in FLAGS if holds.get(flag))

@@ -1,6 +1,6 @@
 """One decoded frame -> an RGB picture of the wanted size.
 
-The frame is converted to RGB, turned by its rotation, its pixels are made square, and it is scaled until it covers the wanted size and
+The frame is converted to RGB, turned and mirrored by its display matrix, its pixels are made square, and it is scaled until it covers the wanted size and
 centre-cropped. Last, HDR is mapped to SDR if the caller asks for it (tone_map.py). Shrinking averages over areas, which avoids aliasing;
 enlarging is bilinear; a picture that has the wanted size is not resampled.
 """
@@ -32,7 +32,7 @@ def picture(frame: VideoFrame, shape: Geometry, *, width: int, height: int, tone
     """
     is_mapped = tone_map and int(frame.color_trc) in (PQ, HLG)
     stored_HWC = rgb(frame, "rgb48le" if is_mapped else "rgb24")
-    shown_HWC = np.rot90(stored_HWC, k=shape.quarter_turns)
+    shown_HWC = shape.oriented(stored_HWC)
     shown_width, shown_height = shape.shown_size(frame.width, frame.height)
     scale = cover_scale(shown_width, shown_height, width=width, height=height)
     scaled_HWC = _resized(shown_HWC, max(width, round(shown_width * scale)), max(height, round(shown_height * scale)))

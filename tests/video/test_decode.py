@@ -1,8 +1,10 @@
 """The one reader: frames by time, at one size, whatever the file is like; a reason code where it cannot be read."""
 
+import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,7 +14,7 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.video.container import open_video
 from motive_pipeline.video.decode import DecodedClip, frame_near, read_clip
 from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
-from motive_pipeline.video.frame_times import TimedFrames
+from motive_pipeline.video.frame_times import TimedFrames, presentation_stamps
 from motive_pipeline.video.probe import probe
 from tests.clip_fixtures import RULE, counting_frames, cut, damage, noise, which_frames, write_sound, write_video
 
@@ -26,6 +28,29 @@ def reason(path: Path, rule=RULE) -> str:
 
 def read(path: Path, **rule) -> DecodedClip:
     return read_clip(path, replace(RULE, **rule))
+
+
+ORIENTATIONS = {
+    "as stored": ((1, 0, 0, 1), lambda picture: picture),
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "upside down and mirrored": ((1, 0, 0, -1), np.flipud),
+    "half a turn": ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
+    "a quarter turn clockwise": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+    "a quarter turn counter-clockwise": ((0, -1, 1, 0), np.rot90),
+    "transposed": ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
+    "transposed over the other diagonal": ((0, -1, -1, 0), lambda picture: np.rot90(picture, 2).swapaxes(0, 1)),
+}
+"""(a, b, c, d) of the display matrix, and what it does to a picture: the point (x, y) is shown at (a x + c y, b x + d y). These are the pictures
+that ``ffmpeg -i`` gives (FFmpeg 5.1)."""
+
+
+def with_display_matrix(path: Path, matrix: tuple[float, float, float, float]) -> Path:
+    """Write a display matrix into the track header of an MP4; the offsets stay zero, as no player needs them."""
+    data = path.read_bytes()
+    place = data.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    path.write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
+    return path
 
 
 class TestTime:
@@ -132,6 +157,52 @@ class TestTime:
         assert ("time_repaired" in reading.flags()) == (stamps != [0, 1, 2, 3])
 
 
+WITHOUT_TIMES = {
+    "H.264 in AVI": ("v.avi", {"codec": "libx264", "options": {"bf": "2", "b-adapt": "0"}}),
+    "H.264 with a pyramid in AVI": (
+        "v.avi",
+        {"codec": "libx264", "options": {"bf": "3", "b-adapt": "0", "x264-params": "b-pyramid=normal"}},
+    ),
+    "MPEG-4 in AVI": ("v.avi", {"codec": "mpeg4", "options": {"bf": "2", "qmin": "1", "qmax": "2"}}),
+}
+"""Containers that keep no presentation times, with B-frames."""
+
+
+class TestFramesWithoutPresentationTimes:
+    """The stamps of these files are those of decoding. By them the frames would come out of order, or at half speed."""
+
+    @pytest.mark.parametrize("kind", WITHOUT_TIMES)
+    def test_frames_come_in_order_and_at_their_speed(self, tmp_path, kind):
+        name, encoding = WITHOUT_TIMES[kind]
+        clip = read(write_video(tmp_path / name, counting_frames(40), **encoding), num_frames=17)
+        assert which_frames(clip.frames_THWC) == list(range(17))
+        assert np.allclose(np.diff(clip.times_s), 1 / 8)
+
+    @pytest.mark.parametrize(
+        ("codec", "options"),
+        [("libx264", {"bf": "2", "b-adapt": "0"}), ("libx265", {"x265-params": "bframes=3:b-adapt=0:log-level=none"})],
+    )
+    def test_an_mp4_that_lost_its_presentation_times_is_read_in_order(self, tmp_path, codec, options):
+        path = tmp_path / "v.mp4"
+        write_video(path, counting_frames(40), codec=codec, options=options, container_options={"use_editlist": "0"})
+        before = read(path, num_frames=17)
+        path.write_bytes(path.read_bytes().replace(b"ctts", b"free"))
+        after = read(path, num_frames=17)
+        assert np.array_equal(after.frames_THWC, before.frames_THWC)
+        assert (before.flags, after.flags) == ((), ("time_repaired",))
+
+    def test_stamps_that_are_no_times_of_frames_are_an_error(self):
+        def packets(*stamps):
+            return SimpleNamespace(
+                demux=lambda _: [SimpleNamespace(pts=stamp, time_base=Fraction(1, 8), is_discard=False) for stamp in stamps]
+            )
+
+        assert [8 * stamp for stamp in presentation_stamps(packets(0, 3, 1, None, 2), None)] == [0, 1, 2, 3]
+        for wrong in ((0, 1, 1), (0, *range(20, 60), 10)):
+            with pytest.raises(ValueError, match="past or taken"):
+                list(presentation_stamps(packets(*wrong), None))
+
+
 class TestPicture:
     def test_a_picture_of_the_right_size_is_not_touched(self, tmp_path):
         frames = np.repeat(np.kron(np.random.default_rng(0).integers(0, 255, (12, 16, 3)), np.ones((4, 4, 1)))[None], 9, 0).astype(np.uint8)
@@ -171,6 +242,26 @@ class TestPicture:
         seen = {"tl": shown[:8, :8], "tr": shown[:8, -8:], "bl": shown[-8:, :8], "br": shown[-8:, -8:]}
         assert max(seen, key=lambda c: seen[c][..., 0].mean()) == max(quarters, key=lambda c: quarters[c][..., 0].mean()) != "tl"
         assert clip.flags == ("rotated",)
+
+    @pytest.mark.parametrize("orientation", ORIENTATIONS)
+    def test_each_of_the_eight_orientations_is_shown_as_players_show_it(self, tmp_path, orientation):
+        frames = np.zeros((9, 48, 64, 3), dtype=np.uint8)
+        frames[:, :24, :32], frames[:, :24, 32:], frames[:, 24:, :32] = (250, 20, 20), (20, 250, 20), (20, 20, 250)
+        path = write_video(tmp_path / "v.mp4", frames)
+        matrix, shown = ORIENTATIONS[orientation]
+        upright = read(path, width=64, height=48)
+        expected = np.stack([shown(frame) for frame in upright.frames_THWC])
+        with_display_matrix(path, matrix)
+        clip = read(path, width=expected.shape[2], height=expected.shape[1])
+        assert np.array_equal(clip.frames_THWC, expected)
+        assert clip.flags == (() if orientation == "as stored" else ("rotated",))
+        facts = probe(path)
+        assert (facts.width, facts.height) == (expected.shape[2], expected.shape[1])
+
+    def test_a_turn_by_an_odd_angle_is_the_nearest_orientation(self, tmp_path):
+        path = write_video(tmp_path / "v.mp4", counting_frames(9))
+        with_display_matrix(path, (0.97, 0.26, -0.26, 0.97))
+        assert read(path).flags == ()
 
     def test_pixels_that_are_not_square_are_made_square(self, tmp_path):
         frames = np.zeros((9, 48, 32, 3), dtype=np.uint8)
