@@ -123,7 +123,9 @@ def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
 def _row_function(
     ws: Workspace, grid: LatentGrid, missing: Sequence[CatalogClip]
 ) -> Iterator[Callable[[CatalogClip], dict[str, np.ndarray]]]:
-    """``clip -> arrays``. ``by_threads`` tracks ``engine.threads`` clips at once; a network tracks one at a time while the next ones are read."""
+    """``clip -> arrays``. A tracker that works ``by_threads`` tracks ``engine.threads`` clips at once. A network tracks one clip at a time, while the
+    next ones are read.
+    """
     read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
     memory = HashMemory(ws.state)
     tracker = functools.cache(lambda: build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads))
