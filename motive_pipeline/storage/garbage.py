@@ -1,7 +1,7 @@
 """Finds and deletes what no current setting uses below the root: old rows, publications, trainings and videos.
 
-Only :func:`remove_unused` deletes anything. The files of a finished training or video have two names, in ``work/`` and in the publication. So a piece of
-``work/`` is in use exactly if current publications hold all of it, too.
+Only :func:`remove_unused` deletes anything. The files of a finished training or video have two names, in ``work/`` and in the publication. So a
+piece of ``work/`` is in use exactly if current publications hold all of it, too.
 
 Only folders that the pipeline makes are searched, and links are not followed: a link to another disk stays, and so does its target.
 """
