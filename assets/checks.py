@@ -12,7 +12,7 @@ from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import array_of, open_group
 
-Outcome = tuple[bool, dict[str, float | int | str]]
+CheckOutcome = tuple[bool, dict[str, float | int | str]]
 
 
 def checks(config: Config) -> list[dg.AssetChecksDefinition]:
@@ -38,7 +38,7 @@ def checks(config: Config) -> list[dg.AssetChecksDefinition]:
     ]
 
 
-def _check(asset: str, name: str, description: str, look: Callable[[Workspace, Publication], Outcome]) -> dg.AssetChecksDefinition:
+def _check(asset: str, name: str, description: str, look: Callable[[Workspace, Publication], CheckOutcome]) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=dg.AssetKey(asset.split("/")), name=name, description=description, required_resource_keys={"workspace"})
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         workspace: Workspace = context.resources.workspace
@@ -48,25 +48,25 @@ def _check(asset: str, name: str, description: str, look: Callable[[Workspace, P
     return check
 
 
-def _no_rejects(_: Workspace, catalog: Publication) -> Outcome:
+def _no_rejects(_: Workspace, catalog: Publication) -> CheckOutcome:
     rejects = catalog.rejects()
     reasons = {f"rejected: {reason}": int(count) for reason, count in rejects["reason"].value_counts().items()}
     return rejects.empty, {"clips": len(catalog.table("catalog")), "rejected": len(rejects), **reasons}
 
 
-def _captions(_: Workspace, catalog: Publication) -> Outcome:
+def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:
     captions = catalog.table("catalog")["caption"].tolist()
     without = sum(not str(caption or "").strip() for caption in captions)
     return without == 0, {"clips": len(captions), "without caption": without}
 
 
-def _moving(_: Workspace, masks: Publication) -> Outcome:
+def _moving(_: Workspace, masks: Publication) -> CheckOutcome:
     magnitude_px = masks.table("index")["motion_magnitude_px"].to_numpy()
     still = float(np.mean(magnitude_px < 0.05))
     return still <= 0.5, {"share that stands still": still, "median magnitude, px": float(np.median(magnitude_px))}
 
 
-def _unit(_: Workspace, gradients: Publication) -> Outcome:
+def _unit(_: Workspace, gradients: Publication) -> CheckOutcome:
     array = array_of(open_group(gradients.path), "gradient")
     lengths = np.concatenate([np.linalg.norm(np.asarray(array[i : i + 4096]), axis=1) for i in range(0, array.shape[0], 4096)])
     zero = lengths == 0
@@ -74,7 +74,7 @@ def _unit(_: Workspace, gradients: Publication) -> Outcome:
     return wrong == 0, {"rows": len(lengths), "zero rows": int(zero.sum()), "rows of another length": wrong}
 
 
-def _in_pool(workspace: Workspace, subset: Publication) -> Outcome:
+def _in_pool(workspace: Workspace, subset: Publication) -> CheckOutcome:
     chosen = subset.table("subset")["clip_id"].tolist()
     pool = set(workspace.published("eligible_pool").table("pool")["clip_id"])
     outside = sum(clip not in pool for clip in chosen)

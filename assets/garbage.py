@@ -5,7 +5,7 @@ from assets.instance import open_instance
 from assets.names import asset_name
 from assets.staleness import stale_assets
 from motive_pipeline.config import Config
-from motive_pipeline.storage.garbage import Unused, remove, report_folders, unused
+from motive_pipeline.storage.garbage import Unused, remove_unused, report_folders, unused
 from motive_pipeline.storage.workspace import Workspace
 
 
@@ -22,5 +22,5 @@ def collect(config: Config, *, delete: bool) -> list[Unused]:
         stale = {asset_name(key) for key in stale_assets(graph, instance, workspace)}
         found = unused(workspace, assets=assets, stale=stale, keep=report_folders(workspace))
         if delete:
-            remove(found)
+            remove_unused(found)
     return found

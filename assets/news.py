@@ -38,7 +38,7 @@ class Watched(Protocol):
         ...
 
 
-class Clips:
+class ClipsAndModel:
     """Clips, queries and weights."""
 
     def being_written(self, workspace: Workspace, settle_s: float) -> list[Path]:

@@ -6,7 +6,7 @@ Belongs here: ``schedule.cron``. Does not belong here: what looks every few seco
 import dagster as dg
 
 from assets.dagster_internals import is_valid_cron_schedule
-from assets.news import Clips, NothingToDo, listed, news_of, one_look
+from assets.news import ClipsAndModel, NothingToDo, listed, news_of, one_look
 from motive_pipeline.config import Config
 from motive_pipeline.errors import ConfigError, MotiveError
 
@@ -26,7 +26,7 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
             '1-31, month 1-12, day of the week 0-7; for instance "0 3 * * *".'
         )
 
-    clips = Clips()
+    clips = ClipsAndModel()
 
     @dg.schedule(name="recurate", cron_schedule=cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
     def recurate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:

@@ -9,7 +9,7 @@ import json
 import dagster as dg
 
 from assets.dead_runs import fail_dead_runs
-from assets.news import Clips, NothingToDo, PreferenceResults, Watched, listed, news_of, one_look
+from assets.news import ClipsAndModel, NothingToDo, PreferenceResults, Watched, listed, news_of, one_look
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import SOURCES
@@ -58,7 +58,7 @@ def watch_sensor(config: Config) -> dg.SensorDefinition:
         config,
         WATCHER,
         "curate",
-        Clips(),
+        ClipsAndModel(),
         "New or changed clips, queries and weights lead to one run of `curate`, once no file is being written any more.",
     )
 

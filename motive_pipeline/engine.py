@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of the rows asked for, by key, and how many were computed, reused and rejected."""
+    """The results for the requested rows, by key, and how many were computed, reused and rejected."""
 
     refs: dict[str, RowRef]
     rejects: dict[str, RowReject]
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work(Generic[Item]):
-    """One row to have: its key in the store, and what the row function needs to compute it."""
+    """One requested row: its key in the store, and what the row function needs to compute it."""
 
     key: str
     item: Item
@@ -45,15 +45,15 @@ def compute_rows(
     what: str,
     commit_rows: int = 32,
     commit_s: float = 60.0,
-    expect: Callable[[Sequence[Item]], None] | None = None,
+    prefetch: Callable[[Sequence[Item]], None] | None = None,
     left_out: frozenset[str] = frozenset(),
 ) -> Outcome:
-    """Every row of ``work``, from the store where it is there, else computed by ``row_function`` and committed.
+    """Get every row of ``work``: from the store if it is there, else computed by ``row_function`` and committed.
 
     A batch is committed when it has ``commit_rows`` rows, or when the last commit is ``commit_s`` seconds ago.
-    ``row_function`` raises :class:`RejectRow` for a row that cannot be used; any other exception stops the run, after the rows that
-    were finished have been committed. ``what`` names the rows in the log ("latents"). ``expect`` is told, before the first of them, which items
-    ``row_function`` will be given, in order, so that what they need can be fetched ahead. The arrays ``left_out`` are hashed and not stored.
+    ``row_function`` raises :class:`RejectRow` for a row that cannot be used. Any other exception stops the run; finished rows are committed
+    first. ``what`` names the rows in the log ("latents"). ``prefetch(items)`` is called once with all missing items, in order, so that their
+    inputs can be read ahead. The arrays ``left_out`` are hashed and not stored.
     """
     progress = Progress(what, total=len(work))
     refs: dict[str, RowRef] = {}
@@ -80,8 +80,8 @@ def compute_rows(
         refused.clear()
         committed = time.monotonic()
 
-    if expect is not None:
-        expect([piece.item for piece in missing])
+    if prefetch is not None:
+        prefetch([piece.item for piece in missing])
     try:
         for piece in missing:
             try:
@@ -114,5 +114,5 @@ def require_few_rejects(stage: str, *, rejected: int, total: int, max_share: flo
         listed = ", ".join(f"{reason}: {count}" for reason, count in common[:5])
         raise GateFailed(
             f"{stage}: {rejected} of {total} rejected ({listed}); at most a share of {max_share:g} is allowed by {key}, and at least one must "
-            "remain. See the log for each file, mend or remove the files, or raise the limit."
+            "remain. See the log for each file, repair or remove the files, or raise the limit."
         )

@@ -1,4 +1,4 @@
-"""What a run would compute, found out without running: the rows that are missing from the stores, and what earlier rows have cost."""
+"""Estimates what a run would compute, without running it: from the rows that are missing from the stores and the cost of earlier rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYED = ("latents", "motion_masks", "embeddings", "gradient")
 
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
-    """What an asset would compute and cost. ``rows`` is None for one that is made as a whole, the costs where nothing was measured yet."""
+    """What an asset would compute and cost. ``rows`` is None for an asset made as a whole; a cost is None if nothing was measured yet."""
 
     rows: int | None
     seconds: float | None
@@ -31,7 +31,7 @@ class CostEstimate:
 
 
 class Forecast:
-    """The stores, and what earlier runs took."""
+    """Estimates from the row stores and the measured costs of earlier runs."""
 
     def __init__(self, ws: Workspace, contents: Mapping[Role, Iterable[Content]]) -> None:
         self._ws = ws
@@ -49,9 +49,9 @@ class Forecast:
         declared = self._ws.graph.asset(asset)
         stage = declared.stage.name
         if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
-            return CostEstimate(rows=None, seconds=_known(self._asset_s, asset), disk_mb=self._published_mb(asset))
+            return CostEstimate(rows=None, seconds=_measured_cost(self._asset_s, asset), disk_mb=self._published_mb(asset))
         rows = sum(self._is_missing(stage, content, masked=declared.lane == "motive") for content in self._contents[declared.role])
-        per_row_s, per_row_mb = _known(self._row_s, asset), self._row_mb(stage)
+        per_row_s, per_row_mb = _measured_cost(self._row_s, asset), self._row_mb(stage)
         return CostEstimate(
             rows=rows,
             seconds=None if per_row_s is None else rows * per_row_s,
@@ -59,7 +59,7 @@ class Forecast:
         )
 
     def _is_missing(self, stage: str, content: Content, *, masked: bool) -> bool:
-        """Whether the stage has no row for ``content`` yet; a gradient without latents or mask will be missing once these are there."""
+        """Whether the stage has no row for ``content`` yet. A gradient whose latents or mask are still missing counts as missing."""
         if stage == "embeddings":
             return self._store(stage).find(embedding_key(content.clip_id, self._encoder)) is None
         latents = self._store("latents").find(latent_key(content.clip_id, content.caption, self._encoders))
@@ -81,7 +81,7 @@ class Forecast:
         return self._stores[stage]
 
     def _read_runs(self) -> None:
-        """Seconds a row, from the run of each asset that computed most rows (the model's loading weighs least there); seconds of a run."""
+        """Read the seconds per run, and per row from each asset's run with the most computed rows: loading the model weighs least there."""
         if self._ws.scores.version() is None:
             return
         runs = self._ws.scores.query("SELECT asset, seconds, rows_computed FROM runs ORDER BY rows_computed, started_at").fetchall()
@@ -91,7 +91,7 @@ class Forecast:
                 self._row_s[asset] = seconds / computed
 
     def _row_mb(self, stage: str) -> float | None:
-        """Megabytes of a stored row, from a few committed batches, of another setting where there are none under this one."""
+        """Megabytes per stored row, from the latest commits of the stage under any settings."""
         records = sorted((self._ws.root / "rows" / stage).glob(f"*/segments/[0-9]*{RECORD}"), key=lambda file: file.stat().st_mtime)
         rows = num_bytes = 0
         for record in records[-_MEASURED_COMMITS:]:
@@ -104,7 +104,7 @@ class Forecast:
         return num_bytes / rows / 1e6 if rows else None
 
     def _published_mb(self, asset: str) -> float | None:
-        """Megabytes of what the asset has published last, the model's own files (hard links) left out."""
+        """Megabytes of the asset's current publication, without the model's own files (hard links)."""
         if not self._ws.has_published(asset):
             return None
         folder = model_folder(self._ws.config.model)
@@ -112,21 +112,21 @@ class Forecast:
         return _num_bytes(self._ws.published(asset).data_folder, without=model) / 1e6
 
 
-def _known(measured: Mapping[str, float], asset: str) -> float | None:
-    """What was measured of ``asset``, else the most that was measured of another arm or variant of it."""
+def _measured_cost(measured: Mapping[str, float], asset: str) -> float | None:
+    """The measured cost of ``asset``, else the highest of its other arms or variants."""
     name = asset.split("/")[0]
     others = [value for other, value in measured.items() if other.split("/")[0] == name]
     return measured.get(asset, max(others, default=None))
 
 
 def _num_bytes(folder: Path, *, without: frozenset[tuple[int, int]]) -> int:
-    """The size of the files below ``folder``, each once however many links it has."""
+    """The size of the files below ``folder``. A file with several links counts once."""
     stats = {(stat.st_dev, stat.st_ino): stat.st_size for file in folder.rglob("*") if file.is_file() for stat in [file.stat()]}
     return sum(size for file, size in stats.items() if file not in without)
 
 
 def _second_moments(ws: Workspace) -> str | None:
-    """The hash that gradient rows hold of the published second moments; None where none are used, or none are published yet."""
+    """The hash of the published second moments in the keys of gradients; None if none are used, or none are published yet."""
     if ws.config.influence.preconditioner != "adam":
         return None
     from motive_pipeline.attribution.second_moments import second_moments_content
@@ -138,7 +138,7 @@ def _second_moments(ws: Workspace) -> str | None:
 
 
 def _encoder(ws: Workspace) -> str:
-    """The hash that embedding rows hold of their encoder; empty without the arm that asks for them."""
+    """The hash of the encoder in the keys of embeddings; empty if no arm uses embeddings."""
     if "embedding" not in ws.config.arms:
         return ""
     from motive_pipeline.curation.encoders import encoder_content

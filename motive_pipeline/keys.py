@@ -1,7 +1,7 @@
-"""What each row is made from: its key in the row store.
+"""The keys of rows in the row stores: a hash of what each row is made from.
 
-Together with the stage's own settings and code version (``graph/stages.py``), which choose the store, a key says all that a row depends on. It
-is made of content, never of an upstream asset's version: what comes out the same upstream leaves the row where it is.
+Together with the stage's own settings and code version (``graph/stages.py``), which choose the store, a key covers everything a row depends on.
+It is made of content, never of an upstream asset's version: a row stays valid as long as its inputs have the same content.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def mask_key(clip_id: str, temporal_stride: int, spatial_stride: int) -> str:
 
 
 def embedding_key(clip_id: str, encoder: str) -> str:
-    """An embedding: the clip, and the hash of the encoder with what it is given of a clip."""
+    """An embedding: the clip, and the hash of the encoder with the frames it gets from a clip."""
     return digest(clip_id, encoder)
 
 
 def gradient_key(clip_id: str, caption: str, latents: str, mask: str, weights: str, second_moments: str | None = None) -> str:
     """A projected gradient: the clip, its caption, and the hashes of its latents, its mask (empty without), the whole model, and the second
-    moments that it was divided by (None without a preconditioner)."""
+    moments that divide it (None without a preconditioner)."""
     return digest(clip_id, caption, latents, mask, weights, *([] if second_moments is None else [second_moments]))
 
 
 def vbench_key(dimension: str, video: str, versions: Mapping[str, str], weights: Mapping[str, str], device: str) -> str:
-    """VBench's value of a video: the dimension, the hash of the video's file, versions of the packages, hashes of the weights, and cpu or cuda,
-    on which half-precision networks differ visibly."""
+    """VBench's value of a video: the dimension, the hash of the video's file, versions of the packages, hashes of the weights, and cpu or cuda:
+    half-precision networks differ visibly between them."""
     return digest(dimension, video, dict(versions), dict(weights), device)

@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandResult:
     """What ``motive`` printed and returned."""
 
     code: int
@@ -84,7 +84,7 @@ class Project:
             keys = graph.materializable_asset_keys
             return Counter({asset_name(key): len(instance.fetch_materializations(key, limit=1000).records) for key in keys})
 
-    def motive(self, *arguments: str, timeout_s: float = 300) -> Outcome:
+    def motive(self, *arguments: str, timeout_s: float = 300) -> CommandResult:
         """``motive COMMAND --config <this project's> ...`` in a process of its own."""
         command, *rest = arguments
         environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
@@ -92,9 +92,9 @@ class Project:
             [sys.executable, "-m", "motive_pipeline.cli", command, "--config", str(self.file), *rest],
             capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=self.folder, check=False,
         )  # fmt: skip
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
-    def run(self, *arguments: str) -> Outcome:
+    def run(self, *arguments: str) -> CommandResult:
         """``motive run --json``, which must succeed."""
         outcome = self.motive("run", "--json", *arguments)
         assert outcome.code == 0, outcome.err[-4000:]

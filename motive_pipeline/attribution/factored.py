@@ -1,20 +1,20 @@
-"""``gradient.projection: factored``: what a Linear adds to a projected gradient, without its weight's gradient ever being formed.
+"""``gradient.projection: factored``: sketches the weight gradient of each Linear without ever forming it.
 
 The gradient of a weight W [O, I] is G = B^T A, with A [T, I] the layer's input and B [T, O] the gradient of its output. Only
 
     S = G R = B^T (A R),     R [I, k]: random signs / sqrt(k), k = WIDTH
 
-is computed: A R in the forward pass, where it is kept for backward in the place of A, and its product with B^T in backward. That takes
-T*k*(I + O) operations instead of T*I*O. S is then one more parameter, of O*k entries, for Fastfood (projection.py). E<Sx, Sy> = <x, y>, and a
-linear map of unbiased ones is unbiased: all that holds for Fastfood's rows, prefixes included, holds for these.
+is computed. The forward pass computes A R and saves it for backward in place of A; backward multiplies it by B^T. This takes
+T*k*(I + O) operations instead of T*I*O. Fastfood (projection.py) then treats S as one more parameter, of O*k entries. E<Sx, Sy> = <x, y>, and
+a composition of unbiased projections is unbiased: everything that holds for Fastfood's rows, prefixes included, holds here too.
 
-The price is variance, at most |x|^2 |y|^2 / k of a layer's own share (for gradients of rank one; less for others), independent between
-layers: what counts is the largest layer's share of the energy. So only the layers of the repeated blocks are factored, which are many alike and
-take nearly all the time. The few others (embeddings, the output layer, which alone may hold half of all energy), weights with a side of at
-most ``SHORT`` entries (LoRA's factors) and whatever is no Linear's weight are projected entry by entry.
+The price is variance: at most |x|^2 |y|^2 / k of a layer's own share (for gradients of rank one; less for others), independent between
+layers. So the layer with the largest share of the energy decides. Only the layers of the repeated blocks are factored: they are many and alike,
+and take nearly all the time. Projected entry by entry are the few other layers (embeddings; the output layer, which alone may hold half of the
+energy), weights with a side of at most ``SHORT`` entries (LoRA's factors) and parameters that are no Linear's weight.
 
-Both products are float32's. On a GPU bfloat16 rows are multiplied as they are, in its matrix units, which sum in float32: signs are exact in
-bfloat16, and A R goes into the second product as two bfloat16 terms, 16 bits of its mantissa.
+Both products are summed in float32. On a GPU, bfloat16 rows are multiplied without conversion, in its matrix units, which sum in float32.
+Signs are exact in bfloat16, and A R enters the second product as two bfloat16 terms, which keep 16 bits of its mantissa.
 
 Axes: T tokens, O and I a layer's outputs and inputs, k = WIDTH.
 """
@@ -35,13 +35,13 @@ from motive_pipeline.attribution import noise
 WIDTH = 32
 SHORT = 128
 TILE_TOKENS = 8192
-"""Tokens that are brought to float32 at a time."""
+"""This many tokens are converted to float32 at a time."""
 
 
 class FactoredLinear:
     """The sketch S of one Linear's weight gradient, summed over all uses of the layer in a pass.
 
-    ``halves``: bfloat16 rows are multiplied as such; default: on a GPU. The two ways differ by rounding alone.
+    ``halves``: multiply bfloat16 rows without converting them; the default on a GPU. The two ways differ by rounding only.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FactoredLinear:
         self._sketch_Ok: torch.Tensor | None = None
 
     def narrowed(self, rows_TI: Float[torch.Tensor, "T I"]) -> Float[torch.Tensor, "T k"]:
-        """A R in float32, whatever the type of A."""
+        """A R in float32, for any dtype of A."""
         if self._halves and rows_TI.dtype == torch.bfloat16:
             return _float32_product(rows_TI, self._bare_signs_Ik).div_(self._root)
         if len(rows_TI) <= TILE_TOKENS:
@@ -65,20 +65,20 @@ class FactoredLinear:
         return torch.cat([tile.float() @ self._signs_Ik for tile in rows_TI.split(TILE_TOKENS)])
 
     def add(self, output_gradient_TO: Float[torch.Tensor, "T O"], narrowed_Tk: Float[torch.Tensor, "T k"]) -> None:
-        """One use of the layer in backward."""
+        """Add one use of the layer in backward."""
         if self._halves and output_gradient_TO.dtype == torch.bfloat16:
             high_kO, low_kO = _float32_product(bfloat16_terms(narrowed_Tk).T, output_gradient_TO).chunk(2)
             self._add((high_kO + low_kO).T)
             return
         for gradient, narrowed in zip(output_gradient_TO.split(TILE_TOKENS), narrowed_Tk.split(TILE_TOKENS), strict=True):
-            self._add((narrowed.T @ gradient.float()).T)  # on a CPU a third faster than the product the other way round
+            self._add((narrowed.T @ gradient.float()).T)  # on a CPU a third faster than the transposed product
 
     def add_formed(self, gradient_OI: Float[torch.Tensor, "O I"]) -> None:
-        """A weight gradient that autograd formed after all, because the weight was used outside its layer's own ``forward``."""
+        """Add a weight gradient that autograd formed after all, because the weight was used outside its layer's own ``forward``."""
         self._add(self.narrowed(gradient_OI))
 
     def take(self) -> torch.Tensor | None:
-        """The sketch, which is forgotten; None if the layer took no part in the pass."""
+        """Return the sketch and reset it; None if the layer took no part in the pass."""
         sketch_Ok, self._sketch_Ok = self._sketch_Ok, None
         return sketch_Ok
 
@@ -87,13 +87,13 @@ class FactoredLinear:
 
 
 def bfloat16_terms(values_Tk: Float[torch.Tensor, "T k"]) -> Float[torch.Tensor, "T 2*k"]:
-    """Float32 numbers as two of bfloat16 whose sum is theirs to 16 bits: side by side, the larger terms first."""
+    """Split float32 numbers into two bfloat16 terms each, whose sum keeps 16 bits: side by side, the larger terms first."""
     high_Tk = values_Tk.to(torch.bfloat16)
     return torch.cat([high_Tk, (values_Tk - high_Tk).to(torch.bfloat16)], dim=1)
 
 
 def _float32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """The product of two bfloat16 matrices, summed and given in float32."""
+    """The product of two bfloat16 matrices, summed and returned in float32."""
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)  # pyright: ignore[reportCallIssue]
     return left.float() @ right.float()
@@ -126,9 +126,9 @@ class FactoredLinears:
 
     @contextmanager
     def sketching(self) -> Iterator[None]:
-        """While this lasts the layers sketch their weights' gradients in backward instead of forming them."""
+        """A context in which the layers sketch their weights' gradients in backward instead of forming them."""
         for name, layer in self._layers.items():
-            self.weights[name].take()  # of a pass that failed
+            self.weights[name].take()  # a failed pass may have left one
             layer.forward = partial(_forward, layer, self.weights[name])
         try:
             yield
@@ -137,7 +137,7 @@ class FactoredLinears:
                 del layer.forward
 
     def give_to(self, add: Callable[[str, torch.Tensor], None]) -> None:
-        """Hand over the sketches of the pass, in the order of their names."""
+        """Pass the sketches to ``add``, in the order of their names."""
         for name, factored in sorted(self.weights.items()):
             sketch_Ok = factored.take()
             if sketch_Ok is not None:
@@ -145,7 +145,7 @@ class FactoredLinears:
 
 
 def _linears_of_blocks(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear]]:
-    """The Linears below any ``ModuleList``, by name, that compute as ``torch.nn.Linear`` does: a subclass or a wrapper may not."""
+    """The Linears below any ``ModuleList``, by name. Only those with ``torch.nn.Linear``'s own ``forward``: a subclass may compute otherwise."""
     lists = tuple(f"{name}." for name, child in module.named_modules() if isinstance(child, torch.nn.ModuleList))
     for name, child in module.named_modules():
         own = "forward" in vars(child) or type(child).forward is not torch.nn.Linear.forward
@@ -158,7 +158,7 @@ def _forward(layer: torch.nn.Linear, factored: FactoredLinear, input: torch.Tens
 
 
 class _SketchedLinear(torch.autograd.Function):
-    """A Linear that keeps its narrowed input for backward, and gives its weight no gradient but a sketch."""
+    """A Linear that saves its narrowed input for backward and sketches its weight's gradient instead of returning it."""
 
     @staticmethod
     def forward(ctx: Any, input_tensor: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, factored: FactoredLinear) -> Any:  # type: ignore[override]

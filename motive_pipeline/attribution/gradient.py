@@ -1,7 +1,7 @@
-"""The gradient of one clip, projected while backward runs (METHOD, section 3; equations 7 to 11 and 17).
+"""Computes the gradient of one clip and projects it while backward runs (docs/method.md; equations 7 to 11 and 17).
 
-As soon as backward has finished the gradient of a parameter, a hook projects it and frees it, so the full gradient never exists, and the
-pass is about as cheap as a bare forward and backward. Several draws (timesteps, noises) are as many passes, whose projections are averaged.
+As soon as backward has finished the gradient of a parameter, a hook projects and frees it. So the full gradient never exists, and a pass
+costs about as much as a plain forward and backward. Each draw (timestep, noise) takes one pass; the projections are averaged.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from motive_pipeline.models.protocol import VideoModel
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A clip's projected gradient in float32: of unit length, or all zero for a zero gradient; and the gradient's own length.
+    """A clip's projected gradient in float32, and the gradient's own length. The projection has unit length; a zero gradient stays zero.
 
-    ``norm`` is exact for one draw, and the length of the projection (an estimate, of which the square is unbiased) for the mean of several;
-    with factored Linears it is that of the sketches, likewise unbiased.
+    ``norm`` is exact for one draw. For the mean of several draws it is the length of the projection, an estimate whose square is unbiased. With
+    factored Linears it is that of the sketches, likewise unbiased.
     """
 
     gradient_P: Float[np.ndarray, " P"]
@@ -44,12 +44,12 @@ class Feature:
 
 
 class ClipGradient:
-    """Gives the projected gradient of the motion-weighted loss, clip by clip.
+    """Computes the projected gradient of the motion-weighted loss, clip by clip.
 
-    The gradients of several ``draws`` are averaged before the unit length is taken, as in D-TRAK (Zheng et al., 2024): a projection is linear,
-    so the mean of the projections is the projection of the mean, at the memory of one pass. ``factored`` sketches its Linears' weight gradients
-    instead of forming them. ``checkpointing`` trades a second forward pass for activations that are not kept. ``deterministic``: kernels that
-    give the same bits each time, where there are any. The model computes in its own dtype; sums over the gradient are in float32.
+    The gradients of several ``draws`` are averaged before normalization, as in D-TRAK (Zheng et al., 2024). A projection is linear, so the mean
+    of the projections is the projection of the mean, with the memory of one pass. ``factored`` sketches its Linears' weight gradients instead of
+    forming them. ``checkpointing`` recomputes activations in backward instead of keeping them. ``deterministic`` uses kernels that give the same
+    bits each time, where there are any. The model computes in its own dtype; sums over the gradient are in float32.
 
     Raises:
         MotiveError: ``parameters`` selects nothing.
@@ -85,10 +85,10 @@ class ClipGradient:
         prompt_LE: Float[torch.Tensor, "L E"],
         mask_FHW: Float[torch.Tensor, "F h w"] | None,
     ) -> Feature:
-        """One forward and one backward pass for each draw.
+        """Run one forward and one backward pass for each draw.
 
         Raises:
-            RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (which is tried again another time).
+            RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (tried again in the next run).
         """
         with reject_on_oom(latents_CFHW):
             projected = _mean([self._deterministic(partial(self._project, latents_CFHW, prompt_LE, mask_FHW, draw)) for draw in self.draws])
@@ -110,7 +110,7 @@ class ClipGradient:
         return self.projector.finish()
 
     def _take(self, name: str, gradient: torch.Tensor) -> None:
-        """A gradient that autograd has formed."""
+        """Add a gradient that autograd has formed to its layer's sketch, or to the projection."""
         if name in self._factored.weights:
             self._factored.weights[name].add_formed(gradient)
         else:
@@ -118,7 +118,7 @@ class ClipGradient:
 
 
 def build_clip_gradient(model: VideoModel, gradient: config.Gradient, *, scales: Mapping[str, torch.Tensor] | None = None) -> ClipGradient:
-    """The gradient pass that the ``gradient`` section describes; ``scales`` are those of a preconditioner (preconditioner.py)."""
+    """Build the gradient pass of the ``gradient`` section. ``scales`` are those of a preconditioner (preconditioner.py)."""
     projector = build_projector(gradient, model.device)
     seeds = range(gradient.noise_seed, gradient.noise_seed + gradient.num_noises)
     return ClipGradient(
@@ -135,7 +135,7 @@ def build_clip_gradient(model: VideoModel, gradient: config.Gradient, *, scales:
 
 
 def _mean(projected: Sequence[Projected]) -> Projected:
-    """The mean of the projections; of several, the length of the mean itself, since the lengths do not tell that of the mean gradient."""
+    """The mean of the projections. For several, ``norm`` is the length of that mean: the single norms do not determine the mean gradient's."""
     if len(projected) == 1:
         return projected[0]
     mean_P = torch.stack([each.entries_P for each in projected]).double().mean(dim=0)

@@ -1,4 +1,4 @@
-"""A published set of gradients: an immutable Zarr v3 group, one row for each clip, ordered by clip_id. The one reader and the one writer.
+"""Reads and writes a published set of gradients: an immutable Zarr v3 group, one row for each clip, ordered by clip_id.
 
 Arrays: ``gradient`` (float32, [clip, proj], unit rows or zero rows, chunks at most 512 columns wide), ``clip_id`` (uint8, [clip, 16]),
 ``grad_norm`` (float64, length of the whole gradient), ``num_frames`` (decoded frames). The group's attributes hold the provenance.
@@ -53,7 +53,7 @@ class GradientSet:
 
     @cached_property
     def clip_ids(self) -> list[str]:
-        """The ids as texts, in order."""
+        """The ids as strings, in order."""
         return self.id_N.astype(str).tolist()
 
     @property
@@ -62,7 +62,7 @@ class GradientSet:
         return self.gradient_NP.shape[1]
 
     def tiles(self) -> Iterator[tuple[int, Float32[np.ndarray, "n p"]]]:
-        """``(number of the first row, rows)`` in order, ``TILE_ROWS`` rows at a time (fewer in the last), cut to ``proj_dim``, unit length."""
+        """Yield ``(number of the first row, rows)`` in order: at most ``TILE_ROWS`` rows, cut to ``proj_dim`` entries, at unit length."""
         for start in range(0, len(self), TILE_ROWS):
             yield start, prefix(np.asarray(self.gradient_NP[start : start + TILE_ROWS, : self.proj_dim]), self.proj_dim)
 
@@ -73,17 +73,17 @@ class GradientSet:
 
 
 def prefix(rows_NP: Float[np.ndarray, "N P"], proj_dim: int) -> Float32[np.ndarray, "N p"]:
-    """The first ``proj_dim`` entries of each row at unit length: a projection itself (projection.py). A zero row stays zero."""
+    """The first ``proj_dim`` entries of each row, at unit length; they are a projection themselves (projection.py). A zero row stays zero."""
     head = rows_NP[:, :proj_dim].astype(np.float64)
     norms_N1 = np.sqrt((head * head).sum(axis=1, keepdims=True))
     return np.divide(head, norms_N1, out=np.zeros_like(head), where=norms_N1 > 0).astype(np.float32)
 
 
 def open_gradients(folder: Path, proj_dim: int) -> GradientSet:
-    """The set at ``folder``, read to ``proj_dim`` entries (at most those that are stored); unprojected gradients (``exact``) are read whole.
+    """Open the set at ``folder``, to read at most ``proj_dim`` entries of each row; unprojected gradients (``exact``) are read whole.
 
     Raises:
-        Damaged: it is no set of gradients, or an array lacks chunks.
+        Damaged: it is not a set of gradients, or an array lacks chunks.
     """
     group = open_group(folder)
     gradient = array_of(group, "gradient")
@@ -101,7 +101,7 @@ def open_gradients(folder: Path, proj_dim: int) -> GradientSet:
 def write_gradients(
     folder: Path, *, store: RowStore, refs: Sequence[RowRef], clip_ids: Sequence[str], num_entries: int, attributes: dict[str, Any]
 ) -> None:
-    """Write the rows ``refs``, in this order, as a group at ``folder``. Memory is one tile of rows, whatever their number."""
+    """Write the rows ``refs``, in this order, as a group at ``folder``. Memory holds one tile of rows, whatever their number."""
     group = new_group(folder, attributes)
     shape = (len(refs), num_entries)
     gradient = new_array(group, "gradient", shape=shape, dtype="float32", chunks=(TILE_ROWS, TILE_COLUMNS), dims=("clip", "proj"))

@@ -1,4 +1,4 @@
-"""Publishes the influence of every clip on every query (eq. 10), streamed from gradients on disk to a matrix and a table on disk.
+"""Publishes the influence of every clip on every query (eq. 10): streams from gradients on disk to a matrix and a table on disk.
 
 Axis suffixes: Q queries, N clips, P projected entries. The maths is in ``tiles.py``, the table in ``influence_table.py``.
 """
@@ -30,14 +30,14 @@ from motive_pipeline.storage.zarr_groups import consolidate, new_array, new_grou
 CHUNK_QUERIES = 8
 CHUNK_CLIPS = 65_536
 MAX_BUFFER_ENTRIES = 2**25
-"""Entries of the matrix held until a chunk is full: 128 MiB."""
+"""Most entries of the matrix that are buffered until their chunks are full: 128 MiB."""
 
 
 def publish_influence(ws: Workspace, variant: Variant) -> Publication:
     """Publish ``influence_matrix/<variant>``: a Zarr v3 group, and the ``influence`` score table with each clip's rank for each query.
 
-    Every clip and every query with a gradient is in it. The prefix of ``influence.proj_dim`` entries is brought to unit length again
-    (``influence.similarity: cosine``); with ``dot`` it is also multiplied by the norm of the whole gradient, for clip and query alike. With
+    It contains every clip and every query with a gradient. With ``influence.similarity: cosine`` the prefix of ``influence.proj_dim`` entries is
+    normalized again; with ``dot`` it is also multiplied by the norm of the whole gradient, for clips and queries alike. With
     ``influence.preconditioner: trak`` the inner product is that of the kernel (kernel.py).
 
     Raises:
@@ -83,7 +83,7 @@ class InfluenceMatrix:
         self.lowest, self.highest, self.total = np.inf, -np.inf, 0.0
 
     def fill(self, tiles: Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]) -> None:
-        """Take the tiles, which come in the order of their clips, and write each column of chunks once it is full."""
+        """Write ``tiles``, which come in the order of their clips. A column of chunks is written once it is full."""
         num_queries, num_clips = self.shape
         width = self._array.chunks[1]
         column_QW = np.empty((num_queries, width), dtype=np.float32)
@@ -98,7 +98,7 @@ class InfluenceMatrix:
                     self._write(at + count, column_QW[:, : (at + count - 1) % width + 1])
 
     def content(self) -> str:
-        """A hash of the ids and of the matrix."""
+        """A hash of the ids and the matrix."""
         return self._sha.hexdigest()[:HEX_DIGITS]
 
     def _write(self, stop: int, column_QW: Float32[np.ndarray, "Q W"]) -> None:
@@ -112,12 +112,12 @@ class InfluenceMatrix:
 def _tiles(
     ws: Workspace, variant: Variant, queries: GradientSet, clips: GradientSet
 ) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
-    """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others to ``influence.proj_dim``."""
+    """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others up to ``influence.proj_dim``."""
     settings, threads = ws.config.influence, ws.config.engine.threads
     proj_dim = clips.num_entries if clips.attributes["projection"] == "exact" else settings.proj_dim
     if proj_dim > clips.num_entries:
         raise GateFailed(
-            f"influence.proj_dim = {proj_dim}, and the gradients that were published have {clips.num_entries} entries. Materialize "
+            f"influence.proj_dim = {proj_dim}, but the published gradients have {clips.num_entries} entries. Materialize "
             f"query_gradients/{variant} and projected_gradients/{variant} again."
         )
     query_norm_Q, clip_norm_N = (queries.norms_N, clips.norms_N) if settings.similarity == "dot" else (None, None)
@@ -144,9 +144,9 @@ def _load_gradients(ws: Workspace, asset: str) -> GradientSet:
 
 
 def _require_equal_settings(variant: Variant, queries: GradientSet, clips: GradientSet) -> None:
-    """Gradients of clips and queries can be compared only when one way made both; names every setting that differs."""
+    """Raise unless the gradients of clips and queries were made with equal settings; the message names every setting that differs."""
     ways = [{**gradients.attributes, "entries in a feature": gradients.num_entries} for gradients in (queries, clips)]
-    names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance", "model_path"}  # the model is known by its hash, wherever it lies
+    names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance", "model_path"}  # the hash identifies the model, whatever its path
     shown = [
         f"{name}: {ways[0].get(name)} for the queries, {ways[1].get(name)} for the clips"
         for name in sorted(names)

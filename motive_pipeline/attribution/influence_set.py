@@ -1,4 +1,4 @@
-"""A published influence matrix: a Zarr v3 group, opened for reading. The one reader.
+"""Reads a published influence matrix, a Zarr v3 group.
 
 Arrays: ``influence`` (float32, [query, clip]), ``query_id`` and ``clip_id`` (uint8, [row, 16]), both in order of the ids.
 
@@ -30,16 +30,16 @@ class InfluenceSet:
 
     @property
     def query_ids(self) -> list[str]:
-        """The queries' ids as texts, in order."""
+        """The queries' ids as strings, in order."""
         return self.query_id_Q.astype(str).tolist()
 
     @property
     def clip_ids(self) -> list[str]:
-        """The clips' ids as texts, in order."""
+        """The clips' ids as strings, in order."""
         return self.clip_id_N.astype(str).tolist()
 
     def columns(self, clip_id_n: Shaped[np.ndarray, " n"]) -> slice | np.ndarray:
-        """Where the clips ``clip_id_n`` stand in the matrix; they are in it."""
+        """The columns of the clips ``clip_id_n``, which must all be in the matrix."""
         return slice(None) if np.array_equal(clip_id_n, self.clip_id_N) else np.searchsorted(self.clip_id_N, clip_id_n)
 
     def query(self, query_id: str) -> Float32[np.ndarray, " N"]:
@@ -51,7 +51,7 @@ class InfluenceSet:
         return np.asarray(self.influence_QN[self.query_ids.index(query_id)])
 
     def blocks(self, clip_id_n: Shaped[np.ndarray, " n"] | None = None) -> Iterator[Float32[np.ndarray, "B n"]]:
-        """The matrix (of the clips ``clip_id_n`` only), a few queries at a time: as many as one of its chunks holds."""
+        """The matrix, or its columns of the clips ``clip_id_n``, in blocks of as many queries as a chunk holds."""
         columns = slice(None) if clip_id_n is None else self.columns(clip_id_n)
         step = self.influence_QN.chunks[0]
         for first in range(0, len(self.query_id_Q), step):
@@ -72,7 +72,7 @@ def open_influence(folder: Path) -> InfluenceSet:
     """The matrix at ``folder``.
 
     Raises:
-        Damaged: it is no influence matrix, or an array lacks chunks.
+        Damaged: it is not an influence matrix, or an array lacks chunks.
     """
     group = open_group(folder)
     return InfluenceSet(

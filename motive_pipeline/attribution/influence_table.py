@@ -17,7 +17,7 @@ ROW_GROUP = 2**20
 
 
 def ranks(influence_N: Float32[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """The rank of each clip, 1 for the highest influence; of equal ones the earlier clip comes first (clips are in order of their id)."""
+    """The rank of each clip, 1 for the highest influence. Of equal influences the earlier clip comes first (clips are in order of their id)."""
     order_N = descending_order(influence_N)
     rank_N = np.empty(len(influence_N), dtype=np.int64)
     rank_N[order_N] = np.arange(1, len(influence_N) + 1)
@@ -30,14 +30,14 @@ def descending_order(score_N: Float32[np.ndarray, " N"]) -> Int64[np.ndarray, " 
 
 
 def id_strings(ids: Shaped[np.ndarray, " R"]) -> pa.StringArray:
-    """Fixed-length bytes as a text column, without a Python object for each."""
+    """Convert fixed-length bytes to a string column, without a Python object for each."""
     return pa.array(ids, type=pa.binary()).cast(pa.string())
 
 
 def write_influence_table(file: Path, variant: str, influence: InfluenceSet) -> None:
-    """The table of ``influence`` [query, clip] as Parquet: row groups by query, clips in order of their id.
+    """Write ``influence`` [query, clip] as a Parquet table: row groups by query, clips in order of their id.
 
-    Memory: a few queries' scores, whatever the number of queries is.
+    Memory holds the scores of a few queries, whatever the number of queries.
     """
     clip_ids = id_strings(influence.clip_id_N)
     schema = TABLES["influence"]

@@ -3,11 +3,11 @@
     I(v, q) = phi(q)^T K^-1 phi(v),     K = Phi^T Phi / m + lambda * 1,     m = the mean of Phi^T Phi's diagonal
 
 Phi [N, p] holds the features of all clips: of unit length with ``influence.similarity: cosine``, as long as the gradients with ``dot``. A
-direction that many clips share counts for less, so what is left is what sets a clip apart. lambda is relative to the mean diagonal, so it
-means the same for any number of clips: a large one leaves the plain inner product (divided by lambda), a small one asks for many more clips
-than p. Of TRAK's estimator only the kernel is taken: one model, no ensemble and no weights of the output (D-TRAK, Zheng et al., ICLR 2024).
+direction that many clips share counts less, so what distinguishes a clip counts more. lambda is relative to the mean diagonal, so it means the
+same for any number of clips: a large one leaves the plain inner product (divided by lambda); a small one needs many more clips than p. Only the
+kernel of TRAK's estimator is used: one model, no ensemble, no output weights (D-TRAK, Zheng et al., ICLR 2024).
 
-K^-1 is applied to the queries, so the product with the clips stays the exact one of tiles.py, and adding a query changes no bit of another.
+K^-1 is applied to the queries. So the product with the clips is still the exact one of tiles.py, and adding a query changes no bit of another.
 Adding a clip changes K, and so every score.
 
 Axes: Q queries, N clips, n clips of a tile, p entries of a feature.
@@ -38,7 +38,7 @@ class Directions:
 def gram_matrix(
     gradient_NP: zarr.Array, proj_dim: int, *, clip_norm_N: Float64[np.ndarray, " N"] | None, threads: int
 ) -> Float64[torch.Tensor, "p p"]:
-    """Phi^T Phi over the first ``proj_dim`` columns of the stored rows, each at unit length, or as long as its norm.
+    """Phi^T Phi over the first ``proj_dim`` columns of the stored rows, each scaled to unit length, or to its norm.
 
     Tiles of a fixed size are added in the order of the clips: equal inputs give equal bits for any number of ``threads``.
     """
@@ -63,7 +63,7 @@ def kernel_directions(
     relative_lambda: float,
     query_norm_Q: Float64[np.ndarray, " Q"] | None = None,
 ) -> Directions:
-    """K^-1 phi(q) for every query, each solved by itself. If no clip has a gradient, K is the identity times lambda."""
+    """K^-1 phi(q) for every query, each solved separately. If no clip has a gradient, K is lambda times the identity."""
     mean_diagonal = float(gram_pp.diagonal().mean())
     kernel_pp = gram_pp / (mean_diagonal if mean_diagonal > 0 else 1.0)
     kernel_pp.diagonal().add_(relative_lambda)

@@ -1,4 +1,4 @@
-"""The motion-weighted loss (METHOD, section 2; equations 15 and 16), and the noising it rests on, which training shares."""
+"""The motion-weighted loss (docs/method.md; equations 15 and 16), and the noising that it shares with training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FrameNorm = Literal["per_frame", "paper_literal"]
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """One point at which the loss is taken: a timestep on the scale 0-1000, and the seed of the noise that all clips share."""
+    """One point at which the loss is evaluated: a timestep on the scale 0-1000, and the seed of the noise that all clips share."""
 
     timestep: float
     noise_seed: int
@@ -32,7 +32,7 @@ def noised(
     """The noisy latents that the model sees at ``timestep_B``, and what it should predict from them.
 
     Flow: z_t = (1 - sigma) h + sigma eps with sigma = timestep / 1000 (no shift), target eps - h. Epsilon prediction:
-    z_t = sqrt(a) h + sqrt(1 - a) eps with a the cumulated alpha of the model's schedule at the nearest timestep, target eps.
+    z_t = sqrt(a) h + sqrt(1 - a) eps with a the cumulative alpha of the model's schedule at the nearest timestep, target eps.
     """
     if model.prediction == "flow":
         sigma = (timestep_B / 1000.0).view(-1, 1, 1, 1, 1)
@@ -51,7 +51,7 @@ def location_error(
     timestep_B: Float[torch.Tensor, " B"],
     noise_BCFHW: Float[torch.Tensor, "B C F h w"],
 ) -> Float[torch.Tensor, "B F h w"]:
-    """Squared error of the model's prediction at each place, mean over channels (L~ of equation 15). Its plain mean is the training loss."""
+    """Squared error of the model's prediction at each location, mean over channels (L~ of eq. 15). Its plain mean is the training loss."""
     noisy_BCFHW, target_BCFHW = noised(model, latents_BCFHW, noise_BCFHW, timestep_B)
     return (model.predict(noisy_BCFHW, timestep_B, prompt_BLE) - target_BCFHW).square().mean(dim=1)
 
@@ -66,9 +66,9 @@ def motion_weighted_loss(
     noise_CFHW: Float[torch.Tensor, "C F h w"],
     frame_norm: FrameNorm = "per_frame",
 ) -> Float[torch.Tensor, ""]:
-    """L_mot of one clip, equation 16: (1/F) sum over latent frames of mean over places of W~ L~; without a mask W~ = 1.
+    """L_mot of one clip, equation 16: (1/F) sum over latent frames of mean over locations of W~ L~; without a mask W~ = 1.
 
-    The mask weighs the error, never the input or the noise. ``paper_literal`` divides by F once more, as the paper prints it.
+    The mask weighs the error, never the input or the noise. ``paper_literal`` divides by F once more, as printed in the paper.
     """
     device = model.device
     error_FHW = location_error(
@@ -94,7 +94,7 @@ def mean_motion_weighted_loss(
     draws: Sequence[Draw],
     frame_norm: FrameNorm = "per_frame",
 ) -> Float[torch.Tensor, ""]:
-    """:func:`motion_weighted_loss` averaged over ``draws``; the noise of a draw is the one that all clips share."""
+    """:func:`motion_weighted_loss` averaged over ``draws``. All clips share the noise of a draw."""
     channels, frames, height, width = latents_CFHW.shape
     losses = [
         motion_weighted_loss(

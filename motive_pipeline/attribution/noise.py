@@ -1,8 +1,8 @@
-"""Counter-based randomness: every number is a function of (seed, name, index), so it needs no state and no order.
+"""Counter-based random numbers: each one is a function of (seed, name, index), independent of any state or order.
 
 The generator is Philox 4x32 with 10 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), in 64-bit integer
 operations of torch: the same bits on every device. Normal deviates are computed in float64 on the CPU and rounded to float32, so they are
-the same wherever they are used.
+the same on every device, too.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def permutation(seed: int, name: str, count: int) -> Int[torch.Tensor, " N"]:
 
 @lru_cache(maxsize=8)
 def latent_noise(seed: int, shape_CFHW: tuple[int, int, int, int]) -> Float[torch.Tensor, "C F h w"]:
-    """The Gaussian draw that all clips share (METHOD, section 2), for latents of one shape; float32 on the CPU. Not to be written to.
+    """The Gaussian noise that all clips share (docs/method.md), for latents of one shape; float32 on the CPU. Do not modify it.
 
-    The value at (c, f, y, x) depends on ``seed`` and (c, f, y, x) alone: latents of different shapes take the same draw where they overlap.
+    The value at (c, f, y, x) depends only on ``seed`` and (c, f, y, x): latents of different shapes get the same noise where they overlap.
     """
     channels, frames, height, width = shape_CFHW
     pairs = (channels + 1) // 2
@@ -82,7 +82,7 @@ def latent_noise(seed: int, shape_CFHW: tuple[int, int, int, int]) -> Float[torc
 
 
 def _multiply(a: torch.Tensor, b: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """High and low 32 bits of a 32 x 32 bit product; int64 wraps around, which leaves all 64 bits right."""
+    """High and low 32 bits of a 32 x 32 bit product. int64 overflow wraps around, so all 64 bits are right."""
     product = a * b
     return (product >> 32) & _WORD, product & _WORD
 

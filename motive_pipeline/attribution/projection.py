@@ -1,8 +1,7 @@
-"""Streamed Johnson-Lindenstrauss projections of a gradient that never exists as a whole (METHOD, section 3; equations 7 to 9).
+"""Streamed Johnson-Lindenstrauss projections of a gradient that never exists as a whole (docs/method.md; equations 7 to 9).
 
-All projections of this module start alike. The gradient of each parameter is cut into blocks of ``block`` entries (2^16), every entry gets a
-random sign, and the signed blocks are summed into one vector; that is all that happens while backward runs. ``finish`` maps the sum to
-``store_dim`` entries:
+Fastfood and CountSketch start alike. The gradient of each parameter is cut into blocks of ``block`` entries (2^16), every entry gets a random
+sign, and the signed blocks are summed into one vector. Only this happens while backward runs. ``finish`` maps the sum to ``store_dim`` entries:
 
     fastfood     P = c * H_P fold G Pi H_block (sum over blocks of B)     c = 1 / sqrt(block * P)
     countsketch  P = c * H_P scatter           (sum over blocks of B)     c = 1 / sqrt(P)
@@ -12,8 +11,8 @@ between blocks, ``fold`` the sum over segments of P entries (the first P rows of
 random buckets. E<Px, Py> = <x, y> over seeds. Because H_P comes last, the first p entries, p a power of two, times sqrt(P / p) are the
 projection to p entries.
 
-The first half is signed_sum.py's: its randomness is a function of (seed, parameter name, flat index), and its result has the same bits in
-whatever order the gradients arrive.
+The first half is in signed_sum.py. Its randomness is a function of (seed, parameter name, flat index), and its result has the same bits for any
+order in which the gradients arrive.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _RADIX = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
-    """A projected gradient, not normalised, in float32 on the CPU, and the length of the gradient before projection."""
+    """A projected gradient, not normalized, in float32 on the CPU, and the length of the gradient before projection."""
 
     entries_P: Float[torch.Tensor, " P"]
     norm: float
@@ -47,23 +46,23 @@ class Projected:
 
 @runtime_checkable
 class Projector(Protocol):
-    """Takes a gradient parameter by parameter and gives its projection."""
+    """Receives a gradient parameter by parameter and returns its projection."""
 
     def start(self, sizes: Mapping[str, int]) -> None:
         """Begin a gradient over the parameters named in ``sizes``, each with its number of entries."""
         ...
 
     def add(self, name: str, gradient: torch.Tensor) -> None:
-        """Take in the gradient of one parameter, of any shape and float type; once for each name."""
+        """Add the gradient of one parameter, of any shape and float dtype; at most once for each name."""
         ...
 
     def finish(self) -> Projected:
-        """The projection of what was added since :meth:`start`; a parameter that never came counts as zero."""
+        """The projection of what was added since :meth:`start`. A parameter that was not added counts as zero."""
         ...
 
 
 def build_projector(gradient: config.Gradient, device: torch.device) -> Projector:
-    """The projector that ``gradient.projection`` names; ``factored`` is Fastfood over gradients that factored.py has made smaller."""
+    """The projector that ``gradient.projection`` names. ``factored`` is Fastfood over the sketches of factored.py."""
     if gradient.projection == "exact":
         return Exact()
     kind = {"fastfood": Fastfood, "factored": Fastfood, "countsketch": CountSketch}[gradient.projection]
@@ -99,7 +98,7 @@ class Exact:
 
 
 class _Sketch:
-    """A projection that begins with the sum of signed blocks; a subclass says how the sum becomes ``store_dim`` entries."""
+    """A projection that begins with the sum of signed blocks. A subclass maps the sum to ``store_dim`` entries."""
 
     def __init__(self, *, store_dim: int, seed: int, device: torch.device) -> None:
         self.store_dim = store_dim
@@ -138,7 +137,7 @@ class Fastfood(_Sketch):
 
 
 class CountSketch(_Sketch):
-    """Random buckets instead of a transform (Charikar, Chen, Farach-Colton, 2002); cheaper to finish, with a little more variance."""
+    """Random buckets instead of a transform (Charikar, Chen, Farach-Colton, 2002); cheaper to finish, with slightly more variance."""
 
     def __init__(self, *, store_dim: int, seed: int, device: torch.device) -> None:
         super().__init__(store_dim=store_dim, seed=seed, device=device)

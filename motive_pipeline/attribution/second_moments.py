@@ -1,12 +1,12 @@
-"""``second_moments``: what ``influence.preconditioner: adam`` divides gradients by, for clips and queries of all variants alike.
+"""``second_moments``: the second moments for ``influence.preconditioner: adam``, the same for clips and queries of all variants.
 
-They come from an optimizer's saved state, or from a warm-up: with the weights held fixed at the checkpoint, the mean over
-``influence.adam_clips`` clips of the squared gradient of the training loss (no mask), each clip at a timestep and with noise of its own. That
-is Adam's second moment after so many steps of one clip and no learning rate. The clips, their timesteps and noises are functions of
-``influence.adam_seed`` and the clips' ids.
+They come from an optimizer's saved state, or from a warm-up. The warm-up keeps the weights fixed at the checkpoint and averages the squared
+gradient of the training loss (no mask) over ``influence.adam_clips`` clips, each with its own timestep and noise. That is Adam's second moment
+after so many steps of one clip with learning rate zero. The clips, their timesteps and noises are functions of ``influence.adam_seed`` and the
+clips' ids.
 
-The moments belong to the checkpoint, not to the pool: once they rest on as many clips as asked for, clips that come or go later leave them
-(and so all gradients that were computed with them) as they are. They are kept below ``work/second_moments`` under what decides them.
+The moments belong to the checkpoint, not to the pool. Once they rest on as many clips as requested, adding or removing clips changes neither them
+nor the gradients computed with them. They are kept below ``work/second_moments`` under a key of everything that determines them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ MOMENTS, RECORD = "second_moments.safetensors", "second_moments.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SecondMoments:
-    """Second moments on disk: a folder, a hash of the numbers, and the clips (or none) that they rest on."""
+    """Second moments on disk: a folder, a hash of the numbers, and the clips that they rest on (none for a saved state)."""
 
     folder: Path
     content: str
@@ -66,7 +66,7 @@ def publish_second_moments(ws: Workspace) -> Publication:
     """Publish ``second_moments``: ``second_moments.safetensors``, float32, one tensor for each parameter, and a record of where they come from.
 
     Raises:
-        NotPublished: the latents, when a warm-up is needed.
+        NotPublished: a warm-up is needed, and the latents are not published.
         GateFailed: no clip of the warm-up gave a gradient.
         MotiveError: ``influence.adam_state`` cannot be used, or the model cannot be loaded.
     """
@@ -113,8 +113,8 @@ def warm_up(
     checkpointing: Checkpointing,
     deterministic: bool = True,
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The mean squared gradient of the training loss over ``clip_ids``, and the clips it rests on: those that give no finite gradient, or
-    do not fit in memory, are left out. ``latents`` gives a clip's latents and prompt embedding.
+    """The mean squared gradient of the training loss over ``clip_ids``, and the clips it rests on. Clips without a finite gradient, and clips
+    that do not fit in memory, are left out. ``latents`` gives a clip's latents and prompt embedding.
     """
     chosen = selected_parameters(model.transformer, parameters)
     left = sorted(clip_ids)
@@ -124,7 +124,7 @@ def warm_up(
         bad = passes(partial(_sum_squares, model, latents, left, chosen, sums, seed=seed, checkpointing=checkpointing))
         if bad is None:
             return {name: total.div_(max(1, len(left))) for name, total in sums.items()}, left
-        left.remove(bad)  # the sums hold a part of its gradient: begin again without it
+        left.remove(bad)  # the sums contain a part of its gradient: start again without it
 
 
 def _sum_squares(
@@ -137,7 +137,7 @@ def _sum_squares(
     seed: int,
     checkpointing: Checkpointing,
 ) -> str | None:
-    """Make ``sums`` those of every clip's squared gradient; the id of the first clip that cannot be used, else None."""
+    """Set ``sums`` to the sums of all clips' squared gradients; returns the id of the first clip that cannot be used, or None."""
     for total in sums.values():
         total.zero_()
     lengths: list[torch.Tensor] = []
@@ -168,18 +168,18 @@ def _sum_squares(
 
 
 def warm_up_draw(seed: int, clip_id: str) -> Draw:
-    """The timestep, uniform in (0, 1000), and the noise that a clip has in the warm-up."""
+    """The timestep, uniform in (0, 1000), and the noise of a clip in the warm-up."""
     name = f"warm-up of {clip_id}"
     return Draw(timestep=1000.0 * float(noise.uniforms(seed, name, 1)), noise_seed=int(noise.words(seed, f"noise in the {name}", 1)))
 
 
 def warm_up_clips(clip_ids: Sequence[str], *, count: int, seed: int) -> list[str]:
-    """``count`` of the clips, in order of their ids; which ones is a function of ``seed`` and the ids."""
+    """``count`` of the clips, in order of their ids. The choice is a function of ``seed`` and the ids."""
     return sorted(sorted(clip_ids, key=lambda clip_id: digest(seed, clip_id))[:count])
 
 
 def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[SecondMoments, int]:
-    """The moments of a warm-up, from where they are kept, else now; and how many clips were passed through the model for them."""
+    """The moments of a warm-up, stored or computed now, and how many clips were passed through the model for them."""
     settings = ws.config.influence
     if (kept := _kept(base / "whole")) is not None:
         return kept, 0
@@ -231,7 +231,7 @@ def _kept(folder: Path) -> SecondMoments | None:
 
 
 def _spread(moments: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """How far the moments are from being equal, tensor by tensor: what the preconditioner evens out."""
+    """How unequal the moments are, tensor by tensor: the preconditioner evens this out."""
     roots = np.array([float(moment.double().mean().sqrt()) for moment in moments.values()])
     total = sum(moment.numel() for moment in moments.values())
     zero = sum(int((moment == 0).sum()) for moment in moments.values())

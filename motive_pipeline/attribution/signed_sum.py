@@ -1,7 +1,7 @@
-"""Signed blocks of a gradient summed into one vector while backward runs: what the projections of projection.py have in common.
+"""Sums the signed blocks of a gradient into one vector while backward runs: the first half of the projections of projection.py.
 
-The randomness is a function of (seed, parameter name, flat index). Each parameter is summed by itself, in the order of its blocks, and the
-sums are joined by a tree over the names: the result has the same bits in whatever order the gradients arrive.
+The randomness is a function of (seed, parameter name, flat index). Each parameter is summed separately, in the order of its blocks, and the sums
+are joined by a tree over the names. So the result has the same bits for any order in which the gradients arrive.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ SIGN_BLOCKS = 4
 SHORT = 8
 """A parameter with fewer than a block / ``SHORT`` entries is kept until the end of the pass."""
 GROUP = 32
-"""Whole blocks that are signed by the same few kernels where launching one costs more than a block's arithmetic: on a GPU."""
+"""On a GPU, this many whole blocks are signed by the same few kernels: launching a kernel costs more than a block's arithmetic."""
 
 
 class Piece(NamedTuple):
-    """A run of a parameter's entries within one block: its place in the sum, and where and with which factor its signs are."""
+    """A run of a parameter's entries within one block: its place in the sum, where its signs start in the table, and their flip."""
 
     place: int
     size: int
@@ -32,21 +32,21 @@ class Piece(NamedTuple):
     flip: float
 
     def signs(self, table: torch.Tensor) -> torch.Tensor:
-        """The signs of the run, but for ``flip``."""
+        """The signs of the run, without ``flip``."""
         return table[self.signs_from : self.signs_from + self.size]
 
 
 class SignedSum:
     """The sum B x of a gradient's signed blocks of ``block`` entries, and the gradient's length.
 
-    Entry j of a parameter belongs to place (o + j) mod ``block`` of the sum, o random for each parameter, so that short ones do not crowd in
-    one corner. The sign of the entry at place i of a block is f * table[s + i]: ``table`` holds random signs (one for all parameters), and
-    each block of each parameter has its own random start s and flip f. Two entries that meet in the sum have independent signs, and two
-    pairs of blocks uncorrelated products of signs, so the variance of an inner product is that of fully independent signs plus at most
-    |x|^2 |y|^2 / len(table), from blocks that happen to share a start. It costs one multiply-add an entry and a few bytes a block.
+    Entry j of a parameter is added at place (o + j) mod ``block`` of the sum. The offset o is random for each parameter, so that short ones
+    spread over the whole sum. The sign of the entry at place i of a block is f * table[s + i]: all parameters share ``table``, which holds random
+    signs; each block of each parameter has its own random start s and flip f. Two entries added at the same place have independent signs, and
+    two pairs of blocks have uncorrelated products of signs. So the variance of an inner product is that of fully independent signs plus at most
+    |x|^2 |y|^2 / len(table), from blocks that happen to share a start. The cost is one multiply-add per entry and a few bytes per block.
 
-    ``grouped``: blocks are added by groups, which suits a GPU (the default there), and not one by one while they are in a processor's cache. The
-    two differ by rounding alone.
+    ``grouped``: add blocks in groups, which suits a GPU (the default there), instead of one by one while they are in a processor's cache. The
+    two ways differ by rounding only.
     """
 
     def __init__(self, *, block: int, seed: int, device: torch.device, grouped: bool | None = None) -> None:
@@ -73,7 +73,7 @@ class SignedSum:
         self._squares: dict[str, list[torch.Tensor]] = {}
 
     def add(self, name: str, gradient: torch.Tensor) -> None:
-        """Take in the gradient of one parameter, once for each name."""
+        """Add the gradient of one parameter, at most once for each name."""
         flat = gradient.detach().reshape(-1).float()
         if len(flat) < self.block // SHORT:
             self._kept[name] = flat
@@ -84,13 +84,13 @@ class SignedSum:
         self._sum.add(name, total)
 
     def _add_pieces(self, total: torch.Tensor, pieces: Sequence[Piece], flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Add the signed pieces that ``flat`` is made of to ``total``, giving each while it is in the processor's cache."""
+        """Add the signed ``pieces`` of ``flat`` to ``total``, and yield each while it is in the processor's cache."""
         for chunk, piece in zip(flat.split([piece.size for piece in pieces]), pieces, strict=True):
             total[piece.place : piece.place + piece.size].addcmul_(chunk, piece.signs(self._table), value=piece.flip)
             yield chunk
 
     def _add_groups(self, total: torch.Tensor, name: str, flat: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The same, the whole blocks :data:`GROUP` at a time."""
+        """The same, with :data:`GROUP` whole blocks at a time."""
         pieces, whole = self._pieces[name], self._whole[name]
         parts = pieces[: whole.first], pieces[whole.first : whole.stop], pieces[whole.stop :]
         before, middle, after = flat.split([sum(piece.size for piece in part) for part in parts])
@@ -103,7 +103,7 @@ class SignedSum:
         yield from self._add_pieces(total, parts[2], after)
 
     def finish(self) -> tuple[Float[torch.Tensor, " block"], float]:
-        """The sum, and the length of the whole gradient; a parameter that never came counts as zero."""
+        """The sum, and the length of the whole gradient. A parameter that was not added counts as zero."""
         joined = self._sum.finish()
         square = self._short.add_to(joined, self._kept)
         squares = [square, *(square for name in sorted(self._squares) for square in self._squares[name])]
@@ -127,7 +127,7 @@ class SignedSum:
 
 
 class WholeBlocks(NamedTuple):
-    """The pieces of a parameter that fill a block: numbers ``first`` to ``stop`` - 1, all but its first and last at most."""
+    """The pieces of a parameter that fill a block: numbers ``first`` to ``stop`` - 1. At most its first and its last piece do not."""
 
     first: int
     stop: int
@@ -136,7 +136,7 @@ class WholeBlocks(NamedTuple):
 
     @classmethod
     def among(cls, pieces: Sequence[Piece], table: torch.Tensor, block: int) -> WholeBlocks:
-        """Those of one parameter."""
+        """The whole blocks of one parameter."""
         numbers = [number for number, piece in enumerate(pieces) if piece.size == block]
         return cls(
             first=numbers[0] if numbers else len(pieces),
@@ -147,7 +147,7 @@ class WholeBlocks(NamedTuple):
 
 
 class ShortParameters:
-    """The many parameters with few entries (biases, norms), added to the sum all at once: call by call they would cost more than the rest.
+    """The many parameters with few entries (biases, norms), added to the sum in one step: one by one they would cost more than all others.
 
     ``pieces`` are in the order in which they are added.
     """
@@ -162,7 +162,7 @@ class ShortParameters:
         )
 
     def add_to(self, joined: torch.Tensor, gradients: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Add the signed gradients to ``joined`` and give the sum of their squares; a missing one counts as zero."""
+        """Add the signed gradients to ``joined``; returns the sum of their squares. A missing gradient counts as zero."""
         nothing = joined.new_zeros(0)
         flat = torch.cat([nothing, *(gradients.get(name, nothing.new_zeros(size)) for name, size in self._sizes.items())])
         joined.index_add_(0, self._places, flat * self._signs)
@@ -170,8 +170,8 @@ class ShortParameters:
 
 
 class OrderedSum:
-    """Adds vectors that arrive in any order, with the same bits for every order: a binary tree over the names, each pair added when both
-    are there. Vectors that arrive nearly in order are held a few at a time; their memory is used again.
+    """Adds vectors that arrive in any order, with the same bits for every order. It uses a binary tree over the names and adds each pair when
+    both are there. If vectors arrive nearly in order, few are held at a time; their memory is reused.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -185,11 +185,11 @@ class OrderedSum:
         self._nodes: dict[tuple[int, int], torch.Tensor] = {}
 
     def zeros(self) -> torch.Tensor:
-        """A vector of zeros to fill and give to :meth:`add`."""
+        """A vector of zeros to fill and pass to :meth:`add`."""
         return self._spare.pop().zero_() if self._spare else torch.zeros(self._size, device=self._device)
 
     def add(self, name: str, vector: torch.Tensor) -> None:
-        """Take in ``vector``, which now belongs to the sum."""
+        """Add ``vector``, which the sum now owns."""
         level, position = 0, self._leaf[name]
         while (other := self._nodes.pop((level, position ^ 1), None)) is not None:
             vector.add_(other)
@@ -198,7 +198,7 @@ class OrderedSum:
         self._nodes[level, position] = vector
 
     def finish(self) -> torch.Tensor:
-        """The sum; names that never came count as zero."""
+        """The sum. Names that were not added count as zero."""
         total = torch.zeros(self._size, device=self._device)
         for node in sorted(self._nodes, key=lambda node: node[1] << node[0]):
             total.add_(self._nodes[node])

@@ -1,7 +1,7 @@
 """``projected_gradients/<variant>`` and ``query_gradients/<variant>``: one projected gradient for each clip and each query.
 
-A row's key is what the gradient depends on, by content: the clip, its caption, its latents, its mask, the model's weights, and what Adam's
-preconditioner divides by. So a row is computed once for all runs, and a clip that is also a query once for both assets.
+A row's key covers everything the gradient depends on, by content: the clip, its caption, its latents, its mask, the model's weights, and Adam's
+second moments. So a row is computed once for all runs, and a clip that is also a query is computed once for both assets.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DIMS = {"gradient": ("proj",)}
 class _Inputs:
     """What the gradients of one variant and role are computed from.
 
-    ``masks`` is None without a mask, ``second_moments`` (a hash of them) without Adam's preconditioner.
+    ``masks`` is None if the variant uses no mask, ``second_moments`` (their hash) without Adam's preconditioner.
     """
 
     clips: list[CatalogClip]
@@ -61,7 +61,7 @@ def gradients_asset(variant: Variant, role: Role) -> str:
 
 
 def load_gradients(ws: Workspace, variant: Variant, role: Role, proj_dim: int) -> GradientSet:
-    """The published gradients, to be read to ``proj_dim`` entries each.
+    """The published gradients, with the first ``proj_dim`` entries of each to be read.
 
     Raises:
         NotPublished: there are none yet.
@@ -70,10 +70,10 @@ def load_gradients(ws: Workspace, variant: Variant, role: Role, proj_dim: int) -
 
 
 def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publication:
-    """Compute the gradient of every clip (or query; held-out ones have none) that has latents and, for ``motive``, a mask; publish them.
+    """Compute and publish the gradient of every clip (or query, without held-out ones) that has latents and, for ``motive``, a mask.
 
     Raises:
-        NotPublished: the catalog, the latents, the masks or the second moments.
+        NotPublished: the catalog, the latents, the masks or the second moments are not published.
         GateFailed: more than ``gradient.max_reject_share`` of the clips were rejected, or none is left.
         MotiveError: the model cannot be loaded, or ``gradient.parameters`` selects nothing.
     """
@@ -97,7 +97,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     norms_N = store.column(refs, "grad_norm")
     return ws.publish(
         asset,
-        # the model's hash is published, too, and gradients under different ones are not compared (influence.py)
+        # influence.py reads the model's hash: gradients of different models are not compared
         content=digest(inputs.model_hash, [[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
         write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
         started=started,
@@ -109,7 +109,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
 
 
 class _RowFunction:
-    """``clip -> arrays``. The model is loaded when the first row is missing, so that a run without work loads none."""
+    """``clip -> arrays``. It loads the model with the first missing row, so a run without work loads none."""
 
     def __init__(self, ws: Workspace, inputs: _Inputs) -> None:
         self._ws = ws
@@ -152,7 +152,7 @@ def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
 def _write(
     ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], inputs: _Inputs
 ) -> None:
-    """The Zarr group, with everything that the gradients depend on in its attributes."""
+    """Write the Zarr group. Its attributes hold everything that the gradients depend on."""
     section = ws.config.gradient
     attributes = {
         "variant": variant,
@@ -186,7 +186,7 @@ def _facts(norms_N: np.ndarray, started: float, num_computed: int) -> dict[str, 
 
 
 def _draw_norms(norms_N: np.ndarray, path: Path) -> None:
-    """A histogram of the gradients' lengths, zero gradients left out."""
+    """Draw a histogram of the gradients' lengths, without zero gradients."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3))

@@ -1,4 +1,4 @@
-"""A backward pass whose gradients are taken one by one as they come, so that they never exist all at once; and a clip that does not fit."""
+"""Streams the gradients of a backward pass parameter by parameter, so that they never exist all at once; rejects a clip that does not fit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""What torch's CPU allocator and the GPU's libraries say when they raise no exception class of their own; compared in lower case."""
+"""Messages of torch's CPU allocator and the GPU's libraries where they raise no exception class of their own; compared in lower case."""
 
 
 def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Parameter]:
     """The parameters whose names ``pattern`` (a regular expression, or ``all``) matches anywhere.
 
     Raises:
-        MotiveError: the pattern is no regular expression, or matches no name.
+        MotiveError: the pattern is not a regular expression, or matches no name.
     """
     named = dict(module.named_parameters())
     if pattern == "all":
@@ -33,7 +33,7 @@ def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torc
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise MotiveError(f"gradient.parameters = {pattern!r} is no regular expression: {error}.") from error
+        raise MotiveError(f"gradient.parameters = {pattern!r} is not a regular expression: {error}.") from error
     chosen = {name: parameter for name, parameter in named.items() if expression.search(name)}
     if not chosen:
         examples = ", ".join(list(named)[:: max(1, len(named) // 8)][:8])
@@ -49,8 +49,8 @@ def streamed_gradients(
     *,
     checkpointing: Checkpointing = False,
 ) -> Iterator[None]:
-    """While this lasts only the ``chosen`` parameters of ``module`` have gradients, and backward gives each to ``take`` with its name and
-    frees it. Afterwards the module is as it was before.
+    """A context in which only the ``chosen`` parameters of ``module`` have gradients. Backward passes each to ``take`` with its name and frees
+    it. Afterwards the module is as it was before.
     """
     others = [parameter for name, parameter in module.named_parameters() if name not in chosen]
     with (
@@ -65,10 +65,10 @@ def streamed_gradients(
 
 @contextmanager
 def reject_on_oom(latents_CFHW: torch.Tensor) -> Iterator[None]:
-    """Turns running out of memory, on any device, into the rejection of the clip with these latents; other errors pass.
+    """Turn an out-of-memory error, on any device, into a rejection of the clip with these latents. Other errors pass.
 
     Raises:
-        RejectRow: ``out_of_memory``, to be tried again another time.
+        RejectRow: ``out_of_memory``, tried again in the next run.
     """
     try:
         yield
@@ -83,17 +83,17 @@ def reject_on_oom(latents_CFHW: torch.Tensor) -> Iterator[None]:
 
 
 class DeterministicPasses:
-    """Runs passes through a model with deterministic kernels alone where torch was told to prefer them, until an operation turns out to have none.
+    """Runs passes with deterministic kernels only, if torch was told to prefer them, until an operation turns out to have none.
 
-    The backward pass of attention on a GPU is deterministic only so: asked with a warning at most, torch warns and takes the other kernel, a
-    faster one. Not ``demanded``, that is what it does.
+    With torch's mode ``warn_only``, the backward pass of attention on a GPU would use a faster kernel that is not deterministic. Strict mode
+    avoids this. If not ``demanded``, passes run under torch's own mode.
     """
 
     def __init__(self, *, demanded: bool = True) -> None:
         self._possible = demanded
 
     def __call__(self, run: Callable[[], Result]) -> Result:
-        """What ``run`` gives. It is called a second time, and must then begin anew, when an operation has no deterministic kernel."""
+        """The result of ``run``. If an operation has no deterministic kernel, ``run`` is called a second time and must then start over."""
         if not self._possible:
             return run()
         try:
@@ -113,7 +113,7 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 @contextmanager
 def _strict_determinism() -> Iterator[None]:
-    """Where torch was told to warn of an operation that has no deterministic kernel, it raises RuntimeError while this lasts."""
+    """A context in which torch raises RuntimeError where it was told only to warn: at an operation without a deterministic kernel."""
     if not (torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()):
         yield
         return
@@ -138,7 +138,7 @@ def _requires_grad(parameters: Iterable[torch.nn.Parameter], required: bool) -> 
 
 @contextmanager
 def _streamed_into(take: Callable[[str, torch.Tensor], None], chosen: Mapping[str, torch.nn.Parameter]) -> Iterator[None]:
-    """While this lasts, every gradient that backward finishes is given to ``take`` with its parameter's name, and freed."""
+    """A context in which every gradient that backward finishes is passed to ``take`` with its parameter's name, and freed."""
 
     def hook(name: str, parameter: torch.Tensor) -> None:
         if parameter.grad is not None:  # a weight whose layer sketches its gradient (factored.py) has none

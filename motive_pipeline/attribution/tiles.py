@@ -1,12 +1,12 @@
-"""Influence of every clip on every query (eq. 10), exact to the bit whatever is computed with it.
+"""The influence of every clip on every query (eq. 10), with the same bits whatever else is computed with it.
 
 Axis suffixes: Q queries, N clips, P projected entries.
 
-A feature is a unit-length float32 row. Rounded to multiples of 2^-26 it is a vector of integers whose length is at most 2^26, so by
-Cauchy-Schwarz every partial sum of an inner product of two of them is an integer of at most 2^52, and float64 holds all integers up to
-2^53. The matrix product is therefore exact in any order of summation: an entry of the matrix depends on its own query and its own clip
-alone, and neither other rows, nor the tiles, nor the number of threads, nor the linear algebra library can change one bit of it.
-Rounding moves an entry of a feature by at most 2^-27, and an influence by about 1e-8: less than the float32 product would lose.
+A feature is a unit-length float32 row. Rounded to multiples of 2^-26, it is a vector of integers whose length is at most 2^26. By
+Cauchy-Schwarz, every partial sum of an inner product of two such vectors is an integer of at most 2^52, and float64 holds all integers up to
+2^53. So the matrix product is exact in any order of summation: an entry of the matrix depends only on its own query and its own clip. Other
+rows, the tiles, the number of threads and the linear algebra library cannot change a bit of it. Rounding changes an entry of a feature by at
+most 2^-27, and an influence by about 1e-8: less than the error of a float32 product.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ MAX_LENGTH = 2.0**GRID_BITS * 1.0001
 """Longest row, in grid units, for which every sum stays below 2^53."""
 
 TILE_ENTRIES = 2**21
-"""Feature entries that a thread rounds and multiplies at a time, 16 MiB in float64: many, since between two such steps threads wait for each other."""
+"""Feature entries that a thread rounds and multiplies at a time, 16 MiB in float64. They are many because threads wait for each other in between."""
 
 AHEAD_ENTRIES = 2**22
-"""Entries of the matrix that may be ready beyond one tile for each thread, 16 MiB: threads do not wait while a column of chunks is written."""
+"""Finished entries that may wait beyond one tile for each thread, 16 MiB, so that threads need not wait while a column of chunks is written."""
 
 QUERIES_AT_ONCE = 8
-"""A product with a multiple of so many queries takes less time than one with a few less, on processors that multiply eight float64 at a time."""
+"""Queries are padded to a multiple of this. The product is then faster, on processors that multiply eight float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class GridRows:
 
 
 class Scratch:
-    """Memory of one thread in which up to ``num_clips`` features are rounded and multiplied by ``num_queries``: fresh memory for each tile would
-    cost more than the arithmetic.
+    """Buffers of one thread, to round up to ``num_clips`` features and multiply them by ``num_queries``. Fresh memory for each tile would cost
+    more than the arithmetic.
     """
 
     def __init__(self, num_clips: int, num_entries: int, num_queries: int = 0) -> None:
@@ -59,14 +59,14 @@ class Scratch:
         self._product_NQ = torch.empty(num_clips, num_queries, dtype=torch.float64)
 
     def on_grid(self, features_NP: Float32[np.ndarray, "N P"]) -> GridRows:
-        """The features as integers: multiples of 2^-26, rounded half to even. They lie in this memory, until it is used again.
+        """The features as integers: multiples of 2^-26, rounded half to even. They are valid until these buffers are used again.
 
         Raises:
             ValueError: a row is not finite or longer than 1, for which the product would not be exact.
         """
         # Scaling by a power of two is exact in float32, and float32 numbers of 2^24 or more are integers already.
         rounded_NP = self._rounded_NP[: len(features_NP)]
-        with np.errstate(over="ignore"):  # of features that are refused below
+        with np.errstate(over="ignore"):  # such features are refused below
             np.multiply(features_NP, np.float32(2.0**GRID_BITS), out=rounded_NP.numpy())
         integers_NP = self._integers_NP[: len(features_NP)].copy_(rounded_NP.round_())
         length_N = torch.linalg.vector_norm(integers_NP, dim=1)
@@ -75,18 +75,18 @@ class Scratch:
         return GridRows(integers_RP=integers_NP, length_R=length_N)
 
     def product(self, clips: GridRows, queries_PQ: Float64[torch.Tensor, "P Q"]) -> Float64[torch.Tensor, "N Q"]:
-        """The exact product of the integers, in this memory."""
+        """The exact product of the integers, in these buffers."""
         return torch.mm(clips.integers_RP, queries_PQ, out=self._product_NQ[: len(clips.length_R)])
 
 
 def on_grid(features_RP: Float32[np.ndarray, "R P"]) -> GridRows:
-    """The features as integers, in memory of their own; see :meth:`Scratch.on_grid`."""
+    """The features as integers, in new memory; see :meth:`Scratch.on_grid`."""
     return Scratch(*features_RP.shape).on_grid(features_RP)
 
 
 class QueryGradients:
-    """The side of the product that is the same for every tile: integers, and what each query's products are multiplied by. Queries of zeros fill
-    it up to a multiple of :data:`QUERIES_AT_ONCE`, if there are more.
+    """The side of the product that is the same for every tile: the queries as integers, and the factor of each query. If there are more than
+    :data:`QUERIES_AT_ONCE`, zeros pad them to a multiple of it.
     """
 
     def __init__(self, queries_QP: Float32[np.ndarray, "Q P"], norm_Q: Float64[np.ndarray, " Q"] | None) -> None:
@@ -97,7 +97,7 @@ class QueryGradients:
         self._factor_Q = torch.nn.functional.pad(row_factor(rows, norm_Q), (0, missing))
 
     def scratch(self, num_clips: int) -> Scratch:
-        """Memory for tiles of up to ``num_clips``."""
+        """Buffers for tiles of up to ``num_clips``."""
         return Scratch(num_clips, *self._integers_PQ.shape)
 
     def influence(
@@ -119,8 +119,8 @@ def influence_tiles(
 ) -> Float32[np.ndarray, "Q N"]:
     """Influence of each clip on each query (eq. 10).
 
-    Without norms: the cosine in R^P, i.e. both rows are brought to unit length again (a prefix of a stored feature is shorter than 1).
-    A norm takes the place of that unit length: with both it is the cosine times both norms ("dot"). A zero row has influence 0.
+    Without norms it is the cosine in R^P: both rows are normalized again (a prefix of a stored feature is shorter than 1). With a norm, a row is
+    scaled to that norm instead; with both, it is the cosine times both norms ("dot"). A zero row has influence 0.
     """
     queries, (num_clips, num_entries) = QueryGradients(queries_QP, query_norm_Q), clips_NP.shape
     step = max(1, min(TILE_ENTRIES // num_entries, num_clips))
@@ -133,13 +133,13 @@ def influence_tiles(
 
 
 def row_factor(rows: GridRows, norm_R: Float64[np.ndarray, " R"] | None) -> Float64[torch.Tensor, " R"]:
-    """What each row of integers is multiplied by to have unit length, or its norm; 0 for a zero row."""
+    """The factor that scales each row of integers to unit length, or to its norm; 0 for a zero row."""
     wanted_R = 1.0 if norm_R is None else torch.from_numpy(norm_R)
     return torch.where(rows.length_R > 0, wanted_R / rows.length_R, 0.0)
 
 
 def tile_clips(gradient_NP: zarr.Array, proj_dim: int) -> int:
-    """How many clips a tile holds: those of a chunk of the stored array, but no more than :data:`TILE_ENTRIES` entries."""
+    """How many clips a tile holds: those of a chunk of the stored array, but at most :data:`TILE_ENTRIES` entries."""
     return max(1, min(gradient_NP.chunks[0], TILE_ENTRIES // proj_dim))
 
 
@@ -152,9 +152,9 @@ def stream_influence(
     query_norm_Q: Float64[np.ndarray, " Q"] | None = None,
     clip_norm_N: Float64[np.ndarray, " N"] | None = None,
 ) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
-    """``(first clip, influence)`` for tile after tile of a stored array, of which the first P columns are read.
+    """Yield ``(first clip, influence)`` tile by tile, from the first P columns of a stored array.
 
-    Memory: a few tiles, whatever N is. Each of ``threads`` workers reads and multiplies a tile of its own.
+    Memory holds a few tiles, whatever N is. Each of ``threads`` workers reads and multiplies its own tile.
     """
     queries = QueryGradients(queries_QP, query_norm_Q)
     num_clips, proj_dim = gradient_NP.shape[0], queries_QP.shape[1]
@@ -176,8 +176,8 @@ def stream_influence(
 
 
 def in_order(function: Callable[[int], Result], starts: Iterable[int], *, threads: int, ahead: int = 0) -> Iterator[tuple[int, Result]]:
-    """``(start, function(start))`` for each of ``starts``, computed ``threads`` at a time on one thread each, given in their order; up to
-    ``ahead`` results more wait to be taken.
+    """Yield ``(start, function(start))`` in the order of ``starts``. ``threads`` calls run at a time, each on one thread; up to ``ahead`` more
+    results may be finished.
     """
     with _one_thread_each(), ThreadPoolExecutor(threads) as workers:
         pending: deque[tuple[int, Future[Result]]] = deque()
@@ -195,7 +195,7 @@ def in_order(function: Callable[[int], Result], starts: Iterable[int], *, thread
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """While tiles run side by side, each product uses one thread."""
+    """A context in which each product uses one thread, because tiles run in parallel."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -69,10 +69,10 @@ class RowRun:
         return replace(self, outcome=replace(self.outcome, refs=refs, rejects=rejects, counts=counts))
 
     def require_enough(self, ws: Workspace) -> None:
-        """The gate of the stage. Of clips, few are rejected; of queries and of held-out queries, at least one is left.
+        """The gate of the stage: few clips are rejected; at least one query and one held-out query are left.
 
         Raises:
-            GateFailed: that does not hold; the message counts the reasons.
+            GateFailed: this does not hold; the message counts the reasons.
         """
         key = ws.graph.asset(self.asset).stage.gate
         assert key is not None

@@ -79,7 +79,7 @@ def near_pairs(phashes: Sequence[str], most_bits: int = MAX_BITS) -> list[tuple[
 
 
 def _compare(words_N4: np.ndarray, group: np.ndarray, most_bits: int, found: dict[tuple[int, int], int]) -> None:
-    """Compare every two of ``group``, in slabs that bound the memory: very many clips can share a band (black frames)."""
+    """Compare all pairs in ``group``, in slabs that bound the memory: very many clips can share a band (black frames)."""
     for first in range(0, len(group), _MANY):
         slab = group[first : first + _MANY]
         for second in range(first, len(group), _MANY):

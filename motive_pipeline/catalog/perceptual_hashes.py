@@ -43,7 +43,7 @@ def perceptual_hashes(ws: Workspace, clips: Sequence[CatalogClip], seen: Mapping
         row,
         what="perceptual hashes",
         commit_rows=512,
-        expect=lambda missing: reader.prefetch([clip.file for clip in missing if clip.clip_id not in seen]),
+        prefetch=lambda missing: reader.prefetch([clip.file for clip in missing if clip.clip_id not in seen]),
     )
     known = [clip.clip_id for clip in clips if keys[clip.clip_id] in outcome.refs]
     refs = [outcome.refs[keys[clip_id]] for clip_id in known]

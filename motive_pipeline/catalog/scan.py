@@ -28,13 +28,13 @@ DIFFERENCES = {
     "duplicate_name": "files of a name that stands for another",
     "bad_row": "rows that cannot be read",
 }
-"""The reason codes of what a table and the files beside it disagree in, and the words for each."""
+"""Reason codes of the differences between a table and the files beside it, and the words for each."""
 
 _LARGE_BYTES = 2**18
-"""Smaller files are hashed in this thread: handing them to another takes as long. A member counts with the size of its archive."""
+"""Smaller files are hashed in this thread: passing them to another takes as long. A member counts with the size of its archive."""
 
 _HASHED_AHEAD = 4
-"""Large files in work for each thread, while the oldest one is waited for."""
+"""Large files queued for each thread, while the caller waits for the oldest one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ class Scan:
         } | self.differences()
 
     def differences(self) -> dict[str, int]:
-        """How many rows or files a table and the files beside it disagree in, in words; agreement is left out."""
+        """The number of rows or files in which a table and the files beside it differ, by kind, in words. Zeros are left out."""
         reasons = Counter(bad.reason for bad in self.bad)
         counts = {words: reasons[reason] for reason, words in DIFFERENCES.items()}
         counts["rows that name a file again"] = len(self.files) - len({file.entry.file for file in self.files})
@@ -131,7 +131,7 @@ def observe_clip_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
     """(data version, figures for a person) of the clips' files as they are now.
 
     Raises:
-        MotiveError: ``clips.path`` is missing, is no folder, or holds no video.
+        MotiveError: ``clips.path`` is missing, is not a folder, or holds no video.
     """
     found = scan(clip_source(ws), HashMemory(ws.state), threads=hash_threads(ws))
     return data_version(found), found.facts()
@@ -159,16 +159,16 @@ def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, t
     waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]] = deque()
     try:
         for entry in entries:
-            waiting.append(entry if isinstance(entry, BadEntry) else _begun(entry, memory, pool))
+            waiting.append(entry if isinstance(entry, BadEntry) else _start_hash(entry, memory, pool))
             while waiting and (len(waiting) > threads * _HASHED_AHEAD or not isinstance(waiting[0], tuple) or waiting[0][1].done()):
-                yield _ended(waiting.popleft(), memory)
+                yield _finish_hash(waiting.popleft(), memory)
         while waiting:
-            yield _ended(waiting.popleft(), memory)
+            yield _finish_hash(waiting.popleft(), memory)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begun(
+def _start_hash(
     entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor
 ) -> SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]:
     """The file with its hash, if that is remembered or the file is small; else the entry and the future of its hash."""
@@ -184,12 +184,12 @@ def _begun(
 
 
 def _is_worth_a_thread(file: MediaFile) -> bool:
-    """Large files, but no cells of Parquet files: threads would each decode the row groups that one reader goes through once."""
+    """Whether ``file`` is large and no cell of a Parquet file: each thread would decode row groups that one reader decodes only once."""
     assert file.stat is not None
     return file.stat.size >= _LARGE_BYTES and not file.is_cell()
 
 
-def _ended(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]], memory: HashMemory) -> SourceFile | BadEntry:
+def _finish_hash(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]], memory: HashMemory) -> SourceFile | BadEntry:
     if not isinstance(begun, tuple):
         return begun
     entry, future = begun

@@ -37,8 +37,8 @@ TEXT_COLUMNS = (
 class SourceListing:
     """The contents of a source: a row for each usable one, sorted by clip_id, and the rejects.
 
-    ``counted`` are the rejects that count for the gate; videos that no row of a table names do not. ``differences`` is what a table and the
-    files beside it disagree in.
+    ``counted`` are the rejects that count for the gate; videos that no row of a table names do not. ``differences`` counts the
+    differences between a table and the files beside it.
     """
 
     frame: pd.DataFrame

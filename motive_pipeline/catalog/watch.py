@@ -17,7 +17,7 @@ from motive_pipeline.video.mp4_boxes import top_level_boxes
 from motive_pipeline.video.readers import Prober
 
 WHOLE_WITHIN_S = 60.0
-"""A file that is no complete video and was written less than this ago is taken as a copy in progress."""
+"""A file that is not a complete video and was written less than this ago is taken as a copy in progress."""
 
 _PROBE_WITHIN_S = 20.0
 """The sensor must answer within a minute, even if a decoder hangs."""

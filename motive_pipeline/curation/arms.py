@@ -27,12 +27,12 @@ SHOWN_CLIPS = 10
 def publish_subset(ws: Workspace, arm: str) -> Publication:
     """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first.
 
-    It holds K = max(1, floor(share * N + 0.5)) of the N clips of the pool; all of them for an arm that takes all. An arm that chooses from a
-    ranking has fewer where the ranking does: a clip without a gradient cannot be ranked.
+    It holds K = max(1, floor(share * N + 0.5)) of the N clips of the pool, or all of them for an arm that takes all. An arm that chooses from a
+    ranking has fewer if the ranking has fewer: a clip without a gradient cannot be ranked.
 
     Raises:
         MotiveError: the arm is the base model, which trains on nothing.
-        GateFailed: the choice is not that many different clips of the pool.
+        GateFailed: the choice does not have that many different clips of the pool.
     """
     started = time.time()
     declared = ARMS[arm]
@@ -67,22 +67,22 @@ def random_order(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Sha
 
 
 def most_motion(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
-    """The clips by mean motion magnitude, the liveliest first."""
+    """The clips by mean motion magnitude, highest first."""
     return highest(pool, _magnitude_px(ws, pool), len(pool))
 
 
 def nearest_embeddings(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
-    """The clips by the votes of the queries over the similarity of embeddings."""
+    """The clips by the queries' votes over the similarity of embeddings, best first."""
     return np.array(nearest_clips(ws, pool.astype(str).tolist()), dtype="S16")
 
 
 def most_votes(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
-    """The clips of the variant's ranking, the best first."""
+    """The clips of the variant's ranking, best first."""
     return _ranked(ws, arm, by="rank")
 
 
 def lowest_influence(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
-    """The clips of the variant's ranking, the lowest mean influence first."""
+    """The clips of the variant's ranking, lowest mean influence first."""
     return _ranked(ws, arm, by=["mean_influence", "clip_id"])
 
 
@@ -106,17 +106,17 @@ def highest(pool: Shaped[np.ndarray, " N"], score_N: Float64[np.ndarray, " N"], 
 
 
 def require_subset(arm: str, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.ndarray, " N"], num_clips: int) -> None:
-    """The gate on a subset: ``num_clips`` different clips, all of the pool.
+    """The gate on a subset: ``num_clips`` different clips, all from the pool.
 
     Raises:
-        GateFailed: otherwise, with what was found.
+        GateFailed: otherwise; the message says what was found.
     """
     different = len(np.unique(chosen))
     outside = int((~np.isin(chosen, pool)).sum())
     if len(chosen) != num_clips or different != num_clips or outside:
         raise GateFailed(
             f"curated_subset/{arm}: {num_clips} different clips of eligible_pool expected, found {len(chosen)} clips, {different} different, "
-            f"{outside} outside the pool. The ranking and the pool are not of the same state: materialize {' and '.join(ARMS[arm].chooses_by) or 'eligible_pool'} again."
+            f"{outside} outside the pool. The ranking and the pool are out of step: materialize {' and '.join(ARMS[arm].chooses_by) or 'eligible_pool'} again."
         )
 
 

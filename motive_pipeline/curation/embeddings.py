@@ -1,4 +1,4 @@
-"""Clips and queries -> embeddings, and the choice of the arm ``embedding``: the clips whose embeddings are most like the queries'."""
+"""Computes embeddings of clips and queries, and the choice of the arm ``embedding``: the clips that are most similar to the queries."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         what=EmbeddingSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
         commit_s=ws.config.engine.commit_s,
-        expect=row_function.expect,
+        prefetch=row_function.prefetch,
     )
     run = RowRun(asset=EmbeddingSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(ws)
@@ -66,7 +66,7 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
 
 
 class _RowFunction:
-    """``clip -> arrays``. The encoder is loaded when the first row is missing."""
+    """``clip -> arrays``. It loads the encoder with the first missing row."""
 
     def __init__(self, ws: Workspace) -> None:
         self._config: Config = ws.config
@@ -74,8 +74,8 @@ class _RowFunction:
         self._memory = HashMemory(ws.state)
         self._encode: Encode | None = None
 
-    def expect(self, clips: Sequence[CatalogClip]) -> None:
-        """These clips will be asked for, in this order."""
+    def prefetch(self, clips: Sequence[CatalogClip]) -> None:
+        """Queue the clips that are asked for next, in order."""
         self._read.prefetch([clip.file for clip in clips])
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
@@ -89,7 +89,7 @@ class _RowFunction:
 
 
 def nearest_clips(ws: Workspace, pool: Sequence[str]) -> list[str]:
-    """The clips of the pool that the queries choose by the cosine of embeddings, best first; held-out queries have no say.
+    """The clips of the pool that the queries choose by the cosine of embeddings, best first. Held-out queries do not vote.
 
     Raises:
         GateFailed: a clip of the pool has no embedding, so one of the two assets is out of date.
@@ -107,7 +107,7 @@ def nearest_clips(ws: Workspace, pool: Sequence[str]) -> list[str]:
 
 
 def voted_choice(ws: Workspace, pool: Sequence[str], queries: Mapping[str, np.ndarray], clips: Mapping[str, np.ndarray]) -> list[str]:
-    """The clips that the very vote of the method chooses when ``clips`` and ``queries`` give unit-length features by id, best first."""
+    """The clips that the method's own vote chooses, best first, if ``clips`` and ``queries`` are unit-length features by id."""
     query_QP = np.stack([queries[query_id] for query_id in sorted(queries)])
     pool_NP = np.stack([clips[clip_id] for clip_id in pool])
     votes = majority_vote([influence_tiles(query_QP, pool_NP)], ws.config.vote.percentile)

@@ -1,4 +1,4 @@
-"""Encoders: a clip's frames -> one vector of unit length, for the arm that chooses by plain similarity to the queries.
+"""Encoders: a clip's frames -> one unit vector, for the arm that chooses by plain similarity to the queries.
 
 Axes: T decoded frames, H W pixels, K frames that a network sees, E entries of an embedding.
 """
@@ -25,14 +25,14 @@ from motive_pipeline.storage.workspace import Workspace
 Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Float32[np.ndarray, " E"]]
 
 FLOW_VERSION = 1
-"""Raise it when the flow histogram comes out different."""
+"""Increase this when the flow histogram changes."""
 
 FLOW_SPANS, FLOW_CELLS = 2, 2
 _NEEDED = ("config.json", "preprocessor_config.json")
 
 
 def encoder_content(ws: Workspace) -> str:
-    """A hash of the encoder and of what it is given of a clip, for the keys of its rows.
+    """A hash of the encoder and of the frames it gets from a clip, for the keys of its rows.
 
     Raises:
         MotiveError: there is no such encoder; see :func:`encoder_folder`.
@@ -58,19 +58,19 @@ def load_encoder(config: Config) -> Encode:
 
 
 def flow_embedding(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Float32[np.ndarray, " E"]:
-    """The roots of the clip's flow histogram over two halves of its time and the four quarters of its picture.
+    """The square roots of the clip's flow histogram over two halves of its time and four quarters of its picture.
 
-    Shares sum to 1, so their roots have unit length, and the cosine of two clips is the overlap of their histograms (Bhattacharyya's).
+    Shares sum to 1, so their roots have unit length, and the cosine of two clips is the overlap of their histograms (Bhattacharyya coefficient).
     """
     return np.sqrt(flow_histogram(velocity(sampled_flow(frames_THWC, fps), fps), spans=FLOW_SPANS, cells=FLOW_CELLS))
 
 
 class PretrainedEncoder:
-    """An image or video encoder in transformers' format (CLIP, SigLIP, DINOv2, VideoMAE and their kin).
+    """An image or video encoder in transformers' format (CLIP, SigLIP, DINOv2, VideoMAE and similar).
 
-    An image encoder sees ``num_frames`` frames, evenly spaced, and their features are averaged. A video encoder, which says in its config how
-    many frames it takes, sees those at once. The features are the projected image features where the model has a text side, else the pooled
-    output, else the mean over its tokens.
+    An image encoder gets ``num_frames`` evenly spaced frames, and their features are averaged. A video encoder gets as many frames as its config
+    says, at once. The features are the projected image features if the model has a text side, else the pooled output, else the mean over its
+    tokens.
     """
 
     def __init__(self, folder: Path, *, device: Any, num_frames: int) -> None:
@@ -118,7 +118,7 @@ def normalized(features_E: Float[np.ndarray, " E"]) -> Float32[np.ndarray, " E"]
 
 
 def encoder_folder(embedding: Embedding) -> Path:
-    """Where the encoder's files lie on this machine; one named by a hub id is downloaded the first time.
+    """The folder of the encoder on this machine. A hub id is downloaded the first time.
 
     Raises:
         MotiveError: no such folder, it holds no model in transformers' format, or the hub cannot be reached.
@@ -141,7 +141,7 @@ def _require_encoder(folder: Path, name: str) -> None:
     missing += [] if any(folder.glob("*.safetensors")) else ["*.safetensors"]
     if missing:
         raise MotiveError(
-            f"embedding.encoder = {name!r}: {folder} lacks {', '.join(missing)}, so it is no encoder in transformers' format."
+            f"embedding.encoder = {name!r}: {folder} lacks {', '.join(missing)}, so it is not an encoder in transformers' format."
         )
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if not kind:

@@ -1,6 +1,6 @@
-"""The eligible pool: the clips that every stage before attribution accepted. All arms draw from it, so that no arm gains by another's rejects.
+"""The eligible pool: the clips that every stage before attribution accepted. All arms draw from it, so no arm gains from another's rejects.
 
-Gradients do not screen: a clip whose gradient one variant rejected is outside that variant's ranking and stays in the pool of the others.
+Gradients do not screen: a clip whose gradient one variant rejected is missing from that variant's ranking, but stays in the pool.
 """
 
 from __future__ import annotations

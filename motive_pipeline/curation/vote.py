@@ -32,7 +32,7 @@ from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
 SPAN = 2**16
-"""Clips whose votes are counted at a time: so few that they stay near the processor from query to query."""
+"""Clips whose votes are counted at a time: few enough to stay in the processor's cache from query to query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,14 @@ def threshold(influence_N: Float32[np.ndarray, " N"], percentile: float) -> np.f
     """tau_q: the score at position floor(percentile / 100 * (N - 1)) of the query's own scores in ascending order.
 
     That is numpy's ``method="lower"``. No clip lies between it and the linearly interpolated percentile, so both give the same votes; this
-    one is a score itself and needs no rounding.
+    one is itself a score and needs no rounding.
     """
     position = math.floor(Fraction(str(percentile)) / 100 * (len(influence_N) - 1))
     return np.partition(influence_N, position)[position]
 
 
 class VoteCount:
-    """Votes and influence, added up query by query."""
+    """Sums of votes and influence, accumulated query by query."""
 
     def __init__(self, num_clips: int) -> None:
         self.votes_N = np.zeros(num_clips, dtype=np.int64)
@@ -68,7 +68,7 @@ class VoteCount:
         self.num_queries = 0
 
     def add(self, block_BN: Float32[np.ndarray, "B N"], threshold_B: Iterable[np.float32]) -> None:
-        """The next queries."""
+        """Add the next queries."""
         tau_B = list(threshold_B)
         for start in range(0, len(self.votes_N), SPAN):
             span = slice(start, start + SPAN)
@@ -89,7 +89,7 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
         waiting: tuple[np.ndarray, Iterator[np.float32]] | None = None
         for block_BN in influence_blocks:
             counted = counted or VoteCount(block_BN.shape[1])
-            found = block_BN, finder.map(partial(threshold, percentile=percentile), block_BN)  # while the block before it is counted
+            found = block_BN, finder.map(partial(threshold, percentile=percentile), block_BN)  # runs while the previous block is counted
             if waiting:
                 counted.add(*waiting)
             waiting = found
@@ -107,8 +107,8 @@ def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
 def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
     """Publish ``voted_ranking/<variant>``: the ranked clips in order, the first K of them marked as selected.
 
-    Ranked are the clips of the eligible pool whose gradient the variant accepted. K is counted over the whole pool, so that all arms choose
-    equally many.
+    It ranks the clips of the eligible pool whose gradient the variant accepted. K is computed from the whole pool, so that all arms choose the
+    same number.
 
     Raises:
         GateFailed: a clip of the pool has no influence although its gradient was not rejected, so one of the two assets is out of date; or

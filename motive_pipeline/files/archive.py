@@ -1,6 +1,6 @@
 """Members of zips and tars, read in place: nothing is unpacked.
 
-A member whose name would lead out of its folder when unpacked is refused all the same. An archive that was split is read as a whole
+A member whose name would lead out of its folder when unpacked is still rejected. An archive that was split is read as a whole
 (split_archive.py).
 """
 
@@ -144,7 +144,7 @@ def _remembered_index(archive: Path, _identity: tuple[int, ...]) -> dict[str, Ar
         for member in listed:
             if member.problem is None and (problem := _name_problem(member.name)):
                 member = ArchiveMember(member.name, member.num_bytes, None, problem)
-            index[member.path] = member  # of two members with one name the later counts, as when they are unpacked
+            index[member.path] = member  # of two members with one name the last one counts, as in unpacking
         return index
 
 

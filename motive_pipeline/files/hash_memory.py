@@ -76,7 +76,7 @@ class HashMemory:
     """Remembered hashes, in ``hashes.sqlite``. Losing that file costs time only."""
 
     def __init__(self, state: Path) -> None:
-        """Opens the memory in the folder ``state``. Raises MotiveError when the file is no usable database."""
+        """Opens the memory in the folder ``state``. Raises MotiveError if the file is not a usable database."""
         atomic.make_folder(state)  # beside a local root it lies in it
         self.file = state / "hashes.sqlite"
         try:

@@ -104,5 +104,5 @@ class MediaFile:
 
 
 def media_file(source: MediaFile | Path) -> MediaFile:
-    """``source`` as a :class:`MediaFile`: what reads clips also takes the path of a plain file."""
+    """``source`` as a :class:`MediaFile`. Functions that read clips also accept the path of a plain file."""
     return source if isinstance(source, MediaFile) else MediaFile.parse(source)

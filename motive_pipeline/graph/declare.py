@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Role = Literal["clip", "query"]
-Group = Literal["sources", "clips", "motion", "attribution", "curation", "training", "evaluation"]
+AssetGroup = Literal["sources", "clips", "motion", "attribution", "curation", "training", "evaluation"]
 
-CURATION_GROUPS: tuple[Group, ...] = ("clips", "motion", "attribution", "curation")
+CURATION_GROUPS: tuple[AssetGroup, ...] = ("clips", "motion", "attribution", "curation")
 """The groups that lead from the files to the curated subsets."""
 
 
@@ -86,7 +86,7 @@ class Stage:
     gates: tuple[str, ...] = ()
     version: int = 1
     publish: str | None = None
-    group: Group = "curation"
+    group: AssetGroup = "curation"
     kinds: Kinds = frozenset({"parquet"})
     outputs: tuple[Output, ...] = ()
     lanes: Lanes | None = None

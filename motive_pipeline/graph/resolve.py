@@ -11,7 +11,7 @@ from typing import Any
 
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph.arms import ARMS
-from motive_pipeline.graph.declare import Group, Output, Project, Reads, Role, Stage
+from motive_pipeline.graph.declare import AssetGroup, Output, Project, Reads, Role, Stage
 from motive_pipeline.graph.stages import SOURCES, STAGES
 
 
@@ -33,7 +33,7 @@ class Asset:
         return self.output.name
 
     @property
-    def group(self) -> Group:
+    def group(self) -> AssetGroup:
         """The part of the graph it belongs to."""
         return self.stage.group
 

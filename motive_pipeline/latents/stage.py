@@ -68,10 +68,10 @@ class LatentSet(RowSet):
         self._encode_again = _EncodeAgain(ws, role)
 
     def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
-        """(latents, prompt embedding), exactly as the model gave them. They are encoded again if they are not kept.
+        """(latents, prompt embedding), exactly as the model returned them. They are encoded again if they are not kept.
 
         Raises:
-            MotiveError: they are not kept, and encoding gives others now.
+            MotiveError: they are not kept, and encoding now gives different ones.
             RejectRow: they are not kept, and the clip's file can no longer be used.
         """
         if self.has(clip_id, "latents"):
@@ -103,7 +103,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         what=LatentSet.asset_of[role],
         commit_rows=ws.config.engine.commit_rows,
         commit_s=ws.config.engine.commit_s,
-        expect=row_function.prefetch,
+        prefetch=row_function.prefetch,
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
     run = RowRun(asset=LatentSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)

@@ -1,4 +1,4 @@
-"""A model on disk: where it lies, whether it is whole, what is in it, and the hash of its content. Touches neither torch nor diffusers."""
+"""A model on disk: its folder, whether it is complete, its components, and the hash of its content. Imports neither torch nor diffusers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ YOUNG_S = 2.0
 
 
 def model_folder(model: config.Model) -> Path:
-    """Where the model of ``model.path`` lies on this machine; one named by a hub id is downloaded the first time.
+    """The folder of the model ``model.path`` on this machine. A hub id is downloaded the first time.
 
     Raises:
         MotiveError: no such folder, not a known family of models, a component is missing, or the hub cannot be reached.
@@ -68,7 +68,7 @@ def model_family(folder: Path, what: str) -> ModelFamily:
     """
     index = folder / "model_index.json"
     if not index.is_file():
-        raise MotiveError(f"{what}: {folder} has no model_index.json, so it is no model in diffusers' format.")
+        raise MotiveError(f"{what}: {folder} has no model_index.json, so it is not a model in diffusers' format.")
     kind = _read_json(index).get("_class_name")
     if kind not in FAMILIES:
         known = ", ".join(f"{family.label} ({family.pipeline})" for family in FAMILIES.values())
@@ -93,7 +93,7 @@ def components(folder: Path) -> list[str]:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Every file of the model, in name order: ``model_index.json`` and what lies in its components' folders."""
+    """Every file of the model, in name order: ``model_index.json`` and the files in its components' folders."""
     parts = [path for name in components(folder) for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith(".")]
     return sorted([folder / "model_index.json", *parts])
 
@@ -118,7 +118,7 @@ def model_hash(ws: Workspace) -> str:
 
 
 def encoders_hash(ws: Workspace) -> str:
-    """32 hex digits over the part of the model that latents and prompt embeddings come from (the family's ``encoders``)."""
+    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``)."""
     folder = model_folder(ws.config.model)
     return part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
 
@@ -129,7 +129,7 @@ def folder_hash(folder: Path, memory: Path) -> str:
 
 
 def part_hash(folder: Path, memory: Path, parts: Collection[str]) -> str:
-    """The same over the files of the components ``parts`` and over what ``model_index.json`` says of these."""
+    """The same over the files of the components ``parts`` and their entries in ``model_index.json``."""
     files = [file for file in model_files(folder) if file.relative_to(folder).parts[0] in parts]
     index = {name: value for name, value in _read_json(folder / "model_index.json").items() if name in parts}
     return digest(index, file_hashes(folder, files, memory))
@@ -162,7 +162,7 @@ def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[
 
 
 def _remembered(memory: Path) -> dict[str, list[Any]]:
-    """File -> [signature, hash]; nothing when the file is new or damaged, which costs time only."""
+    """File -> [signature, hash]; empty if the memory is new or damaged, which only costs time."""
     try:
         return read_sealed(memory)
     except FileNotFoundError:
@@ -173,7 +173,7 @@ def _remembered(memory: Path) -> dict[str, list[Any]]:
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
-    """The base model's data version (its content hash) and what a person reads about it."""
+    """The base model's data version (its content hash) and figures for a person."""
     folder = model_folder(ws.config.model)
     return model_hash(ws), _facts(ws, folder, model_files(folder))
 
@@ -195,7 +195,7 @@ def _facts(ws: Workspace, folder: Path, files: Sequence[Path]) -> dict[str, Any]
 
 
 def _same_file(known: list[int], now: list[int]) -> bool:
-    """Whether a file is unchanged: nothing of (size, mtime, inode, ctime, links) differs, or only what making a hard link changes."""
+    """Whether a file is unchanged: (size, mtime, inode, ctime, links) are equal, or differ only as a new hard link makes them differ."""
     return known[:3] == now[:3] and (known[3] == now[3] or known[4] != now[4])
 
 

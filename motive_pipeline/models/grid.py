@@ -1,4 +1,4 @@
-"""How decoded frames map to a model's latents. Importing this touches no torch."""
+"""How decoded frames map to a model's latents. Importing this module does not import torch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""From a setting that names a model to its folder on this machine: a folder of the user's, or a repository of the Hugging Face hub.
+"""Finds the folder of a model that a setting names: a folder of the user's, or a repository of the Hugging Face hub.
 
-Importing this module touches neither torch nor huggingface_hub.
+Importing this module imports neither torch nor huggingface_hub.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 class Named:
     """A setting that names a model.
 
-    ``key`` and ``name`` are the setting and its value, ``allowed`` says in words what may stand there, ``files`` are the patterns of the
-    repository's files that are needed, and ``require`` raises :class:`MotiveError` for a folder that is not such a model, or not whole.
+    ``key`` and ``name`` are the setting and its value, ``allowed`` describes the allowed values, ``files`` are patterns of the repository's files
+    that are needed, and ``require`` raises :class:`MotiveError` for a folder that is not such a model, or not complete.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Named:
 
 
 def resolve(named: Named) -> Path:
-    """The folder. A hub id that is not whole in the hub's cache is downloaded.
+    """The folder of the model. A hub id that is not complete in the hub's cache is downloaded.
 
     Raises:
         MotiveError: neither a folder nor a hub id, no such model, or the hub cannot be reached.
@@ -56,7 +56,7 @@ def resolve(named: Named) -> Path:
 
 
 def _cached(named: Named) -> Path | None:
-    """The snapshot in the hub's cache, if it is whole."""
+    """The snapshot in the hub's cache, if it is complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""From the ``model`` section of the config to a model in memory. Importing this module touches neither torch nor diffusers."""
+"""Loads the model that the config's ``model`` section names. Importing this module imports neither torch nor diffusers."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ _base_models: dict[tuple[object, ...], VideoModel] = {}
 def load_model(model: config.Model, *, threads: int, path: Path | None = None) -> VideoModel:
     """The base model, or the checkpoint at ``path`` with the same settings.
 
-    The base model is loaded once for each process (and again when its files have changed) and shared, so nobody may change its weights: for
-    training, load the base model's own folder as ``path``. A checkpoint is loaded afresh each time.
+    The base model is loaded once per process (and again when its files have changed) and shared, so nobody may change its weights: for training,
+    load the base model's own folder as ``path``. A checkpoint is loaded anew each time.
 
     Raises:
-        MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
+        MotiveError: there is no such model, it is incomplete, or ``model.device`` does not exist here.
     """
     _prepare_torch(threads)
     if path is not None:
@@ -76,10 +76,10 @@ def _load(model: config.Model, folder: Path) -> VideoModel:
 
 
 def fixed_device(name: str, threads: int) -> torch.device:
-    """The device that ``model.device`` names, with the arithmetic fixed as it is for the video model.
+    """The device that ``model.device`` names. Fixes torch's threads and kernels, as for the video model.
 
     Raises:
-        MotiveError: it does not exist here.
+        MotiveError: the device does not exist here.
     """
     _prepare_torch(threads)
     return _device(name)
@@ -101,7 +101,7 @@ def _device(name: str) -> torch.device:
 
 
 def _prepare_torch(threads: int) -> None:
-    """A fixed number of threads, and deterministic kernels where torch has them: same inputs, same bits."""
+    """Fix the number of threads and use deterministic kernels where torch has them: same inputs, same bits."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 

@@ -1,4 +1,4 @@
-"""What the pipeline needs of a video model, and nothing of any one library.
+"""What the pipeline needs of a video model, independent of any library.
 
 Axis suffixes in this package: N clips, Q queries, B batch, F latent frames, T decoded frames, H W (latent or pixel) height and width,
 C channels, L prompt tokens, E embedding width, D gradient entries, P projected entries.
@@ -35,7 +35,7 @@ class VideoModel(Protocol):
         ...
 
     def decode_latents(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames of normalised latents."""
+        """Decode normalised latents to frames."""
         ...
 
     def encode_prompt(self, prompt: str) -> Float[torch.Tensor, "L E"]:
@@ -57,7 +57,7 @@ class VideoModel(Protocol):
     def generate(
         self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
     ) -> list[UInt8[np.ndarray, "T H W 3"]]:
-        """One video for each (prompt, seed), in order; the noise of a video depends on its own seed, not on the batch it is in.
+        """One video for each (prompt, seed), in order. The noise of a video depends only on its own seed, not on its batch.
 
         Raises:
             RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
@@ -65,5 +65,5 @@ class VideoModel(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline in its library's own layout, loadable by the call that loaded it."""
+        """Write the whole pipeline in its library's own layout; the call that loaded it can load it again."""
         ...

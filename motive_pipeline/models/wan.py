@@ -43,8 +43,8 @@ def load_wan(folder: Path, *, expert: Expert, device: torch.device, compute_dtyp
 class WanModel:
     """A ``WanPipeline`` behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
 
-    The transformer moves to ``device`` at once, the VAE and the text encoder when they are first used: a gradient pass over cached
-    latents never has them there.
+    The transformer moves to ``device`` at once, the VAE and the text encoder at first use. So a gradient pass over cached latents never holds
+    them there.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class WanModel:
         return ((latents_BCFHW - mean) * inverse_std)[0].float().cpu()
 
     def decode_latents(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames of normalised latents, as WanPipeline decodes them."""
+        """Decode normalised latents to frames, as WanPipeline does."""
         vae = self._on_device("vae")
         latents_BCFHW = latents_CFHW[None].to(self.device, vae.dtype)
         mean, inverse_std = self._latent_statistics(latents_BCFHW)
@@ -127,8 +127,8 @@ class WanModel:
     ) -> list[UInt8[np.ndarray, "T H W 3"]]:
         """One video for each (prompt, seed), all in one batch through WanPipeline.
 
-        The noise of a video comes from its own seed. A batched forward pass rounds differently for another batch size, so who needs the
-        same bits again must ask for the same batch size again.
+        The noise of a video comes from its own seed. A batched forward pass rounds differently for another batch size, so equal bits need an
+        equal batch size.
 
         Raises:
             RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
@@ -151,10 +151,10 @@ class WanModel:
         return [_to_uint8(video) for video in output.frames]
 
     def save(self, folder: Path) -> None:
-        """The whole pipeline in diffusers' layout at ``folder``.
+        """Write the whole pipeline in diffusers' layout to ``folder``.
 
-        Of a model that came from a folder only the transformer is written; every other file is a hard link to its source (a copy across
-        file systems).
+        If the model came from a folder, only the transformer is written; every other file is a hard link to its source (a copy across file
+        systems).
         """
         if self.source is None:
             self.pipeline.save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""Wan's attention as diffusers computes it, in fewer passes over memory: the same formulas, so the same numbers but for the last bits.
+"""Wan's attention in fewer passes over memory than diffusers: the same formulas, so the same numbers except for the last bits.
 
-diffusers turns queries and keys by their places (rotary embedding) with strided reads and writes of halves, and torch has no kernel of its own
-for the backward of an RMS norm on a CPU. Of a model's forward and backward pass that is 8 % on a CPU (`python -m benchmarks.gradient_pass` has both).
+diffusers applies rotary embeddings to queries and keys with strided reads and writes, and torch has no CPU kernel for the backward of an RMS norm.
+On a CPU this costs 8 % of a model's forward and backward pass (`python -m benchmarks.gradient_pass` measures both).
 
 Axes: B batch, T tokens, H heads, D entries of a head, C = H D.
 """
@@ -24,9 +24,7 @@ from motive_pipeline.internals.diffusers import (
 
 
 def use_lean_attention(transformer: torch.nn.Module) -> None:
-    """Let every attention of diffusers' Wan ``transformer`` that computes as diffusers has it compute with :class:`LeanAttention`, on the same
-    backend.
-    """
+    """Give :class:`LeanAttention` to every attention of diffusers' Wan ``transformer`` that has diffusers' own processor. The backend stays."""
     for module in transformer.modules():
         if isinstance(module, WanAttention) and type(module.processor) is WanAttnProcessor:
             lean = LeanAttention()
@@ -35,7 +33,7 @@ def use_lean_attention(transformer: torch.nn.Module) -> None:
 
 
 class LeanAttention(WanAttnProcessor):
-    """An attention processor of diffusers. What text-to-video models do not have (an image's keys, fused projections) is left to diffusers."""
+    """An attention processor for diffusers. Cases that text-to-video models do not have (image keys, fused projections) are left to diffusers."""
 
     def __call__(
         self,
@@ -53,21 +51,22 @@ class LeanAttention(WanAttnProcessor):
         query, key, value = (each.unflatten(2, (attn.heads, -1)) for each in (query_BTC, key_BTC, attn.to_v(attended)))
         if rotary_emb is not None:
             cos, sin = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in rotary_emb)
-            turn = torch.complex(cos[..., 0::2], sin[..., 1::2])  # each stands there twice, for both entries of a pair
+            turn = torch.complex(cos[..., 0::2], sin[..., 1::2])  # each value occurs twice, for both entries of a pair
             query, key = apply_rotary(query, turn), apply_rotary(key, turn)
         given_BTHD = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=attention_backend(self))
         return attn.to_out[1](attn.to_out[0](given_BTHD.flatten(2, 3).type_as(query)))
 
 
 def apply_rotary(x_BTHD: Float[torch.Tensor, "B T H D"], turn_BTHd: Complex[torch.Tensor, "1 T 1 D/2"]) -> Float[torch.Tensor, "B T H D"]:
-    """Each pair of neighbouring entries turned by its angle: as a complex number, times ``turn_BTHd`` of length 1 (Su et al., 2021)."""
+    """Rotate each pair of neighbouring entries by its angle: as a complex number, times ``turn_BTHd`` of length 1 (Su et al., 2021)."""
     pairs = x_BTHD.to(torch.promote_types(x_BTHD.dtype, turn_BTHd.real.dtype)).contiguous().unflatten(-1, (-1, 2))
     return torch.view_as_real(torch.view_as_complex(pairs) * turn_BTHd).flatten(-2).type_as(x_BTHD)
 
 
 def rms_norm(norm: torch.nn.Module, x_BTC: Float[torch.Tensor, "B T C"]) -> Float[torch.Tensor, "B T C"]:
-    """``norm(x_BTC)``, where that is an RMS norm of the last axis on a CPU with fewer passes, but for hooks of ``norm`` and for torch.func;
-    elsewhere torch has kernels for both directions.
+    """``norm(x_BTC)``, in fewer passes for an RMS norm of the last axis on a CPU; elsewhere torch has kernels for both directions.
+
+    The fast path runs no hooks of ``norm`` and does not support torch.func.
     """
     weight = norm.weight if type(norm) is torch.nn.RMSNorm else None
     if (

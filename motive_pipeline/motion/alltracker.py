@@ -1,7 +1,7 @@
-"""AllTracker (Harley et al., ICCV 2025): a network that follows every pixel of a frame through the clip, and tells whether it sees it.
+"""AllTracker (Harley et al., ICCV 2025): a network that tracks every pixel of a frame through the clip and predicts its visibility.
 
-Its code is not packaged, so it is imported from a checkout: the one that ``motive fetch alltracker`` brings, or one of the user's. What is its
-own stays in this file: top-level packages named ``nets`` and ``utils``, RGB from 0 to 255, channel-first tensors, calls to ``.cuda()``.
+Its code is not packaged, so it is imported from a checkout: the one that ``motive fetch alltracker`` brings, or one of the user's. Its conventions
+stay in this file: top-level packages named ``nets`` and ``utils``, RGB from 0 to 255, channel-first tensors, calls to ``.cuda()``.
 
 Axes: T decoded frames, H W pixels, 2 = (dx, dy) or (visibility, confidence).
 """
@@ -30,17 +30,17 @@ from motive_pipeline.motion.trackers import Reference, Tracks, frame_pairs, resc
 from motive_pipeline.pinned import ALLTRACKER
 
 WINDOW_FRAMES = 16
-"""Frames that the published weights look at at once; longer clips are gone through in overlapping windows."""
+"""Window length of the published weights; longer clips are tracked in overlapping windows."""
 
 LEAST_SIDE_PX = 128
-"""Below this its coarsest correlations have no pixel left."""
+"""Below this size, the coarsest correlation level has no pixel."""
 
 _OPTIONS: dict[str, dict[str, Any]] = {"full": {}, "tiny": {"use_basicencoder": True, "no_split": True}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllTrackerTracker:
-    """The network behind the protocol of all trackers. Frames whose smaller side is below ``min_side_px`` are enlarged to it."""
+    """The network as a :class:`Tracker`. Frames whose smaller side is below ``min_side_px`` are enlarged to it."""
 
     net: torch.nn.Module
     reference: Reference = "first"
@@ -48,7 +48,7 @@ class AllTrackerTracker:
     iters: int = 4
 
     def track(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Tracks:
-        """See :meth:`~.trackers.Tracker.track`. In a frame that is its own reference all is visible and sure."""
+        """See :meth:`~.trackers.Tracker.track`. In a frame that is its own reference, visibility and confidence are 1."""
         num_frames, height, width = frames_THWC.shape[:3]
         pictures_T3hw = self._pictures(frames_THWC)
         displacement_THW2 = np.zeros((num_frames, height, width, 2), dtype=np.float32)
@@ -77,12 +77,14 @@ class AllTrackerTracker:
                 yield frame, _channels_last(flow_2hw), _channels_last(visconf_2hw)
 
     def _forward(self, pictures_T3hw: Float32[torch.Tensor, "T 3 h w"]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Its two outputs without the batch axis: from the first picture to each, or, of two pictures, to the other."""
+        """The network's two outputs without the batch axis: from the first picture to each; of two pictures, from the first to the second."""
         try:
             flows, visconfs, *_ = self.net.forward_sliding(pictures_T3hw[None], iters=self.iters, sw=None, is_training=False)  # type: ignore[operator]
         except torch.OutOfMemoryError as error:
             shape = " x ".join(str(size) for size in pictures_T3hw.shape)
-            raise RejectRow("out_of_memory", f"{shape} do not fit into the device's memory to be tracked", transient=True) from error
+            raise RejectRow(
+                "out_of_memory", f"tracking frames of shape {shape} needs more memory than the device has", transient=True
+            ) from error
         return flows[0].float().cpu(), visconfs[0].float().cpu()
 
     def _pictures(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[torch.Tensor, "T 3 h w"]:
@@ -95,7 +97,7 @@ class AllTrackerTracker:
 
 
 def load_alltracker(motion: Motion, *, device: str, threads: int) -> AllTrackerTracker:
-    """The tracker of the section ``motion``, on ``device``; code and weights are compared with their hashes before either is used.
+    """The tracker of the section ``motion``, on ``device``. Code and weights are checked against their hashes before use.
 
     Raises:
         MotiveError: see :func:`checkout`, :func:`checkpoint`; a library it needs is missing; or the weights are not this network's.
@@ -137,7 +139,7 @@ def checkout(settings: AllTracker) -> Path:
 
 
 def checkpoint(settings: AllTracker) -> Path:
-    """The file of weights, compared with its hash: the pinned one, or ``motion.alltracker.sha256`` where the user names file and hash.
+    """The file of weights, checked against its hash: the pinned one, or ``motion.alltracker.sha256`` where the user names file and hash.
 
     Raises:
         MotiveError: there is no such file, or it has another hash.
@@ -160,10 +162,10 @@ def checkpoint(settings: AllTracker) -> Path:
 
 
 def _state(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors by name; nothing in the file is run.
+    """The tensors by name. No code in the file is run.
 
     Raises:
-        MotiveError: it holds something else.
+        MotiveError: the file holds something else.
     """
     try:
         saved = torch.load(file, map_location="cpu", weights_only=True)
@@ -178,12 +180,12 @@ def _state(file: Path) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class _Imported:
-    """A checkout whose network can be built."""
+    """A checkout from which the network can be built."""
 
     folder: Path
 
     def net(self, variant: str, device: torch.device) -> torch.nn.Module:
-        """The network with weights of chance, to run on ``device``, whatever that is.
+        """The network with random weights, to run on any ``device``.
 
         Raises:
             MotiveError: the code does not import.
@@ -198,7 +200,7 @@ class _Imported:
             ) from error
 
         class NetOnDevice(base):
-            """AllTracker's network, which asks for CUDA in this one place, and only when it is not training."""
+            """AllTracker's network without its one call to ``.cuda()``, which it makes here and only when not training."""
 
             def get_fmaps(self, images_: Any, B: Any, T: Any, sw: Any, is_training: Any) -> Any:
                 return super().get_fmaps(images_.to(device), B, T, sw, True)
@@ -208,13 +210,13 @@ class _Imported:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """``nets`` and ``utils`` mean the checkout's while the block runs, and afterwards what they meant before."""
+    """A context in which ``nets`` and ``utils`` are the checkout's packages; afterwards they are what they were before."""
 
     def named() -> list[str]:
         return [name for name in sys.modules if name.partition(".")[0] in ("nets", "utils")]
 
     before = {name: sys.modules.pop(name) for name in named()}
-    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing of the user's is changed
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the user's checkout stays unchanged
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
     try:

@@ -1,4 +1,4 @@
-"""A clip's motion on its own pixels: tracks -> magnitude -> weights, with the options that go beyond the paper's equations.
+"""A clip's motion at pixel resolution: tracks -> magnitude -> weights, with the options that go beyond the paper's equations.
 
 Axes: T decoded frames, F latent frames, H W pixels, h w latent cells.
 """
@@ -21,7 +21,7 @@ from motive_pipeline.video.cuts import cut_frames
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """How tracks become a mask. With the defaults and ``floor_px`` = 0 it is the paper's (eq. 12-14)."""
+    """How tracks become a mask. With the defaults and ``floor_px`` = 0 it is the paper's rule (eq. 12-14)."""
 
     floor_px: float
     camera: Literal["keep", "subtract", "downweight"] = "keep"
@@ -36,7 +36,7 @@ class MaskRule:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionField:
-    """Magnitude in pixels, and the weight W in [0, 1] that the mask is made of; the mean magnitude over the frames that count."""
+    """Magnitude in pixels, the weight W in [0, 1] that the mask is made of, and the mean magnitude over the frames that count."""
 
     magnitude_THW: Float32[np.ndarray, "T H W"]
     weight_THW: Float32[np.ndarray, "T H W"]
@@ -48,7 +48,7 @@ class MotionField:
 
 
 def motion_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], tracker: Tracker, rule: MaskRule) -> MotionField:
-    """Track the frames and weigh their pixels by ``rule``."""
+    """Track the frames and weight their pixels by ``rule``."""
     is_skipped_T = np.zeros(len(frames_THWC), dtype=bool)
     if rule.cuts == "skip":
         is_skipped_T = _frames_without_tracks(cut_frames(frames_THWC), tracker.reference)
@@ -56,7 +56,7 @@ def motion_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], tracker: Tracker, ru
 
 
 def weigh(tracks: Tracks, rule: MaskRule, is_skipped_T: Bool[np.ndarray, " T"]) -> MotionField:
-    """The motion field of ``tracks``; frames that are skipped have no weight and count neither for the range nor for the mean."""
+    """The motion field of ``tracks``. Skipped frames have weight 0 and count neither for the range nor for the mean."""
     displacement_THW2 = subtract_camera(tracks.displacement_THW2) if rule.camera == "subtract" else tracks.displacement_THW2
     magnitude_THW = magnitude(displacement_THW2)
     counted_THW = magnitude_THW[~is_skipped_T] if is_skipped_T.any() else magnitude_THW
@@ -75,14 +75,14 @@ def weigh(tracks: Tracks, rule: MaskRule, is_skipped_T: Bool[np.ndarray, " T"]) 
 def _factors(tracks: Tracks, rule: MaskRule) -> list[Float32[np.ndarray, "T H W"]]:
     wanted = {"none": (), "visibility": ("visibility",), "confidence": ("confidence",), "both": ("visibility", "confidence")}[rule.weigh_by]
     factors = [getattr(tracks, f"{name}_THW") for name in wanted]
-    assert all(factor is not None for factor in factors), "the config refuses weigh_by with a tracker that tells neither"
+    assert all(factor is not None for factor in factors), "the config rejects weigh_by for a tracker without visibility and confidence"
     return factors
 
 
 def _frames_without_tracks(is_cut_T: Bool[np.ndarray, " T"], reference: Reference) -> Bool[np.ndarray, " T"]:
-    """The frames whose reference frame lies beyond a cut: that of the cut alone, or all from the first cut on."""
+    """The frames whose reference frame lies across a cut: for ``previous`` the frame at each cut, for ``first`` all from the first cut on."""
     if reference == "first":
         return np.logical_or.accumulate(is_cut_T)
     is_skipped_T = is_cut_T.copy()
-    is_skipped_T[0] = len(is_cut_T) > 1 and is_cut_T[1]  # frame 0 leads to frame 1
+    is_skipped_T[0] = len(is_cut_T) > 1 and is_cut_T[1]  # frame 0 is tracked to frame 1
     return is_skipped_T

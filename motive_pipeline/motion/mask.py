@@ -1,4 +1,4 @@
-"""Displacement -> motion mask on the latent grid (METHOD.md section 1; Wu et al., arXiv 2601.08828, eq. 12-14).
+"""Displacement -> motion mask on the latent grid (docs/motion.md; Wu et al., arXiv 2601.08828, eq. 12-14).
 
 Axes: T decoded frames, F latent frames, H W pixels, h w latent cells, 2 = (dx, dy).
 """
@@ -23,16 +23,16 @@ def magnitude(displacement_THW2: Float[np.ndarray, "T H W 2"]) -> Float32[np.nda
 def saliency(magnitude_THW: Float32[np.ndarray, "T H W"], *, floor_px: float) -> Float32[np.ndarray, "T H W"]:
     """W = (M - min M) / max(max M - min M + zeta, floor_px), min and max over the whole clip (eq. 13), in [0, 1].
 
-    With ``floor_px`` = 0 this is the paper's equation. A clip whose magnitudes differ by less than ``floor_px`` stays below 1: noise on a
-    still clip is no motion.
+    With ``floor_px`` = 0 this is the paper's equation. A clip whose magnitudes differ by less than ``floor_px`` stays below 1, so
+    noise on a still clip is not scaled up to motion.
     """
     low, high = float(magnitude_THW.min()), float(magnitude_THW.max())
     return (magnitude_THW - np.float32(low)) / np.float32(max(high - low + ZETA, floor_px))
 
 
 def to_latent_grid(saliency_THW: Float32[np.ndarray, "T H W"], grid: LatentGrid) -> Float32[np.ndarray, "F h w"]:
-    """W on the grid of the latents (eq. 14): bilinear in space, cell centres aligned; in time latent frame 0 is frame 0, and latent
-    frame k the mean of frames s(k-1)+1 ... sk, s being the temporal stride.
+    """W on the grid of the latents (eq. 14): bilinear in space, cell centres aligned; in time, latent frame 0 is frame 0 and latent
+    frame k is the mean of frames s(k-1)+1 ... sk, with s the temporal stride.
 
     Raises:
         ValueError: the number of frames is not n * s + 1.

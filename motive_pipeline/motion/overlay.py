@@ -1,4 +1,4 @@
-"""Draws a motion mask over a picture: the one way that previews, report and explanation show it.
+"""Draws a motion mask over a picture, the same way for previews, report and explanation.
 
 Axes: H W pixels, h w latent cells (or pixels).
 """
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 MASK_COLOUR = (255, 64, 32)
-"""The colour, in RGB, of a place with weight 1."""
+"""The colour, in RGB, of weight 1."""
 
 _OPACITY = 0.7
 
@@ -18,7 +18,7 @@ _OPACITY = 0.7
 def overlay_mask(
     picture_HWC: UInt8[np.ndarray, "H W 3"], mask_hw: Float[np.ndarray, "h w"], *, as_cells: bool = False
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with the mask, weights in [0, 1], laid over it: unchanged where the weight is 0, mostly red where it is 1.
+    """The picture with the mask (weights in [0, 1]) drawn over it: unchanged where the weight is 0, mostly red where it is 1.
 
     The mask is scaled to the picture: smoothly, or cell by cell with ``as_cells``.
     """

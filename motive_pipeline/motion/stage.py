@@ -44,8 +44,8 @@ DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motio
 
 STILL_MAX_WEIGHT = 0.5
 STILL_MEAN_WEIGHT = 0.03
-"""A clip is still when no weight of its mask reaches the one, and their mean stays below the other. What H.264 makes of still pictures without
-noise has weights up to 0.24 and means up to 0.023 (crf 30; benchmarks/mask_quality.py); the slowest moving demo clips have means of 0.05."""
+"""A clip is still if every weight of its mask is below the first limit and their mean is below the second. H.264 encodes of still pictures without
+noise have weights up to 0.24 and means up to 0.023 (crf 30; benchmarks/mask_quality.py); the slowest moving demo clips have means of 0.05."""
 
 _PREVIEW_CLIPS = 6
 _PREVIEW_FRAMES = 4
@@ -62,9 +62,9 @@ class MaskSet(RowSet):
 
 
 def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
-    """Track every clip (or query) of the catalog, make its mask and publish the index.
+    """Compute the motion mask of every clip (or query) of the catalog and publish the index.
 
-    A training clip without motion keeps its (zero) mask; a query without motion is rejected, since it shows no motion to look for.
+    A training clip without motion keeps its (zero) mask. A query without motion is rejected: it shows no motion to look for.
 
     Raises:
         GateFailed: more than ``motion.max_reject_share`` of the clips were rejected, every mask is zero, or no query is left.
@@ -86,8 +86,8 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     still = _still(store, run)
     if len(still) == len(run.accepted()):
         raise GateFailed(
-            f"{MaskSet.asset_of[role]}: the motion mask of every one of {len(still)} clips is (next to) zero, so no clip could teach any motion. "
-            "Look whether the clips move at all, and whether motion.floor_px is too large for them."
+            f"{MaskSet.asset_of[role]}: the motion masks of all {len(still)} clips are zero or nearly zero, so no clip could teach any motion. "
+            "Check whether the clips move at all, and whether motion.floor_px is too large for them."
         )
     magnitude_px = _magnitudes(store, run)
     scores: dict[tuple[str, str], pd.DataFrame | Path] = {}
@@ -103,17 +103,19 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     )
 
 
-_NO_MOTION = "its motion mask is zero but for noise: nothing in it moves against the rest of the picture, so it shows no motion to look for"
+_NO_MOTION = (
+    "its motion mask is zero except for noise: nothing moves relative to the rest of the picture, so it shows no motion to look for"
+)
 
 
 def are_still(masks_BFhw: Float[np.ndarray, "B F h w"]) -> Bool[np.ndarray, " B"]:
-    """Which masks hold nothing but noise; see :data:`STILL_MAX_WEIGHT`."""
+    """Which masks contain only noise; see :data:`STILL_MEAN_WEIGHT`."""
     weights_BW = masks_BFhw.reshape(len(masks_BFhw), -1)
     return (weights_BW.max(axis=1) < STILL_MAX_WEIGHT) & (weights_BW.mean(axis=1) < STILL_MEAN_WEIGHT)
 
 
 def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
-    """Whether one mask does."""
+    """Whether one mask contains only noise."""
     return bool(are_still(mask_Fhw[None])[0])
 
 
@@ -121,7 +123,9 @@ def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
 def _row_function(
     ws: Workspace, grid: LatentGrid, missing: Sequence[CatalogClip]
 ) -> Iterator[Callable[[CatalogClip], dict[str, np.ndarray]]]:
-    """``clip -> arrays``: a tracker ``by_threads`` on ``engine.threads`` clips at once, a network on one after the other, the next ones read meanwhile."""
+    """``clip -> arrays``. A tracker that works ``by_threads`` tracks ``engine.threads`` clips at once. A network tracks one clip at a time, while the
+    next ones are read.
+    """
     read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
     memory = HashMemory(ws.state)
     tracker = functools.cache(lambda: build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads))
@@ -162,7 +166,7 @@ def mask_row(
 
 
 def _still(store: RowStore, run: RowRun) -> set[str]:
-    """The accepted clips that :func:`are_still` holds for."""
+    """The accepted clips whose masks contain only noise (:func:`are_still`)."""
     accepted = run.accepted()
     masks = store.read_blocks([ref for _, ref in accepted], "mask")
     return {accepted[positions[still]][0].clip_id for positions, masks_BFhw in masks for still in np.flatnonzero(are_still(masks_BFhw))}
@@ -186,7 +190,7 @@ def _facts(magnitude_px: list[float], *, num_still: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Preview:
-    """A sheet: some clips, a row each, some frames with the mask laid over them."""
+    """A contact sheet: one row for each of some clips, with the mask drawn over some frames."""
 
     store: RowStore
     run: RowRun

@@ -25,8 +25,8 @@ _PRESETS = {"medium": cv2.DISOPTICAL_FLOW_PRESET_MEDIUM, "fast": cv2.DISOPTICAL_
 
 @dataclass(frozen=True, kw_only=True)
 class Tracks:
-    """What a tracker finds in a clip: displacements (dx, dy) in pixels of the given frames and, from a tracker that tells them, whether the
-    point is visible in the other frame and how sure the tracker is, both in [0, 1]."""
+    """A tracker's result for a clip: displacements (dx, dy) in pixels of the given frames. Some trackers also give the visibility of the point in
+    the other frame and their confidence, both in [0, 1]."""
 
     displacement_THW2: Float32[np.ndarray, "T H W 2"]
     visibility_THW: Float32[np.ndarray, "T H W"] | None = None
@@ -44,7 +44,7 @@ class Tracker(Protocol):
         ...
 
     def track(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Tracks:
-        """The clip's motion. The same frames give the same bits. Zero for a clip of one frame."""
+        """The clip's motion; zero for a clip of one frame. The same frames give the same bits."""
         ...
 
 
@@ -52,8 +52,8 @@ class Tracker(Protocol):
 class DisTracker:
     """Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's optical flow between two frames.
 
-    Frames whose smaller side is below ``min_side_px`` are enlarged to it for tracking (its patches are 8 pixels wide), and the flow is
-    brought back to their own pixels.
+    Frames whose smaller side is below ``min_side_px`` are enlarged to it for tracking (its patches are 8 pixels wide), and the flow is scaled
+    back to their own pixels.
     """
 
     preset: Literal["medium", "fast"] = "medium"
@@ -65,7 +65,7 @@ class DisTracker:
         return Tracks(displacement_THW2=self.displacement(frames_THWC))
 
     def displacement(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray, "T H W 2"]:
-        """The only thing that this tracker tells."""
+        """The displacement alone, all that DIS gives."""
         num_frames, height, width = frames_THWC.shape[:3]
         displacement_THW2 = np.zeros((num_frames, height, width, 2), dtype=np.float32)
         with _one_thread():
@@ -112,7 +112,7 @@ def frame_pairs(num_frames: int, reference: Reference) -> Iterator[tuple[int, in
 
 
 def rescaled_flow(flow_hw2: Float[np.ndarray, "h w 2"], height: int, width: int) -> Float32[np.ndarray, "H W 2"]:
-    """A flow field found on an enlarged picture, on the grid and in the pixels of the original one."""
+    """Convert the flow of an enlarged picture to the grid and the pixels of the original one."""
     if flow_hw2.shape[:2] == (height, width):
         return flow_hw2.astype(np.float32, copy=False)
     per_pixel_2 = np.array([width / flow_hw2.shape[1], height / flow_hw2.shape[0]], dtype=np.float32)
@@ -121,7 +121,7 @@ def rescaled_flow(flow_hw2: Float[np.ndarray, "h w 2"], height: int, width: int)
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV on one thread: DIS cuts a frame into as many strips as there are threads, and its result depends on them."""
+    """A context in which OpenCV uses one thread: DIS cuts a frame into as many strips as threads, and its result depends on them."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -18,7 +18,7 @@ CAPTION_COLUMNS = ("caption", "prompt", "text", "cap", "captions", "description"
 MAX_CAPTION_BYTES = 2**16
 MAX_SIDECAR_BYTES = 2**20
 MAX_METADATA_CHARACTERS = 2000
-"""A longer value is no number, label or name. The catalog leaves it out."""
+"""A longer value is not a number, label or name. The catalog leaves it out."""
 
 _UNUSABLE = {"status": lambda value: value != "success", "valid": lambda value: value is False or str(value).lower() == "false"}
 """Columns in which a publisher marks failed videos: video2dataset writes ``status``, cosmos-curate ``valid``."""
@@ -54,7 +54,7 @@ def annotation_of_row(
     """The annotation in a row of a table or in a JSON object. ``without`` are columns that are no metadata, such as that of the file.
 
     Raises:
-        CaptionError: the caption is no text, or too long.
+        CaptionError: the caption is not text, or too long.
     """
     name = next((column for column in caption_columns if column in values), None)
     captions = None if name is None else _captions(values[name], name)
@@ -95,7 +95,7 @@ def parse_sidecar(data: bytes, name: str) -> Annotation:
     try:
         values = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise CaptionError(f"{name} is no JSON ({error})") from error
+        raise CaptionError(f"{name} is not JSON ({error})") from error
     if not isinstance(values, dict):
         raise CaptionError(f"{name} holds no JSON object")
     if has_lone_surrogate(values):
@@ -125,7 +125,7 @@ def one_line(text: str) -> str:
 
 
 def has_lone_surrogate(value: Any) -> bool:
-    """Whether a text in a JSON value is no valid Unicode: ``"\\ud83c"`` without its other half, from a caption cut inside an emoji."""
+    """Whether a text in a JSON value is not valid Unicode: ``"\\ud83c"`` without its other half, from a caption cut inside an emoji."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:

@@ -19,7 +19,7 @@ from motive_pipeline.storage.workspace import Workspace
 GENERATED = {"demo": "motive_pipeline.demo.folder:demo_folder"}
 """Sources whose videos are generated: the name in the settings, and the function that writes them and returns their folder.
 
-The function is resolved when the source is used: this room does not import the rooms above it.
+The function is resolved when the source is used: this package does not import the packages above it.
 """
 
 _SHARD = re.compile(r".*-\d+-of-\d+\.parquet$")

@@ -49,7 +49,7 @@ class FolderSource:
         """Every video below the folder, in the order of ``relative``. A caption is read when its entry is asked for.
 
         Raises:
-            ConfigError: the folder is missing or is no folder.
+            ConfigError: the folder is missing or is not a folder.
         """
         require_folder(self.root, self.key)
         listed: list[_ListedVideo | BadEntry] = []

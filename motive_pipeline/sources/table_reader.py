@@ -50,7 +50,7 @@ def read_table(file: Path) -> Iterator[TableRow | BadRow]:
     """Every row of ``file``. The suffix tells the format.
 
     Raises:
-        MotiveError: the file is missing, or is no table of that format.
+        MotiveError: the file is missing, or is not a table of that format.
     """
     kind = SUFFIXES.get(file.suffix.lower())
     if kind is None:
@@ -65,7 +65,7 @@ def read_json_values(file: Path) -> dict[str, Any]:
     """The one object in a JSON file.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     values = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""The videos below a folder by what rows of a table may call them, and which of them rows have taken."""
+"""Finds the videos below a folder by the names that rows of a table use, and tracks which ones rows have taken."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VideoIndex:
 
 
 def bad_entry(path: Path | str, relative: str, reason: str, detail: str, *, counts: bool = True) -> BadEntry:
-    """A bad entry whose path can stand in a table."""
+    """A bad entry whose path a table can hold."""
     return BadEntry(path=printable(str(path)), relative=relative, reason=reason, detail=detail, counts=counts)
 
 

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and that are on disk before anything points to them.
 
-Every function that gives a file or folder its name flushes its content first and the folder that holds the name last (fsync). So after a
-power cut whatever was committed or published before is whole. Code that puts something at its final place uses these functions only.
+Every function that gives a file or folder its name flushes its content first and the folder that holds the name last (fsync). So everything
+committed or published before a power cut is whole after it. Code that puts something in its final place uses only these functions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Move the finished file ``source`` to ``target`` (same file system), which it replaces."""
+    """Move the finished file ``source`` to ``target`` (same file system), replacing what is there."""
     sync_file(source)
     os.replace(source, target)
     sync_folder(target.parent)
@@ -44,7 +44,7 @@ def replace(source: Path, target: Path) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes ``path`` when the block ends well, and vanishes when it raises.
+    """A temporary folder that becomes ``path`` if the block succeeds, and is deleted if it raises.
 
     Every file in it is flushed first. If ``path`` exists by then (callers name folders by content), that one is kept.
     """
@@ -73,7 +73,7 @@ def make_folder(path: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give the file ``source`` a second name ``target``, or copy it where hard links are not possible. The caller flushes (:func:`new_folder`)."""
+    """Hard-link ``source`` as ``target``, or copy it where hard links are not possible. The caller flushes (:func:`new_folder`)."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -123,5 +123,5 @@ def remove(path: Path) -> None:
 
 
 def temp_beside(path: Path) -> Path:
-    """An unused name in the folder of ``path``; :func:`remove_leftovers` knows it."""
+    """An unused name in the folder of ``path``, which :func:`remove_leftovers` recognizes."""
     return path.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex[:12]}-{path.name[:80]}"

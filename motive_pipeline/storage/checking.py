@@ -1,4 +1,4 @@
-"""``motive verify``: read everything that counts below a root, and compare it with the hashes that were noted when it was written."""
+"""``motive verify``: reads all current data below a root and compares it with the hashes recorded when it was written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from motive_pipeline.storage.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What was read, and every fault: which file, what is wrong with it, and what becomes of it."""
+    """What was read, and every fault: the file, what is wrong with it, and the consequence."""
 
     problems: list[str]
     num_publications: int

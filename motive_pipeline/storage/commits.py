@@ -2,7 +2,7 @@
 
 ``segments/<name>.json`` is the record: keys, content hashes, rejected rows, scalars, and size and SHA-256 of each segment. A segment
 ``<name>.safetensors`` holds the other arrays, rows stacked along the first axis. Both are written once and never changed. Writing the record
-is the commit: a segment without a record is no part of the store.
+is the commit: a segment without a record is not part of the store.
 
 A commit consists of groups: rows whose arrays have equal names, shapes and dtypes. ``<number>/<array>`` names a group's array in its segment.
 """
@@ -115,7 +115,7 @@ class Commit:
 
 
 def new_name(last: str) -> str:
-    """A name that sorts behind ``last`` ('' for the first) and is never used again."""
+    """A name that sorts after ``last`` ('' for the first) and is never used again."""
     number = int(last.split("-")[0]) + 1 if last else 0
     return f"{number:08d}-{uuid.uuid4().hex[:8]}"
 
@@ -123,7 +123,7 @@ def new_name(last: str) -> str:
 def write_segment(folder: Path, name: str, groups: Sequence[Mapping[str, np.ndarray]], dims: Mapping[str, tuple[str, ...]]) -> SegmentFile:
     """Write the arrays of ``groups`` to ``folder/<name>``; ``dims`` names their axes in the file's metadata.
 
-    The hash is taken of what was meant to be written, so that a fault of the disk is noticed when the file is read.
+    The hash is that of the data in memory, so a fault of the disk is noticed when the file is read.
     """
     tensors = {f"{number}/{array}": np.ascontiguousarray(group[array]) for number, group in enumerate(groups) for array in group}
     axes = {array: ["row", *dims[array]] for group in groups for array in group if array in dims}

@@ -1,4 +1,4 @@
-"""A full disk or a folder that cannot be written, however a library words it, in one message."""
+"""Explains a full disk or a folder that cannot be written in one message, whatever library raised the error."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _FORBIDDEN_NUMBERS = errno.EACCES, errno.EPERM, errno.ENOTDIR
 def storage_trouble(error: BaseException, *folders: Path) -> str | None:
     """What to tell a person when ``error`` comes from a full or unwritable disk; None when it comes from something else.
 
-    ``folders`` are those that are written to; the message names them, with the space left. Libraries wrap such errors: those that
-    ``error`` was raised from are looked at, too.
+    ``folders`` are those that are written to; the message names them, with the space left. Libraries wrap such errors, so the
+    causes of ``error`` are checked too.
     """
     places = " and ".join(f"{folder} ({_free(folder)})" for folder in dict.fromkeys(folders))
     for each in _chain(error):
@@ -39,7 +39,7 @@ def storage_trouble(error: BaseException, *folders: Path) -> str | None:
 
 
 def _is_forbidden(error: BaseException, folders: tuple[Path, ...]) -> bool:
-    """Whether something at or above one of the folders, or in it, may not be written or is no folder; elsewhere it is not ours to explain."""
+    """Whether ``error`` says that a path in, at or above one of ``folders`` cannot be written or is no folder. Other paths do not count."""
     if not isinstance(error, OSError) or error.errno not in _FORBIDDEN_NUMBERS or not isinstance(error.filename, str):
         return False
     path = Path(error.filename)

@@ -1,9 +1,9 @@
-"""What lies below the root that no current setting uses: old rows, publications, trainings and videos.
+"""Finds and deletes what no current setting uses below the root: old rows, publications, trainings and videos.
 
-Only :func:`remove` deletes anything. The files of a finished training and a finished video have two names, in ``work/`` and in the
-publication; so what ``work/`` holds is in use exactly when publications that count hold all of it, too.
+Only :func:`remove_unused` deletes anything. The files of a finished training or video have two names, in ``work/`` and in the publication. So a
+piece of ``work/`` is in use exactly if current publications hold all of it, too.
 
-Only folders that the pipeline makes are looked at, and links are not followed: a link to another disk stays, and so does what it leads to.
+Only folders that the pipeline makes are searched, and links are not followed: a link to another disk stays, and so does its target.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from motive_pipeline.storage.work_folders import marks_of
 from motive_pipeline.storage.workspace import POINTER, Publication, Workspace
 
 WORK = {"finetune": "finetuned_checkpoint", "videos": "generated_videos"}
-"""Folders of ``work/`` and the asset whose parts they keep; such parts may be unfinished work while one of its arms is stale."""
+"""Folders of ``work/``, and the asset whose parts they keep. While one of its arms is stale, such parts may be unfinished work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unused:
-    """Something that can go: ``num_bytes`` is what the disk gains."""
+    """Something that can be deleted. ``num_bytes`` is the space that this frees."""
 
     path: Path
     num_bytes: int
@@ -36,9 +36,9 @@ class Unused:
 
 
 def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], keep: Collection[Path] = ()) -> list[Unused]:
-    """Everything that neither the current settings nor what is published now needs, by path.
+    """Everything that neither the current settings nor the current publications need, in order of path.
 
-    ``assets`` are those of the current graph, ``stale`` the stale ones among them, ``keep`` folders to be kept beside.
+    ``assets`` are those of the current graph, ``stale`` the stale ones among them, ``keep`` further folders to keep.
     """
     published = [publication for asset in sorted(assets) if (publication := _published(ws, asset))]
     kept = {publication.folder for publication in published} | set(keep)
@@ -59,10 +59,10 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     return _sized(found)
 
 
-def remove(found: Sequence[Unused]) -> None:
-    """Remove what :func:`unused` gave. The caller holds the root's lock.
+def remove_unused(found: Sequence[Unused]) -> None:
+    """Delete what :func:`unused` returned. The caller holds the root's lock.
 
-    Each goes under a name that nothing reads first, so that a run killed meanwhile leaves no half of it behind that could be taken for whole.
+    Each is first renamed to a name that nothing reads. So if the process is killed, nothing half deleted can be taken for whole.
     """
     for each in found:
         gone = atomic.temp_beside(each.path)
@@ -78,7 +78,7 @@ def _published(ws: Workspace, asset: str) -> Publication | None:
 
 
 def _publications(root: Path) -> Iterator[Path]:
-    """Every version that any asset has published, and what a killed run left beside them."""
+    """Every version that any asset has published, and what killed runs left beside them."""
     assets = _children(root / "published")
     for folder in (*assets, *(lane for asset in assets for lane in _children(asset))):
         if (folder / POINTER).exists():
@@ -88,7 +88,7 @@ def _publications(root: Path) -> Iterator[Path]:
 
 
 def _children(folder: Path) -> list[Path]:
-    """What lies in ``folder``; nothing when it is a link, or not there."""
+    """What lies in ``folder``; nothing if it is a link or does not exist."""
     return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
@@ -112,7 +112,7 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def _sized(found: dict[Path, str]) -> list[Unused]:
-    """With sizes: a file counts where its last name would go, so one that keeps a name elsewhere counts nowhere."""
+    """Add the sizes. A file counts where its last name would be deleted; a file that keeps a name elsewhere counts nowhere."""
     names_going: Counter[tuple[int, int]] = Counter()
     listed = []
     for path, why in sorted(found.items()):
@@ -126,7 +126,7 @@ def _sized(found: dict[Path, str]) -> list[Unused]:
 
 
 def report_folders(ws: Workspace) -> list[Path]:
-    """The publications that the current report names in its ``provenance.json``: they stay, so that it can be checked."""
+    """The publications that the current report names in its ``provenance.json``. They are kept, so that it can be verified."""
     report = _published(ws, "eval_report")
     record = report.path / "provenance.json" if report else None
     if record is None or not record.exists():

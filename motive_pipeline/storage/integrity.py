@@ -1,7 +1,7 @@
-"""Size and SHA-256 of the files in a folder: what a record notes of them, and whether they still are what was noted.
+"""Size and SHA-256 of the files in a folder: takes them for a record, and compares the files with a record.
 
-Looking at names and sizes is cheap and done whenever a folder is opened. The hash of a file is taken once in a process, however many names
-the file has; files of a folder are hashed side by side.
+Names and sizes are cheap to check, so this is done whenever a folder is opened. A file is hashed once per process, however many names it has; the
+files of a folder are hashed in parallel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _known: dict[tuple[int, int, int, int], str] = {}
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file; a file that this process has hashed and nobody has written to since is not read again."""
+    """The SHA-256 of a file. It is not read again if this process has hashed it and nobody has written to it since."""
     status = path.stat()
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if identity not in _known:
@@ -31,7 +31,7 @@ def file_hash(path: Path) -> str:
 
 
 def files_of(folder: Path, *, known: Files | None = None) -> dict[str, Sequence[Any]]:
-    """Size and hash of every file below ``folder``. Files in ``known`` are not read: these are links to files that were hashed before."""
+    """Size and hash of every file below ``folder``. Files in ``known`` are links to files hashed before, and are not read."""
     known = known or {}
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     unknown = [name for name in names if name not in known]
@@ -41,7 +41,7 @@ def files_of(folder: Path, *, known: Files | None = None) -> dict[str, Sequence[
 
 
 def missing_or_cut(folder: Path, files: Files) -> str | None:
-    """The first file that is missing or has another size, and what is wrong with it; None when all have their size."""
+    """The first file that is missing or has another size, and what is wrong with it; None if all sizes are right."""
     for name, (num_bytes, _) in files.items():
         try:
             found = os.stat(folder / name).st_size
@@ -53,7 +53,7 @@ def missing_or_cut(folder: Path, files: Files) -> str | None:
 
 
 def altered(folder: Path, files: Files) -> Iterator[str]:
-    """Every file that is missing, has another size or another content than was noted, and what is wrong with it."""
+    """Every file that is missing or differs from the record in size or content, and what is wrong with it."""
     whole = []
     for name, mark in files.items():
         if wrong := missing_or_cut(folder, {name: mark}):
@@ -67,5 +67,5 @@ def altered(folder: Path, files: Files) -> Iterator[str]:
 
 
 def forget_hashes() -> None:
-    """Read every file again that is hashed from now on."""
+    """Forget all hashes, so that every file is read again."""
     _known.clear()

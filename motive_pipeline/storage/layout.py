@@ -1,4 +1,4 @@
-"""What a ``storage.root`` must be: written by this version of the layout, and apart from the clips and from other roots."""
+"""Requirements on a ``storage.root``: written by this version of the layout, and separate from the clips and from other roots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 
 LAYOUT = 2
-"""The version of everything below a root. Raise it when the installations before can no longer read what lies there, or this one what they wrote."""
+"""The version of everything below a root. Increase it if older installations cannot read what this one writes, or this one what they wrote."""
 
 FILE = "layout.json"
 
@@ -45,7 +45,7 @@ def require_known_layout(root: Path) -> None:
 
 
 def require_apart(config: Config) -> None:
-    """Raise when the root lies where its files would be taken for something else.
+    """Raise if the root lies where its files would be taken for clips or for files of another root.
 
     Raises:
         MotiveError: it lies inside the folder of the clips or of the queries, or inside another root.

@@ -25,9 +25,9 @@ class Locked(MotiveError):
 
 
 class FileLock:
-    """An exclusive lock on ``path``, gone with the process that holds it (``kill -9`` included).
+    """An exclusive lock on ``path``, released when the process that holds it ends (``kill -9`` included).
 
-    Taking it again in the same process, through any instance for the same path, only counts.
+    It is reentrant within a process, through any instance for the same path.
     """
 
     _held: ClassVar[dict[Path, tuple[IO[str], int]]] = {}
@@ -37,7 +37,7 @@ class FileLock:
         self.what = what
 
     def acquire(self, *, wait_s: float = 0.0, who: str = "") -> None:
-        """Take the lock, waiting at most ``wait_s`` seconds; a line in the log says for whom. ``who`` tells others what holds it.
+        """Take the lock, waiting at most ``wait_s`` seconds; the log says for whom. ``who`` tells others what holds it.
 
         Raises:
             Locked: another process holds it; the message names that process.
@@ -49,19 +49,19 @@ class FileLock:
         atomic.make_folder(self.path.parent)
         file = self.path.open("a+", encoding="utf-8")
         deadline = time.monotonic() + wait_s
-        told = False
+        logged = False
         while not _taken(file):
             if time.monotonic() >= deadline:
                 file.close()
                 raise Locked(f"{self.what} is in use by {self.holder()} (lock: {self.path}). Wait for it to end, or stop it.")
-            if not told:
+            if not logged:
                 log.info("%s is in use by %s; waiting for it to end", self.what, self.holder())
-                told = True
+                logged = True
             time.sleep(_LOOK_EVERY_S)
         note = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "who": who}
         try:
             file.truncate(0)
-            os.write(file.fileno(), json.dumps(note).encode())  # unbuffered: on a full disk nothing is left to be written at the end
+            os.write(file.fileno(), json.dumps(note).encode())  # unbuffered: on a full disk, nothing is left to write on close
         except OSError:
             file.close()
             raise
@@ -79,7 +79,7 @@ class FileLock:
     def is_held(self) -> bool:
         """Whether any process, this one included, holds the lock now.
 
-        Asking takes the lock for an instant where it is free, so :meth:`acquire` is best given a second of patience.
+        The check takes a free lock for an instant, so give :meth:`acquire` a ``wait_s`` of a second.
         """
         if not self.path.exists():
             return False
@@ -87,12 +87,12 @@ class FileLock:
             return not _taken(file)
 
     def holder(self) -> str:
-        """Who wrote itself into the lock last, in words."""
+        """The process that last took the lock, in words."""
         try:
             noted = json.loads(self.path.read_text(encoding="utf-8"))
             who = f"{noted['who']}, " if noted.get("who") else ""
             return f"{who}process {noted['pid']}, since {noted['since']}"
-        except (OSError, ValueError, KeyError):  # it has the lock and has not written itself in yet
+        except (OSError, ValueError, KeyError):  # the holder has the lock and has not written its note yet
             return "another process"
 
     @contextmanager

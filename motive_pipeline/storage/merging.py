@@ -15,17 +15,17 @@ from motive_pipeline.storage.commits import SEGMENT, Commit, Group, SegmentFile,
 from motive_pipeline.storage.rows import MissingRow, RowStore
 
 FULL_ROWS = 2**16
-"""A commit of so many rows is left alone, and small commits are merged up to so many rows."""
+"""A commit with this many rows is left alone; smaller commits are merged up to this many rows."""
 
 FULL_BYTES = 2**26
-"""A segment of so many bytes is left alone, and smaller ones are merged until they have so many."""
+"""A segment of this many bytes is left alone; smaller ones are merged until they have this many."""
 
 MIN_COMMITS = 8
 """Fewer small commits are not worth a merge."""
 
 
 def merge(store: RowStore) -> int:
-    """Merge the small commits of ``store`` when there are many, and say how many were merged.
+    """Merge the small commits of ``store`` if there are many; returns how many were merged.
 
     Raises:
         Locked: another process is writing to this store.
@@ -75,7 +75,7 @@ class _Merged:
         self.segments[group.segment] = commit.segments[group.segment]
 
     def write(self, parts: Sequence[tuple[Commit, Group]]) -> None:
-        """Write the groups ``parts`` into one new segment; those of a damaged segment are left out, since their rows are lost."""
+        """Write the groups ``parts`` into one new segment. Groups of a damaged segment are left out: their rows are lost."""
         segment = f"{self.name}-{len(self.segments)}{SEGMENT}"
         stored: list[dict[str, np.ndarray]] = []
         for same in _by_kind(parts):

@@ -1,7 +1,7 @@
-"""One publication of an asset on disk: what it says, and whether it is whole.
+"""One publication of an asset on disk: its content, and whether it is whole.
 
-``publication.json`` notes size and SHA-256 of every file beside it. Presence and sizes are checked whenever a publication is opened; the hashes
-once in a process, by whoever reads the data (:attr:`Publication.path`). A publication that is not whole counts as not published.
+``publication.json`` records size and SHA-256 of every file beside it. Presence and sizes are checked whenever a publication is opened; the hashes
+once per process, when the data are first read (:attr:`Publication.path`). A publication that is not whole counts as not published.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INDEX = "index.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:
-    """How many rows a stage computed, found already there, and rejected."""
+    """How many rows a stage computed, reused and rejected."""
 
     computed: int = 0
     reused: int = 0
@@ -49,14 +49,14 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What an asset has published: where it lies, its data version, and what a person reads about it.
+    """What an asset has published: its folder, its data version, and figures for a person.
 
     ``facts`` are named numbers, texts or tables (lists of dicts); ``preview`` is a PNG, or None.
     """
 
     asset: str
     folder: Path
-    """Everything of this publication; appeared in one step."""
+    """The folder with everything of this publication. It appeared in one step."""
     data_version: str
     fingerprint: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Publication:
 
     @classmethod
     def read(cls, asset: str, folder: Path, check: Callable[[], None]) -> Publication:
-        """The publication in ``folder``, which is whole by :func:`what_is_wrong`."""
+        """The publication in ``folder``, which :func:`what_is_wrong` has found whole."""
         saved = read_sealed(folder / RECORD)
         return cls(
             asset=asset,
@@ -84,7 +84,7 @@ class Publication:
 
     @property
     def path(self) -> Path:
-        """The data, to be read: a folder that for arrays ``zarr.open`` takes. Every file of it has the content that was published.
+        """The data folder, to be read (arrays: with ``zarr.open``). Every file in it has the content that was published.
 
         Raises:
             NotPublished: a file was altered. The publication counts as not published from now on.
@@ -94,7 +94,7 @@ class Publication:
 
     @property
     def data_folder(self) -> Path:
-        """Where the data lies, without a look at its content: what ``motive path`` prints."""
+        """The data folder, with unchecked content: what ``motive path`` prints."""
         return self.folder / DATA
 
     def table(self, name: str) -> pd.DataFrame:
@@ -123,14 +123,14 @@ def what_is_wrong(folder: Path) -> str | None:
 
 
 class RowIndexes:
-    """Looks whether the rows that a published index lists are there. An index is read once, and again when a row store has lost something."""
+    """Checks whether the rows that a published index lists are stored. An index is read once, and again after a row store has lost rows."""
 
     def __init__(self, store_at: Callable[[str], RowStore]) -> None:
         self._store_at = store_at
         self._seen: dict[Path, dict[str, int]] = {}
 
     def what_is_wrong(self, folder: Path) -> str | None:
-        """Why the rows of the publication in ``folder`` are not all there; None when they are, or when it lists none."""
+        """Why rows of the publication in ``folder`` are missing; None if all are there, or it lists none."""
         file = folder / DATA / INDEX
         if folder in self._seen and all(self._store_at(name).losses == losses for name, losses in self._seen[folder].items()):
             return None

@@ -48,7 +48,7 @@ BLOCK_BYTES = 2**26
 
 _OPEN_SEGMENTS = 64
 _ROW_BITS = 40
-"""An entry of the index is the commit's place, shifted by so many bits, plus the row."""
+"""An entry of the index is the commit's place, shifted by this many bits, plus the row."""
 
 
 class MissingRow(MotiveError):
@@ -61,7 +61,7 @@ class SegmentGone(MissingRow):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row to append: its key and its named arrays. Those ``left_out`` count for the content's hash only and are not stored."""
+    """One row to append: its key and its named arrays. The arrays ``left_out`` are hashed and not stored."""
 
     key: str
     arrays: dict[str, np.ndarray | np.generic]
@@ -97,7 +97,7 @@ class RowStore:
     def __post_init__(self) -> None:
         self.segments = self.folder / "segments"
         self.losses = 0
-        """How often this process has found something of the store missing or damaged."""
+        """How often this process has found a part of the store missing or damaged."""
         self.lock = FileLock(self.folder / ".lock", f"the row store {self.folder}")
         self._commits: dict[str, Commit] = {}
         self._order: list[Commit] = []
@@ -132,7 +132,7 @@ class RowStore:
         return list(self._order)
 
     def refresh(self) -> None:
-        """Take in what was committed since the last look, and forget rows whose record or segment has gone."""
+        """Read what was committed since the last call, and forget rows whose record or segment is gone."""
         names = set(os.listdir(self.segments)) if self.segments.is_dir() else set()
         records = {name.removesuffix(RECORD) for name in names if name.endswith(RECORD) and not name.startswith(atomic.TEMP_PREFIX)}
         gone = self._commits.keys() - records
@@ -153,11 +153,11 @@ class RowStore:
                     self._take_in(self._commits[name])
 
     def append(self, rows: Sequence[Row], rejects: Sequence[RowReject] = ()) -> list[RowRef]:
-        """Commit ``rows`` and ``rejects`` in one step, and give where each row lies, in order. Rows may have different shapes.
+        """Commit ``rows`` and ``rejects`` in one step; returns where each row lies, in order. Rows may have different shapes.
 
         Raises:
             Locked: another process is writing to this store.
-            ValueError: a key stands twice in the batch or is in the store already.
+            ValueError: a key occurs twice in the batch or is in the store already.
         """
         if not rows and not rejects:
             return []
@@ -185,7 +185,7 @@ class RowStore:
         try:
             return self.tensor(group, name)[row : row + 1][0]
         except SegmentGone:
-            return self.read(self._found_again(ref), name)
+            return self.read(self._ref_after_merge(ref), name)
 
     def has(self, ref: RowRef, name: str) -> bool:
         """Whether array ``name`` of the row is stored."""
@@ -219,7 +219,7 @@ class RowStore:
                 try:
                     yield positions[part], _rows_of(self.tensor(group, name), rows[part])
                 except SegmentGone:
-                    again = [self._found_again(refs[position]) for position in positions[part]]
+                    again = [self._ref_after_merge(refs[position]) for position in positions[part]]
                     yield from (([positions[part][place] for place in places], block) for places, block in self.read_blocks(again, name))
 
     def read_many(self, refs: Sequence[RowRef], name: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -237,7 +237,7 @@ class RowStore:
         return found
 
     def damages(self) -> list[str]:
-        """Check every record and every segment, and say what is wrong with which file. What is damaged counts as missing from now on."""
+        """Check every record and every segment; returns what is wrong with which file. What is damaged counts as missing from now on."""
         self._bad_records.clear()
         self.refresh()
         found = [str(Damaged(self.segments / f"{name}{RECORD}", "is cut or altered")) for name in sorted(self._bad_records)]
@@ -271,8 +271,8 @@ class RowStore:
         return group.segment in self._lost
 
     def prepare(self) -> None:
-        """Under the lock: the folder exists, others' commits are known, and what no commit needs is gone: leftovers of a killed writer,
-        merged commits, damaged files."""
+        """Prepare for writing, under the lock: make the folder, read others' commits, and delete what no commit needs (leftovers of a killed
+        writer, merged commits, damaged files)."""
         atomic.make_folder(self.segments)
         if not (self.folder / "store.json").exists():
             write_sealed(self.folder / "store.json", {"format": FORMAT})
@@ -288,7 +288,7 @@ class RowStore:
             self._commits.pop(name.removesuffix(RECORD), None)
 
     def _drop_lost(self, commit: Commit) -> None:
-        """Write ``commit`` anew without the rows that are lost, so that nobody has to look for them again."""
+        """Write ``commit`` anew without its lost rows, so that nobody has to look for them again."""
         left = commit.without(self._lost, new_name(self.last_name()))
         if left.keys or left.rejects:
             write_record(self.segments, left)
@@ -298,7 +298,7 @@ class RowStore:
             self._rebuild({old for each in self._commits.values() for old in each.replaces})
 
     def adopt(self, commit: Commit) -> None:
-        """Take in a commit whose record has just been written, and which may replace others."""
+        """Add a commit whose record has just been written, and which may replace others."""
         self._commits[commit.name] = commit
         self._rebuild({old for each in self._commits.values() for old in each.replaces})
 
@@ -346,7 +346,7 @@ class RowStore:
             self.losses += 1
 
     def _missing_segments(self, names: set[str], fresh: set[str]) -> set[str]:
-        """Segments that are not there; of the commits ``fresh`` also those of another size than was committed."""
+        """Segments that do not exist or, in the commits ``fresh``, have another size than was committed."""
         missing = set()
         for commit in self._commits.values():
             for segment, committed in commit.segments.items():
@@ -383,16 +383,16 @@ class RowStore:
         self._rejects.update((reject.key, reject) for reject in commit.rejects)
 
     def _place(self, ref: RowRef) -> tuple[Group, int]:
-        """The group and the row in it, also when the commit has been merged since ``ref`` was given."""
+        """The group and the row in it, even if the commit was merged after ``ref`` was returned."""
         commit = self._commits.get(ref.commit)
         if commit is not None:
             group, row = commit.place(ref.row)
             if not self.is_lost(group):
                 return group, row
-        now = self._found_again(ref)
+        now = self._ref_after_merge(ref)
         return self._commits[now.commit].place(now.row)
 
-    def _found_again(self, ref: RowRef) -> RowRef:
+    def _ref_after_merge(self, ref: RowRef) -> RowRef:
         """Where the row lies after a merge."""
         self.refresh()
         now = self.find(ref.key)
@@ -441,7 +441,7 @@ class RowStore:
 
 
 def _rows_of(tensor: Any, rows: Sequence[int]) -> np.ndarray:
-    """The ``rows`` of a tensor on disk, stacked. Most of them are read as one slice, few of them one by one."""
+    """The ``rows`` of a tensor on disk, stacked. If most rows are wanted, they are read as one slice; if few, one by one."""
     first, last = min(rows), max(rows)
     if 2 * len(rows) > last - first:
         block = tensor[first : last + 1]

@@ -1,11 +1,11 @@
-"""Score tables: Parquet files in ``scores/v<N>/``, a manifest swapped last, and DuckDB views over one version.
+"""Score tables: Parquet files in ``scores/v<N>/``, a manifest replaced last, and DuckDB views over one version.
 
-The manifest has size and SHA-256 of each file. Tables that are not whole count as none; they are made again from the publications, each of
+The manifest has size and SHA-256 of each file. Tables that are not whole count as missing. They are made again from the publications, each of
 which keeps its own pieces (:func:`store_pieces`).
 
 A version is a folder ``<table>/<piece>.parquet``; a new version links the files it does not replace. Each asset owns its pieces
-(``influence/motive.parquet``), so that two assets never write the same file. A shell that has opened ``scores.duckdb`` keeps
-seeing, whole, the version that file pointed to.
+(``influence/motive.parquet``), so that two assets never write the same file. A shell that has opened ``scores.duckdb`` keeps a complete view of
+the version that it opened.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 KEEP_VERSIONS = 5
 _ATTEMPTS = 10
-"""How often a version that is pruned while it is opened is looked for again."""
+"""How often to try again if a version is pruned while it is opened."""
 
 Pieces = dict[tuple[str, str], pd.DataFrame | Path]
 """(table, piece) -> its rows, or a Parquet file with them, which nobody writes to afterwards."""
@@ -102,9 +102,9 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
 }
-"""Tables on disk. The views of DESIGN.md have the same names, but for ``clips`` = ``catalog`` joined with ``motion``."""
+"""Tables on disk. The views have the same names; the view ``clips`` is ``catalog`` joined with ``motion``."""
 
-# '' is no JSON, and published->>'x' would fail over it
+# '' is not JSON, so published->>'x' would fail on it
 _CLIPS_VIEW = "SELECT c.* EXCLUDE (source) REPLACE (nullif(c.published, '') AS published), m.motion_magnitude_px, c.source FROM catalog c LEFT JOIN motion m USING (clip_id)"
 
 
@@ -119,7 +119,7 @@ class ScoreTables:
         self._damage: str | None = None
 
     def version(self) -> Path | None:
-        """The folder of the current version; None when nothing was published, or when a file of it is missing or cut (the log says which)."""
+        """The folder of the current version; None if nothing was published, or a file is missing or cut (the log says which)."""
         try:
             saved = read_sealed(self.manifest)
         except FileNotFoundError:
@@ -160,10 +160,10 @@ class ScoreTables:
         self._damage = what
 
     def publish(self, pieces: Pieces) -> None:
-        """A new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path.
+        """Publish a new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path.
 
         Such a file is linked, not copied: nobody may write to it afterwards.
-        Nothing happens when every piece equals the one that is there. The caller holds the root's lock.
+        Nothing happens if every piece equals the current one. The caller holds the root's lock.
         """
         atomic.make_folder(self.folder)
         atomic.remove_leftovers(self.folder)
@@ -208,13 +208,13 @@ class ScoreTables:
         return relation
 
     def refresh_views(self) -> None:
-        """Make ``scores.duckdb`` show the current version, where that is where the root lies now (see :meth:`ViewsFile.show`)."""
+        """Make ``scores.duckdb`` show the current version at the root's present path (see :meth:`ViewsFile.show`)."""
         version = self.version()
         if version is not None:
             self._views_file.show(version, _views(version))
 
     def _fill(self, temp: Path, current: Path | None, pieces: Pieces) -> bool:
-        """Write the version's files into ``temp``; whether any differs from ``current``."""
+        """Write the version's files into ``temp``; returns whether any differs from ``current``."""
         if current is not None:
             for file in current.rglob("*.parquet"):
                 target = temp / file.relative_to(current)
@@ -259,7 +259,7 @@ class ScoreTables:
         raise MotiveError(f"no scores below {self.folder} yet. Run `motive run` first.")
 
     def _prune(self) -> None:
-        """Remove old versions that nobody looks at."""
+        """Remove old versions that nobody reads."""
         versions = sorted((p for p in self.folder.glob("v*") if p.name[1:].isdecimal()), key=lambda p: int(p.name[1:]))
         used = self._views_file.versions_in_use()
         for old in versions[:-KEEP_VERSIONS]:
@@ -276,7 +276,7 @@ def _views(version: Path) -> dict[str, str]:
 
 
 def _is_read(version: Path) -> bool:
-    """Whether a `motive sql` reads it."""
+    """Whether a `motive sql` process reads it."""
     descriptor = os.open(version, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -297,7 +297,7 @@ def piece_file(table: str, piece: str) -> str:
 
 
 def store_pieces(folder: Path, pieces: Mapping[tuple[str, str], pd.DataFrame | Path], name: str) -> dict[str, Sequence[Any]]:
-    """Keep ``pieces`` in ``folder`` (called ``name`` in the result), and give size and hash of each file. Files that are equal stay."""
+    """Keep ``pieces`` in ``folder`` (called ``name`` in the result); returns size and hash of each file. Equal files are not written."""
     marks: dict[str, Sequence[Any]] = {}
     for (table, piece), content in pieces.items():
         file = folder / piece_file(table, piece)

@@ -1,4 +1,4 @@
-"""JSON files that tell when they were cut or altered: each begins with the SHA-256 of the rest.
+"""JSON files that show when they were cut or altered: each begins with the SHA-256 of the rest.
 
 Commit records, publication records and the pointers to both are sealed. The file stays one plain JSON object with the extra key ``sha256``.
 """

@@ -1,7 +1,7 @@
-"""``scores.duckdb``: a file of views over one version of the score tables, which people open as they like while runs publish.
+"""``scores.duckdb``: a file of views over one version of the score tables, which users may open at any time while runs publish.
 
-Each version gets a file of its own, so an open shell keeps the version it opened. DuckDB writes what a shell changes beside the *name* of
-the file (``.wal``), so a file that somebody writes to, or keeps things of their own in, is never replaced.
+Each version gets a file of its own, so an open shell keeps the version it opened. DuckDB writes a shell's changes beside the *name* of the file
+(``.wal``). So a file that somebody writes to, or keeps objects of their own in, is never replaced.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ log = logging.getLogger(__name__)
 
 
 class ViewsFile:
-    """The file at ``path``. ``<state>/views/`` holds a second name of each version's file, which tells who still has it open."""
+    """The file at ``path``. ``<state>/views/`` holds a second name of each version's file, which shows whether it is still open."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._names = path.parent / "views"
-        self._told: str | None = None
+        self._warned: str | None = None
         self._written: tuple[int, ...] | None = None
 
     def show(self, version: Path, views: Mapping[str, str]) -> None:
-        """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user has it in use or has things in it."""
+        """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user is writing to it or has objects in it."""
         second_name = self._names / f"{version.name}-{digest(str(version))[:8]}.duckdb"
         if _same_file(self.path, second_name) and _is_database(self.path):
             return
-        if reason := self._hands_off(set(views)):
-            self._tell(reason)
+        if reason := self._reason_to_keep(set(views)):
+            self._warn_once(reason)
             return
         old = self._temp("old")
         with self._new_file(views) as new:
@@ -49,13 +49,13 @@ class ViewsFile:
             os.replace(new, self.path)
             if _is_locked(old, fcntl.LOCK_SH) or self._wal.exists():
                 os.replace(old, self.path)
-                self._tell("a shell has just opened it for writing")
+                self._warn_once("a shell has just opened it for writing")
             else:
                 self._written = written
             old.unlink(missing_ok=True)
 
     def versions_in_use(self) -> set[str]:
-        """Names of the versions that ``path`` or an open shell shows; the second names of all others are removed."""
+        """Names of the versions that ``path`` or an open shell shows. The second names of all others are removed."""
         used = set()
         for file in self._names.glob("*.duckdb"):
             if _same_file(self.path, file) or _is_locked(file, fcntl.LOCK_EX):
@@ -68,9 +68,9 @@ class ViewsFile:
     def _wal(self) -> Path:
         return self.path.with_name(self.path.name + ".wal")
 
-    def _hands_off(self, ours: set[str]) -> str | None:
-        """Why the file must not be replaced, or None. Looks at a copy, since to open the file would lock out a shell."""
-        if not self.path.exists() or not _is_database(self.path):  # cut or zeroed: nothing in it can be anybody's
+    def _reason_to_keep(self, ours: set[str]) -> str | None:
+        """Why the file must not be replaced, or None. Opens a copy, since opening the file would lock out a shell."""
+        if not self.path.exists() or not _is_database(self.path):  # cut or zeroed: it holds nothing of the user's
             return None
         if self._wal.exists():
             return "a shell has unsaved work in it (.wal)"
@@ -104,14 +104,14 @@ class ViewsFile:
             for leftover in (temp, temp.with_name(temp.name + ".wal")):
                 leftover.unlink(missing_ok=True)
 
-    def _tell(self, reason: str) -> None:
-        """Once, not for every asset of a run."""
-        if reason != self._told:
+    def _warn_once(self, reason: str) -> None:
+        """Log the reason once, not for every asset of a run."""
+        if reason != self._warned:
             log.warning("%s: %s; left alone. `motive sql` shows the newest scores.", self.path, reason)
-        self._told = reason
+        self._warned = reason
 
     def _temp(self, what: str) -> Path:
-        """A file beside ``path``, the same each time: only the holder of the root's lock writes, so a killed run's is cleared away."""
+        """A file beside ``path``, the same each time. Only the holder of the root's lock writes, so a leftover of a killed run is deleted."""
         temp = self.path.with_name(f"{atomic.TEMP_PREFIX}{what}.duckdb")
         temp.unlink(missing_ok=True)
         return temp
@@ -138,7 +138,7 @@ def _identity(file: Path) -> tuple[int, ...]:
 
 
 def _is_locked(file: Path, how: int) -> bool:
-    """Whether another process holds a lock (DuckDB's own kind) that forbids ``how``; the lock is not kept. False for no file."""
+    """Whether another process holds a lock (of DuckDB's kind) that forbids ``how``. The lock is not kept. False if there is no file."""
     try:
         with file.open("r+b") as opened:
             fcntl.lockf(opened, how | fcntl.LOCK_NB)
@@ -154,7 +154,7 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name, where there is a file and the file system has such; without one, nobody knows which old version a shell still shows."""
+    """Hard-link the file if it exists and the file system can. Without the link, nobody knows which old version a shell still shows."""
     try:
         os.link(source, target)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Folders below ``work/``: for what is being made, and for finished pieces of work that a publication links to.
+"""Folders below ``work/``: for unfinished work, and for finished pieces of work that a publication links to.
 
 They lie under the root, so that a finished file moves into a publication without being copied.
 """
@@ -26,7 +26,7 @@ MARKS = "files.json"
 
 @contextmanager
 def scratch_folder(ws: Workspace, asset: str) -> Iterator[Path]:
-    """An empty folder that is gone after the block; what a killed run of the same asset left is gone before it.
+    """An empty folder, deleted after the block. What a killed run of the same asset left is deleted before it.
 
     The caller holds the root's lock, or is otherwise the only one that makes ``asset``.
     """
@@ -44,7 +44,7 @@ def move_children(source: Path, target: Path) -> None:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Every file of ``source`` at the same place below ``target``, as a hard link (a copy where there are none): nobody changes it any more."""
+    """Hard-link every file of ``source`` to the same place below ``target`` (or copy it). Nobody may change these files afterwards."""
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         atomic.link_or_copy(file, target / file.relative_to(source))
 
@@ -56,7 +56,7 @@ def save_work(folder: Path, name: str, record: dict[str, Any]) -> None:
 
 
 def load_work(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of a finished piece of work; None when there is none, or when one of its files is no longer what it was (the log says which).
+    """The record of a finished piece of work; None if there is none, or one of its files has changed (the log says which).
 
     What is damaged is removed, so that it can be made again.
     """
@@ -82,7 +82,7 @@ def finish_file(unfinished: Path, file: Path) -> None:
 
 
 def is_finished(file: Path) -> bool:
-    """Whether ``file`` was finished and still has its content. One that has not is removed, so that it can be made again (the log says why)."""
+    """Whether ``file`` was finished and still has its content. If not, it is removed, so that it can be made again (the log says why)."""
     try:
         wrong = next(altered(file.parent, read_sealed(marks_of(file))["files"]), None)
     except FileNotFoundError:
@@ -96,5 +96,5 @@ def is_finished(file: Path) -> bool:
 
 
 def marks_of(file: Path) -> Path:
-    """Where size and hash of a finished file stand."""
+    """The file that holds size and hash of a finished file."""
     return file.with_suffix(".json")

@@ -1,8 +1,8 @@
 """One project on disk: the config, the row stores, what each asset has published, and the score tables.
 
 A publication is an immutable folder ``published/<asset>/<data version>-<fingerprint>/``; ``current.json`` beside it names the one that
-counts. Whoever reads an asset reads that one. Two publications with equal content have the same data version, whatever made them.
-Inside, ``data/`` is what the asset is (a Zarr group, tables, a model) and nothing else; what the pipeline notes about it lies beside:
+counts. Readers of an asset read that one. Two publications with equal content have the same data version, whatever made them.
+Inside, ``data/`` holds the asset itself (a Zarr group, tables, a model) and nothing else. What the pipeline records about it lies beside:
 ``publication.json``, ``rejects.parquet`` and, for some, ``scores/`` (its pieces of the score tables), ``preview.png`` or the key of a blind
 study. ``publication.json`` has size and SHA-256 of every file (publication.py).
 """
@@ -77,11 +77,11 @@ class Workspace:
         self._unmarked: dict[Path, str] = {}
         """Damaged publications of a root that can only be read, and what is wrong with each."""
         self._num_damaged = 0
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def losses(self) -> int:
-        """How often this process has found rows or publications missing or damaged. What read them may work when they are made again."""
+        """How often this process has found rows or publications missing or damaged. A failed read may work once they are made again."""
         return self._num_damaged + sum(store.losses for store in self._stores.values())
 
     @cached_property
@@ -95,7 +95,7 @@ class Workspace:
 
     def store_at(self, name: str, dims: dict[str, tuple[str, ...]] | None = None) -> RowStore:
         """The row store ``name`` (its folder below ``rows/``, as a published index has it), with what other processes committed meanwhile.
-        Who writes to it gives ``dims``.
+        Writers must give ``dims``.
         """
         if name not in self._stores:
             self._stores[name] = RowStore(self.root / "rows" / name)
@@ -125,7 +125,7 @@ class Workspace:
         return Publication.read(asset, folder, check=lambda: self._check(asset, folder))
 
     def damages(self) -> Iterator[str]:
-        """Check every file of every current publication, and say what is wrong with which. Such a publication counts as not published now."""
+        """Check every file of every current publication; yields what is wrong. A damaged publication counts as not published from now on."""
         for asset in self.assets():
             try:
                 publication = self.published(asset)
@@ -163,9 +163,9 @@ class Workspace:
 
     def _not_whole(self, asset: str, what: str) -> NotPublished:
         message = f"{asset}: {what}. It counts as not published: `motive run` makes it again. All other results are kept."
-        if message not in self._told:
+        if message not in self._warned:
             log.warning("%s", message)
-        self._told.add(message)
+        self._warned.add(message)
         return NotPublished(message)
 
     def data_version(self, asset: str) -> str | None:
@@ -197,10 +197,9 @@ class Workspace:
         """Publish ``asset``: the data that ``write`` puts into a folder, its rejects, and its pieces of the score tables.
 
         ``content`` is a hash of what is published (no time stamps, no settings): equal content keeps the data version. ``started``
-        is ``time.time()`` at the stage's start. ``counts`` are those of a stage that computes row by row; one that makes its table as a
-        whole gives its ``table_rows``, which count as reused where the same table was published before under the same settings.
-        ``beside`` writes what belongs to the publication and must not be
-        handed on with its data.
+        is ``time.time()`` at the stage's start. A stage that computes row by row gives ``counts``. A stage that makes its table as a whole gives
+        ``table_rows``, which count as reused if the same table was published before under the same settings. ``beside`` writes what belongs
+        to the publication but must not be passed on with its data.
         """
         reject_frame = pd.DataFrame([vars(reject) for reject in rejects], columns=list(REJECT_COLUMNS), dtype="object")
         fingerprint = self.config.fingerprint(self.graph.asset(asset).stage.name)
@@ -223,7 +222,7 @@ class Workspace:
             files = read_sealed(target / RECORD)["files"] | store_pieces(target / SCORES, pieces, SCORES)
             write_sealed(target / RECORD, saved | {"files": files})
         else:
-            atomic.remove(target)  # what a hand or a fault of the disk left of it
+            atomic.remove(target)  # left by an edit by hand or a fault of the disk
             with atomic.new_folder(target) as folder:
                 (folder / DATA).mkdir()
                 write(folder / DATA)
@@ -247,7 +246,7 @@ class Workspace:
         """Make the score tables anew from the publications when they are missing or damaged. The caller holds the root's lock."""
         if self.scores.version() is None and (pieces := self._score_pieces()):
             log.warning(
-                "the score tables are made again from %d publications; of earlier runs the table `runs` knows nothing", len(self.assets())
+                "the score tables are made again from %d publications; the table `runs` no longer lists earlier runs", len(self.assets())
             )
             self.scores.publish(pieces)
 
@@ -261,7 +260,7 @@ class Workspace:
         return pieces
 
     def provenance(self, asset: str) -> dict[str, Any]:
-        """What ``asset`` is made from: settings, code version, the published versions of its inputs (None: not published), libraries, machine."""
+        """What ``asset`` is made from: settings, code version, versions of its inputs (None: not published), libraries, machine."""
         declared = self.graph.asset(asset)
         stage = declared.stage.name
         return {
@@ -276,7 +275,7 @@ class Workspace:
         }
 
     def libraries(self) -> dict[str, str]:
-        """The installed versions of the libraries that decide numbers."""
+        """The installed versions of the libraries that affect results."""
         return {name: _version(name) for name in _LIBRARIES}
 
     def _folder(self, asset: str) -> Path:

@@ -1,7 +1,7 @@
-"""What every published Zarr group has in common: how its arrays are written, and what is checked when it is opened.
+"""Writes the arrays of every published Zarr group, and checks a group when it is opened.
 
-Arrays are Zarr v3, one crc32c checksum a chunk (a flipped bit makes every reader fail), NaN as the fill value of floats, and every chunk
-written, so that a chunk that is gone shows in the count. Ids are unsigned bytes [row, 16]: Zarr v3 has no specification of fixed-length text.
+Arrays are Zarr v3, with one crc32c checksum per chunk (a flipped bit makes every reader fail), NaN as the fill value of floats, and every chunk
+written, so that a missing chunk shows in the count. Ids are unsigned bytes [row, 16]: Zarr v3 has no specification of fixed-length text.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from motive_pipeline.storage.sealed import Damaged
 
 ID_BYTES = 16
 ID_DTYPE = f"S{ID_BYTES}"
-"""Ids in memory: numpy's fixed-length bytes, which sort and compare as texts do."""
+"""Ids in memory: numpy's fixed-length bytes, which sort and compare like strings."""
 
 
 def new_group(folder: Path, attributes: dict[str, Any] | None = None) -> zarr.Group:
-    """An empty Zarr v3 group in ``folder``, which exists or not."""
+    """An empty Zarr v3 group in ``folder``, which may exist already."""
     return zarr.open_group(folder, mode="a", zarr_format=3, attributes=attributes or {})
 
 
@@ -44,12 +44,12 @@ def new_array(
 
 
 def write_column(group: zarr.Group, name: str, values: np.ndarray, dim: str) -> None:
-    """Numbers along one dimension, in one chunk."""
+    """Write numbers along one dimension, in one chunk."""
     new_array(group, name, shape=values.shape, dtype=values.dtype.str, chunks=values.shape, dims=(dim,))[:] = values
 
 
 def write_ids(group: zarr.Group, name: str, ids: Shaped[np.ndarray, " R"], dim: str) -> None:
-    """Ids (texts or bytes of at most 16 ASCII characters) as unsigned bytes [row, 16], zeros behind a shorter one."""
+    """Write ids (strings or bytes of at most 16 ASCII characters) as unsigned bytes [row, 16]; zeros pad a shorter one."""
     values = np.ascontiguousarray(ids.astype(ID_DTYPE)).view(np.uint8).reshape(len(ids), ID_BYTES)
     new_array(group, name, shape=values.shape, dtype="uint8", chunks=values.shape, dims=(dim, "id_byte"))[:] = values
 
@@ -75,7 +75,7 @@ def open_group(folder: Path) -> zarr.Group:
     """The group in ``folder``, to be read.
 
     Raises:
-        Damaged: it is no group, or an array lacks chunks.
+        Damaged: it is not a group, or an array lacks chunks.
     """
     try:
         group = zarr.open_group(folder, mode="r")
@@ -88,7 +88,7 @@ def open_group(folder: Path) -> zarr.Group:
 
 
 def consolidate(group: zarr.Group) -> None:
-    """Gather the metadata of all arrays in the group's own, so that readers open it without listing folders and xarray without a warning.
+    """Gather the metadata of all arrays in the group's own. Readers then open it without listing folders, and xarray without a warning.
 
     Call it once the last array and the last attribute are written.
     """

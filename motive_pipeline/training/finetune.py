@@ -137,7 +137,7 @@ def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[
 
 
 def _settings(ws: Workspace) -> dict[str, Any]:
-    """The settings that decide one training; their number does not."""
+    """The settings that determine one training; the number of trainings does not."""
     return {name: value for name, value in _flat(ws.config.stage_settings(STAGE)).items() if name != "finetune.seeds"}
 
 

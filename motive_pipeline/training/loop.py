@@ -1,4 +1,4 @@
-"""The fine-tuning loop: AdamW on the loss whose gradients attribution uses, without a mask. It knows no workspace.
+"""The fine-tuning loop: AdamW on the loss whose gradients attribution uses, without a mask. It uses no workspace.
 
 Axis suffixes: B batch, F latent frames, H W latent height and width, C channels, L prompt tokens, E embedding width.
 """

@@ -1,6 +1,6 @@
-"""Open a video file, or give the reason why it is none.
+"""Opens a video file, or gives the reason why it is none.
 
-Every room opens videos through :func:`open_video`, so that a bad file has the same reason code everywhere. Only real container formats are
+Every package opens videos through :func:`open_video`, so that a bad file has the same reason code everywhere. Only real container formats are
 allowed: a playlist or an image sequence could name other files or addresses.
 """
 

@@ -31,7 +31,7 @@ def frame_steps(frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float32[np.ndarray
 def hidden_cut(step_S: Float32[np.ndarray, " S"]) -> int | None:
     """The first frame of a second scene, or None.
 
-    It is the largest step that exceeds every other step within three frames by ``CUT_RATIO``, so a flash (two large steps) is no cut.
+    It is the largest step that exceeds every other step within three frames by ``CUT_RATIO``, so a flash (two large steps) is not a cut.
     """
     for step in np.argsort(-step_S, kind="stable"):
         if step_S[step] < CUT_STEP:

@@ -39,12 +39,12 @@ def facts(file: MediaFile) -> Answer:
     return vars(probe(file)), None
 
 
-def picture(file: MediaFile, share: float, width: int, height: int) -> Answer:
+def preview_frame(file: MediaFile, share: float, width: int, height: int) -> Answer:
     """The result of :func:`~.decode.frame_near`."""
     return {}, frame_near(file, share, width=width, height=height)
 
 
-TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "picture": picture}
+TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "picture": preview_frame}
 
 
 def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:

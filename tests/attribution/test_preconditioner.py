@@ -230,7 +230,7 @@ def write_state(module, optimizer, file, kind) -> None:
         ("negative", "negative or infinite"),
         ("absent", r"no second moment for 1 of 3 parameters, such as two\.weight"),
         ("code", "only tensors and numbers"),
-        ("list", "no optimizer's state_dict"),
+        ("list", "not an optimizer's state_dict"),
     ],
 )
 def test_a_state_that_cannot_be_used_says_why(trained, tmp_path, kind, says):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from motive_pipeline.report.stage import publish_report
-from motive_pipeline.storage.garbage import WORK, remove, report_folders, unused
+from motive_pipeline.storage.garbage import WORK, remove_unused, report_folders, unused
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import copied, open_workspace, publish_upstream
 
@@ -94,7 +94,7 @@ def test_after_removal_everything_current_is_there_and_nothing_is_computed_again
     old = shutil.copytree(ws.published("eligible_pool").folder, ws.root / "published" / "eligible_pool" / "0123-4567")
     found = unused(ws, assets=assets(ws), stale=(), keep=report_folders(ws))
     assert {each.path for each in found} == {leftover, old}
-    remove(found)
+    remove_unused(found)
     assert not leftover.exists()
     assert not old.exists()
     before = {asset: ws.published(asset).data_version for asset in assets(ws)}

@@ -11,7 +11,7 @@ from motive_pipeline.export.subset import export_subset
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.models.folder import file_hashes
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.garbage import remove, unused
+from motive_pipeline.storage.garbage import remove_unused, unused
 from motive_pipeline.storage.layout import FILE, LAYOUT, mark_layout
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.workspace import Workspace
@@ -112,7 +112,7 @@ def test_gc_looks_into_no_link_and_removes_no_target(workspace, tmp_path):
     (workspace.root / "published" / "moved").symlink_to(outside / "published")
     found = unused(workspace, assets={"curated_subset/motive"}, stale=())
     assert [each.path for each in found] == [link]
-    remove(found)
+    remove_unused(found)
     assert not link.is_symlink()
     assert len(list(outside.rglob("file"))) == 4
 
