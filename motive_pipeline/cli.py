@@ -63,13 +63,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "Bring the assets up to date. Only stale assets run.")
     run.add_argument("--select", metavar="ASSETS", help="Dagster's selection syntax, for instance '+key:\"voted_ranking/motive\"'")
-    run.add_argument("--json", action="store_true", help="end stdout with one line of JSON: the result of each asset")
+    run.add_argument("--json", action="store_true", help="print the result of each asset as one line of JSON at the end of stdout")
     run.add_argument("--quiet", action="store_true", help="no progress lines")
     run.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
-    demo = command(
-        "demo", _run, "Run the demo: generated clips and a tiny model. Writes motive.yaml into a folder, with the storage beside it."
-    )
-    demo.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="an empty or new folder (default: this one)")
+    demo = command("demo", _run, "Run the demo: generated clips and a tiny model. Writes motive.yaml and all results into a folder.")
+    demo.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="an empty or new folder (default: the current one)")
     demo.add_argument("--quiet", action="store_true", help="no progress lines")
     demo.set_defaults(prepare=_write_demo, select=None, json=False, summary=True)
     plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Changes nothing.")
@@ -78,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
     explain = command(
-        "explain", _explain, "Show why a clip was (not) chosen, or which clips a query votes for, and write a page with pictures."
+        "explain", _explain, "Show why a clip was or was not chosen, or which clips a query votes for, and write a page with pictures."
     )
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
-    export = command("export", _export, "Write the clips of an arm to a folder in a trainer's layout.")
+    export = command("export", _export, "Write the chosen clips of an arm to a folder in a trainer's layout.")
     export.add_argument("--arm", required=True, choices=[arm for arm in ARMS if arm != BASE])
     export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder")
     export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer or format")
@@ -97,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument(
         "what",
         choices=("alltracker", "vbench"),
-        help="alltracker: the tracker of motion.tracker: alltracker; vbench: the Python environment of evaluate.backend: vbench",
+        help="alltracker: code and weights for motion.tracker: alltracker; vbench: a Python environment for evaluate.backend: vbench",
     )
     fetch.add_argument("--weights", action="store_true", help="vbench: also download the weights of evaluate.vbench.dimensions")
     path = command("path", _path, "Print the path of an asset's published data.")
@@ -105,22 +103,26 @@ def _parser() -> argparse.ArgumentParser:
     verify = command(
         "verify",
         _verify,
-        "Check every file below storage.root against its hash, or a report against its provenance; exit code 1 when something is wrong.",
+        "Check all stored rows, publications and score tables against their hashes, or a report against its provenance. "
+        "The exit code is 1 if something is wrong.",
         needs_config=False,
     )
     verify.add_argument(
-        "report", nargs="?", type=Path, metavar="REPORT", help="the folder of a report; without it the whole store is checked"
+        "report", nargs="?", type=Path, metavar="REPORT", help="the folder of a report; without it all stored results are checked"
     )
     verify.add_argument(
-        "--clips", type=Path, action="append", default=[], metavar="FOLDER", help="with REPORT: where clips and queries lie"
+        "--clips",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="with REPORT: a folder of clips or queries; may be given several times",
     )
     verify.add_argument("--model", type=Path, metavar="FOLDER", help="with REPORT: the folder of the base model")
     gc = command("gc", _gc, "List stored results that no current setting uses; with --delete, remove them.")
     gc.add_argument("--delete", action="store_true", help="remove the listed results")
     gc.add_argument("--dry-run", action="store_true", help="only list (the default)")
-    command(
-        "doctor", _doctor, "Look at versions, settings, video codecs, model, memory, GPU and disk; changes nothing.", needs_config=False
-    )
+    command("doctor", _doctor, "Check versions, settings, video codecs, model, memory, GPU and disk. Changes nothing.", needs_config=False)
     return parser
 
 

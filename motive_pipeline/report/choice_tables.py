@@ -79,10 +79,10 @@ def lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
     table = Table(
         key="lengths",
         title="The chosen clips beside the pool",
-        columns=["choice", "clips", "mean length (frames)", "mean motion magnitude (px a frame)"],
+        columns=["choice", "clips", "mean length (frames)", "mean motion magnitude (px)"],
         rows=rows,
         caption="Longer clips have less noisy gradients and therefore somewhat larger cosines. If MOTIVE's clips are much longer than the pool's, "
-        "length may have been selected along with motion. Influence is not meant to select lively clips either.",
+        "the choice may depend on length as well as on motion. The same holds for motion magnitude: influence should not just find the fastest clips.",
         strong_rows=frozenset(position for position, row in enumerate(rows) if row[0] == arm_name("motive")),
     )
     return table, numbers

@@ -24,7 +24,7 @@ def rejects_table(ws: Workspace) -> Table:
         title="Left out",
         columns=["stage", "reason", "files"],
         rows=[[str(stage), str(reason), str(number)] for (stage, reason), number in counts.items()],  # type: ignore[misc]
-        caption="Files that a stage could not use. The table “rejects” (motive sql) lists each with the reason in a sentence.",
+        caption="Files that a stage could not use. The table “rejects” (motive sql) lists each one with the reason in a sentence.",
         words=frozenset({1}),
     )
 
