@@ -16,6 +16,8 @@ from dagster._core.definitions.data_version import (
     StaleStatus,
     extract_data_provenance_from_entry,
 )
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.events import RunFailureReason
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
@@ -23,7 +25,18 @@ from dagster._utils.schedules import is_valid_cron_schedule
 
 TESTED = ">=1.13,<1.14"
 
-__all__ = ["TESTED", "AssetGraph", "Reason", "Staleness", "is_valid_cron_schedule", "planned_checks", "staleness_of", "versions_read"]
+__all__ = [
+    "TESTED",
+    "AssetGraph",
+    "DagsterExecutionInterruptedError",
+    "Reason",
+    "Staleness",
+    "is_valid_cron_schedule",
+    "planned_checks",
+    "staleness_of",
+    "versions_read",
+    "was_interrupted",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +89,9 @@ def planned_checks(instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckK
     """Those of ``checks`` whose latest record is only a plan, with the run that planned them: it is going on, or ended without an answer."""
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
     return {key: record.run_id for key, record in latest.items() if record.status == AssetCheckExecutionRecordStatus.PLANNED}
+
+
+def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether Ctrl-C or SIGTERM ended the run. With ``raise_on_error=False`` Dagster notes the interrupt and returns as from any failure."""
+    ends = [event.job_failure_data for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
+    return any(end.failure_reason == RunFailureReason.UNEXPECTED_TERMINATION for end in ends)

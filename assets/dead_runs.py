@@ -51,6 +51,20 @@ def fail_dead_runs(instance: dg.DagsterInstance, state: Path, *, holds_root: boo
     return dead
 
 
+def cancel_runs(instance: dg.DagsterInstance, state: Path, interrupted: str | None = None) -> None:
+    """Mark the run ``interrupted``, and every run of ``motive run`` that is under way, as canceled: somebody stopped them.
+
+    Only for the holder of the root's lock, which knows that no other run of ``motive run`` lives.
+    """
+    under_way = [status for status in dg.DagsterRunStatus if status.name in ("NOT_STARTED", "STARTED", "CANCELING")]
+    runs = instance.get_runs(dg.RunsFilter(statuses=under_way, tags={"motive/by": BY_SHELL["motive/by"]}))
+    if interrupted is not None and (run := instance.get_run_by_id(interrupted)) is not None:
+        runs = [*runs, run]
+    for run in runs:
+        instance.report_run_canceled(run, "Stopped from the shell. What it had committed is kept.")
+        run_ended(state, run.run_id)
+
+
 def _came_late(record: dg.RunRecord) -> bool:
     return time.time() - (record.start_time or record.create_timestamp.timestamp()) > STARTS_WITHIN_S
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from assets.dagster_internals import AssetGraph
-from assets.dead_runs import BY_SHELL, fail_dead_runs, run_ended
+from assets.dagster_internals import AssetGraph, DagsterExecutionInterruptedError, was_interrupted
+from assets.dead_runs import BY_SHELL, cancel_runs, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import open_instance
 from assets.names import asset_key, asset_name
@@ -68,6 +68,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
 
     Raises:
         MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
+        KeyboardInterrupt: it was stopped. The run is marked as canceled, and nothing as failed; what was committed is kept.
     """
     workspace = Workspace(config)
     with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
@@ -125,8 +126,7 @@ def _selected(graph: AssetGraph, selection: str | None) -> set[dg.AssetKey]:
 def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
     log.info("looking at clips, queries and weights")
     observe = definitions.resolve_job_def("observe")
-    result = observe.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=BY_SHELL)
-    run_ended(workspace.state, result.run_id)
+    result = _in_process(observe, instance, workspace)
     errors = sorted(_error_text(event) for event in result.all_events if event.is_step_failure)
     if errors:
         raise MotiveError("\n".join(errors))
@@ -167,15 +167,30 @@ def _execute(
     job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, asset_selection: list[dg.AssetKey] | None = None
 ) -> tuple[dg.ExecuteInProcessResult, dict[str | None, str]]:
     """Run ``job``; the outcome, and the message of each step that failed. A check that failed is only reported."""
-    result = job.execute_in_process(
-        instance=instance, asset_selection=asset_selection, raise_on_error=False, run_config=QUIET, tags=BY_SHELL
-    )
-    run_ended(workspace.state, result.run_id)
+    result = _in_process(job, instance, workspace, asset_selection=asset_selection)
     errors = {event.step_key: _error_text(event) for event in result.all_events if event.is_step_failure}
     for check in job.asset_layer.asset_graph.asset_check_keys:
         if (step := f"{check.asset_key.to_python_identifier()}_{check.name}") in errors:
             log.error("the check %s could not be run: %s", check.name, errors[step])
     return result, errors
+
+
+def _in_process(job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, **settings: Any) -> dg.ExecuteInProcessResult:
+    """Run ``job`` in this process.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; its run is marked as canceled.
+    """
+    try:
+        result = job.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=BY_SHELL, **settings)
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
+        cancel_runs(instance, workspace.state)
+        raise KeyboardInterrupt from error
+    run_ended(workspace.state, result.run_id)
+    if was_interrupted(result):
+        cancel_runs(instance, workspace.state, result.run_id)
+        raise KeyboardInterrupt
+    return result
 
 
 def _ancestors(workspace: Workspace, key: dg.AssetKey) -> set[dg.AssetKey]:

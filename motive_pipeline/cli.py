@@ -17,6 +17,7 @@ from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
+from motive_pipeline.stopping import stoppable
 from motive_pipeline.storage.disk_errors import storage_trouble
 
 
@@ -25,6 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     _log_progress(quiet=getattr(arguments, "quiet", False))
+    with stoppable() as exit_code:
+        try:
+            return _run_command(arguments)
+        except KeyboardInterrupt:
+            print("motive: stopped; committed results are kept, and the next run continues from there", file=sys.stderr)
+            return exit_code()
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
     config = None
     try:
         if arguments.config:
@@ -40,9 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except KeyboardInterrupt:
-        print("motive: stopped; committed results are kept, and the next run continues from there", file=sys.stderr)
-        return 130
     except Exception as error:
         trouble = storage_trouble(error, config.storage.root, config.storage.state or config.storage.root) if config else None
         if trouble is None:

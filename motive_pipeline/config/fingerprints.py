@@ -15,7 +15,7 @@ from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.graph.metrics import video_metric_versions
-from motive_pipeline.graph.stages import STAGES
+from motive_pipeline.graph.stages import FRAMES_VERSION, STAGES
 from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
 
 
@@ -31,6 +31,8 @@ class Config(Settings):
         declared = STAGES[stage]
         further = [key for (switch, value), keys in declared.when.items() if self.setting(switch) == value for key in keys]
         settings = {key: self.setting(key) for key in (*declared.settings, *further)}
+        if declared.reads_frames:
+            settings["frames"] = FRAMES_VERSION
         if "preference.comparisons" in settings:
             settings["preference.comparisons"] = [list(pair) for pair in self.comparisons]
         if settings.get("influence.adam_state") is not None and (file := Path(settings["influence.adam_state"])).is_file():

@@ -75,7 +75,8 @@ class Stage:
     ``publish`` is the dotted name ``module:function``, imported when the asset runs; it is called with the workspace and, where they apply,
     ``role`` and the lane. A stage without ``publish`` has rows of its own and is computed as a part of another one.
 
-    ``exists`` says whether a project has the stage. ``by_rows``: it computes one row for each clip or query. ``on_device``: its time is
+    ``exists`` says whether a project has the stage. ``by_rows``: it computes one row for each clip or query. ``reads_frames``: it decodes clips,
+    so the version of the code that does (``FRAMES_VERSION``) counts, too. ``on_device``: its time is
     time on the model's device. ``heavy``: automation starts it only with ``schedule.auto_heavy``. ``rejects``: its publication lists files
     or clips that it could not use; ``gate`` is the setting that limits their share.
     """
@@ -92,6 +93,7 @@ class Stage:
     lanes: Lanes | None = None
     exists: Callable[[Project], bool] = lambda project: True
     by_rows: bool = False
+    reads_frames: bool = False
     on_device: bool = False
     heavy: bool = False
     rejects: bool = False

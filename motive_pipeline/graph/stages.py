@@ -14,6 +14,10 @@ CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column",
 FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
 """The settings that decide the pixels that any stage sees."""
 
+FRAMES_VERSION = 2
+"""The version of the code that reads frames. Raise it when a file's frames change under the same settings: every stage that reads them is then
+stale. 2: mirrored videos, and B-frames without presentation times."""
+
 TONE_MAPPED: Mapping[tuple[str, object], tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
 """The one policy that decides pixels, too."""
 
@@ -195,6 +199,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="latents",
             settings=(*FRAMES, *MODEL, "engine.threads"),
+            reads_frames=True,
             when={("engine.keep_latents", False): ("engine.keep_latents",), **TONE_MAPPED},
             gates=("clips.max_reject_share", "clips.policies"),
             publish="motive_pipeline.latents.stage:publish_latents",
@@ -222,9 +227,10 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
         ),
-        Stage(name="perceptual_hashes", settings=FRAMES, when=TONE_MAPPED),
+        Stage(name="perceptual_hashes", settings=FRAMES, when=TONE_MAPPED, reads_frames=True),
         Stage(
             name="motion_masks",
+            reads_frames=True,
             settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
             when={
                 **TONE_MAPPED,
@@ -261,6 +267,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="embeddings",
             settings=(*FRAMES, "engine.threads"),
+            reads_frames=True,
             when=TONE_MAPPED,
             gates=("embedding", "clips.max_reject_share"),  # the encoder, and what it is given, stand in a row's key
             publish="motive_pipeline.curation.embeddings:publish_embeddings",

@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.graph.stages import FRAMES_VERSION
 from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.container import open_video, stated_length_s
 from motive_pipeline.video.flags import FLAGS
@@ -64,9 +65,8 @@ class FrameRule:
         )
 
     def content(self) -> dict[str, Any]:
-        """The part of a row's key that the rule makes. It names ``tone_map`` only when that is on, so older keys stay valid."""
-        fields = asdict(self)
-        return fields if self.tone_map else {name: value for name, value in fields.items() if name != "tone_map"}
+        """The part of a row's key that the rule makes: its fields, and the version of the code that follows it."""
+        return asdict(self) | {"version": FRAMES_VERSION}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,3 +139,33 @@ def test_a_lock_is_free_as_soon_as_its_process_is_killed(tmp_path):
     with lock.holding(who="me"):
         assert lock.is_held()
         assert "me, process" in lock.holder()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_ends_at_once_and_leaves_nothing_failed(project, number):
+    """In the middle of a training: one line, the shell's exit code, a canceled run, and no other asset started."""
+    project.settings["finetune"] = {"seeds": 1, "steps": 5000, "batch_size": 2, "learning_rate": 1.0e-4}
+    project.settings["arms"] = ["base", "random", "motive"]
+    project.save()
+    command = [sys.executable, "-m", "motive_pipeline.cli", "run", "--config", str(project.file)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "finetune" in line and " steps" in line:
+            break
+    run.send_signal(number)
+    asked = time.monotonic()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert time.monotonic() - asked < 20
+    lines = [line for line in err.splitlines() if line.strip() and " steps" not in line]
+    assert lines == ["motive: stopped; committed results are kept, and the next run continues from there"]
+    with open_instance(project.config) as instance:
+        statuses = [each.status.value for each in instance.get_runs()]
+        assert statuses[0] == "CANCELED"
+        assert "FAILURE" not in statuses
+        assert not list((project.workspace.state / "runs").glob("*.lock"))
+        project.settings["finetune"]["steps"] = 2
+        project.save()
+    assert project.motive("run", "--select", 'key:"finetuned_checkpoint/random"').code == 0

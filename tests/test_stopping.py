@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM in one command; ``tests/assets/test_two_runs.py`` stops a whole run."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from motive_pipeline import cli
+from motive_pipeline.stopping import stoppable
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_block_and_gives_the_shells_exit_code(number):
+    before = signal.getsignal(signal.SIGTERM)
+    with stoppable() as exit_code:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+        assert exit_code() == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_number_is_known_also_when_a_library_handles_the_signal():
+    with stoppable() as exit_code:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert exit_code() == 143
+
+
+def test_a_thread_that_gets_no_signals_may_run_commands(monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run_command", interrupted)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["doctor"])))
+    thread.start()
+    thread.join()
+    assert codes == [130]
+    assert capsys.readouterr().err == "motive: stopped; committed results are kept, and the next run continues from there\n"
