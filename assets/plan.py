@@ -119,7 +119,7 @@ def changed_settings(config: Config, publication: Publication) -> list[str]:
     """``["gradient.timestep 500 -> 751"]``: how the settings and the code differ from those the publication was made with."""
     saved = publication.provenance
     stage: str = saved["stage"]
-    now = config.stage_settings(stage) | config.stage_gates(stage)
+    now = config.stage_settings(stage) | config.publish_settings(stage)
     before = saved["settings"] | saved.get("gates", {})
     words = [text for key in now | before for text in _differences(key, before.get(key), now.get(key))]
     if saved["code_version"] != STAGES[stage].version:

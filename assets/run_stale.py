@@ -42,7 +42,7 @@ class AssetRun:
     error: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The contract's columns."""
+        """The columns of ``motive run --json``."""
         names = ("status", "rows_computed", "rows_reused", "rows_rejected", "seconds")
         return {name: getattr(self, name) for name in names}
 

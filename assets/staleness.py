@@ -28,7 +28,7 @@ def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Wor
         if found.is_missing:
             stale[key] = [Cause(kind="missing", words="never materialized")]
         elif not workspace.has_published(asset_name(key)):
-            stale[key] = [Cause(kind="missing", words="its published folder is missing")]
+            stale[key] = [Cause(kind="missing", words="what it published is missing or damaged")]
         elif found.is_stale:
             stale[key] = [_cause(reason) for reason in found.reasons]
     return stale

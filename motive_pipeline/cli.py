@@ -154,18 +154,22 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:
     from assets.run_stale import run_stale
+    from motive_pipeline.catalog.reject_gate import lost_queries
+    from motive_pipeline.storage.workspace import Workspace
 
     started = time.monotonic()
     report = run_stale(config, arguments.select)
     seconds = time.monotonic() - started
     _print_assets(report, seconds, file=sys.stderr)
+    workspace = Workspace(config)
     if arguments.summary and report.ok:
         from motive_pipeline.report.stage import summary
-        from motive_pipeline.storage.workspace import Workspace
 
-        print(summary(Workspace(config)))
+        print(summary(workspace))
     if arguments.json:
         print(json.dumps({"assets": {name: run.as_json() for name, run in report.assets.items()}}))
+    if warning := lost_queries(workspace):
+        print(f"motive: warning: {warning}", file=sys.stderr)
     return 0 if report.ok else 1
 
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.errors import RejectRow
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage.rows import Row, RowRef, RowReject, RowStore
 from motive_pipeline.storage.workspace import RowCounts
@@ -101,18 +101,3 @@ def compute_rows(
     progress.report(last=True)
     counts = RowCounts(computed=len(missing) - progress.rejected, reused=len(work) - len(missing), rejected=len(rejects))
     return Outcome(refs=refs, rejects=rejects, counts=counts)
-
-
-def require_few_rejects(stage: str, *, rejected: int, total: int, max_share: float, key: str, reasons: Sequence[str] = ()) -> None:
-    """The gate on the share of rejected rows; ``key`` is the setting that holds the limit.
-
-    Raises:
-        GateFailed: more than ``max_share`` of ``total`` rows were rejected, or all of them.
-    """
-    if total and (rejected == total or rejected > max_share * total):
-        common = sorted({reason: reasons.count(reason) for reason in reasons}.items(), key=lambda pair: (-pair[1], pair[0]))
-        listed = ", ".join(f"{reason}: {count}" for reason, count in common[:5])
-        raise GateFailed(
-            f"{stage}: {rejected} of {total} rejected ({listed}); at most a share of {max_share:g} is allowed by {key}, and at least one must "
-            "remain. See the log for each file, repair or remove the files, or raise the limit."
-        )

@@ -14,7 +14,7 @@ class NotPublished(MotiveError):
 
 
 class GateFailed(MotiveError):
-    """A stage refused to publish: its result must stop the pipeline (DESIGN: gates fail the asset)."""
+    """A stage refused to publish: its result must stop the pipeline, and the asset fails."""
 
 
 class RejectRow(Exception):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from motive_pipeline.engine import Work, compute_rows, require_few_rejects
-from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.engine import Work, compute_rows
+from motive_pipeline.errors import RejectRow
 from motive_pipeline.storage.rows import RowStore
 
 
@@ -62,19 +62,3 @@ def test_progress_names_rows_rate_and_what_became_of_them(tmp_path, caplog):
     compute_rows(store, work(1), double, what="latents")
     compute_rows(store, work(1, 2), double, what="latents")
     assert "latents: 2 of 2 rows (1 computed, 1 reused, 0 rejected)" in caplog.text
-
-
-@pytest.mark.parametrize(("rejected", "total", "passes"), [(0, 4, True), (1, 4, True), (2, 4, False), (1, 1, False), (0, 0, True)])
-def test_the_gate_lets_a_quarter_pass_but_never_all(rejected, total, passes):
-    arguments = {
-        "rejected": rejected,
-        "total": total,
-        "max_share": 0.25,
-        "key": "clips.max_reject_share",
-        "reasons": ["too_short"] * rejected,
-    }
-    if passes:
-        require_few_rejects("latents", **arguments)
-    else:
-        with pytest.raises(GateFailed, match=rf"latents: {rejected} of {total} rejected \(too_short: {rejected}\).*clips.max_reject_share"):
-            require_few_rejects("latents", **arguments)

@@ -7,7 +7,7 @@ rows, even if the settings have changed since.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from motive_pipeline.catalog.catalog_clips import CatalogClip
-from motive_pipeline.engine import Outcome, require_few_rejects
+from motive_pipeline.catalog.reject_gate import require_few_rejects
+from motive_pipeline.engine import Outcome
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import Role
 from motive_pipeline.storage.digest import digest_frame
@@ -55,13 +56,12 @@ class RowRun:
             if key in refused
         ]
 
-    def without(self, clip_ids: Collection[str], reason: str, detail: str) -> RowRun:
-        """The same run with the rows of ``clip_ids`` marked rejected in this publication. The stored rows are kept."""
-        without = frozenset(clip_ids)
+    def without(self, details: Mapping[str, str], reason: str) -> RowRun:
+        """The same run with the rows of ``details`` (clip_id -> why, in words) marked rejected in this publication. The stored rows are kept."""
         refused = {
-            key: RowReject(key=key, reason=reason, detail=detail)
+            key: RowReject(key=key, reason=reason, detail=details[clip.clip_id])
             for clip, key in zip(self.clips, self.keys, strict=True)
-            if clip.clip_id in without
+            if clip.clip_id in details
         }
         refs = {key: ref for key, ref in self.outcome.refs.items() if key not in refused}
         rejects = self.outcome.rejects | refused
@@ -69,24 +69,17 @@ class RowRun:
         return replace(self, outcome=replace(self.outcome, refs=refs, rejects=rejects, counts=counts))
 
     def require_enough(self, ws: Workspace) -> None:
-        """The gate of the stage: few clips are rejected; at least one query and one held-out query are left.
+        """The gate of the stage: few clips (or queries) are rejected, and at least one query and one held-out query are left.
 
         Raises:
             GateFailed: this does not hold; the message counts the reasons.
         """
-        key = ws.graph.asset(self.asset).stage.gate
-        assert key is not None
         rejects = self.rejects()
-        reasons = [reject.reason for reject in rejects]
-        if self.role == "clip":
-            require_few_rejects(
-                self.asset, rejected=len(rejects), total=len(self.clips), max_share=ws.config.setting(key), key=key, reasons=reasons
-            )
-            return
         left = {clip.part for clip, _ in self.accepted()}
-        for part in sorted({clip.part for clip in self.clips} - left, reverse=True):
+        for part in sorted({clip.part for clip in self.clips} - left, reverse=True) if self.role == "query" else ():
             listed = "; ".join(f"{reject.path}: {reject.reason} ({reject.detail})" for reject in rejects[:5])
             raise GateFailed(f"{self.asset}: no {part.replace('_', '-')} clip is left of {len(self.clips)} queries. {listed}")
+        require_few_rejects(ws, self.asset, rejects, total=len(self.clips), role=self.role)
 
     def index(self, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
         """The index: clip_id, key, content (hash) and ``columns``, one row for each accepted clip."""

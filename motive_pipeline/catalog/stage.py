@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from motive_pipeline.catalog.reject_gate import require_few_rejects
 from motive_pipeline.catalog.source_listing import SourceListing, list_source
-from motive_pipeline.engine import require_few_rejects
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
@@ -40,14 +40,7 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
     """
     started = time.time()
     listing = list_source(ws, clip_source(ws), "clip_catalog")
-    require_few_rejects(
-        "clip_catalog",
-        rejected=len(listing.counted),
-        total=listing.num_entries,
-        max_share=ws.config.clips.max_reject_share,
-        key="clips.max_reject_share",
-        reasons=[reject.reason for reject in listing.counted],
-    )
+    require_few_rejects(ws, "clip_catalog", listing.counted, total=listing.num_entries)
     frame = listing.frame
     return ws.publish(
         "clip_catalog",
@@ -68,7 +61,7 @@ def publish_query_catalog(ws: Workspace) -> Publication:
 
     Raises:
         MotiveError: a source is missing or empty, or a held-out clip is also a query.
-        GateFailed: every query, or every held-out query, was rejected.
+        GateFailed: every query, or every held-out query, was rejected, or more than ``queries.max_reject_share`` of both.
     """
     started = time.time()
     parts: dict[str, SourceListing] = {"query": list_source(ws, query_source(ws), "query_catalog")}
@@ -78,6 +71,8 @@ def publish_query_catalog(ws: Workspace) -> Publication:
         _require_disjoint(parts["query"].frame, parts["held_out"].frame)
     for part, listing in parts.items():
         _require_some(part, listing)
+    rejected = [reject for listing in parts.values() for reject in listing.counted]
+    require_few_rejects(ws, "query_catalog", rejected, total=sum(listing.num_entries for listing in parts.values()), role="query")
     frame = pd.concat([listing.frame.assign(role=part) for part, listing in parts.items()], ignore_index=True)
     frame = frame.rename(columns={"clip_id": "query_id"}).sort_values("query_id", ignore_index=True)
     rejects = [reject for listing in parts.values() for reject in listing.rejects]

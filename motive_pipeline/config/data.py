@@ -95,6 +95,7 @@ class Queries(Section):
     caption_column: str | None = None
     held_out_path: Path | None = None
     held_out_table: Path | None = None
+    max_reject_share: RejectShare = 0.0
     demo: DemoQueries = DemoQueries()
 
     @model_validator(mode="after")

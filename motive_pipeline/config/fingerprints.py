@@ -43,12 +43,12 @@ class Config(Settings):
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
 
-    def stage_gates(self, stage: str) -> dict[str, Any]:
+    def publish_settings(self, stage: str) -> dict[str, Any]:
         """The settings that only decide whether ``stage`` may publish, by dotted key.
 
         An encoder's folder counts by the names, sizes and times of its files: noticing a change must not take reading it.
         """
-        gates = {key: self.setting(key) for key in STAGES[stage].gates}
+        gates = {key: self.setting(key) for key in STAGES[stage].publish_settings}
         if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
             stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
             gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
@@ -60,7 +60,7 @@ class Config(Settings):
 
     def fingerprint(self, stage: str) -> str:
         """16 hex digits over all settings of the stage, gates included, and its code version."""
-        return _fingerprint(stage, self.stage_settings(stage) | self.stage_gates(stage))
+        return _fingerprint(stage, self.stage_settings(stage) | self.publish_settings(stage))
 
 
 def _fingerprint(stage: str, settings: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ class Motion(Section):
     preset: Literal["medium", "fast"] = "medium"
     reference: Literal["auto", "first", "previous"] = "auto"
     floor_px: Annotated[float, Field(ge=0)] = 1.0
+    still_px: Annotated[float, Field(ge=0)] = 0.15
     min_side_px: Annotated[int, Field(ge=0, le=4096)] = 128
     camera: Literal["keep", "subtract", "downweight"] = "keep"
     cuts: Literal["keep", "skip"] = "keep"

@@ -66,8 +66,9 @@ class Output:
 class Stage:
     """One stage of the pipeline: what it publishes, from what, by which function, and which settings decide the result.
 
-    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds. ``gates`` decide what is published, or
-    whether anything may be, and leave the rows as they are; settings that stand in a row's own key (``keys.py``) belong there, too. ``when``
+    ``settings`` are the dotted keys (or whole sections) of the config that decide what a row holds. ``publish_settings`` decide what is
+    published, or whether anything may be, and leave the rows as they are; settings that stand in a row's own key (``keys.py``, or beside the
+    function that computes the row) belong there, too. ``when``
     holds settings that count only while another has a value: ``{(key, value): settings}``. ``version`` is the version of the code: raise it
     when a change to the code changes what the stage computes. These four make the stage's fingerprint; what comes from upstream enters row
     by row, by content.
@@ -78,13 +79,13 @@ class Stage:
     ``exists`` says whether a project has the stage. ``by_rows``: it computes one row for each clip or query. ``reads_frames``: it decodes clips,
     so the version of the code that does (``FRAMES_VERSION``) counts, too. ``on_device``: its time is
     time on the model's device. ``heavy``: automation starts it only with ``schedule.auto_heavy``. ``rejects``: its publication lists files
-    or clips that it could not use; ``gate`` is the setting that limits their share.
+    or clips that it could not use; ``reject_limit`` is the setting that limits the share of rejected clips.
     """
 
     name: str
     settings: tuple[str, ...] = ()
     when: Mapping[tuple[str, object], tuple[str, ...]] = field(default_factory=dict)
-    gates: tuple[str, ...] = ()
+    publish_settings: tuple[str, ...] = ()
     version: int = 1
     publish: str | None = None
     group: AssetGroup = "curation"
@@ -97,7 +98,7 @@ class Stage:
     on_device: bool = False
     heavy: bool = False
     rejects: bool = False
-    gate: str | None = None
+    reject_limit: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

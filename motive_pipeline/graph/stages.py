@@ -167,11 +167,11 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="clip_catalog",
-            gates=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption"),
+            publish_settings=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption"),
             publish="motive_pipeline.catalog.stage:publish_clip_catalog",
             group="clips",
             rejects=True,
-            gate="clips.max_reject_share",
+            reject_limit="clips.max_reject_share",
             outputs=(
                 Output(
                     name="clip_catalog",
@@ -183,7 +183,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="query_catalog",
-            gates=("queries", "clips.demo", "clips.policies.no_caption"),
+            publish_settings=("queries", "clips.demo", "clips.policies.no_caption"),
             publish="motive_pipeline.catalog.stage:publish_query_catalog",
             group="clips",
             rejects=True,
@@ -201,14 +201,14 @@ STAGES: dict[str, Stage] = {
             settings=(*FRAMES, *MODEL, "engine.threads"),
             reads_frames=True,
             when={("engine.keep_latents", False): ("engine.keep_latents",), **TONE_MAPPED},
-            gates=("clips.max_reject_share", "clips.policies"),
+            publish_settings=("clips.max_reject_share", "queries.max_reject_share", "clips.policies"),
             publish="motive_pipeline.latents.stage:publish_latents",
             group="clips",
             kinds=frozenset({"parquet", "torch"}),
             by_rows=True,
             on_device=True,
             rejects=True,
-            gate="clips.max_reject_share",
+            reject_limit="clips.max_reject_share",
             outputs=(
                 Output(
                     name="latents",
@@ -239,13 +239,13 @@ STAGES: dict[str, Stage] = {
                 ("motion.cuts", "skip"): ("motion.cuts",),
                 **{("motion.tracker", tracker.name): tracker.settings for tracker in TRACKERS.values()},
             },
-            gates=("motion.max_reject_share",),
+            publish_settings=("motion.max_reject_share", "motion.still_px", "queries.max_reject_share"),
             publish="motive_pipeline.motion.stage:publish_motion_masks",
             group="motion",
             kinds=_tracker_kinds,
             by_rows=True,
             rejects=True,
-            gate="motion.max_reject_share",
+            reject_limit="motion.max_reject_share",
             outputs=(
                 Output(
                     name="motion_masks",
@@ -269,13 +269,17 @@ STAGES: dict[str, Stage] = {
             settings=(*FRAMES, "engine.threads"),
             reads_frames=True,
             when=TONE_MAPPED,
-            gates=("embedding", "clips.max_reject_share"),  # the encoder, and what it is given, stand in a row's key
+            publish_settings=(
+                "embedding",
+                "clips.max_reject_share",
+                "queries.max_reject_share",
+            ),  # the encoder, and what it is given, stand in a row's key
             publish="motive_pipeline.curation.embeddings:publish_embeddings",
             kinds=_encoder_kinds,
             exists=_has_embeddings,
             by_rows=True,
             rejects=True,
-            gate="clips.max_reject_share",
+            reject_limit="clips.max_reject_share",
             outputs=(
                 Output(
                     name="embeddings",
@@ -329,7 +333,7 @@ STAGES: dict[str, Stage] = {
                 *MODEL,
             ),
             when={("influence.preconditioner", "adam"): ("influence.preconditioner", "influence.adam_eps")},
-            gates=("gradient.max_reject_share",),
+            publish_settings=("gradient.max_reject_share", "queries.max_reject_share"),
             version=2,
             publish="motive_pipeline.attribution.stage:publish_gradients",
             group="attribution",
@@ -339,7 +343,7 @@ STAGES: dict[str, Stage] = {
             on_device=True,
             heavy=True,
             rejects=True,
-            gate="gradient.max_reject_share",
+            reject_limit="gradient.max_reject_share",
             outputs=(
                 Output(
                     name="projected_gradients",
@@ -367,7 +371,7 @@ STAGES: dict[str, Stage] = {
             outputs=(
                 Output(
                     name="influence_matrix",
-                    description="Influence of every clip on every query: the cosine of their projected gradients (METHOD: eq. 10).",
+                    description="Influence of every clip on every query: the cosine of their projected gradients (Wu et al., eq. 10).",
                     reads=lambda _, variant: (f"projected_gradients/{variant}", f"query_gradients/{variant}"),
                     reports=True,
                 ),
@@ -394,7 +398,7 @@ STAGES: dict[str, Stage] = {
             outputs=(
                 Output(
                     name="voted_ranking",
-                    description="Clips by the number of queries that put them above their own percentile (METHOD: eq. 18).",
+                    description="Clips by the number of queries that put them above their own percentile (Wu et al., eq. 18).",
                     reads=lambda _, variant: (f"influence_matrix/{variant}", "eligible_pool"),
                     looks_up=lambda _, variant: (f"projected_gradients/{variant}",),
                     reports=True,
@@ -471,7 +475,12 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_scores",
             settings=("engine.threads", *MODEL),
-            gates=("evaluate", "gradient.timestep", "gradient.noise_seed", "gradient.frame_norm"),  # the causal check's draws and loss
+            publish_settings=(
+                "evaluate",
+                "gradient.timestep",
+                "gradient.noise_seed",
+                "gradient.frame_norm",
+            ),  # the causal check's draws and loss
             version=3,
             publish="motive_pipeline.evaluation.stage:publish_eval_scores",
             group="evaluation",

@@ -213,7 +213,7 @@ def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: 
     """The same run without the clips with a flag that ``clips.policies`` rejects. Their rows stay stored, in case the policy changes."""
     for flag in REJECTABLE:
         if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
-            run = run.without(ids, flag, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that")
+            run = run.without(dict.fromkeys(ids, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that"), flag)
     return run
 
 

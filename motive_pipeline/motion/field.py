@@ -18,6 +18,10 @@ from motive_pipeline.motion.mask import magnitude, saliency, to_latent_grid
 from motive_pipeline.motion.trackers import Reference, Tracker, Tracks
 from motive_pipeline.video.cuts import cut_frames
 
+PEAK_SHARE = 0.005
+"""The share of the pixels, over all frames, that move faster than a clip's peak: a thing that covers a hundredth of the picture counts, a few
+pixels of coding noise do not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
@@ -36,11 +40,13 @@ class MaskRule:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionField:
-    """Magnitude in pixels, the weight W in [0, 1] that the mask is made of, and the mean magnitude over the frames that count."""
+    """Magnitude in pixels, the weight W in [0, 1] that the mask is made of, and two figures over the frames that count: the mean magnitude,
+    and the peak (:func:`peak`)."""
 
     magnitude_THW: Float32[np.ndarray, "T H W"]
     weight_THW: Float32[np.ndarray, "T H W"]
     magnitude_px: float
+    peak_px: float
 
     def mask(self, grid: LatentGrid) -> Float32[np.ndarray, "F h w"]:
         """The mask on the latent grid."""
@@ -62,14 +68,22 @@ def weigh(tracks: Tracks, rule: MaskRule, is_skipped_T: Bool[np.ndarray, " T"]) 
     counted_THW = magnitude_THW[~is_skipped_T] if is_skipped_T.any() else magnitude_THW
     if not len(counted_THW):
         nothing_THW = np.zeros_like(magnitude_THW)
-        return MotionField(magnitude_THW=nothing_THW, weight_THW=nothing_THW, magnitude_px=0.0)
+        return MotionField(magnitude_THW=nothing_THW, weight_THW=nothing_THW, magnitude_px=0.0, peak_px=0.0)
     magnitude_THW[is_skipped_T] = counted_THW.min()
     weight_THW = saliency(magnitude_THW, floor_px=rule.floor_px)
     if rule.camera == "downweight":
         weight_THW = downweight_uniform(weight_THW)
     for factor_THW in _factors(tracks, rule):
         weight_THW = weight_THW * factor_THW
-    return MotionField(magnitude_THW=magnitude_THW, weight_THW=weight_THW, magnitude_px=float(counted_THW.mean(dtype=np.float64)))
+    mean_px = float(counted_THW.mean(dtype=np.float64))
+    return MotionField(magnitude_THW=magnitude_THW, weight_THW=weight_THW, magnitude_px=mean_px, peak_px=peak(counted_THW))
+
+
+def peak(magnitude_THW: Float32[np.ndarray, "T H W"]) -> float:
+    """How fast the fastest part of a clip moves relative to its slowest part, in pixels: M - min M at the quantile 1 - :data:`PEAK_SHARE`."""
+    values = magnitude_THW.ravel()
+    place = int((1 - PEAK_SHARE) * (values.size - 1))
+    return float(np.partition(values, place)[place] - values.min())
 
 
 def _factors(tracks: Tracks, rule: MaskRule) -> list[Float32[np.ndarray, "T H W"]]:

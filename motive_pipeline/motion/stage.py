@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
 from motive_pipeline.catalog.clip_rows import RowRun, RowSet
@@ -29,7 +29,7 @@ from motive_pipeline.graph.trackers import TRACKERS
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid
-from motive_pipeline.motion.field import MaskRule, motion_field
+from motive_pipeline.motion.field import PEAK_SHARE, MaskRule, motion_field
 from motive_pipeline.motion.overlay import overlay_mask
 from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.trackers import Tracker, build_tracker
@@ -40,12 +40,7 @@ from motive_pipeline.video.decode import DecodedClip, FrameRule
 from motive_pipeline.video.readers import ClipReader
 
 STAGE = "motion_masks"
-DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": ()}
-
-STILL_MAX_WEIGHT = 0.5
-STILL_MEAN_WEIGHT = 0.03
-"""A clip is still if every weight of its mask is below the first limit and their mean is below the second. H.264 encodes of still pictures without
-noise have weights up to 0.24 and means up to 0.023 (crf 30; benchmarks/mask_quality.py); the slowest moving demo clips have means of 0.05."""
+DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": (), "motion_peak_px": ()}
 
 _PREVIEW_CLIPS = 6
 _PREVIEW_FRAMES = 4
@@ -64,13 +59,13 @@ class MaskSet(RowSet):
 def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     """Compute the motion mask of every clip (or query) of the catalog and publish the index.
 
-    A training clip without motion keeps its (zero) mask. A query without motion is rejected: it shows no motion to look for.
+    A training clip that does not move (``motion.still_px``) keeps its mask. Such a query is rejected: it shows no motion to look for.
 
     Raises:
-        GateFailed: more than ``motion.max_reject_share`` of the clips were rejected, every mask is zero, or no query is left.
+        GateFailed: more than ``motion.max_reject_share`` of the clips were rejected, every clip is still, or too few queries are left.
     """
     started = time.time()
-    clips = catalog_clips(ws, role)
+    clips, still_px = catalog_clips(ws, role), ws.config.motion.still_px
     grid = latent_grid(ws)
     store = ws.store(STAGE, DIMS)
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
@@ -81,42 +76,26 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
         )
     run = RowRun(asset=MaskSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     if role == "query":
-        run = run.without(_still(store, run), "no_motion", _NO_MOTION)
+        run = run.without(_still(store, run, still_px), "no_motion")
     run.require_enough(ws)
-    still = _still(store, run)
+    still = _still(store, run, still_px)
     if len(still) == len(run.accepted()):
         raise GateFailed(
-            f"{MaskSet.asset_of[role]}: the motion masks of all {len(still)} clips are zero or nearly zero, so no clip could teach any motion. "
-            "Check whether the clips move at all, and whether motion.floor_px is too large for them."
+            f"{MaskSet.asset_of[role]}: all {len(still)} clips are still, so no clip could teach any motion. The fastest one: "
+            f"{_still_words(max(_column(store, run, 'motion_peak_px')), still_px)}"
         )
-    magnitude_px = _magnitudes(store, run)
+    magnitude_px, peak_px = (_column(store, run, name) for name in ("motion_magnitude_px", "motion_peak_px"))
     scores: dict[tuple[str, str], pd.DataFrame | Path] = {}
     if role == "clip":
         ids = [clip.clip_id for clip, _ in run.accepted()]
         scores["motion", "motion"] = pd.DataFrame({"clip_id": ids, "motion_magnitude_px": magnitude_px})
     return run.publish(
         ws,
-        {"motion_magnitude_px": magnitude_px},
+        {"motion_magnitude_px": magnitude_px, "motion_peak_px": peak_px},
         facts=_facts(magnitude_px, num_still=len(still)),
         scores=scores,
         preview=_Preview(store, run, ClipReader(FrameRule.of(ws.config), ws.config.engine), grid),
     )
-
-
-_NO_MOTION = (
-    "its motion mask is zero except for noise: nothing moves relative to the rest of the picture, so it shows no motion to look for"
-)
-
-
-def are_still(masks_BFhw: Float[np.ndarray, "B F h w"]) -> Bool[np.ndarray, " B"]:
-    """Which masks contain only noise; see :data:`STILL_MEAN_WEIGHT`."""
-    weights_BW = masks_BFhw.reshape(len(masks_BFhw), -1)
-    return (weights_BW.max(axis=1) < STILL_MAX_WEIGHT) & (weights_BW.mean(axis=1) < STILL_MEAN_WEIGHT)
-
-
-def is_still(mask_Fhw: Float[np.ndarray, "F h w"]) -> bool:
-    """Whether one mask contains only noise."""
-    return bool(are_still(mask_Fhw[None])[0])
 
 
 @contextmanager
@@ -152,7 +131,8 @@ def _row_function(
 def mask_row(
     clip: CatalogClip, tracker: Tracker, grid: LatentGrid, read: Callable[[MediaFile], DecodedClip], mask_rule: MaskRule
 ) -> dict[str, np.ndarray]:
-    """One row: ``mask`` (F, h, w) and ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude.
+    """One row: ``mask`` (F, h, w), ``motion_magnitude_px``, the mean over the clip of the displacement's magnitude, and ``motion_peak_px``
+    (:func:`~.field.peak`).
 
     Raises:
         RejectRow: the clip cannot be read (:func:`~motive_pipeline.video.decode.read_clip`), or ``non_finite_motion``.
@@ -162,27 +142,34 @@ def mask_row(
     mask_Fhw = field.mask(grid)
     if not (np.isfinite(mask_Fhw).all() and np.isfinite(field.magnitude_px)):
         raise RejectRow("non_finite_motion", "the tracker's displacement holds NaN or infinity")
-    return {"mask": mask_Fhw, "motion_magnitude_px": np.array(field.magnitude_px, dtype=np.float64)}
+    figures = {"motion_magnitude_px": field.magnitude_px, "motion_peak_px": field.peak_px}
+    return {"mask": mask_Fhw} | {name: np.array(value, dtype=np.float64) for name, value in figures.items()}
 
 
-def _still(store: RowStore, run: RowRun) -> set[str]:
-    """The accepted clips whose masks contain only noise (:func:`are_still`)."""
-    accepted = run.accepted()
-    masks = store.read_blocks([ref for _, ref in accepted], "mask")
-    return {accepted[positions[still]][0].clip_id for positions, masks_BFhw in masks for still in np.flatnonzero(are_still(masks_BFhw))}
+def _still(store: RowStore, run: RowRun, still_px: float) -> dict[str, str]:
+    """The accepted clips that do not move, each with the words for it."""
+    peaks = zip(run.accepted(), _column(store, run, "motion_peak_px"), strict=True)
+    return {clip.clip_id: _still_words(peak_px, still_px) for (clip, _), peak_px in peaks if peak_px < still_px}
 
 
-def _magnitudes(store: RowStore, run: RowRun) -> list[float]:
-    """motion_magnitude_px of each accepted clip, in order."""
-    return store.column([ref for _, ref in run.accepted()], "motion_magnitude_px").tolist()
+def _still_words(peak_px: float, still_px: float) -> str:
+    return (
+        f"all but {PEAK_SHARE:.1%} of its pixels move by less than {peak_px:.3f} px relative to the rest of the picture, where motion.still_px "
+        f"asks for {still_px:g}"
+    )
+
+
+def _column(store: RowStore, run: RowRun, name: str) -> list[float]:
+    """A figure of each accepted clip, in order."""
+    return store.column([ref for _, ref in run.accepted()], name).tolist()
 
 
 def _facts(magnitude_px: list[float], *, num_still: int) -> dict[str, Any]:
     return {
         "clips": len(magnitude_px),
-        "motion magnitude (px per frame), smallest": round(min(magnitude_px), 4),
-        "motion magnitude (px per frame), median": round(float(np.median(magnitude_px)), 4),
-        "motion magnitude (px per frame), largest": round(max(magnitude_px), 4),
+        "motion magnitude (px), smallest": round(min(magnitude_px), 4),
+        "motion magnitude (px), median": round(float(np.median(magnitude_px)), 4),
+        "motion magnitude (px), largest": round(max(magnitude_px), 4),
         "clips without motion": num_still,
         "share without motion": round(num_still / len(magnitude_px), 4),
     }

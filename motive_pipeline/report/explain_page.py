@@ -16,7 +16,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Role
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
-from motive_pipeline.motion.stage import MaskSet, is_still
+from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.report.explain import (
     QuerySummary,
@@ -211,6 +211,7 @@ def _clip_pictures(ws: Workspace, known: KnownClip) -> ClipPictures:
     facts = [
         (f"mean magnitude, px{per_frame}", f"{field.magnitude_px:.3f}"),
         (f"largest magnitude, px{per_frame}", f"{float(field.magnitude_THW.max()):.2f}"),
+        (f"peak, px{per_frame}", f"{field.peak_px:.3f}" + (" (still: below motion.still_px)" if field.peak_px < motion.still_px else "")),
         ("mean weight of the mask", f"{float(mask_Fhw.mean()):.3f}"),
         ("cells with a weight above one half", f"{float((mask_Fhw > 0.5).mean()):.1%}"),
     ]
@@ -233,8 +234,7 @@ def _mask(published_Fhw: np.ndarray | None, present_Fhw: np.ndarray) -> tuple[np
         )
     else:
         shown_Fhw, note = published_Fhw, ""
-    still = "The mask contains only noise: nothing moves relative to the rest of the picture." if is_still(shown_Fhw) else ""
-    return shown_Fhw, f"{note} {still}".strip()
+    return shown_Fhw, note
 
 
 def _published_mask(ws: Workspace, known: KnownClip) -> np.ndarray | None:

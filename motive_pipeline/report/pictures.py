@@ -59,7 +59,7 @@ def _webp(picture: Image.Image, **options: Any) -> str:
 
 
 def latent_frame(frame: int, temporal_stride: int) -> int:
-    """The latent frame that a decoded frame belongs to: 0 is alone, then ``temporal_stride`` share one (METHOD, section 1)."""
+    """The latent frame that a decoded frame belongs to: 0 is alone, then ``temporal_stride`` share one (docs/motion.md)."""
     return 0 if frame == 0 else (frame - 1) // temporal_stride + 1
 
 

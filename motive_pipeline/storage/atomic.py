@@ -30,6 +30,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         temp.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in UTF-8; its folder is made if need be."""
+    make_folder(path.parent)
+    write_bytes(path, text.encode("utf-8"))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Put ``value`` as JSON at ``path`` in one step."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())

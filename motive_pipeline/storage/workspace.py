@@ -266,7 +266,7 @@ class Workspace:
         return {
             "stage": stage,
             "settings": self.config.stage_settings(stage),
-            "gates": self.config.stage_gates(stage),
+            "gates": self.config.publish_settings(stage),
             "row_fingerprint": self.config.row_fingerprint(stage),
             "code_version": STAGES[stage].version,
             "upstream": {key: self.data_version(key) for key in declared.inputs},

@@ -111,10 +111,15 @@ def test_queries_without_any_motion(project):
     refused(project, "query_masks", "no_motion")
 
 
-def test_one_query_without_motion_is_a_row_in_rejects(project):
-    write_mp4(project.folder / "queries" / "still.mp4", moving(7, speed_px=0.0), 16)
+def test_one_query_without_motion_stops_the_run_or_is_a_row_in_rejects_and_the_last_line(project):
+    still = project.folder / "queries" / "still.mp4"
+    write_mp4(still, moving(7, speed_px=0.0), 16)
+    refused(project, "query_masks", "queries.max_reject_share", str(still))
+    project.set("queries.max_reject_share", 0.5)
     outcome = project.motive("run", "--select", CURATE)
     assert outcome.code == 0, outcome.err
+    assert outcome.err.splitlines()[-1].startswith("motive: warning: 1 of the queries are not used")
+    assert str(still) in outcome.err.splitlines()[-1]
     assert [row["reason"] for row in project.sql("SELECT reason FROM rejects")] == ["no_motion"]
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from tests.crash import torture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(1800)  # whole runs of the graph, one after the other: on a busy machine many minutes
 def test_killed_runs_end_where_an_undisturbed_run_ends(tmp_path):

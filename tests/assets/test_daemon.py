@@ -95,6 +95,7 @@ def test_with_nothing_new_there_is_no_run(project, daemon):
     assert {look.skip_reason for look in looks} == {"nothing new"}
 
 
+@pytest.mark.slow
 def test_settings_that_no_longer_parse_start_no_run_and_show_the_error_until_they_are_mended(project, daemon):
     good, before = project.file.read_text(encoding="utf-8"), project.workspace
     with open_instance(before.config) as instance:
@@ -113,6 +114,7 @@ def test_settings_that_no_longer_parse_start_no_run_and_show_the_error_until_the
         assert instance.get_runs_count() == num_runs + 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
     with open_instance(project.config) as instance:
         before = len(curate_runs(instance))
@@ -137,6 +139,7 @@ def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
     assert int(again.tags[ATTEMPT]) == int(killed.tags[ATTEMPT]) + 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_gate_failed_is_not_started_again(project, daemon):
     with open_instance(project.config) as instance:
         before = len(curate_runs(instance))

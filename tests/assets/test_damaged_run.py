@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.assets.test_automation import clip_file, make_project
 from tests.storage.test_full_disk import MASKS
 from tests.storage.test_rows import damage
+
+pytestmark = pytest.mark.slow
 
 
 def segment(project, stage: str) -> Path:

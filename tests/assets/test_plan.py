@@ -156,7 +156,7 @@ def test_a_published_folder_that_has_gone_is_named(has_run):
     moved = folder.rename(folder.with_name("moved"))
     reasons = own_reasons(has_run)
     moved.rename(folder)
-    assert reasons == {"voted_ranking/motive": ["its published folder is missing"]}
+    assert reasons == {"voted_ranking/motive": ["what it published is missing or damaged"]}
 
 
 def test_an_asset_behind_a_failed_gate_waits_and_the_gate_says_why(has_run):

@@ -21,7 +21,10 @@ from tests.dagster_internals import WorkspaceProcessContext
 from tests.staleness_project import CHANGES, StalenessProject
 from tests.ui_status import unsynced, web_server
 
-pytestmark = pytest.mark.timeout(1800)  # the first test waits for all runs of the table: minutes, on a busy machine many
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+]  # the first test waits for all runs of the table: minutes, on a busy machine many
 TABLE = Path(__file__).parents[2] / "docs" / "staleness.md"
 WITHOUT_ROWS = (
     "eligible_pool",

@@ -84,6 +84,7 @@ def test_a_run_of_the_ui_waits_for_the_one_in_the_shell_and_then_runs(project, h
     assert project.workspace.has_published("clip_catalog")
 
 
+@pytest.mark.slow
 def test_two_configs_with_two_roots_run_side_by_side_each_on_its_own_instance(tmp_path):
     (tmp_path / "one").mkdir()
     one = make_project(tmp_path / "one")

@@ -125,6 +125,7 @@ def test_the_page_of_the_report_shows_it_and_says_where_it_lies(page, ui, projec
     expect(dialog.get_by_text("no verdict").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what_follows(page, ui, project):
     before = project.materializations()
     dialog = unsynced_dialog(page, ui)

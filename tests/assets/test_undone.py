@@ -11,6 +11,8 @@ from assets.run_stale import run_stale
 from tests.assets.test_automation import CATALOGS, make_project
 from tests.graph_project import Project
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = "every_clip_has_a_caption"
 
 

@@ -98,7 +98,7 @@ def test_too_many_rejects_stop_the_stage_with_the_setting_and_the_reasons(tmp_pa
     write_video(tmp_path / "clips" / "good.mp4", counting_frames(9))
     (tmp_path / "clips" / "bad.mp4").write_bytes(b"")
     ws = project(tmp_path, clips={"max_reject_share": 0.4})
-    with pytest.raises(GateFailed, match=r"1 of 2 rejected \(empty_file: 1\).*clips\.max_reject_share"):
+    with pytest.raises(GateFailed, match=r"1 of 2 clips rejected \(empty_file: 1\).*clips\.max_reject_share"):
         publish_clip_catalog(ws)
     assert not ws.has_published("clip_catalog")
 

@@ -77,13 +77,16 @@ class Visit:
         """Wait until the pair was shown once, to the end."""
         expect(self.page.locator("#left")).to_have_attribute("aria-disabled", "false")
 
-    def reload_until_welcome_back(self) -> None:
-        """Reload; Chromium writes ``localStorage`` from another process, and on a busy machine a reload can be ahead of it."""
-        for _ in range(3):
-            self.page.reload()
-            if self.page.get_by_text("Welcome back").is_visible():
+    def until_kept(self) -> None:
+        """Wait until another tab finds the answers: Chromium keeps ``localStorage`` in another process, which may lag on a busy machine. The tab
+        stays open, so that the storage has a reader while this one reloads."""
+        tab = self.context.new_page()
+        for _ in range(20):
+            tab.goto(self.page.url)
+            if tab.get_by_text("Welcome back").is_visible():
                 return
-            self.page.wait_for_timeout(1000)
+            tab.wait_for_timeout(500)
+        raise AssertionError("the answers are not kept")
 
     def vote(self, pressed: str, *, by_key: bool = False) -> None:
         """Choose, and wait for what comes next."""
@@ -189,7 +192,8 @@ def test_answers_survive_a_reload_and_half_a_study_can_be_saved_and_gone_on_with
     visit.vote("left")
     visit.vote("tie")
     rater = visit.page.evaluate("state.rater")
-    visit.reload_until_welcome_back()
+    visit.until_kept()
+    visit.page.reload()
     expect(visit.page.get_by_text("Welcome back: 2 of 7 pairs are answered.")).to_be_visible()
     visit.page.get_by_role("button", name="Go on").click()
     expect(visit.page.locator("#place")).to_have_text("Pair 3 of 7")

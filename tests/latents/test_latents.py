@@ -125,7 +125,7 @@ def test_too_many_rejects_and_no_query_left_stop_the_stage(tmp_path):
     write_project(tmp_path)
     write_video(tmp_path / "clips" / "short.mp4", moving_square(3, seed=9))
     ws = catalogued(project(tmp_path, clips={"max_reject_share": 0.2}))
-    with pytest.raises(GateFailed, match=r"latents: 1 of 4 rejected \(too_short: 1\).*clips\.max_reject_share"):
+    with pytest.raises(GateFailed, match=r"latents: 1 of 4 clips rejected \(too_short: 1\).*clips\.max_reject_share"):
         publish_latents(ws, role="clip")
     for number in range(2):
         write_video(tmp_path / "queries" / "slide" / f"query_{number}.mp4", moving_square(3, seed=70 + number))

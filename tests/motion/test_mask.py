@@ -1,4 +1,4 @@
-"""The motion mask against slow oracles written from METHOD.md section 1."""
+"""The motion mask against slow oracles written from docs/motion.md."""
 
 import math
 

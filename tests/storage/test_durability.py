@@ -92,6 +92,7 @@ def publish(ws: Workspace, content: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_publication_and_its_scores_survive_a_power_cut_at_any_point(tmp_path, after_cuts):
     (tmp_path / "root").mkdir()
     done: list[str] = []

@@ -68,6 +68,7 @@ def project_on(tmp_path: Path, root: Path) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_message_and_space_is_all_it_takes(tmp_path, small_disk):
     disk = small_disk(tmp_path / "disk", "24m")
     project = project_on(tmp_path, disk / "root")
@@ -94,6 +95,7 @@ def test_a_root_on_a_read_only_file_system_says_so(tmp_path, small_disk):
     assert project.run("--select", MASKS).assets["motion_masks"]["status"] == "computed"
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_end_in_the_same_message(tmp_path):
     """RLIMIT_FSIZE runs everywhere: a write beyond it fails as one on a full disk does."""
     project = project_on(tmp_path, tmp_path / "root")

@@ -47,7 +47,7 @@ def state(model) -> dict[str, bytes]:
 
 
 def train_by_hand(model, clips, by_shape, settings: Finetune, training: int) -> list[float]:
-    """The loop written out: AdamW from its paper, flow matching from METHOD section 2."""
+    """The loop written out: AdamW from its paper, flow matching as Lipman et al. (2023) write it."""
     parameters = list(model.transformer.parameters())
     first, second = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
     streams = {shape: shuffled_forever(ids, training) for shape, ids in by_shape.items()}
