@@ -6,10 +6,8 @@ table, every clip would lose its caption.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,30 +18,12 @@ import pyarrow.parquet as pq
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.files.parquet_column import bytes_leaf, cell_name
 from motive_pipeline.sources.captions import LONE_SURROGATE, has_lone_surrogate
+from motive_pipeline.sources.csv_rows import csv_rows
+from motive_pipeline.sources.table_row import BadRow, TableRow
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _PARQUET_ROWS = 4096
 _LONGEST_LINE_BYTES = 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRow:
-    """A row, and where it is in the table (``line 7``, ``entry 7``).
-
-    ``cells`` maps each binary column to the name of the row's cell (files/parquet_column.py). ``values`` excludes binary columns.
-    """
-
-    where: str
-    values: dict[str, Any]
-    cells: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BadRow:
-    """A row that cannot be read, and why."""
-
-    where: str
-    detail: str
 
 
 def read_table(file: Path) -> Iterator[TableRow | BadRow]:
@@ -56,7 +36,7 @@ def read_table(file: Path) -> Iterator[TableRow | BadRow]:
     if kind is None:
         raise MotiveError(f"{file}: not a table this version reads; its name must end in {', '.join(SUFFIXES)}")
     try:
-        yield from {"csv": _csv_rows, "json": _json_rows, "jsonl": _json_lines, "parquet": _parquet_rows}[kind](file)
+        yield from {"csv": csv_rows, "json": _json_rows, "jsonl": _json_lines, "parquet": _parquet_rows}[kind](file)
     except OSError as error:
         raise MotiveError(f"the table {file} cannot be read: {error.strerror or error}") from error
 
@@ -73,48 +53,6 @@ def read_json_values(file: Path) -> dict[str, Any]:
     if has_lone_surrogate(values):
         raise ValueError(LONE_SURROGATE)
     return values
-
-
-def _csv_rows(file: Path) -> Iterator[TableRow | BadRow]:
-    """Bytes that are not UTF-8 become surrogates, so that the row with them is reported and the other rows are used."""
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-        reader = csv.reader(opened, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        header: list[str] | None = None
-        while True:
-            where = f"line {reader.line_num + 1}"
-            try:
-                cells = next(reader)
-            except StopIteration:
-                break
-            except csv.Error as error:
-                yield BadRow(where=where, detail=f"not a row of a CSV file: {error}")
-                continue
-            if not cells:
-                continue
-            if header is None:
-                header = [name.strip() for name in cells]
-                if _is_no_utf8(cells):
-                    raise MotiveError(f"{file}: its first line, which names the columns, is not valid UTF-8; save the table as UTF-8")
-                if len(set(header)) < len(header):
-                    raise MotiveError(f"{file}: two columns have one name in its first line: {', '.join(header)}")
-            elif (problem := _csv_problem(cells, header)) is not None:
-                yield BadRow(where=where, detail=problem)
-            else:
-                yield TableRow(where=where, values=dict(zip(header, cells, strict=True)))
-        if header is None:
-            raise MotiveError(f"{file}: the table is empty; its first line must name the columns")
-
-
-def _csv_problem(cells: list[str], header: list[str]) -> str | None:
-    if len(cells) != len(header):
-        return f"{len(cells)} cells where the first line names {len(header)} columns"
-    if [cell.strip() for cell in cells] == header:
-        return "the first line again"
-    return "not valid UTF-8" if _is_no_utf8(cells) else None
-
-
-def _is_no_utf8(cells: list[str]) -> bool:
-    return any("\udc80" <= character <= "\udcff" for cell in cells for character in cell)
 
 
 def _json_lines(file: Path) -> Iterator[TableRow | BadRow]:

@@ -15,7 +15,8 @@ from motive_pipeline.sources.captions import CaptionError, annotation_of_row
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import BYTES_COLUMNS, Layout
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_folder
-from motive_pipeline.sources.table_reader import BadRow, TableRow, read_json_values, read_table
+from motive_pipeline.sources.table_reader import read_json_values, read_table
+from motive_pipeline.sources.table_row import BadRow, TableRow
 from motive_pipeline.sources.video_index import Listed, VideoIndex, bad_entry
 
 _NUMBERED_TABLE = "_with_caption_upload"

@@ -616,7 +616,7 @@ def test_queries_and_held_out_queries_come_from_tables_too(films, tmp_path):
 def test_a_missing_share_of_rows_above_the_gate_stops_the_stage(films, clips):
     place(films[0], clips, "a.mp4")
     write_csv(clips / "rows.csv", [{"video": f"{name}.mp4", "caption": ""} for name in "abcd"])
-    with pytest.raises(GateFailed, match=r"3 of 4 rejected \(missing_file: 3\)"):
+    with pytest.raises(GateFailed, match=r"3 of 4 clips rejected \(missing_file: 3\)"):
         catalogued(clips.parent, "csv", max_reject_share=0.5)
 
 
