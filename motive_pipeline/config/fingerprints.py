@@ -14,6 +14,7 @@ from typing import Any
 from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
+from motive_pipeline.graph.declare import Switch
 from motive_pipeline.graph.metrics import video_metric_versions
 from motive_pipeline.graph.stages import FRAMES_VERSION, STAGES
 from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
@@ -29,7 +30,7 @@ class Config(Settings):
         counts by size and time of change.
         """
         declared = STAGES[stage]
-        further = [key for (switch, value), keys in declared.when.items() if self.setting(switch) == value for key in keys]
+        further = [key for switch, keys in declared.when.items() if self._holds(switch) for key in keys]
         settings = {key: self.setting(key) for key in (*declared.settings, *further)}
         if declared.reads_frames:
             settings["frames"] = FRAMES_VERSION
@@ -42,6 +43,12 @@ class Config(Settings):
         if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
+
+    def _holds(self, switch: Switch) -> bool:
+        if callable(switch):
+            return switch(self)
+        key, value = switch
+        return self.setting(key) == value
 
     def publish_settings(self, stage: str) -> dict[str, Any]:
         """The settings that only decide whether ``stage`` may publish, by dotted key.

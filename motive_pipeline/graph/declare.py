@@ -34,6 +34,9 @@ Reads = Sequence[str] | Callable[[Project, str], Iterable[str]]
 
 Kinds = frozenset[str] | Callable[[Project], frozenset[str]]
 
+Switch = tuple[str, object] | Callable[[Project], bool]
+"""A setting and its value, or a condition on the project."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lanes:
@@ -84,7 +87,7 @@ class Stage:
 
     name: str
     settings: tuple[str, ...] = ()
-    when: Mapping[tuple[str, object], tuple[str, ...]] = field(default_factory=dict)
+    when: Mapping[Switch, tuple[str, ...]] = field(default_factory=dict)
     publish_settings: tuple[str, ...] = ()
     version: int = 1
     publish: str | None = None

@@ -408,6 +408,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="curated_subset",
             settings=("subset",),
+            when={_has_embeddings: ("vote.percentile",)},  # the arm of the nearest embeddings votes, too
             publish="motive_pipeline.curation.arms:publish_subset",
             lanes=PER_TRAINED_ARM,
             outputs=(
@@ -474,7 +475,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="eval_scores",
-            settings=("engine.threads", *MODEL),
+            settings=("model.expert", "engine.threads", *MODEL),
             publish_settings=(
                 "evaluate",
                 "gradient.timestep",

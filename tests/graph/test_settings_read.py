@@ -1,0 +1,102 @@
+"""What the code of a stage reads of the settings is what its fingerprint covers: otherwise a change would leave old results fresh."""
+
+from collections import defaultdict
+from contextlib import contextmanager
+
+import pytest
+
+from motive_pipeline.config import Config, parse_config
+from motive_pipeline.config.section import Section
+from motive_pipeline.graph import STAGES
+from motive_pipeline.storage.workspace import Workspace
+from tests.eval_fixtures import SETTINGS
+
+EVERY_ARM = """
+arms: [base, full, random, motion_magnitude, embedding, bottom, no_mask, motive]
+influence: {proj_dim: 256, preconditioner: adam, adam_clips: 2}
+preference: {comparisons: [[motive, base]]}
+"""
+
+HOW_AND_WHERE = (
+    "storage", "schedule", "engine", "model.device", "model.path", "model.revision", "gradient.checkpointing", "gradient.deterministic",
+    "finetune.checkpointing",
+)  # fmt: skip
+"""Where things lie and how the work is done. A model's weights count by content."""
+
+BY_CONTENT = {
+    "clip_catalog": {"queries.demo"},  # the demo's clips are made for its queries; the files enter by content
+    "latents": {"model.expert"},  # loading a model names its denoiser, which encodes nothing
+    "generated_videos": {"model.expert", "clips.policies.hdr"},  # the checkpoint enters by content; generated videos are no HDR
+    "eval_scores": {"clips", "queries.demo.motion", "queries.source"},  # videos and queries, whose frames it reads, enter by content
+    "preference_bundle": {"clips"},  # likewise
+    "preference_study": {"preference.results_path"},  # the result files enter by content
+    "eval_report": {"clips", "queries", "embedding", "model", "vote", "subset", "evaluate", "gradient", "influence", "motion", "finetune",
+                    "generate", "preference", "arms"},  # it prints the settings of what it shows
+    "rejected_clips": {"clips", "queries"},
+}  # fmt: skip
+"""Settings that a stage reads and that reach its result through what it reads from upstream: a change makes that stale first."""
+
+
+@contextmanager
+def recorded(monkeypatch, config: Config):
+    """Which leaves of the settings are read inside the block, by dotted key; reading all for a fingerprint does not count."""
+    names = {id(config): ""}
+
+    def name_all(section, prefix: str) -> None:
+        for key in type(section).model_fields:
+            value = section.__dict__[key]
+            if isinstance(value, Section):
+                names[id(value)] = f"{prefix}{key}."
+                name_all(value, f"{prefix}{key}.")
+
+    name_all(config, "")
+    read: set[str] = set()
+    quiet = [0]
+
+    def get(section, key):
+        value = object.__getattribute__(section, key)
+        if not quiet[0] and id(section) in names and key in type(section).model_fields and not isinstance(value, Section):
+            read.add(names[id(section)] + key)
+        return value
+
+    def quietly(function):
+        def run(*arguments, **named):
+            quiet[0] += 1
+            try:
+                return function(*arguments, **named)
+            finally:
+                quiet[0] -= 1
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Section, "__getattribute__", get, raising=False)
+        for owner, name in [(Config, "row_fingerprint"), (Config, "fingerprint"), (Workspace, "provenance"), (Section, "model_dump")]:
+            patch.setattr(owner, name, quietly(getattr(owner, name)))
+        yield read
+
+
+@pytest.fixture
+def whole(tmp_path, tiny_model) -> Workspace:
+    text = SETTINGS.format(model=tiny_model, num_held_out=2).replace("influence: {proj_dim: 256}\n", "") + EVERY_ARM
+    return Workspace(parse_config(text, tmp_path / "motive.yaml"))
+
+
+def test_no_stage_reads_a_setting_that_its_fingerprint_does_not_cover(whole, monkeypatch):
+    read: dict[str, set[str]] = defaultdict(set)
+    for asset in whole.graph.assets.values():
+        with recorded(monkeypatch, whole.config) as found:
+            asset.publish(whole)
+        read[asset.stage.name] |= found
+    assert "gradient.timestep" in read["gradient"], "reading is noticed"
+    uncovered = {}
+    for stage, keys in read.items():
+        declared = STAGES[stage]
+        covered = {
+            *declared.settings, *declared.publish_settings, *HOW_AND_WHERE, *BY_CONTENT.get(stage, ()),
+            *(key for switch, further in declared.when.items() for key in (*(() if callable(switch) else switch[:1]), *further)),
+        }  # fmt: skip
+        left = {key for key in keys if not any(key == one or key.startswith(f"{one}.") for one in covered)}
+        if left:
+            uncovered[stage] = sorted(left)
+    assert not uncovered, "\n".join(f"{stage} reads {', '.join(keys)}" for stage, keys in uncovered.items())
