@@ -54,4 +54,5 @@ def lost_queries(ws: Workspace) -> str | None:
         f"{path}: {reason} ({detail})" for path, reason, detail in lost[["path", "reason", "detail"]].head(_EXAMPLES).to_numpy()
     )
     more = f"; and {len(lost) - _EXAMPLES} more" if len(lost) > _EXAMPLES else ""
-    return f"{len(lost)} of the queries are not used, and the ranking and the scores rest on the others: {named}{more}"
+    subject = "1 query is" if len(lost) == 1 else f"{len(lost)} queries are"
+    return f"{subject} not used, and the ranking and the scores rest on the others: {named}{more}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from motive_pipeline.catalog.reject_gate import lost_queries
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.controls import Precision, precision_rows
@@ -14,6 +15,7 @@ from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
 from motive_pipeline.evaluation.values import difference, difference_matrix, estimate, metrics_of, num_trainings, unit_values, value_matrix
 from motive_pipeline.graph.metrics import DYNAMIC, FRECHET, HELD_OUT_DROP, HISTOGRAM, IN_SAMPLE_DROP, QUERY_MOTION, Metric
+from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, precision_table
 from motive_pipeline.report.plots import Dots
 from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section
@@ -180,7 +182,7 @@ def _overlap(ws: Workspace) -> list[str]:
 def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
     queries = ws.published("query_catalog").table("queries")
     prompts = set(units.loc[(units["metric"] == DYNAMIC.name) & (units["arm"] == "motive"), "unit"])
-    roles = queries["role"].tolist()
+    roles = queries.loc[queries["query_id"].isin(MaskSet(ws, "query").clip_ids), "role"].tolist()
     return {
         "clips": len(load_pool(ws)),
         "chosen": len(chosen_clips(ws, "motive")),
@@ -188,4 +190,5 @@ def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
         "held_out": roles.count("held_out"),
         "prompts": len(prompts),
         "draws": ws.config.evaluate.held_out_draws,
+        "lost_queries": lost_queries(ws) or "",
     }

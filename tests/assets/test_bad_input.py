@@ -118,7 +118,7 @@ def test_one_query_without_motion_stops_the_run_or_is_a_row_in_rejects_and_the_l
     project.set("queries.max_reject_share", 0.5)
     outcome = project.motive("run", "--select", CURATE)
     assert outcome.code == 0, outcome.err
-    assert outcome.err.splitlines()[-1].startswith("motive: warning: 1 of the queries are not used")
+    assert outcome.err.splitlines()[-1].startswith("motive: warning: 1 query is not used")
     assert str(still) in outcome.err.splitlines()[-1]
     assert [row["reason"] for row in project.sql("SELECT reason FROM rejects")] == ["no_motion"]
 

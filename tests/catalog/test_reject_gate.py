@@ -45,7 +45,7 @@ def test_one_rejected_query_stops_the_stage_unless_the_settings_allow_it(tmp_pat
     publication = publish_motion_masks(generous, role="query")
     assert publication.rejects()["path"].tolist() == [str(still)]
     assert lost_queries(generous) == (
-        f"1 of the queries are not used, and the ranking and the scores rest on the others: {still}: no_motion ({publication.rejects()['detail'][0]})"
+        f"1 query is not used, and the ranking and the scores rest on the others: {still}: no_motion ({publication.rejects()['detail'][0]})"
     )
 
 

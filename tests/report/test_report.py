@@ -359,6 +359,26 @@ def test_where_lower_is_better_a_smaller_distance_wins():
     assert said.headline == "MOTIVE beats nearest embeddings and lowest influence on distance from the queries' flow histogram"
 
 
+def test_a_query_that_is_not_used_is_not_counted_and_is_named(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    slowest = ws.published("query_masks").table("index").nsmallest(1, "motion_peak_px").iloc[0]
+    motion = ws.config.motion.model_copy(update={"still_px": slowest["motion_peak_px"] + 1e-6})
+    queries = {"max_reject_share": 0.5}
+    ws = with_settings(ws, motion=motion, queries=ws.config.queries.model_copy(update=queries))
+    keys = list(ws.graph.assets)
+    for key in keys[keys.index("query_masks") :]:
+        ws.graph.asset(key).publish(ws)
+    report = ws.published("eval_report")
+    text = Page((report.path / "report.html").read_text(encoding="utf-8")).text
+    roles = ws.published("query_catalog").table("queries").set_index("query_id")["role"]
+    left = roles.drop(slowest["clip_id"]).value_counts()
+    assert f"with {left['query']} queries" in text
+    assert f"of {left['held_out']} held-out queries" in text
+    for shown in (text, (report.path / "report.md").read_text(encoding="utf-8").replace("\\", "")):
+        assert "1 query is not used, and the ranking and the scores rest on the others" in shown
+        assert "no_motion" in shown
+
+
 def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):
     assert "are also clips of the pool" not in report[1]
     ws = copied(evaluated, tmp_path, tiny_model)
