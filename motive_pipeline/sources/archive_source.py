@@ -12,6 +12,7 @@ from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_ar
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
+from motive_pipeline.files.unread_archive import has_unread_name, parts_without_last
 from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, CaptionError, parse_sidecar
 from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
 
@@ -58,7 +59,9 @@ class ArchiveSource:
             yield BadEntry(path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=rejection.detail)
             return
         for member in members:
-            if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES:
+            if _is_from_a_mac(member.path):
+                continue
+            if member.is_rest or _is_video(member):
                 file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
                 name = f"{printable(relative)}{MEMBER_MARK}{file.member}"
                 yield self._entry(file, name, member, annotations.get(self._key_of(member), Annotation()))
@@ -82,7 +85,7 @@ class ArchiveSource:
         """The annotations in the members beside the videos, by key. Of several captions, the first ending in ``sidecars`` counts."""
         found: dict[str, Annotation] = {}
         for ending in self.sidecars:
-            beside = [member for member in members if member.name.lower().endswith(ending) and member.problem is None]
+            beside = [member for member in members if member.name.lower().endswith(ending) and not _is_from_a_mac(member.path)]
             for member, data in read_small_members(archive, beside, MAX_SIDECAR_BYTES + 1):
                 key = self._key_of(member)
                 found[key] = _joined(found.get(key), _parsed(data, member))
@@ -101,18 +104,35 @@ def archives_below(root: Path) -> list[Path]:
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += [Path(folder, name) for name in names if _looks_like_archive(Path(folder, name))]
-        found += [Path(folder, name) for name in parts_without_first({name for name in names if not name.startswith(".")})]
+        shown = {name for name in names if not name.startswith(".")}
+        found += [Path(folder, name) for name in (*parts_without_first(shown), *parts_without_last(shown))]
     return sorted(found)
 
 
 def _looks_like_archive(file: Path) -> bool:
-    """By suffix. A first part of a split archive is known by its content, since other files end in ``_00`` too."""
+    """By suffix. A first part of a split archive is known by its content, since other files end in ``_00`` too.
+
+    Archives that cannot be read in place count, too: each becomes a reject that says what to do.
+    """
     if file.name.startswith("."):
         return False
-    return file.suffix.lower() in ARCHIVE_SUFFIXES or (FIRST_PART.match(file.name) is not None and is_archive(file))
+    is_named_so = file.suffix.lower() in ARCHIVE_SUFFIXES or has_unread_name(file.name)
+    return is_named_so or (FIRST_PART.match(file.name) is not None and is_archive(file))
 
 
-def _parsed(data: bytes, member: ArchiveMember) -> Annotation:
+def _is_from_a_mac(path: str) -> bool:
+    """Whether a member only keeps what macOS knows of another one: ``__MACOSX/`` and ``._x.mp4`` (AppleDouble)."""
+    folders, _, name = path.rpartition("/")
+    return name.startswith("._") or "__MACOSX" in folders.split("/")
+
+
+def _is_video(member: ArchiveMember) -> bool:
+    return PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _parsed(data: bytes | RejectRow, member: ArchiveMember) -> Annotation:
+    if isinstance(data, RejectRow):
+        return Annotation(problem=("bad_caption", f"the caption in {printable(member.name)} cannot be read: {data.detail}"))
     try:
         return parse_sidecar(data, member.name)
     except CaptionError as error:
