@@ -53,7 +53,7 @@ LAYOUTS: dict[str, Layout] = {
     "musubi": Layout(tables=("*.jsonl",), path_columns=("video_path",), sidecars=_TXT),
     "finetrainers": Layout(tables=("videos.txt",), sidecars=_TXT),
     "ai_toolkit": Layout(sidecars=_TXT),
-    "simpletuner": Layout(tables=("*.parquet", "*.jsonl"), sidecars=_TXT),
+    "simpletuner": Layout(tables=("*.parquet", "*.jsonl"), path_columns=(*PATH_COLUMNS, "id"), sidecars=_TXT),
     "videox_fun": Layout(
         tables=("metadata.json", "metadata.csv", "videox_fun.json"), path_columns=("file_path",), caption_columns=("text",)
     ),
