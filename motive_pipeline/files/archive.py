@@ -295,7 +295,8 @@ def _archive_errors_as_rejects(archive: Path, member: str = "") -> Iterator[None
 
 
 def _damaged(archive: Path, member: str, error: Exception) -> RejectRow:
-    what = f"{printable(member)} in {archive.name} cannot be read" if member else f"{archive.name} cannot be read as a zip or a tar"
+    name = printable(archive.name)
+    what = f"{printable(member)} in {name} cannot be read" if member else f"{name} cannot be read as a zip or a tar"
     return RejectRow("damaged_archive", f"{what} ({str(error) or type(error).__name__}); was it downloaded whole?")
 
 

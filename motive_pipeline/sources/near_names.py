@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES
+from motive_pipeline.sources.endings import VIDEO_SUFFIXES
 
 _SHOWN = 3
 

@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.files.media_file import MEMBER_MARK
+from motive_pipeline.sources.endings import VIDEO_SUFFIXES
 from motive_pipeline.sources.layouts import Join
 from motive_pipeline.sources.near_names import NearNames
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry
+from motive_pipeline.sources.protocol import BadEntry, SourceEntry
 
 Listed = SourceEntry | BadEntry
 
