@@ -221,7 +221,6 @@ def _tar_members(file: io.BufferedReader) -> Iterator[ArchiveMember]:
     """The members of a tar. Where a header is damaged, the rest of the archive is one member with that problem."""
     num_bytes = file.seek(0, io.SEEK_END)
     file.seek(0)
-    is_cut = False
     with tarfile.open(fileobj=file, mode="r:") as opened:
         while (info := _next_in_tar(opened)) is not None:
             if info.isreg() and not info.issparse():
@@ -232,7 +231,7 @@ def _tar_members(file: io.BufferedReader) -> Iterator[ArchiveMember]:
                 yield ArchiveMember(info.name, 0, None, ("not_a_file", "the archive's member is a link, a device or sparse"))
         end = opened.offset
     file.seek(end)
-    if not is_cut and file.read(_TAR_BLOCK_BYTES).strip(b"\0"):
+    if file.read(_TAR_BLOCK_BYTES).strip(b"\0"):
         detail = f"what follows byte {end} of {num_bytes} cannot be read, since the header of a member is damaged there"
         yield ArchiveMember(f"(from byte {end})", 0, None, ("damaged_archive", detail), is_rest=True)
 

@@ -33,7 +33,7 @@ def is_video(name: str, head: bytes = b"") -> bool:
     """Whether a file is a video: by its name, and for a ``.ts`` or ``.gif`` by its first :data:`HEAD_BYTES`. A GIF without a loop is a picture."""
     ending = suffix(name)
     if ending == ".ts":
-        return head[:1] == b"G" and head[_TS_PACKET_BYTES : _TS_PACKET_BYTES + 1] in (b"G", b"")
+        return head[:1] == b"G" and head[_TS_PACKET_BYTES : _TS_PACKET_BYTES + 1] == b"G"
     if ending == ".gif":
         return head.startswith(b"GIF8") and any(mark in head for mark in _LOOPS)
     return ending in VIDEO_SUFFIXES

@@ -112,6 +112,8 @@ def test_a_gif_is_a_video_if_it_moves_and_a_picture_otherwise(tmp_path):
 def test_a_program_in_typescript_is_no_video_in_a_folder_or_a_zip(tmp_path):
     film = write_video(tmp_path / "f" / "film.ts", counting_frames(9)).read_bytes()
     (tmp_path / "f" / "main.ts").write_text("Greeting = 'G'; export const a = 1\n" * 20)
+    (tmp_path / "f" / "short.ts").write_text("G = 1")
+    (tmp_path / "f" / "second.ts").write_text("x" * 188 + "G" * 9)
     zipped(tmp_path / "z.zip", {"film.ts": film, "main.ts": b"import x\n" * 99}, stored=False)
     assert list(captions(FolderSource(root=tmp_path / "f", key="clips.path").entries())) == ["film.ts"]
     assert list(captions(ArchiveSource(root=tmp_path / "z.zip", key="clips.path").entries())) == ["film.ts"]
