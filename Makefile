@@ -2,6 +2,7 @@
 # make test   the tests that guard every change
 # make test-slow  the tests that take minutes
 # make coverage  make test with the lines that no test runs (slower: every line is traced)
+# make fuzz   random tables, captions and archives, 2,000 of each kind (make test runs 100)
 # make lowest the lowest versions that pyproject.toml allows, in .venv-lowest, and the tests marked smoke
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
 # make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
@@ -15,7 +16,7 @@ CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo dev test coverage test-slow lowest lint lint-ruff lint-types lint-layers golden seeds crash
+.PHONY: install demo dev test coverage test-slow fuzz lowest lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +39,9 @@ coverage: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+fuzz: install
+	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/sources/test_any_input.py --timeout 0
 
 lowest:
 	@test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 import numpy as np
 
+from motive_pipeline.catalog.accounting import accounted
 from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import array_of, open_group
@@ -19,6 +20,7 @@ def checks(config: Config) -> list[dg.AssetChecksDefinition]:
     """All checks of the graph."""
     return [
         _check("clip_catalog", "every_file_is_usable", "Warns when a file could not be read as a video.", _no_rejects),
+        _check("clip_catalog", "every_file_is_accounted_for", "Files = clips + merged duplicates + rejects + not videos.", _accounted),
         _check("clip_catalog", "every_clip_has_a_caption", "Warns when a clip has no caption.", _captions),
         _check("motion_masks", "most_clips_move", "Warns when more than half of the clips do not move at all.", _moving),
         *(
@@ -52,6 +54,11 @@ def _no_rejects(_: Workspace, catalog: Publication) -> CheckOutcome:
     rejects = catalog.rejects()
     reasons = {f"rejected: {reason}": int(count) for reason, count in rejects["reason"].value_counts().items()}
     return rejects.empty, {"clips": len(catalog.table("catalog")), "rejected": len(rejects), **reasons}
+
+
+def _accounted(_: Workspace, catalog: Publication) -> CheckOutcome:
+    figures = accounted(catalog)
+    return figures["files"] == sum(figures.values()) - figures["files"], {**figures}
 
 
 def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from motive_pipeline.catalog.inventory import Inventory, take_inventory
 from motive_pipeline.catalog.publisher_metadata import publisher_columns
 from motive_pipeline.catalog.scan import Scan, SourceFile, hash_threads, scan
 from motive_pipeline.engine import Work, compute_rows
@@ -21,6 +23,8 @@ from motive_pipeline.storage.workspace import Reject, RowCounts, Workspace
 from motive_pipeline.video.flags import flag_bits, flag_names
 from motive_pipeline.video.probe import VideoFacts
 from motive_pipeline.video.readers import Prober
+
+log = logging.getLogger(__name__)
 
 PROBED = ("num_frames", "fps", "width", "height", "duration_s", "flags")
 """The fields of a row of the probing store, one float64 vector."""
@@ -38,7 +42,7 @@ class SourceListing:
     """The contents of a source: a row for each usable one, sorted by clip_id, and the rejects.
 
     ``counted`` are the rejects that count for the gate; videos that no row of a table names do not. ``differences`` counts the
-    differences between a table and the files beside it.
+    differences between a table and the files beside it. ``inventory`` says what else lies below the source's folder.
     """
 
     frame: pd.DataFrame
@@ -47,6 +51,7 @@ class SourceListing:
     counts: RowCounts
     num_entries: int
     differences: dict[str, int]
+    inventory: Inventory
 
 
 def list_source(ws: Workspace, source: ClipSource, asset: str) -> SourceListing:
@@ -60,10 +65,15 @@ def list_source(ws: Workspace, source: ClipSource, asset: str) -> SourceListing:
     rows, refused, counts = contents.probe(source.name)
     rejects = _rejects(asset, found, contents.files, refused)
     if ws.config.clips.policies.no_caption == "reject":
-        rejects += [_without_caption(asset, row) for row in rows if not row["caption"]]
+        rejects += [
+            _without_caption(asset, row["clip_id"], file) for row in rows if not row["caption"] for file in contents.files[row["clip_id"]]
+        ]
         rejects.sort(key=lambda reject: reject.path)
         rows = [row for row in rows if row["caption"]]
     uncounted = {(bad.path, bad.reason) for bad in found.bad if not bad.counts}
+    inventory = take_inventory(source, found)
+    without_caption = sum(not row["caption"] for row in rows)
+    log.info("%s: %s; %d clips, %d of them without a caption", source.key, inventory.told(), len(rows), without_caption)
     return SourceListing(
         frame=catalog_table(rows),
         rejects=rejects,
@@ -71,6 +81,7 @@ def list_source(ws: Workspace, source: ClipSource, asset: str) -> SourceListing:
         counts=RowCounts(computed=counts.computed, reused=counts.reused, rejected=len(rejects)),
         num_entries=len(found.files) + sum(bad.counts for bad in found.bad),
         differences=found.differences(),
+        inventory=inventory,
     )
 
 
@@ -160,6 +171,6 @@ def _rejects(asset: str, found: Scan, by_content: dict[str, list[SourceFile]], r
     return sorted(rejects, key=lambda reject: reject.path)
 
 
-def _without_caption(asset: str, row: dict[str, Any]) -> Reject:
+def _without_caption(asset: str, clip_id: str, file: SourceFile) -> Reject:
     detail = "no caption, or an empty one; clips.policies.no_caption rejects that"
-    return Reject(path=row["path"], clip_id=row["clip_id"], stage=asset, reason="no_caption", detail=detail)
+    return Reject(path=file.entry.file.location, clip_id=clip_id, stage=asset, reason="no_caption", detail=detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
         content=digest_frame(frame),
         write=lambda folder: frame.to_parquet(folder / "catalog.parquet", index=False),
         started=started,
-        facts=_facts(frame, listing.num_entries) | listing.differences,
+        facts=_facts(frame, [listing]) | listing.differences,
         counts=listing.counts,
         rejects=listing.rejects,
         scores={("catalog", "catalog"): frame},
@@ -83,7 +83,7 @@ def publish_query_catalog(ws: Workspace) -> Publication:
         write=lambda folder: frame.to_parquet(folder / "queries.parquet", index=False),
         started=started,
         facts={"queries": len(parts["query"].frame), "held out": len(frame) - len(parts["query"].frame)}
-        | _facts(frame, sum(listing.num_entries for listing in parts.values()))
+        | _facts(frame, list(parts.values()))
         | {
             f"{part.replace('_', ' ')}: {words}": number for part, listing in parts.items() for words, number in listing.differences.items()
         },
@@ -112,11 +112,16 @@ def _require_some(part: str, listing: SourceListing) -> None:
         raise GateFailed(f"query_catalog: none of {listing.num_entries} {part.replace('_', '-')} file(s) can be used. {listed}")
 
 
-def _facts(frame: pd.DataFrame, num_entries: int) -> dict[str, Any]:
+def _facts(frame: pd.DataFrame, listings: Sequence[SourceListing]) -> dict[str, Any]:
     """Figures for a person."""
+    inventories = [listing.inventory for listing in listings]
+    splits = "; ".join(told for inventory in inventories if (told := inventory.told_splits()))
     return {
         "clips": len(frame),
-        "files": num_entries,
+        "files": sum(inventory.num_files for inventory in inventories),
+        "not videos": sum(sum(inventory.not_videos.values()) for inventory in inventories),
+        "files by kind": "; ".join(inventory.told() for inventory in inventories),
+        **({"several splits in one tree": splits} if splits else {}),
         "without caption": sum(not caption for caption in frame["caption"]),
         "contents in several files": sum(len(json.loads(names)) > 1 for names in frame["sources"]),
         "contents with differing captions": sum(others != "[]" for others in frame["other_captions"]),

@@ -27,6 +27,8 @@ _ROW_DIGITS = 8
 _REMEMBERED_BYTES = 64 * 2**20
 """A row group whose cells have at most this many bytes together is kept in memory until another group is read."""
 _BUFFER_BYTES = 2**20
+_SAMPLED_VALUES = 8
+_LONGEST_TEXT_BYTES = 2**16
 
 
 def is_parquet(file: Path) -> bool:
@@ -45,6 +47,39 @@ def bytes_leaf(field: pa.Field) -> str | None:
     if not pa.types.is_struct(field.type):
         return None
     return next((f"{field.name}.{leaf}" for child in field.type if (leaf := bytes_leaf(child)) is not None), None)
+
+
+def text_columns(table: pq.ParquetFile) -> list[str]:
+    """The columns of bytes that hold texts, as old Spark and Impala write texts: their first values are UTF-8 without control characters.
+
+    A video is no such text, since its container has bytes of zero in it. Columns of long values are not looked into.
+    Raises :class:`pyarrow.ArrowException` or ``OSError`` for a damaged file.
+    """
+    names = [field.name for field in table.schema_arrow if bytes_leaf(field) == field.name]
+    return [name for name in names if table.num_row_groups and _is_text(_first_values(table, name))]
+
+
+def _first_values(table: pq.ParquetFile, column: str) -> list[bytes]:
+    """The first values of a column of bytes. If these are long on average, one of them is enough to see what they are."""
+    for group in range(table.num_row_groups):
+        num_rows = table.metadata.row_group(group).num_rows
+        wanted = _SAMPLED_VALUES if _num_bytes(table, column, group) <= num_rows * _LONGEST_TEXT_BYTES else 1
+        found: list[bytes] = []
+        for batch in table.iter_batches(batch_size=1, row_groups=[group], columns=[column], use_threads=False):
+            found += [value for value in batch.column(0).to_pylist() if value]
+            if len(found) >= wanted:
+                break
+        if found:
+            return found
+    return []
+
+
+def _is_text(values: list[bytes]) -> bool:
+    try:
+        texts = [value.decode() for value in values]
+    except UnicodeDecodeError:
+        return False
+    return bool(texts) and all(character.isprintable() or character.isspace() for text in texts for character in text)
 
 
 def cell_name(column: str, row: int) -> str:

@@ -16,8 +16,8 @@ from motive_pipeline.files.file_stat import FileStat, file_stat
 FIRST_PART = re.compile(r"^(?P<stem>.+?)(?P<mark>[._-](?:part)?)(?P<count>aa|00|001)$")
 """Names of first parts: OpenVid's ``OpenVid_part73_partaa``, Pexels' ``pexels_45k.tar.00``."""
 
-_ANY_PART = re.compile(r"^(?P<head>.+[._-]part|.+\.(?:zip|tar)[._-])(?P<count>[a-z]{2}|[0-9]{2,3})$")
-"""Names that can only be parts of an archive. ``FIRST_PART`` is wider, since many other files end in ``_01``."""
+_ANY_PART = re.compile(r"^(?P<head>.+[._-]part|.+\.(?:zip|tar)[._-])(?P<count>(?!gz|xz|bz|lz)[a-z]{2}|[0-9]{2,3})$")
+"""Names that can only be parts of an archive; ``x.tar.gz`` is none. ``FIRST_PART`` is wider, since many other files end in ``_01``."""
 
 
 def archive_parts(archive: Path) -> list[Path]:

@@ -167,6 +167,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="clip_catalog",
+            version=2,
             publish_settings=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption"),
             publish="motive_pipeline.catalog.stage:publish_clip_catalog",
             group="clips",
@@ -183,6 +184,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="query_catalog",
+            version=2,
             publish_settings=("queries", "clips.demo", "clips.policies.no_caption"),
             publish="motive_pipeline.catalog.stage:publish_query_catalog",
             group="clips",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_archive, list_archive, read_small_members
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
-from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, CaptionError, parse_sidecar
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
+from motive_pipeline.files.unread_archive import has_unread_name, parts_without_last
+from motive_pipeline.sources.captions import MAX_SIDECAR_BYTES, Annotation, CaptionError, NoAnnotation, parse_sidecar
+from motive_pipeline.sources.endings import HEAD_BYTES, VIDEO_SUFFIXES, is_video, needs_head, suffix
+from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +33,8 @@ class ArchiveSource:
     name: str = "zip"
     category: str | None = None
     key_ends_at: str = "last"
-    sidecars: tuple[str, ...] = (".txt", ".json")
-    expects: str = "zip or tar archives with videos in them; captions in members of the same name that end in .txt or .json"
+    sidecars: tuple[str, ...] = (".txt", ".caption", ".json")
+    expects: str = "zip or tar archives with videos in them; captions in members of the same name that end in .txt, .caption or .json"
 
     def describe(self) -> str:
         """The setting and its value, for a message to a person."""
@@ -54,14 +58,17 @@ class ArchiveSource:
         try:
             stat, members = list_archive(archive)
             annotations = self._annotations(archive, members)
+            videos = _videos(archive, members)
         except RejectRow as rejection:
-            yield BadEntry(path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=rejection.detail)
+            yield BadEntry(
+                path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=printable(rejection.detail)
+            )
             return
         for member in members:
-            if PurePosixPath(member.name).suffix.lower() in VIDEO_SUFFIXES:
+            if member.is_rest or member.path in videos:
                 file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
                 name = f"{printable(relative)}{MEMBER_MARK}{file.member}"
-                yield self._entry(file, name, member, annotations.get(self._key_of(member), Annotation()))
+                yield self._entry(file, name, member, self._annotation_of(member, annotations))
 
     def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, annotation: Annotation) -> SourceEntry | BadEntry:
         problem = member.problem or annotation.problem
@@ -82,15 +89,21 @@ class ArchiveSource:
         """The annotations in the members beside the videos, by key. Of several captions, the first ending in ``sidecars`` counts."""
         found: dict[str, Annotation] = {}
         for ending in self.sidecars:
-            beside = [member for member in members if member.name.lower().endswith(ending) and member.problem is None]
+            beside = [member for member in members if member.name.lower().endswith(ending) and not is_from_a_mac(member.path)]
             for member, data in read_small_members(archive, beside, MAX_SIDECAR_BYTES + 1):
                 key = self._key_of(member)
                 found[key] = _joined(found.get(key), _parsed(data, member))
         return found
 
+    def _annotation_of(self, member: ArchiveMember, annotations: Mapping[str, Annotation]) -> Annotation:
+        """What is beside a video ``x.mp4``: in ``x.txt``, else in ``x.mp4.txt``."""
+        beside = [annotations[key] for key in (self._key_of(member), _composed(f"/{member.path}")) if key in annotations]
+        return functools.reduce(_joined, beside, Annotation())
+
     def _key_of(self, member: ArchiveMember) -> str:
         folder, _, name = member.path.rpartition("/")
-        return f"{folder}/{name.partition('.')[0] if self.key_ends_at == 'first' else name.rpartition('.')[0]}"
+        stem = name.partition(".")[0] if self.key_ends_at == "first" else name.rpartition(".")[0]
+        return _composed(f"/{folder}/{stem}" if folder else f"/{stem}")
 
 
 def archives_below(root: Path) -> list[Path]:
@@ -101,20 +114,49 @@ def archives_below(root: Path) -> list[Path]:
     for folder, below, names in os.walk(root):
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += [Path(folder, name) for name in names if _looks_like_archive(Path(folder, name))]
-        found += [Path(folder, name) for name in parts_without_first({name for name in names if not name.startswith(".")})]
+        shown = {name for name in names if not name.startswith(".")}
+        found += [Path(folder, name) for name in (*parts_without_first(shown), *parts_without_last(shown))]
     return sorted(found)
 
 
 def _looks_like_archive(file: Path) -> bool:
-    """By suffix. A first part of a split archive is known by its content, since other files end in ``_00`` too."""
+    """By suffix. A first part of a split archive is known by its content, since other files end in ``_00`` too.
+
+    Archives that cannot be read in place count, too: each becomes a reject that says what to do.
+    """
     if file.name.startswith("."):
         return False
-    return file.suffix.lower() in ARCHIVE_SUFFIXES or (FIRST_PART.match(file.name) is not None and is_archive(file))
+    is_named_so = file.suffix.lower() in ARCHIVE_SUFFIXES or has_unread_name(file.name)
+    return is_named_so or (FIRST_PART.match(file.name) is not None and is_archive(file))
 
 
-def _parsed(data: bytes, member: ArchiveMember) -> Annotation:
+def is_from_a_mac(path: str) -> bool:
+    """Whether a member only keeps what macOS knows of another one: ``__MACOSX/`` and ``._x.mp4`` (AppleDouble)."""
+    folders, _, name = path.rpartition("/")
+    return name.startswith("._") or "__MACOSX" in folders.split("/")
+
+
+def _videos(archive: Path, members: Sequence[ArchiveMember]) -> set[str]:
+    """The paths of the members that are videos."""
+    named = [member for member in members if suffix(member.name) in VIDEO_SUFFIXES and not is_from_a_mac(member.path)]
+    unsure = [member for member in named if needs_head(member.name) and member.problem is None]
+    heads = {member.path: head for member, head in read_small_members(archive, unsure, HEAD_BYTES)}
+    sure = {member.path for member in named if member.path not in heads}
+    return sure | {path for path, head in heads.items() if isinstance(head, RejectRow) or is_video(path, head)}
+
+
+def _composed(key: str) -> str:
+    """A key in which letters are composed: macOS writes names in the other form."""
+    return unicodedata.normalize("NFC", key)
+
+
+def _parsed(data: bytes | RejectRow, member: ArchiveMember) -> Annotation:
+    if isinstance(data, RejectRow):
+        return Annotation(problem=("bad_caption", f"the caption in {printable(member.name)} cannot be read: {data.detail}"))
     try:
         return parse_sidecar(data, member.name)
+    except NoAnnotation:
+        return Annotation()
     except CaptionError as error:
         return Annotation(problem=("bad_caption", str(error)))
 

@@ -30,6 +30,10 @@ class CaptionError(ValueError):
     """A caption that cannot be used."""
 
 
+class NoAnnotation(CaptionError):
+    """A JSON file beside a video that holds something else than its caption, such as a list of tracks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Annotation:
     """What a data set says of one video.
@@ -75,7 +79,7 @@ def read_sidecar(file: str | Path) -> Annotation:
     """The annotation in a ``.txt`` or ``.json`` file beside a video.
 
     Raises:
-        CaptionError: the file cannot be used.
+        CaptionError: the file cannot be used; :class:`NoAnnotation` if it is no annotation at all.
         OSError: the file cannot be read.
     """
     with open(file, "rb") as opened:
@@ -86,18 +90,18 @@ def parse_sidecar(data: bytes, name: str) -> Annotation:
     """The annotation in the bytes of the ``.txt`` or ``.json`` file ``name``.
 
     Raises:
-        CaptionError: the bytes cannot be used.
+        CaptionError: the bytes cannot be used; :class:`NoAnnotation` if they are no annotation at all.
     """
     if not name.lower().endswith(".json"):
         return Annotation(captions=(parse_caption(data, name),))
     if len(data) > MAX_SIDECAR_BYTES:
-        raise CaptionError(f"{name} has more than {MAX_SIDECAR_BYTES} bytes")
+        raise NoAnnotation(f"{name} has more than {MAX_SIDECAR_BYTES} bytes")
     try:
         values = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise CaptionError(f"{name} is not JSON ({error})") from error
     if not isinstance(values, dict):
-        raise CaptionError(f"{name} holds no JSON object")
+        raise NoAnnotation(f"{name} holds no JSON object")
     if has_lone_surrogate(values):
         raise CaptionError(f"{name} holds {LONE_SURROGATE}")
     return annotation_of_row(values)

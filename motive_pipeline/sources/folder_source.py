@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.sources.captions import Annotation, CaptionError, read_sidecar
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry, require_folder
+from motive_pipeline.sources.captions import Annotation, CaptionError, NoAnnotation, read_sidecar
+from motive_pipeline.sources.endings import HEAD_BYTES, VIDEO_SUFFIXES, is_video, needs_head
+from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +28,9 @@ class _ListedVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderSource:
-    """Videos below ``root``, with captions in files of the same stem that end as ``sidecars`` says.
+    """Videos below ``root``, with captions in files of the same stem (or name: ``x.mp4.txt``) that end as ``sidecars`` says.
 
-    A ``.json`` sidecar is an object with the caption and what else is known of the video. Names that begin with a dot are skipped, and so
+    A ``.json`` sidecar is an object with the caption and what else is known of the video; other JSON is no sidecar. Names that begin with a dot are skipped, and so
     is ``without``, a folder that belongs to another source. Links are followed; a folder that is reached twice is listed once. ``category``
     overrides the names of the sub-folders.
     """
@@ -38,8 +40,8 @@ class FolderSource:
     name: str = "folder"
     without: Path | None = None
     category: str | None = None
-    sidecars: tuple[str, ...] = (".txt",)
-    expects: str = f"{', '.join(VIDEO_SUFFIXES)}; a caption in a .txt file of the same name"
+    sidecars: tuple[str, ...] = (".txt", ".caption", ".json")
+    expects: str = f"{', '.join(VIDEO_SUFFIXES)}; a caption in a .txt, .caption or .json file of the same name"
 
     def describe(self) -> str:
         """The setting and its value, for a message to a person."""
@@ -53,44 +55,24 @@ class FolderSource:
         """
         require_folder(self.root, self.key)
         listed: list[_ListedVideo | BadEntry] = []
-        for folder in self._folders(listed):
+        for folder in folders_below(self.root, self.without, lambda folder, why: listed.append(self._bad(folder, "unreadable", why))):
             listed.extend(self._videos(folder))
         for each in sorted(listed, key=lambda each: each.relative):
             yield self._entry(each) if isinstance(each, _ListedVideo) else each
-
-    def _folders(self, bad: list[_ListedVideo | BadEntry]) -> Iterator[Path]:
-        """Every folder below the root, real ones before those behind links. Folders that cannot be listed go to ``bad``."""
-        seen: set[tuple[int, int]] = set()
-        waiting, links = [self.root], list[Path]()
-        while waiting or links:
-            folder = waiting.pop() if waiting else links.pop(0)
-            try:
-                status = folder.stat()
-                if (status.st_dev, status.st_ino) in seen or folder == self.without:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                with os.scandir(folder) as listing:
-                    below = sorted(
-                        (entry for entry in listing if not entry.name.startswith(".") and _is_folder(entry)), key=lambda e: e.name
-                    )
-            except OSError as error:
-                bad.append(self._bad(folder, "unreadable", f"the folder cannot be listed: {error.strerror}"))
-                continue
-            yield folder
-            links.extend(Path(entry.path) for entry in below if entry.is_symlink())
-            waiting.extend(Path(entry.path) for entry in reversed(below) if not entry.is_symlink())
 
     def _videos(self, folder: Path) -> Iterator[_ListedVideo]:
         names = {name for name in os.listdir(folder) if not name.startswith(".")}
         below = folder.relative_to(self.root).parts
         at, prefix = os.path.join(folder, ""), "".join(f"{part}/" for part in below)
         category = self.category if self.category is not None else below[0] if below else ""
-        endings = [text for ending in self.sidecars for text in (ending, ending.upper())]
+        spelled = {_spelled(name): name for name in sorted(names, reverse=True)}
         for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES:
-                beside = (stem + ending for ending in endings)
-                sidecar = next((at + each for each in beside if each in names), None)
+            if is_video(name, _head(at + name) if needs_head(name) else b""):
+                stem = os.path.splitext(name)[0]
+                beside = (base + ending for ending in self.sidecars for base in (stem, name))
+                sidecar = next(
+                    (at + (each if each in names else spelled[_spelled(each)]) for each in beside if _spelled(each) in spelled), None
+                )
                 yield _ListedVideo(path=folder / name, relative=printable(prefix + name), category=category, sidecar=sidecar)
 
     def _entry(self, video: _ListedVideo) -> SourceEntry | BadEntry:
@@ -100,11 +82,13 @@ class FolderSource:
         except UnicodeEncodeError:
             return self._bad(path, "bad_file_name", "the name is not valid UTF-8; rename the file")
         try:
+            file = MediaFile(path=path, stat=regular_file_stat(path))
             if caption_file:
                 _require_caption_file(caption_file)
-            file = MediaFile(path=path, stat=regular_file_stat(path))
             with disk_errors_as_rejects():
                 annotation = read_sidecar(caption_file) if caption_file else Annotation()
+        except NoAnnotation:
+            annotation, caption_file = Annotation(), None
         except CaptionError as error:
             return self._bad(path, "bad_caption", str(error))
         except RejectRow as rejection:
@@ -124,11 +108,49 @@ class FolderSource:
         return BadEntry(path=printable(str(path)), relative=printable(path.relative_to(self.root).as_posix()), reason=reason, detail=detail)
 
 
+def folders_below(root: Path, without: Path | None, unlistable: Callable[[Path, str], None] = lambda folder, why: None) -> Iterator[Path]:
+    """``root`` and every folder below it, real ones before those behind links, but no hidden ones and not ``without``. ``unlistable`` is called
+    with each folder that cannot be listed, and why."""
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [root], list[Path]()
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop(0)
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in seen or folder == without:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as listing:
+                below = sorted((entry for entry in listing if not entry.name.startswith(".") and _is_folder(entry)), key=lambda e: e.name)
+        except OSError as error:
+            unlistable(folder, f"the folder cannot be listed: {error.strerror}")
+            continue
+        yield folder
+        links.extend(Path(entry.path) for entry in below if entry.is_symlink())
+        waiting.extend(Path(entry.path) for entry in reversed(below) if not entry.is_symlink())
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
         return False  # a broken link: it is listed with the files, and rejected there if it has the name of a video
+
+
+def _spelled(name: str) -> str:
+    """A name as caption files are compared by: composed letters, since macOS writes others, and an ending in lower case."""
+    stem, ending = os.path.splitext(name)
+    return unicodedata.normalize("NFC", stem) + ending.lower()
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    try:
+        regular_file_stat(path)
+        with open(path, "rb") as opened:
+            return opened.read(HEAD_BYTES)
+    except (OSError, RejectRow):
+        return b""
 
 
 def _require_caption_file(path: str) -> None:

@@ -37,7 +37,7 @@ class Layout:
     sidecars: tuple[str, ...] = ()
 
 
-_TXT = (".txt",)
+_TXT = (".txt", ".caption")
 
 LAYOUTS: dict[str, Layout] = {
     "csv": Layout(tables=("*.csv", "*.tsv")),
@@ -53,7 +53,7 @@ LAYOUTS: dict[str, Layout] = {
     "musubi": Layout(tables=("*.jsonl",), path_columns=("video_path",), sidecars=_TXT),
     "finetrainers": Layout(tables=("videos.txt",), sidecars=_TXT),
     "ai_toolkit": Layout(sidecars=_TXT),
-    "simpletuner": Layout(tables=("*.parquet", "*.jsonl"), sidecars=_TXT),
+    "simpletuner": Layout(tables=("*.parquet", "*.jsonl"), path_columns=(*PATH_COLUMNS, "id"), sidecars=_TXT),
     "videox_fun": Layout(
         tables=("metadata.json", "metadata.csv", "videox_fun.json"), path_columns=("file_path",), caption_columns=("text",)
     ),
@@ -65,6 +65,6 @@ LAYOUTS: dict[str, Layout] = {
     "ltx": Layout(tables=("*.csv", "*.json", "*.jsonl"), path_columns=("media_path",)),
     "cosmos": Layout(tables=("metas/v0/*.json",), path_columns=("clip_location", "span_uuid"), join="stem"),
     "video2dataset": Layout(sidecars=(".json", ".txt")),
-    "webdataset": Layout(sidecars=(".txt", ".json")),
-    "zip": Layout(sidecars=(".txt", ".json")),
+    "webdataset": Layout(sidecars=(".txt", ".caption", ".json")),
+    "zip": Layout(sidecars=(".txt", ".caption", ".json")),
 }

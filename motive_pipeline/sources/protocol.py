@@ -15,8 +15,6 @@ from typing import Protocol, runtime_checkable
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.files.media_file import MediaFile
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
-
 Scalar = str | int | float | bool
 
 
@@ -55,6 +53,11 @@ class BadEntry:
 @runtime_checkable
 class ClipSource(Protocol):
     """A list of videos with captions. It is the same, in the same order, as long as no file changes."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that the videos lie in, or the one archive."""
+        ...
 
     @property
     def key(self) -> str:

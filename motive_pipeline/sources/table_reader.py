@@ -7,7 +7,7 @@ table, every clip would lose its caption.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.files.parquet_column import bytes_leaf, cell_name
+from motive_pipeline.files.parquet_column import bytes_leaf, cell_name, text_columns
 from motive_pipeline.sources.captions import LONE_SURROGATE, has_lone_surrogate
 from motive_pipeline.sources.csv_rows import csv_rows
+from motive_pipeline.sources.json_stream import json_stream
 from motive_pipeline.sources.table_row import BadRow, TableRow
 
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -39,6 +40,8 @@ def read_table(file: Path) -> Iterator[TableRow | BadRow]:
         yield from {"csv": csv_rows, "json": _json_rows, "jsonl": _json_lines, "parquet": _parquet_rows}[kind](file)
     except OSError as error:
         raise MotiveError(f"the table {file} cannot be read: {error.strerror or error}") from error
+    except pa.ArrowException as error:
+        raise MotiveError(f"the table {file} cannot be read ({error}). Was it downloaded whole?") from error
 
 
 def read_json_values(file: Path) -> dict[str, Any]:
@@ -82,21 +85,24 @@ def _json_rows(file: Path) -> Iterator[TableRow | BadRow]:
         opened.seek(start)
         try:
             if first == b"[":
-                found = enumerate(ijson.items(opened, "item", use_float=True), start=1)
+                found = enumerate(ijson.items(json_stream(opened), "item", use_float=True), start=1)
                 yield from (_json_row(f"entry {number}", values) for number, values in found)
             elif first == b"{":
-                for key, value in ijson.kvitems(opened, "", use_float=True):
+                for key, value in ijson.kvitems(json_stream(opened), "", use_float=True):
                     yield _json_row(f"entry {key!r}", {"path": key} | (value if isinstance(value, dict) else {"caption": value}))
             else:
                 raise MotiveError(f"{file}: expected a JSON list of objects, or an object with a caption for each file")
-        except ijson.JSONError as error:
+        except (ijson.JSONError, ValueError, OverflowError) as error:  # a number may be too long for Python
             raise MotiveError(f"{file}: not whole, or no JSON ({error}). Was it downloaded whole?") from error
 
 
 def _json_row(where: str, values: Any) -> TableRow | BadRow:
     if not isinstance(values, dict):
         return BadRow(where=where, detail="no JSON object")
-    return BadRow(where=where, detail=LONE_SURROGATE) if has_lone_surrogate(values) else TableRow(where=where, values=values)
+    try:
+        return BadRow(where=where, detail=LONE_SURROGATE) if has_lone_surrogate(values) else TableRow(where=where, values=values)
+    except RecursionError:
+        return BadRow(where=where, detail="objects within objects, too deep to be read")
 
 
 def _has_lines(opened: IO[bytes]) -> bool:
@@ -114,30 +120,38 @@ def _parquet_rows(file: Path) -> Iterator[TableRow | BadRow]:
     except pa.ArrowInvalid as error:
         raise MotiveError(f"{file}: no Parquet file ({error})") from error
     with table:
-        binary = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None]
-        names = [name for column in table.schema_arrow for name in _without_bytes(column.type, column.name)]
+        texts = text_columns(table)
+        binary = [column.name for column in table.schema_arrow if bytes_leaf(column) is not None and column.name not in texts]
+        names = [*texts, *(name for column in table.schema_arrow for name in _without_bytes(column.type, column.name))]
         number = 0
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
-            for values in _parquet_values(batch) if names else [{}] * batch.num_rows:
+            for values in _parquet_values(batch, texts) if names else [{}] * batch.num_rows:
                 number += 1
-                if values is None:
-                    yield BadRow(where=f"row {number}", detail="not valid UTF-8")
+                if isinstance(values, str):
+                    yield BadRow(where=f"row {number}", detail=values)
                 else:
                     yield TableRow(where=f"row {number}", values=values, cells={name: cell_name(name, number) for name in binary})
 
 
-def _parquet_values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """The values of each row; None for a row with a text that is not valid UTF-8."""
+def _parquet_values(batch: pa.RecordBatch, texts: Sequence[str]) -> Iterator[dict[str, Any] | str]:
+    """The values of each row, or why they cannot be read. Values of the columns ``texts`` are bytes in the file."""
     try:
-        yield from batch.to_pylist()
+        yield from _decoded(batch.to_pylist(), texts)
         return
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         pass
     for place in range(batch.num_rows):
         try:
-            yield batch.slice(place, 1).to_pylist()[0]
+            yield from _decoded(batch.slice(place, 1).to_pylist(), texts)
         except UnicodeDecodeError:
-            yield None
+            yield "not valid UTF-8"
+        except (ValueError, OverflowError) as error:  # a date that Python does not have
+            yield f"a value cannot be read: {error}"
+
+
+def _decoded(rows: list[dict[str, Any]], texts: Sequence[str]) -> list[dict[str, Any]]:
+    """``rows`` with the bytes in the columns ``texts`` as text."""
+    return [row | {name: row[name].decode() for name in texts if row[name] is not None} for row in rows] if texts else rows
 
 
 def _without_bytes(kind: pa.DataType, name: str) -> Iterator[str]:

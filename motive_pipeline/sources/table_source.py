@@ -14,10 +14,14 @@ from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
 from motive_pipeline.sources.captions import CaptionError, annotation_of_row
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import BYTES_COLUMNS, Layout
+from motive_pipeline.sources.near_names import spellings
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_folder
 from motive_pipeline.sources.table_reader import read_json_values, read_table
 from motive_pipeline.sources.table_row import BadRow, TableRow
 from motive_pipeline.sources.video_index import Listed, VideoIndex, bad_entry
+
+_OTHER_TYPES = ("image", "images", "picture", "photo", "audio", "text")
+"""Values of a column ``type`` for rows that are no videos, as in a table of a trainer that also reads pictures."""
 
 _NUMBERED_TABLE = "_with_caption_upload"
 _MAX_PATH_CHARACTERS = 4096
@@ -55,8 +59,15 @@ class TableSource:
         require_folder(self.root, self.key)
         videos = VideoIndex(self.layout.join, self._videos())
         found: list[Listed] = []
+        without_file: list[tuple[Path, TableRow | BadRow]] = []
         for table in self.tables:
-            found.extend(self._entry(table, row, videos) for row in self._rows(table))
+            for row in self._rows(table):
+                entry = self._entry(table, row, videos)
+                if isinstance(entry, BadEntry) and entry.reason == "missing_file":
+                    without_file.append((table, row))
+                else:
+                    found.append(entry)
+        found.extend(self._entry(table, row, videos, any_spelling=True) for table, row in without_file)
         found.extend(videos.without_row(", ".join(table.name for table in self.tables[:3])))
         yield from sorted(found, key=lambda entry: entry.relative)
 
@@ -73,8 +84,9 @@ class TableSource:
         else:
             yield from read_table(table)
 
-    def _entry(self, table: Path, row: TableRow | BadRow, videos: VideoIndex) -> Listed:
-        """The entry of one row: its file, then its annotation."""
+    def _entry(self, table: Path, row: TableRow | BadRow, videos: VideoIndex, *, any_spelling: bool = False) -> Listed:
+        """The entry of one row: its file, then its annotation. With ``any_spelling``, the row's name may be that of one free video in another
+        spelling."""
         where = f"{row.where} of {table.name}"
         if isinstance(row, BadRow):
             return _bad_row(table, row.where, f"{where}: {row.detail}")
@@ -83,17 +95,17 @@ class TableSource:
         if column is None and cell is None:
             self._require_path_column(table, row)
             return _bad_row(table, row.where, f"{where}: it names no file")
-        found = cell if column is None else self._file(table, _file_named(row, column), videos)
+        found = cell if column is None else self._file(table, _file_named(row, column), videos, any_spelling)
         if isinstance(found, BadEntry) and cell is not None:
             found = cell
         assert found is not None
+        if str(row.values.get("type", "")).strip().lower() in _OTHER_TYPES:
+            return _other_type(found, row, where)
         if isinstance(found, BadEntry):
             return replace(found, detail=f"{where}: {found.detail}")
         return self._annotated(found, table, row, column, where)
 
     def _annotated(self, found: SourceEntry, table: Path, row: TableRow, column: str | None, where: str) -> Listed:
-        if row.values.get("type", "video") != "video":
-            return bad_entry(found.file.location, found.relative, "not_a_video", f"{where}: its type is {row.values['type']!r}")
         without = (*row.cells, column or "", "type", "category")
         try:
             annotation = annotation_of_row(row.values, caption_columns=self.layout.caption_columns, without=without)
@@ -128,7 +140,7 @@ class TableSource:
         beside = table.relative_to(self.root).as_posix() if table.is_relative_to(self.root) else table.name
         return _without_annotation(file, f"{beside}{MEMBER_MARK}{file.member}")
 
-    def _file(self, table: Path, named: str, videos: VideoIndex) -> Listed:
+    def _file(self, table: Path, named: str, videos: VideoIndex, any_spelling: bool) -> Listed:
         """The file that a row calls ``named``."""
         shown = printable(named)
         if "\0" in named or len(named) > _MAX_PATH_CHARACTERS:
@@ -136,23 +148,41 @@ class TableSource:
             return bad_entry(Path(shown), shown, "bad_file_name", "no file can have this name")
         if self.layout.join != "path":
             key = f"{_subset(table)}/{named}" if self.layout.join == "number" else named
-            return videos.take(key) or bad_entry(self.root / shown, shown, "missing_file", f"no video {shown} below {self.root}")
-        return self._file_at(table, named, shown, videos)
+            found = videos.take(key) or (videos.take_near([key]) if any_spelling else None)
+            missing = f"no video {shown} below {self.root}{_found(videos, key)}" if any_spelling else ""
+            return found or bad_entry(self.root / shown, shown, "missing_file", missing)
+        return self._file_at(table, named, shown, videos, any_spelling)
 
-    def _file_at(self, table: Path, named: str, shown: str, videos: VideoIndex) -> Listed:
+    def _file_at(self, table: Path, named: str, shown: str, videos: VideoIndex, any_spelling: bool) -> Listed:
         """The file at the path ``named``, tried from the layout's sub-folder, from the table's folder and from ``root``."""
         bases = [table.parent / self.layout.below, table.parent, self.root]
         candidates = [Path(os.path.normpath(base / named)) for base in bases]
+        for take in (videos.take_path, videos.take_real):
+            for path in candidates:
+                if found := take(path):
+                    return found
         inside = [path for path in candidates if any(path.is_relative_to(folder) for folder in (table.parent, self.root))]
         if not inside:
-            return bad_entry(
-                candidates[0], shown, "outside_folder", f"{shown} leads out of {self.root}, and only what lies in there is read"
-            )
-        for path in candidates:
-            if found := videos.take_path(path):
-                return found
-        unlisted = _unlisted(inside[0], shown)
-        return unlisted or videos.take(shown) or bad_entry(inside[0], shown, "missing_file", f"no file {shown}")
+            detail = f"{shown} leads out of {self.root}, and only what lies in there is read{_found(videos, named)}"
+            return bad_entry(candidates[0], shown, "outside_folder", detail)
+        if found := _unlisted(inside[0], shown) or videos.take(shown):
+            return found
+        if not any_spelling:
+            return bad_entry(inside[0], shown, "missing_file", "")
+        spelled = [os.path.normpath(base / text) for base in bases for text in spellings(named)]
+        return videos.take_near([*spelled, named]) or bad_entry(inside[0], shown, "missing_file", f"no file {shown}{_found(videos, named)}")
+
+
+def _found(videos: VideoIndex, named: str) -> str:
+    """What is there instead of ``named``, for a message."""
+    similar = videos.similar(named)
+    return f"; found {', '.join(similar)}" if similar else ""
+
+
+def _other_type(found: Listed, row: TableRow, where: str) -> BadEntry:
+    """A row of a picture or of sound: it is no broken video, so it does not count for the gate."""
+    path = found.path if isinstance(found, BadEntry) else found.file.location
+    return bad_entry(path, found.relative, "not_a_video", f"{where}: its type is {row.values['type']!r}", counts=False)
 
 
 def _unlisted(path: Path, shown: str) -> Listed | None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.files.media_file import MEMBER_MARK
+from motive_pipeline.sources.endings import VIDEO_SUFFIXES
 from motive_pipeline.sources.layouts import Join
-from motive_pipeline.sources.protocol import VIDEO_SUFFIXES, BadEntry, SourceEntry
+from motive_pipeline.sources.near_names import NearNames
+from motive_pipeline.sources.protocol import BadEntry, SourceEntry
 
 Listed = SourceEntry | BadEntry
 
@@ -24,11 +27,13 @@ class VideoIndex:
         self._by_key: dict[str, Listed] = {}
         self._same_key_as: dict[Path, str] = {}
         self._taken: set[Path] = set()
+        self._real_folders: dict[str, str] = {}
+        self._file_key = _FILE_KEYS[join]
+        self._join: Join = join
         for entry in listed:
             path = _path(entry)
             self._by_path[path] = entry
-            relative = entry.relative.replace(MEMBER_MARK, "/") if join == "number" else entry.relative.rpartition(MEMBER_MARK)[2]
-            first = self._by_key.setdefault(_FILE_KEYS[join](relative), entry)
+            first = self._by_key.setdefault(self._key(entry), entry)
             if first is not entry and join != "path":
                 self._same_key_as[path] = first.relative
 
@@ -39,6 +44,49 @@ class VideoIndex:
     def take_path(self, path: Path) -> Listed | None:
         """The video at ``path``, marked as taken."""
         return self._take(self._by_path.get(path))
+
+    def take_real(self, path: Path) -> Listed | None:
+        """The video that ``path`` leads to through links to folders, marked as taken."""
+        return self.take_path(self._real_paths.get(self._real(path), path))
+
+    def take_near(self, named: Sequence[str]) -> Listed | None:
+        """The one video that a row means by any of ``named`` in another spelling, marked as taken (see :mod:`~.near_names`).
+
+        Videos that rows name exactly are no candidates. So this is asked for when all rows have been looked up; from the first call on, the
+        candidates stay the same.
+        """
+        found = self._near.matches([*named, *(self._row_key(name) for name in named)])
+        return self.take_path(Path(next(iter(found)))) if len(found) == 1 else None
+
+    def similar(self, named: str) -> list[str]:
+        """The names of some videos that are spelled nearly as ``named``, to be shown to a person."""
+        return [self._by_path[Path(path)].relative for path in self._all_names.similar(named)]
+
+    @cached_property
+    def _real_paths(self) -> dict[Path, Path]:
+        return {self._real(path): path for path in reversed(self._by_path)}
+
+    def _real(self, path: Path) -> Path:
+        """``path`` with the links in its folder followed; a link in the place of the file itself stays."""
+        folder = str(path.parent)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        return Path(self._real_folders[folder], path.name)
+
+    @cached_property
+    def _near(self) -> NearNames:
+        free = [path for path in self._by_path if path not in self._taken]
+        names = ((name, str(path)) for path in free for name in (str(path), self._key(self._by_path[path])))
+        return NearNames(names)
+
+    @cached_property
+    def _all_names(self) -> NearNames:
+        return NearNames((self._key(entry), str(path)) for path, entry in self._by_path.items())
+
+    def _key(self, entry: Listed) -> str:
+        """What the layout's rows call the video. Members of archives are known by their path inside the archive."""
+        relative = entry.relative.replace(MEMBER_MARK, "/") if self._join == "number" else entry.relative.rpartition(MEMBER_MARK)[2]
+        return self._file_key(relative)
 
     def _take(self, found: Listed | None) -> Listed | None:
         if found is not None:
@@ -51,7 +99,7 @@ class VideoIndex:
             if path in self._taken:
                 continue
             if isinstance(entry, BadEntry):
-                yield replace(entry, counts=entry.reason.endswith("_archive"))
+                yield replace(entry, counts=entry.reason.endswith("_archive") and entry.reason != "unsupported_archive")
             elif path in self._same_key_as:
                 detail = f"has the name of {self._same_key_as[path]}, which the row was given to"
                 yield bad_entry(path, entry.relative, "duplicate_name", detail, counts=False)

@@ -97,7 +97,7 @@ def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project
 @pytest.mark.parametrize(
     ("asset", "number", "expected", "checks"),
     [
-        ("clip_catalog", "clips", "18", ("every_clip_has_a_caption", "every_file_is_usable")),
+        ("clip_catalog", "clips", "18", ("every_clip_has_a_caption", "every_file_is_accounted_for", "every_file_is_usable")),
         ("motion_masks", "clips", "18", ("most_clips_move",)),
         ("projected_gradients/motive", "rows", "18", ("rows_have_unit_length_motive",)),
     ],

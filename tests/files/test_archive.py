@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -202,3 +203,154 @@ def test_members_of_an_unchanged_archive_are_not_hashed_again(tmp_path, monkeypa
 def test_of_two_members_with_one_name_the_later_counts(tmp_path):
     tarred(tmp_path / "x.tar", {"a.mp4": b"old", "./a.mp4": b"newer"})
     assert [member.num_bytes for member in list_archive(tmp_path / "x.tar")[1]] == [5]
+
+
+def hashed(folder: Path):
+    """(names of the videos whose bytes can be read, reasons by name) of the archives in ``folder``."""
+    found = scan(ArchiveSource(root=folder, key="clips.path"), HashMemory(folder.parent / f"{folder.name}-state"))
+    return [file.entry.relative for file in found.files], {bad.relative: (bad.reason, bad.detail) for bad in found.bad}
+
+
+def with_method(archive: Path, member: str, method: int) -> None:
+    """Say in both headers of ``member`` that it is compressed by ``method``."""
+    data, at, name = bytearray(archive.read_bytes()), 0, member.encode()
+    while (at := data.find(name, at)) >= 0:
+        if data[at - 30 : at - 26] == b"PK\3\4":
+            data[at - 22 : at - 20] = struct.pack("<H", method)
+        if data[at - 46 : at - 42] == b"PK\1\2":
+            data[at - 36 : at - 34] = struct.pack("<H", method)
+        at += 1
+    archive.write_bytes(bytes(data))
+
+
+def test_what_macos_puts_beside_the_files_of_a_zip_is_no_video_and_no_caption(tmp_path):
+    apple = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(180)
+    contents = {"my/c.mp4": DATA, "my/c.txt": b"a square"}
+    contents |= {f"__MACOSX/{folder}._{name}": apple for folder in ("", "my/") for name in ("c.mp4", "c.txt")} | {"my/._c.mp4": apple}
+    zipped(tmp_path / "mac.zip", contents)
+    (entry,) = listed(tmp_path)
+    assert isinstance(entry, SourceEntry)
+    assert (entry.relative, entry.caption) == ("mac.zip!/my/c.mp4", "a square")
+
+
+@pytest.mark.parametrize(("method", "named"), [(9, "Deflate64"), (93, "zstd"), (77, "method 77")])
+def test_a_member_compressed_by_an_unknown_method_costs_itself_and_a_caption_its_clip(tmp_path, method, named):
+    archive = zipped(
+        tmp_path / "a.zip", {f"{name}.{end}": f"{name} slides".encode() for name in "abc" for end in ("mp4", "txt")}, stored=False
+    )
+    with_method(archive, "a.mp4", method)
+    with_method(archive, "b.txt", method)
+    used, bad = hashed(tmp_path)
+    assert used == ["a.zip!/c.mp4"]
+    assert bad["a.zip!/a.mp4"][0] == "unsupported_compression"
+    assert named in bad["a.zip!/a.mp4"][1]
+    assert "unpack" in bad["a.zip!/a.mp4"][1]
+    assert bad["a.zip!/b.mp4"][0] == "bad_caption"
+    assert named in bad["a.zip!/b.mp4"][1]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["deflate", "bzip2", "lzma"])
+@pytest.mark.parametrize("member", ["b.mp4", "b.txt"])
+def test_a_damaged_member_costs_one_clip_whatever_it_is_compressed_with(tmp_path, method, member):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as opened:
+        for name in "abc":
+            opened.writestr(f"{name}.mp4", DATA + name.encode())
+            opened.writestr(f"{name}.txt", f"caption {name} " * 50)
+        info = opened.getinfo(member)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    start = info.header_offset + 30 + len(member)
+    for place in range(start + 4, start + info.compress_size):
+        data[place] ^= 0x5A
+    (tmp_path / "a.zip").write_bytes(bytes(data))
+    used, bad = hashed(tmp_path)
+    assert used == ["a.zip!/a.mp4", "a.zip!/c.mp4"]
+    assert {name: reason for name, (reason, _) in bad.items()} == {
+        "a.zip!/b.mp4": "damaged_archive" if member == "b.mp4" else "bad_caption"
+    }
+    assert member in bad["a.zip!/b.mp4"][1]
+    with pytest.raises(RejectRow, match="damaged_archive"), MediaFile.parse(tmp_path / "a.zip!" / member).open() as stream:
+        stream.read()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_name_in_a_zip_that_is_no_text_costs_its_own_member(tmp_path, stored):
+    archive = zipped(tmp_path / "a.zip", {"caf\u00e9.mp4": DATA, "\u00fcber.mp4": DATA[1:], "plain.mp4": DATA[2:]}, stored=stored)
+    archive.write_bytes(archive.read_bytes().replace("caf\u00e9".encode(), b"caf\xe9\xe9"))
+    used, bad = hashed(tmp_path)
+    assert used == ["a.zip!/plain.mp4", "a.zip!/\u00fcber.mp4"]
+    assert {name: reason for name, (reason, _) in bad.items()} == {"a.zip!/caf\\xe9\\xe9.mp4": "bad_file_name"}
+    for name, data in (("\u00fcber.mp4", DATA[1:]), ("plain.mp4", DATA[2:])):
+        with MediaFile.parse(f"{archive}!/{name}").open() as stream:
+            assert stream.read() == data
+
+
+def test_a_member_without_its_header_costs_itself(tmp_path):
+    archive = zipped(tmp_path / "a.zip", {"a.mp4": DATA, "b.mp4": DATA[1:]})
+    archive.write_bytes(archive.read_bytes().replace(b"PK\3\4", b"XXXX", 2).replace(b"XXXX", b"PK\3\4", 1))
+    used, bad = hashed(tmp_path)
+    assert (used, [(name, reason) for name, (reason, _) in bad.items()]) == (["a.zip!/a.mp4"], [("a.zip!/b.mp4", "damaged_archive")])
+
+
+def test_a_tar_cut_off_costs_the_member_that_is_cut(tmp_path):
+    archive = tarred(tmp_path / "a.tar", {"a.mp4": DATA, "b.mp4": DATA[1:], "c.mp4": DATA[2:]})
+    archive.write_bytes(archive.read_bytes()[: 2 * 512 + 5120 + 700])
+    used, bad = hashed(tmp_path)
+    assert (used, [(name, reason) for name, (reason, _) in bad.items()]) == (["a.tar!/a.mp4"], [("a.tar!/b.mp4", "damaged_archive")])
+    assert "ends inside this member" in bad["a.tar!/b.mp4"][1]
+
+
+def test_what_follows_a_damaged_header_of_a_tar_is_one_reject_and_no_silence(tmp_path):
+    archive = tarred(tmp_path / "a.tar", {"a.mp4": DATA, "b.mp4": DATA[1:], "c.mp4": DATA[2:]})
+    data = bytearray(archive.read_bytes())
+    data[512 + 5120 + 10] ^= 255
+    archive.write_bytes(bytes(data))
+    used, bad = hashed(tmp_path)
+    assert used == ["a.tar!/a.mp4"]
+    assert {name: reason for name, (reason, _) in bad.items()} == {"a.tar!/(from byte 5632)": "damaged_archive"}
+    assert "byte 5632" in bad["a.tar!/(from byte 5632)"][1]
+
+
+def test_a_link_in_place_of_a_caption_is_told_with_its_clip(tmp_path):
+    archive = tarred(tmp_path / "a.tar", {"a.mp4": DATA})
+    with tarfile.open(archive, "a") as opened:
+        info = tarfile.TarInfo("a.txt")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        opened.addfile(info)
+    assert hashed(tmp_path)[1]["a.tar!/a.mp4"][0] == "bad_caption"
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "words"),
+    [
+        ("x.tar.gz", b"\x1f\x8b\x08", "gzip"),
+        ("x.tgz", b"\x1f\x8b\x08", "plain .tar"),
+        ("x.tar.bz2", b"BZh9", "bzip2"),
+        ("x.tar.xz", b"\xfd7zXZ\0", "xz"),
+        ("x.tar.zst", b"\x28\xb5\x2f\xfd", "zstd"),
+        ("x.7z", b"7z\xbc\xaf\x27\x1c", "7z x"),
+        ("x.RAR", b"Rar!\x1a\x07\x01", "unrar"),
+        ("x.tar", b"\x1f\x8b\x08", "gzip"),
+        ("x.7z.001", b"7z\xbc\xaf\x27\x1c", "7z x"),
+    ],
+)
+def test_an_archive_of_another_kind_is_named_for_what_it_is_with_what_to_do(tmp_path, name, head, words):
+    (tmp_path / name).write_bytes(head + bytes(600))
+    zipped(tmp_path / "good.zip", {"a.mp4": DATA})
+    used, bad = hashed(tmp_path)
+    assert used == ["good.zip!/a.mp4"]
+    assert list(bad) == [name]
+    assert bad[name][0] == "unsupported_archive"
+    assert words in bad[name][1]
+    (alone,) = ArchiveSource(root=tmp_path / name, key="clips.path").entries()
+    assert isinstance(alone, BadEntry)
+    assert alone.reason == "unsupported_archive"
+
+
+def test_a_zip_in_several_files_is_one_reject_that_says_how_to_join_them(tmp_path):
+    for name in ("x.z01", "x.z02", "x.zip", "y.z01", "y.z02"):
+        (tmp_path / name).write_bytes(b"PK\7\x08" + bytes(100))
+    used, bad = hashed(tmp_path)
+    assert {name: reason for name, (reason, _) in bad.items()} == {"x.zip": "unsupported_archive", "y.z01": "incomplete_archive"}
+    assert "zip -s 0 x.zip --out whole.zip" in bad["x.zip"][1]
+    assert "y.zip, is missing" in bad["y.z01"][1]
+    assert used == []
