@@ -6,6 +6,7 @@ In tables a window follows the file: ``/data/film.mp4#t=1.0625,2.125`` in second
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -61,9 +62,20 @@ class Window:
         start, end, unit = fields
         return cls(start=Fraction(start), end=Fraction(end), unit="s" if unit == "s" else "frames")
 
-    def overlaps(self, other: Window) -> bool:
-        """Whether both have a time in common. Windows in different units are not compared."""
-        return self.unit == other.unit and self.start < other.end and other.start < self.end
+
+def num_overlapping(windows: Sequence[Window | None]) -> int:
+    """How many of the windows of one file overlap another one, or the whole file (None). Windows in different units are not compared."""
+    if None in windows:
+        return sum(window is not None for window in windows)
+    count = 0
+    for unit in ("s", "frames"):
+        known = sorted((window.start, window.end) for window in windows if window is not None and window.unit == unit)
+        latest_end = Fraction(-1)
+        for place, (start, end) in enumerate(known):
+            next_start = known[place + 1][0] if place + 1 < len(known) else end
+            count += start < latest_end or next_start < end
+            latest_end = max(latest_end, end)
+    return count
 
 
 def split_location(location: str) -> tuple[str, Window | None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
 from motive_pipeline.files.file_stat import printable, regular_file_stat
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
+from motive_pipeline.files.window import join_location
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
 from motive_pipeline.sources.captions import CaptionError, annotation_of_row
 from motive_pipeline.sources.folder_source import FolderSource
@@ -18,6 +19,7 @@ from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_fold
 from motive_pipeline.sources.table_reader import read_json_values, read_table
 from motive_pipeline.sources.table_row import BadRow, TableRow
 from motive_pipeline.sources.video_index import Listed, VideoIndex, bad_entry
+from motive_pipeline.sources.window_columns import WindowError, pieces_of_row, window_of_row
 
 _NUMBERED_TABLE = "_with_caption_upload"
 _MAX_PATH_CHARACTERS = 4096
@@ -28,8 +30,8 @@ class TableSource:
     """Rows of tables joined with the videos below ``root``: plain files, and members of archives.
 
     A row whose file does not exist is ``missing_file``. A video that no row names is ``orphan_file``, and a second video of a name
-    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row. A
-    row that holds its video as bytes needs no file.
+    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row, unless
+    the rows name windows of it: each different window is a clip. A row that holds its video as bytes needs no file.
     """
 
     root: Path
@@ -56,7 +58,7 @@ class TableSource:
         videos = VideoIndex(self.layout.join, self._videos())
         found: list[Listed] = []
         for table in self.tables:
-            found.extend(self._entry(table, row, videos) for row in self._rows(table))
+            found.extend(self._entry(table, row, videos) for whole in self._rows(table) for row in self._pieces(whole))
         found.extend(videos.without_row(", ".join(table.name for table in self.tables[:3])))
         yield from sorted(found, key=lambda entry: entry.relative)
 
@@ -72,6 +74,18 @@ class TableSource:
             yield from _paired_lines(table)
         else:
             yield from read_table(table)
+
+    def _pieces(self, row: TableRow | BadRow) -> list[TableRow | BadRow]:
+        """The row, or one row for each of the windows that it lists (Panda-70M: all pieces of a video in one row, with a list of captions)."""
+        if isinstance(row, BadRow):
+            return [row]
+        try:
+            pieces = pieces_of_row(row.values, self.layout.windows)
+        except WindowError as error:
+            return [BadRow(where=row.where, detail=str(error))]
+        if len(pieces) == 1:
+            return [replace(row, values=pieces[0])]
+        return [replace(row, where=f"{row.where}, window {number}", values=values) for number, values in enumerate(pieces, start=1)]
 
     def _entry(self, table: Path, row: TableRow | BadRow, videos: VideoIndex) -> Listed:
         """The entry of one row: its file, then its annotation."""
@@ -94,6 +108,12 @@ class TableSource:
     def _annotated(self, found: SourceEntry, table: Path, row: TableRow, column: str | None, where: str) -> Listed:
         if row.values.get("type", "video") != "video":
             return bad_entry(found.file.location, found.relative, "not_a_video", f"{where}: its type is {row.values['type']!r}")
+        try:
+            window = window_of_row(row.values, self.layout.windows)
+        except WindowError as error:
+            return _bad_row(table, row.where, f"{where}: {error}")
+        if window is not None:
+            found = replace(found, file=replace(found.file, window=window), relative=join_location(found.relative, window))
         without = (*row.cells, column or "", "type", "category")
         try:
             annotation = annotation_of_row(row.values, caption_columns=self.layout.caption_columns, without=without)

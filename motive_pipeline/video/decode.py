@@ -32,7 +32,7 @@ from motive_pipeline.video.flags import FLAGS
 from motive_pipeline.video.frame_times import StampsOutOfOrder, TimedFrames, presentation_stamps
 from motive_pipeline.video.geometry import frame_flags, geometry
 from motive_pipeline.video.picture import cover_scale, picture
-from motive_pipeline.video.window_frames import LostFrames, Span, SpanFilter, find_span, packets_from_key, place_of_sorted, window_facts
+from motive_pipeline.video.window_frames import LostFrames, SpanFilter, find_span, packets_from_key, place_of_sorted, window_facts
 
 if TYPE_CHECKING:  # a worker process starts 0.2 s sooner without the settings
     from motive_pipeline.config import Config
@@ -98,7 +98,7 @@ def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
     """
     file = media_file(source)
     try:
-        return _read(file, rule) if file.window is None else _read_span(file, rule, find_span(file))
+        return _read(file, rule) if file.window is None else _read_window(file, rule)
     except StampsOutOfOrder:
         pass
     try:
@@ -116,16 +116,20 @@ def _read(file: MediaFile, rule: FrameRule, stamps: Iterator[Fraction] | None = 
         return _taken(TimedFrames(stream, stamps), container, rule, stated_s=stated_length_s(container, stream))
 
 
-def _read_span(file: MediaFile, rule: FrameRule, span: Span) -> DecodedClip:
+def _read_window(file: MediaFile, rule: FrameRule) -> DecodedClip:
     """The window of a file: from the key frame before it, or from the beginning if the container cannot be sought in."""
-    with suppress(LostFrames), open_video(file) as (container, stream):
+    with open_video(file) as (container, stream):
+        span = find_span(file, container, stream)
         packets = packets_from_key(container, stream, span.first)
         if packets is not None:
-            among = SpanFilter(stream, span, after_seek=True)
-            return _taken(TimedFrames(stream, among=among), container, rule, packets=packets, of=file, among=among)
+            with suppress(LostFrames):
+                return _of_span(file, rule, container, SpanFilter(stream, span, after_seek=True), packets)
     with open_video(file) as (container, stream):
-        among = SpanFilter(stream, span, after_seek=False)
-        return _taken(TimedFrames(stream, among=among), container, rule, of=file, among=among)
+        return _of_span(file, rule, container, SpanFilter(stream, span, after_seek=False), container.demux(stream))
+
+
+def _of_span(file: MediaFile, rule: FrameRule, container: InputContainer, among: SpanFilter, packets: Iterator[av.Packet]) -> DecodedClip:
+    return _taken(TimedFrames(among.stream, among=among), container, rule, packets=packets, of=file, among=among)
 
 
 def _read_counted(file: MediaFile, rule: FrameRule) -> DecodedClip:

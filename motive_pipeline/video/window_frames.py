@@ -63,20 +63,19 @@ class WindowFacts:
     length_s: Fraction
 
 
-def find_span(file: MediaFile) -> Span:
-    """The span of the file's window.
+def find_span(file: MediaFile, container: InputContainer, stream: VideoStream) -> Span:
+    """The span of the file's window. ``container`` is the open file; its position is lost.
 
     Raises:
         StampsOutOfOrder: the container keeps no presentation times.
-        RejectRow: see :func:`~.container.open_video` and :func:`window_facts`.
+        RejectRow: ``zero_frames`` or ``decode_error`` for the first frame; see also :func:`window_facts`.
     """
     window = _window(file)
     if window.unit == "frames":
         return window_facts(file).span
-    with open_video(file) as (container, stream):
-        origin = _first_stamp(container, stream)
-        if container.format.name == "avi" and stream.codec_context.has_b_frames:
-            raise StampsOutOfOrder
+    origin = _first_stamp(container, stream)
+    if container.format.name == "avi" and stream.codec_context.has_b_frames:
+        raise StampsOutOfOrder
     return Span.of(window, origin)
 
 
@@ -107,8 +106,8 @@ def _facts_of_frames(file: MediaFile, window: Window) -> WindowFacts:
 
 def _facts_of_times(file: MediaFile, window: Window) -> WindowFacts:
     try:
-        span = find_span(file)
         with open_video(file) as (container, stream):
+            span = find_span(file, container, stream)
             if (packets := packets_from_key(container, stream, span.first)) is not None:
                 return _counted(sorted_stamps(packets), stream, window, span)
     except StampsOutOfOrder:
@@ -131,7 +130,7 @@ def _counted(stamps: Iterator[Fraction], stream: VideoStream, window: Window, sp
         gap = _usual_gap(read, stream)
         over = span.end + SLACK_S - (read[-1] + gap)
         if over > _MAX_SHARE_OVER * gap:
-            raise _outside(window, f"{float(window.end - over):.3f} s")
+            raise _outside(window, f"{float(window.end - over):.2f} s")
     num_frames = sum(stamp in span for stamp in read)
     if not num_frames:
         raise RejectRow("too_short", f"{window} holds no frame")
