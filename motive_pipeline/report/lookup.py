@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -95,7 +94,9 @@ def _matches(known: Sequence[KnownClip], name: str) -> Iterator[list[KnownClip]]
     if re.fullmatch(f"[0-9a-f]{{{LEAST_PREFIX},{ID_DIGITS}}}", name):
         yield [each for each in known if each.clip_id.startswith(name)]
     yield [each for each in known if any(os.path.basename(path) == name for path in each.paths)]
-    yield [each for each in known if any(split_location(other)[0] in (path, name) for other in each.paths)]
+    of_file = [(each, {split_location(other)[0] for other in each.paths}) for each in known]
+    yield [each for each, files in of_file if path in files]
+    yield [each for each, files in of_file if name in map(os.path.basename, files)]
 
 
 def _source_paths(path: str, sources: Sequence[str]) -> list[str]:

@@ -276,7 +276,9 @@ def _num_usable(targets: _Targets, timed: TimedFrames, rule: FrameRule, stated_s
     if not available:
         raise RejectRow("zero_frames", f"{window}no frame could be decoded{': ' + timed.error if timed.error else ''}")
     assert timed.last is not None
-    found = f"{window}{available} frame{'s' * (available > 1)} at {rule.fps:g} fps ({float(timed.last):.2f} s), {rule.min_frames} are needed"
+    found = (
+        f"{window}{available} frame{'s' * (available > 1)} at {rule.fps:g} fps ({float(timed.last):.2f} s), {rule.min_frames} are needed"
+    )
     if timed.is_cut_off or (stated_s is not None and float(timed.last) + float(timed.usual_gap()) < TRUNCATED_SHARE * stated_s):
         raise RejectRow("truncated_tail", f"the file was cut off: {found}")
     raise RejectRow("too_short", f"{found} (clips.num_frames, clips.min_frames, clips.fps)")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 
 import av
 import av.error
@@ -234,7 +234,7 @@ def _first_stamp(container: InputContainer, stream: VideoStream) -> Fraction:
 
 
 def _usual_gap(stamps: list[Fraction], stream: VideoStream) -> Fraction:
-    gaps = sorted(after - before for before, after in zip(stamps, stamps[1:], strict=False))
+    gaps = sorted(after - before for before, after in pairwise(stamps))
     if gaps:
         return gaps[len(gaps) // 2]
     rate = stream.average_rate or stream.guessed_rate

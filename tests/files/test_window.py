@@ -31,14 +31,30 @@ def test_a_window_has_one_text_that_leads_back_to_it(window, suffix, words):
     assert Window.of_fields(window.fields()) == window
 
 
-@pytest.mark.parametrize(("start", "end", "unit"), [("-1", "2", "s"), ("2", "2", "s"), ("3", "2", "s"), ("0", "1.5", "frames"), ("0", "0.0000001", "s")])
+@pytest.mark.parametrize(
+    ("start", "end", "unit"), [("-1", "2", "s"), ("2", "2", "s"), ("3", "2", "s"), ("0", "1.5", "frames"), ("0", "0.0000001", "s")]
+)
 def test_an_empty_window_or_half_a_frame_is_none(start, end, unit):
     with pytest.raises(ValueError):
         Window(start=Fraction(start), end=Fraction(end), unit=unit)
 
 
 @pytest.mark.parametrize("window", [None, seconds(1, 2), frames(3, 9)])
-@pytest.mark.parametrize("name", ["a.mp4", "a#t=1,2.mp4", "a.mp4#t=1,2", "a.mp4#t=", "a.mp4#t=1,2#t=", "a.mp4#frames=4,9#t=#t=", "a.mp4#t=2,1", "a.mp4#t=1.0,2", "#t=1,2", "é\n#t=1,2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.mp4",
+        "a#t=1,2.mp4",
+        "a.mp4#t=1,2",
+        "a.mp4#t=",
+        "a.mp4#t=1,2#t=",
+        "a.mp4#frames=4,9#t=#t=",
+        "a.mp4#t=2,1",
+        "a.mp4#t=1.0,2",
+        "#t=1,2",
+        "é\n#t=1,2",
+    ],
+)
 @pytest.mark.parametrize("member", ["", "in/b.mp4", "in/b.mp4#t=1,2"])
 def test_a_location_leads_back_whatever_the_file_is_called(tmp_path, name, window, member):
     (tmp_path / name).write_bytes(b"film")
@@ -70,7 +86,10 @@ def test_the_id_is_of_the_bytes_and_the_window(tmp_path):
         (tmp_path / name).write_bytes(b"film")
     memory = HashMemory(tmp_path / "state")
     whole = memory.clip_id(tmp_path / "a.mp4")
-    ids = {memory.clip_id(MediaFile(path=tmp_path / "a.mp4", window=window)) for window in (seconds(1, 2), seconds(1, 3), seconds(0, 2), frames(1, 2))}
+    ids = {
+        memory.clip_id(MediaFile(path=tmp_path / "a.mp4", window=window))
+        for window in (seconds(1, 2), seconds(1, 3), seconds(0, 2), frames(1, 2))
+    }
     assert len(ids | {whole}) == 5
     assert all(len(clip_id) == 16 for clip_id in ids)
     assert memory.clip_id(MediaFile(path=tmp_path / "b.mp4", window=seconds(1, 2))) in ids, "a renamed file is the same clip"

@@ -1,13 +1,11 @@
 """Windows of a file: the frames that decoding from the beginning gives, read from the key frame before; a reason code where there is none."""
 
-import io
 import tarfile
 import zipfile
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +23,7 @@ from motive_pipeline.video.geometry import geometry
 from motive_pipeline.video.picture import picture
 from motive_pipeline.video.probe import probe
 from motive_pipeline.video.readers import ClipReader, FrameReader, Prober
-from tests.clip_fixtures import RULE, counting_frames, cut, damage, noise, which_frames, write_video
+from tests.clip_fixtures import RULE, counting_frames, damage, noise, which_frames, write_video
 
 FPS = 16
 LONG_RULE = replace(RULE, num_frames=17, fps=float(FPS))
@@ -116,20 +114,26 @@ class TestSeek:
         whole = from_the_beginning(path)
         monkeypatch.setattr(window_frames, "SEEK_MARGINS_S", (0,))
         for start in (11, 12, 13, 23):
-            assert np.array_equal(read_clip(part(path, seconds(start / FPS, (start + 17) / FPS)), LONG_RULE).frames_THWC, whole[start : start + 17])
+            assert np.array_equal(
+                read_clip(part(path, seconds(start / FPS, (start + 17) / FPS)), LONG_RULE).frames_THWC, whole[start : start + 17]
+            )
 
     def test_frames_that_a_decoder_cannot_give_after_a_seek_are_read_from_the_beginning(self, tmp_path):
         """With ``intra-refresh`` only the first frame is a whole picture; the key frames are points from which a decoder recovers slowly."""
         path = film(tmp_path / "v.mp4", options={"x264-params": "intra-refresh=1:keyint=12:bframes=0", "crf": "12"})
         whole = from_the_beginning(path)
         for start in (12, 14, 25):
-            assert np.array_equal(read_clip(part(path, seconds(start / FPS, (start + 17) / FPS)), LONG_RULE).frames_THWC, whole[start : start + 17])
+            assert np.array_equal(
+                read_clip(part(path, seconds(start / FPS, (start + 17) / FPS)), LONG_RULE).frames_THWC, whole[start : start + 17]
+            )
 
     def test_open_groups_of_pictures_are_read_rightly(self, tmp_path):
         path = film(tmp_path / "v.mp4", options={"x264-params": "open-gop=1:keyint=12:min-keyint=12:bframes=3:scenecut=0", "crf": "12"})
         whole = from_the_beginning(path)
         for start in range(0, 31, 3):
-            assert np.array_equal(read_clip(part(path, seconds(start / FPS, (start + 17) / FPS)), LONG_RULE).frames_THWC, whole[start : start + 17])
+            assert np.array_equal(
+                read_clip(part(path, seconds(start / FPS, (start + 17) / FPS)), LONG_RULE).frames_THWC, whole[start : start + 17]
+            )
 
     def test_b_frames_without_presentation_times_are_in_order_in_a_window_too(self, tmp_path):
         path = write_video(tmp_path / "v.avi", counting_frames(40), fps=FPS, options={"bf": "2", "g": "12"})
