@@ -71,12 +71,9 @@ def find_span(file: MediaFile, container: InputContainer, stream: VideoStream) -
         RejectRow: ``zero_frames`` or ``decode_error`` for the first frame; see also :func:`window_facts`.
     """
     window = _window(file)
-    if window.unit == "frames":
-        return window_facts(file).span
-    origin = _first_stamp(container, stream)
     if container.format.name == "avi" and stream.codec_context.has_b_frames:
         raise StampsOutOfOrder
-    return Span.of(window, origin)
+    return window_facts(file).span if window.unit == "frames" else Span.of(window, _first_stamp(container, stream))
 
 
 def window_facts(file: MediaFile) -> WindowFacts:
@@ -127,6 +124,8 @@ def _counted(stamps: Iterator[Fraction], stream: VideoStream, window: Window, sp
         if stamp >= span.end:
             break
     else:
+        if not read:
+            raise RejectRow("too_short", f"{window} holds no frame")
         gap = _usual_gap(read, stream)
         over = span.end + SLACK_S - (read[-1] + gap)
         if over > _MAX_SHARE_OVER * gap:
@@ -155,7 +154,7 @@ def packets_from_key(container: InputContainer, stream: VideoStream, stamp: Frac
 
 @dataclass
 class SpanFilter:
-    """Chooses the decoded frames of a span. ``reaches_end`` is true when a frame behind the span was seen.
+    """Chooses the decoded frames of a span. Interlaced video is deinterlaced behind this, so without the frames around the span.
 
     ``damaged_before``: the data are damaged between the last key frame before the span and the span, and its frames are built on that.
     ``after_seek``: the first decoded frame must lie at or before the span's start.
@@ -164,7 +163,6 @@ class SpanFilter:
     stream: VideoStream
     span: Span
     after_seek: bool
-    reaches_end: bool = False
     damaged_before: bool = False
     _any: bool = field(default=False, init=False)
 
@@ -186,7 +184,6 @@ class SpanFilter:
                 raise LostFrames
             self._any = True
             if stamp >= self.span.end:
-                self.reaches_end = True
                 return
             if stamp in self.span:
                 yield frame
