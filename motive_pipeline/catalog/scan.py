@@ -1,7 +1,7 @@
 """Lists the files of a source and identifies each by its content.
 
-A clip's id is the first 16 hex digits of the SHA-256 of its bytes. So a renamed file is the same clip, and a changed file is a new one.
-Hashes of files that have not changed come from memory (files/hash_memory.py).
+A clip's id is the first 16 hex digits of the SHA-256 of its bytes; for a window of a file, of that hash and the window. So a renamed file is
+the same clip, and a changed file is a new one. A file is hashed once, however many rows name it or windows of it. Hashes of files that have not changed come from memory (files/hash_memory.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects
-from motive_pipeline.files.hash_memory import ID_DIGITS, FileHash, HashMemory, hash_file
+from motive_pipeline.files.hash_memory import FileHash, HashMemory, clip_id_of, hash_file
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.progress import Progress
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
@@ -39,7 +39,7 @@ _HASHED_AHEAD = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """An entry of a source, with the hash and the size of its content."""
+    """An entry of a source, with the hash and the size of its content: those of the whole file, also for a window."""
 
     entry: SourceEntry
     clip_id: str
@@ -60,7 +60,7 @@ class Scan:
         return {
             "files": len(self.files),
             "different contents": len({file.clip_id for file in self.files}),
-            "gigabytes": round(sum(file.num_bytes for file in self.files) / 1e9, 3),
+            "gigabytes": round(sum({file.entry.file.whole: file.num_bytes for file in self.files}.values()) / 1e9, 3),
             "without caption": sum(not file.entry.caption for file in self.files),
             "unusable entries": len(self.bad),
             "hashed now": self.num_hashed,
@@ -85,11 +85,12 @@ def scan(source: ClipSource, memory: HashMemory, *, threads: int = 1, seen: Call
     files: list[SourceFile] = []
     bad: list[BadEntry] = []
     hashed_before = memory.num_hashed
-    progress, num_bytes = Progress(source.key, None, unit="files"), 0
+    progress, num_bytes, places = Progress(source.key, None, unit="files"), 0, set[MediaFile]()
     for found in _identified(source.entries(), memory, threads):
         if isinstance(found, SourceFile):
             files.append(found)
-            num_bytes += found.num_bytes
+            num_bytes += 0 if found.entry.file.whole in places else found.num_bytes
+            places.add(found.entry.file.whole)
             progress.step(note=f"{memory.num_hashed - hashed_before} hashed, {num_bytes / 1e9:.1f} GB")
             if seen is not None:
                 seen(found)
@@ -153,34 +154,56 @@ def observe_query_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
     return data_version(queries, kept), facts
 
 
+class _Hashes:
+    """The hashes of a scan: each file is looked up or read once, whether or not the memory may keep its hash."""
+
+    def __init__(self, memory: HashMemory, pool: ThreadPoolExecutor) -> None:
+        self._memory, self._pool = memory, pool
+        self._known: dict[MediaFile, tuple[str, int] | Future[FileHash]] = {}
+
+    def start(self, file: MediaFile) -> tuple[str, int] | Future[FileHash]:
+        """(hash, number of bytes), or the future of them for a large file that must be read. ``file`` has a stat."""
+        whole = file.whole
+        if whole not in self._known:
+            found = self._memory.remembered(whole)
+            if found is None and _is_worth_a_thread(whole):
+                self._known[whole] = self._pool.submit(hash_file, whole)
+            else:
+                self._known[whole] = found or self._memory.remember(hash_file(whole))
+        return self._known[whole]
+
+    def finish(self, file: MediaFile, future: Future[FileHash]) -> tuple[str, int]:
+        """The result of ``future``, remembered."""
+        known = self._known[file.whole]
+        if isinstance(known, Future):
+            known = self._known[file.whole] = self._memory.remember(future.result())
+        return known
+
+
 def _identified(entries: Iterable[SourceEntry | BadEntry], memory: HashMemory, threads: int) -> Iterator[SourceFile | BadEntry]:
     """The entries in their order, each with its hash, or as a bad entry."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="hash")
+    hashes = _Hashes(memory, pool)
     waiting: deque[SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]] = deque()
     try:
         for entry in entries:
-            waiting.append(entry if isinstance(entry, BadEntry) else _start_hash(entry, memory, pool))
+            waiting.append(entry if isinstance(entry, BadEntry) else _start_hash(entry, hashes))
             while waiting and (len(waiting) > threads * _HASHED_AHEAD or not isinstance(waiting[0], tuple) or waiting[0][1].done()):
-                yield _finish_hash(waiting.popleft(), memory)
+                yield _finish_hash(waiting.popleft(), hashes)
         while waiting:
-            yield _finish_hash(waiting.popleft(), memory)
+            yield _finish_hash(waiting.popleft(), hashes)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_hash(
-    entry: SourceEntry, memory: HashMemory, pool: ThreadPoolExecutor
-) -> SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]:
+def _start_hash(entry: SourceEntry, hashes: _Hashes) -> SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]]:
     """The file with its hash, if that is remembered or the file is small; else the entry and the future of its hash."""
     try:
         with disk_errors_as_rejects():
-            file = entry.file.with_stat()
-            found = memory.remembered(file)
-            if found is None and _is_worth_a_thread(file):
-                return entry, pool.submit(hash_file, file)
-            return _file(entry, *(found or memory.remember(hash_file(file))))
+            found = hashes.start(entry.file.with_stat())
     except RejectRow as rejection:
         return _bad(entry, rejection)
+    return (entry, found) if isinstance(found, Future) else _file(entry, *found)
 
 
 def _is_worth_a_thread(file: MediaFile) -> bool:
@@ -189,19 +212,19 @@ def _is_worth_a_thread(file: MediaFile) -> bool:
     return file.stat.size >= _LARGE_BYTES and not file.is_cell()
 
 
-def _finish_hash(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]], memory: HashMemory) -> SourceFile | BadEntry:
+def _finish_hash(begun: SourceFile | BadEntry | tuple[SourceEntry, Future[FileHash]], hashes: _Hashes) -> SourceFile | BadEntry:
     if not isinstance(begun, tuple):
         return begun
     entry, future = begun
     try:
         with disk_errors_as_rejects():
-            return _file(entry, *memory.remember(future.result()))
+            return _file(entry, *hashes.finish(entry.file, future))
     except RejectRow as rejection:
         return _bad(entry, rejection)
 
 
 def _file(entry: SourceEntry, sha256: str, num_bytes: int) -> SourceFile:
-    return SourceFile(entry=entry, clip_id=sha256[:ID_DIGITS], sha256=sha256, num_bytes=num_bytes)
+    return SourceFile(entry=entry, clip_id=clip_id_of(sha256, entry.file.window), sha256=sha256, num_bytes=num_bytes)
 
 
 def _bad(entry: SourceEntry, rejection: RejectRow) -> BadEntry:

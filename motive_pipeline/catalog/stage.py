@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from motive_pipeline.catalog.reject_gate import require_few_rejects
 from motive_pipeline.catalog.source_listing import SourceListing, list_source
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.files.window import Window, num_overlapping, split_location
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
@@ -32,7 +33,7 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
     all files of this content), ``caption_source`` (``sidecar``, ``empty_sidecar`` or ``none``), ``other_captions`` (JSON: the other
     captions of this content), category, ``flags`` (comma-separated). From the publisher's metadata: aesthetic_score, motion_score,
     ``published`` (all of it, as JSON) and ``disagrees`` (comma-separated: which numbers it contradicts; the other columns have those of the
-    file).
+    file). A window of a file is a content of its own: ``path`` and ``sources`` name it (files/window.py), num_frames and duration_s are its own.
 
     Raises:
         MotiveError: the source is missing or empty.
@@ -131,7 +132,18 @@ def _facts(frame: pd.DataFrame, listings: Sequence[SourceListing]) -> dict[str, 
         "seconds": _range(frame["duration_s"].to_numpy()),
         "width (px)": _range(frame["width"].to_numpy()),
         "height (px)": _range(frame["height"].to_numpy()),
-    }
+    } | _window_facts(frame["path"])
+
+
+def _window_facts(locations: Iterable[str]) -> dict[str, int]:
+    """The number of clips that are windows of a file, and of those that share frames with another clip. Nothing without windows."""
+    of_file: dict[str, list[Window | None]] = {}
+    for place, window in map(split_location, locations):
+        of_file.setdefault(place, []).append(window)
+    windows = [window for clips in of_file.values() for window in clips if window is not None]
+    if not windows:
+        return {}
+    return {"windows of files": len(windows), "windows that overlap": sum(num_overlapping(clips) for clips in of_file.values())}
 
 
 def _range(values: np.ndarray) -> str:

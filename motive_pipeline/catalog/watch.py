@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from motive_pipeline.catalog.scan import observe_clip_files, observe_query_files
@@ -49,11 +50,18 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
     sources = [clip_source(ws), query_source(ws), held_out_source(ws)]
     probe = Prober(ws.config.engine.model_copy(update={"decode_workers": 1, "decode_timeout_s": _PROBE_WITHIN_S}))
     found: dict[Path, None] = {}
+    windows: set[MediaFile] = set()
     for entry in (entry for source in sources if source for entry in source.entries()):
         if isinstance(entry, BadEntry):
             if entry.reason.endswith("_archive") and _age_s(Path(entry.path), now_s) < WHOLE_WITHIN_S:
                 found[Path(entry.path)] = None
-        elif _unsettled(entry, probe, now_s, settle_s):
+            continue
+        if entry.file.window is not None:  # a file is looked at once for all of its windows
+            entry = replace(entry, file=entry.file.whole)
+            if entry.file in windows:
+                continue
+            windows.add(entry.file)
+        if _unsettled(entry, probe, now_s, settle_s):
             found[Path(entry.file.location)] = None
     return list(found)
 

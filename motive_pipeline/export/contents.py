@@ -13,6 +13,7 @@ import pandas as pd
 from motive_pipeline.export.trainer import VIDEOS, Export, ExportedClip, Trainer
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.export.videos import collect_problems, file_names, require_identical_copies, require_no_problems
+from motive_pipeline.files.window import split_location
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Workspace
@@ -38,7 +39,7 @@ def write_contents(
     (work / ABOUT).mkdir(exist_ok=True)
     scores.insert(1, "file", [clip.file for clip in clips])
     scores.to_csv(work / ABOUT / "scores.csv", index=False)
-    (work / ABOUT / "README.md").write_text(_readme(export, kind, about, warnings), encoding="utf-8")
+    (work / ABOUT / "README.md").write_text(_readme(export, kind, about, warnings, table["path"].tolist()), encoding="utf-8")
     manifest = about | {
         "format": FORMAT,
         "warnings": warnings,
@@ -84,13 +85,16 @@ def score_table(ws: Workspace, table: pd.DataFrame) -> pd.DataFrame:
     return scores
 
 
-def _readme(export: Export, kind: Trainer, about: dict[str, Any], warnings: Sequence[str]) -> str:
+def _readme(export: Export, kind: Trainer, about: dict[str, Any], warnings: Sequence[str], sources: Sequence[str]) -> str:
     rule = f"at {export.fps:g} frames a second and {export.width} x {export.height} (width x height)"
     content = (
         f"Each video holds the scored frames of its clip: {' or '.join(map(str, export.lengths[:6]))} frames, {rule}."
         if about["videos"] == "window"
         else f"The videos are the clips' own files. Only the beginning of each was scored, {rule}: a trainer that reads other frames trains on unscored ones."
     )
+    windows = sum(split_location(source)[1] is not None for source in sources)
+    if windows:
+        content += f" {windows} of the clips are windows of longer files: `source` in `MANIFEST.json` names file and window."
     lines = [
         f"# {len(export.clips)} clips of the arm {about['arm']}, for {kind.title}",
         "",

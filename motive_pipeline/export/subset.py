@@ -22,6 +22,7 @@ from motive_pipeline.export.contents import ABOUT, FORMAT, score_table, write_co
 from motive_pipeline.export.trainer import VIDEOS, Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.export.videos import remove_half_written, require_unchanged, write_videos
+from motive_pipeline.files.window import split_location
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.disk_errors import storage_trouble
@@ -55,7 +56,7 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
     Raises:
         NotPublished: the subset is not published yet.
         MotiveError: ``folder`` holds something else; a clip has changed, is missing or cannot be read; the settings that decide the frames
-            differ from those of the scores; the trainer does not support ``original``; the disk is full.
+            differ from those of the scores; the trainer does not support ``original``, or a clip is a window of its file; the disk is full.
         Locked: another process exports to the same folder.
     """
     folder = folder.resolve()
@@ -70,6 +71,8 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
         )
     subset = ws.published(f"curated_subset/{arm}")
     table = _with_catalog(ws, subset, arm)
+    if videos == "original":
+        _require_whole_files(table)
     rule = _scored_frame_rule(ws)
     key = digest(FORMAT, arm, subset.data_version, trainer, videos, rule.content(), table["caption"].tolist(), str(folder))
     work = folder.parent / f".{folder.name}.unfinished-{key[:12]}"
@@ -156,6 +159,21 @@ def _with_catalog(ws: Workspace, subset: Publication, arm: ArmName) -> pd.DataFr
             "`motive run` chooses again."
         )
     return table
+
+
+def _require_whole_files(table: pd.DataFrame) -> None:
+    """No clip is a window of its file: a copy of the file would hold other frames.
+
+    Raises:
+        MotiveError: one is.
+    """
+    windows = [path for path in table["path"] if split_location(path)[1] is not None]
+    if windows:
+        listed = ", ".join(windows[:_SHOWN]) + ", ..." * (len(windows) > _SHOWN)
+        raise MotiveError(
+            f"--videos original: {len(windows)} of {len(table)} clips are windows of longer files ({listed}), and a copy of a whole file is another "
+            "clip. Export the scored frames, encoded anew (--videos window)."
+        )
 
 
 def _finished_manifest(folder: Path) -> dict | None:

@@ -1,6 +1,7 @@
 """The SHA-256 of files, and a memory of it: a file that has not changed is not read again.
 
-A hash is remembered by (location, size, mtime_ns, ctime_ns, inode). For a member, all but the location are those of its archive.
+A hash is remembered by (location, size, mtime_ns, ctime_ns, inode). For a member, all but the location are those of its archive. The windows
+of a file share its hash.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.file_stat import disk_errors_as_rejects
 from motive_pipeline.files.media_file import MediaFile, media_file
+from motive_pipeline.files.window import Window
 from motive_pipeline.storage import atomic
 
 log = logging.getLogger(__name__)
 
 ID_DIGITS = 16
-"""A clip's id is this many hex digits of the hash of its bytes."""
+"""A clip's id is this many hex digits of the hash of its bytes (and of its window, if it has one)."""
 
 SETTLED_AFTER_NS = 2_000_000_000
 """A file younger than this when it is hashed may change again within the same time stamp. Its hash is not used next time."""
@@ -42,6 +44,11 @@ class FileHash:
     sha256: str
     num_bytes: int
     is_settled: bool
+
+
+def clip_id_of(sha256: str, window: Window | None) -> str:
+    """The id of the clip that is ``window`` (or all) of the file with the hash ``sha256``."""
+    return (sha256 if window is None else hashlib.sha256(f"{sha256}{window.suffix}".encode()).hexdigest())[:ID_DIGITS]
 
 
 def hash_file(file: MediaFile) -> FileHash:
@@ -83,7 +90,7 @@ class HashMemory:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
             self._forget(error)
-        self._unsaved: list[tuple[Any, ...]] = []
+        self._unsaved: dict[str, tuple[Any, ...]] = {}
         self.num_hashed = 0
 
     def _open(self) -> sqlite3.Connection:
@@ -112,7 +119,8 @@ class HashMemory:
 
     def clip_id(self, source: MediaFile | Path) -> str:
         """The clip's id as the file is now. Raises as :meth:`sha256` does."""
-        return self.sha256(source)[0][:ID_DIGITS]
+        file = media_file(source)
+        return clip_id_of(self.sha256(file)[0], file.window)
 
     def sha256(self, source: MediaFile | Path) -> tuple[str, int]:
         """(hash of the bytes, their number) as the file is now: remembered, or read.
@@ -128,10 +136,14 @@ class HashMemory:
     def remembered(self, file: MediaFile) -> tuple[str, int] | None:
         """(hash, number of bytes) of a file that was hashed before with the stat that ``file`` has."""
         assert file.stat is not None
+        place = file.whole.location
+        unsaved = self._unsaved.get(place)
+        if unsaved is not None and unsaved[1:5] == file.stat.identity:
+            return (unsaved[5], unsaved[7]) if unsaved[6] else None
         try:
             found = self._db.execute(
                 "SELECT sha256, num_bytes FROM hashes WHERE path=? AND size=? AND mtime_ns=? AND ctime_ns=? AND inode=? AND settled=1",
-                (file.location, *file.stat.identity),
+                (place, *file.stat.identity),
             ).fetchone()
         except sqlite3.DatabaseError as error:
             self._forget(error)
@@ -143,8 +155,9 @@ class HashMemory:
     def remember(self, found: FileHash) -> tuple[str, int]:
         """Take in a new hash; returns (hash, number of bytes)."""
         assert found.file.stat is not None
-        row = (found.file.location, *found.file.stat.identity, found.sha256, int(found.is_settled), found.num_bytes)
-        self._unsaved.append(row)
+        place = found.file.whole.location
+        row = (place, *found.file.stat.identity, found.sha256, int(found.is_settled), found.num_bytes)
+        self._unsaved[place] = row
         self.num_hashed += 1
         if len(self._unsaved) >= _COMMIT_EVERY:
             self.save()
@@ -161,4 +174,4 @@ class HashMemory:
 
     def _save(self) -> None:
         with self._db:
-            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved)
+            self._db.executemany("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._unsaved.values())

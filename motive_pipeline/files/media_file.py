@@ -1,6 +1,7 @@
-"""One value for the bytes of a clip, wherever they are: a file, a member of an archive, or a cell of a Parquet file.
+"""One value for the bytes of a clip, wherever they are: a file, a member of an archive, or a cell of a Parquet file; all of it, or a window.
 
-In tables a member is written ``/data/part12.zip!/inner/a.mp4`` and a cell ``/data/train.parquet!/video/00000003``. Nothing is unpacked.
+In tables a member is written ``/data/part12.zip!/inner/a.mp4`` and a cell ``/data/train.parquet!/video/00000003``. Nothing is unpacked. A
+window follows behind: ``/data/film.mp4#t=1.0625,2.125`` (files/window.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from motive_pipeline.files.archive import member_size, open_member
 from motive_pipeline.files.file_stat import FileStat, file_stat
 from motive_pipeline.files.parquet_column import is_parquet, read_cell
 from motive_pipeline.files.split_archive import archive_stat
+from motive_pipeline.files.window import Window, join_location, split_location
 
 MEMBER_MARK = "!/"
 """Separates the file on disk from the member in it, in the text that tables show."""
@@ -25,35 +27,46 @@ class MediaFile:
     """The bytes of one clip.
 
     ``path`` is the file on disk (of a split archive, its first part). ``member`` is the name inside it: of an archive's member, or
-    ``<column>/<row>`` in a Parquet file; empty when the clip is the whole file. ``stat`` is that of the file on disk at the time when it
-    was listed, or None. Two values are equal when they name the same place, whatever their stats.
+    ``<column>/<row>`` in a Parquet file; empty when the bytes are the file's own. ``window`` is the part of the video that the clip is, or
+    None for all of it; the bytes are those of the whole video. ``stat`` is that of the file on disk at the time when it was listed, or None.
+    Two values are equal when they name the same place and window, whatever their stats.
     """
 
     path: Path
     member: str = ""
+    window: Window | None = None
     stat: FileStat | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, location: str | Path) -> MediaFile:
-        """The value for what a table shows. ``!/`` counts only behind the name of an existing file: folders may be called ``x.zip!``."""
+        """The value for what a table shows. If the text as it is names an existing file, and without its window it names none, it is
+        that file."""
         text = str(location)
-        position = text.find(MEMBER_MARK)
-        while position >= 0:
-            path, member = Path(text[:position]), text[position + len(MEMBER_MARK) :]
-            if member and path.is_file():
-                return cls(path=path, member=member)
-            position = text.find(MEMBER_MARK, position + 1)
-        return cls(path=Path(text))
+        place, window = split_location(text)
+        found = _in_archive(place) or cls(path=Path(place))
+        if window is not None and not found.path.is_file() and Path(text).is_file():
+            return cls(path=Path(text))
+        return replace(found, window=window)
 
     @property
     def location(self) -> str:
         """The text that tables show, and that :meth:`parse` reads."""
-        return f"{self.path}{MEMBER_MARK}{self.member}" if self.member else str(self.path)
+        return join_location(self._place, self.window)
+
+    @property
+    def whole(self) -> MediaFile:
+        """The video that the clip is a window of; without a window, this value."""
+        return self if self.window is None else replace(self, window=None)
 
     @property
     def name(self) -> str:
         """The last part of the location, for people to read."""
-        return PurePosixPath(self.member).name if self.member else self.path.name
+        name = PurePosixPath(self.member).name if self.member else self.path.name
+        return name if self.window is None else name + self.window.suffix
+
+    @property
+    def _place(self) -> str:
+        return f"{self.path}{MEMBER_MARK}{self.member}" if self.member else str(self.path)
 
     def current_stat(self) -> FileStat:
         """The stat of the file on disk now. A member has the one of its archive, so an unchanged archive means unchanged members.
@@ -73,7 +86,7 @@ class MediaFile:
         return bool(self.member) and is_parquet(self.path)
 
     def num_bytes(self) -> int:
-        """The size of the clip. That of a cell is known only by reading it.
+        """The size of the whole video. That of a cell is known only by reading it.
 
         Raises:
             RejectRow: the member does not exist, or the archive cannot be read.
@@ -85,7 +98,7 @@ class MediaFile:
 
     @contextmanager
     def open(self, *, check: bool = False) -> Iterator[io.BufferedReader]:
-        """The bytes of the clip as a stream that can be read and sought in.
+        """The bytes of the whole video as a stream that can be read and sought in.
 
         With ``check``, reading a member of a zip compares its checksum; such a stream can only be read from start to end.
 
@@ -101,6 +114,17 @@ class MediaFile:
         else:
             with open_member(self.path, self.member, check=check) as stream:
                 yield stream
+
+
+def _in_archive(place: str) -> MediaFile | None:
+    """The member that ``place`` names. ``!/`` counts only behind the name of an existing file: folders may be called ``x.zip!``."""
+    position = place.find(MEMBER_MARK)
+    while position >= 0:
+        path, member = Path(place[:position]), place[position + len(MEMBER_MARK) :]
+        if member and path.is_file():
+            return MediaFile(path=path, member=member)
+        position = place.find(MEMBER_MARK, position + 1)
+    return None
 
 
 def media_file(source: MediaFile | Path) -> MediaFile:

@@ -8,12 +8,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.files.hash_memory import ID_DIGITS
+from motive_pipeline.files.hash_memory import ID_DIGITS, clip_id_of
+from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.files.window import split_location
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Workspace
 
@@ -57,7 +58,8 @@ def load_known_clips(ws: Workspace) -> list[KnownClip]:
 
 
 def find_clip(known: Sequence[KnownClip], name: str) -> KnownClip:
-    """The one clip that ``name`` names: an id or its first digits, a file (found by content, wherever it lies now), or a file name.
+    """The one clip that ``name`` names: an id or its first digits, a file (found by content, wherever it lies now), or a file name. A file of which
+    only windows are clips names these.
 
     Raises:
         MotiveError: no clip matches, or more than one.
@@ -85,12 +87,16 @@ def _matches(known: Sequence[KnownClip], name: str) -> Iterator[list[KnownClip]]
     yield [each for each in known if each.clip_id == name]
     path = os.path.abspath(os.path.expanduser(name))
     yield [each for each in known if path in each.paths]
-    if os.path.isfile(path):
-        clip_id = digest_file(Path(path))[:ID_DIGITS]
+    file = MediaFile.parse(path)
+    if file.path.is_file() and not file.member:
+        clip_id = clip_id_of(digest_file(file.path), file.window)
         yield [each for each in known if each.clip_id == clip_id]
     if re.fullmatch(f"[0-9a-f]{{{LEAST_PREFIX},{ID_DIGITS}}}", name):
         yield [each for each in known if each.clip_id.startswith(name)]
     yield [each for each in known if any(os.path.basename(path) == name for path in each.paths)]
+    of_file = [(each, {split_location(other)[0] for other in each.paths}) for each in known]
+    yield [each for each, files in of_file if path in files]
+    yield [each for each, files in of_file if name in map(os.path.basename, files)]
 
 
 def _source_paths(path: str, sources: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.files.hash_memory import ID_DIGITS
+from motive_pipeline.files.hash_memory import clip_id_of
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.folder import folder_hash
 from motive_pipeline.report.provenance_record import FILE, FORMAT, content_hash
@@ -117,7 +117,8 @@ def _clips(places: dict[str, list[Path]], record: dict[str, Any], hash_of: Calla
     known = record["clips"] | record["queries"]
     good, missing = 0, []
     for clip, names in sorted(known.items()):
-        found = {hash_of(path)[:ID_DIGITS]: path for path in places[clip] if MediaFile.parse(path).path.is_file()}
+        files = {path: MediaFile.parse(path) for path in places[clip]}
+        found = {clip_id_of(hash_of(path), file.window): path for path, file in files.items() if file.path.is_file()}
         changed = [path for content, path in found.items() if content not in known]
         if clip in found:
             good += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from motive_pipeline.sources.captions import CAPTION_COLUMNS
+from motive_pipeline.sources.window_columns import ALL_WINDOWS, OPEN_SORA_PLAN_WINDOWS, WindowColumns
 
 PATH_COLUMNS = ("video", "file_name", "path", "file_path", "video_path", "media_path", "filename", "file", "clip_location", "vid")
 """Names of columns that hold the path of the video. The first one that a row has counts."""
@@ -26,7 +27,7 @@ class Layout:
     ``tables`` are glob patterns below ``clips.path``; the first one that finds something counts. ``join`` is how a row finds its file: by
     the ``path`` in the row, by file ``name`` or ``stem`` anywhere below the folder, or by ``number`` (4DNeX). ``below`` is the sub-folder
     that relative paths start from, if that is not the folder of the table. ``sidecars`` are the endings of the text files beside the videos
-    that are read if there is no table; when empty, a table is required.
+    that are read if there is no table; when empty, a table is required. ``windows`` are the columns that name a window of the file.
     """
 
     tables: tuple[str, ...] = ()
@@ -35,15 +36,16 @@ class Layout:
     join: Join = "path"
     below: str = ""
     sidecars: tuple[str, ...] = ()
+    windows: tuple[WindowColumns, ...] = ()
 
 
 _TXT = (".txt", ".caption")
 
 LAYOUTS: dict[str, Layout] = {
-    "csv": Layout(tables=("*.csv", "*.tsv")),
-    "json": Layout(tables=("*.json",)),
-    "jsonl": Layout(tables=("*.jsonl", "*.ndjson")),
-    "parquet": Layout(tables=("*.parquet", "data/*.parquet")),
+    "csv": Layout(tables=("*.csv", "*.tsv"), windows=ALL_WINDOWS),
+    "json": Layout(tables=("*.json",), windows=ALL_WINDOWS),
+    "jsonl": Layout(tables=("*.jsonl", "*.ndjson"), windows=ALL_WINDOWS),
+    "parquet": Layout(tables=("*.parquet", "data/*.parquet"), windows=ALL_WINDOWS),
     "videofolder": Layout(tables=("**/metadata.csv", "**/metadata.jsonl", "**/metadata.parquet"), path_columns=("file_name",)),
     "openvid": Layout(tables=("**/OpenVid-1M.csv", "**/OpenVidHD.csv", "**/OpenVid*.csv"), path_columns=("video",), join="name"),
     "vidgen": Layout(tables=("**/VidGen_1M_video_caption.json", "**/*caption*.json"), path_columns=("vid",), join="stem"),
@@ -61,7 +63,7 @@ LAYOUTS: dict[str, Layout] = {
     "nemo": Layout(tables=("meta.json", "meta.jsonl", "*.jsonl"), sidecars=(".json", ".txt")),
     "videotuna": Layout(tables=("*.csv",), path_columns=("path",)),
     "open_sora": Layout(tables=("*.csv", "*.parquet"), path_columns=("path",), caption_columns=("text",)),
-    "open_sora_plan": Layout(tables=("*.json",), path_columns=("path",), caption_columns=("cap",)),
+    "open_sora_plan": Layout(tables=("*.json",), path_columns=("path",), caption_columns=("cap",), windows=OPEN_SORA_PLAN_WINDOWS),
     "ltx": Layout(tables=("*.csv", "*.json", "*.jsonl"), path_columns=("media_path",)),
     "cosmos": Layout(tables=("metas/v0/*.json",), path_columns=("clip_location", "span_uuid"), join="stem"),
     "video2dataset": Layout(sidecars=(".json", ".txt")),

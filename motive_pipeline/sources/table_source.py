@@ -10,6 +10,7 @@ from pathlib import Path
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
 from motive_pipeline.files.file_stat import printable, regular_file_stat
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
+from motive_pipeline.files.window import join_location
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
 from motive_pipeline.sources.captions import CaptionError, annotation_of_row
 from motive_pipeline.sources.folder_source import FolderSource
@@ -19,6 +20,7 @@ from motive_pipeline.sources.protocol import BadEntry, SourceEntry, require_fold
 from motive_pipeline.sources.table_reader import read_json_values, read_table
 from motive_pipeline.sources.table_row import BadRow, TableRow
 from motive_pipeline.sources.video_index import Listed, VideoIndex, bad_entry
+from motive_pipeline.sources.window_columns import WindowError, pieces_of_row, window_of_row
 
 _OTHER_TYPES = ("image", "images", "picture", "photo", "audio", "text")
 """Values of a column ``type`` for rows that are no videos, as in a table of a trainer that also reads pictures."""
@@ -32,8 +34,8 @@ class TableSource:
     """Rows of tables joined with the videos below ``root``: plain files, and members of archives.
 
     A row whose file does not exist is ``missing_file``. A video that no row names is ``orphan_file``, and a second video of a name
-    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row. A
-    row that holds its video as bytes needs no file.
+    ``duplicate_name``; these two do not count for the gate. A file that several rows name is one clip with the caption of the first row, unless
+    the rows name windows of it: each different window is a clip. A row that holds its video as bytes needs no file.
     """
 
     root: Path
@@ -61,7 +63,7 @@ class TableSource:
         found: list[Listed] = []
         without_file: list[tuple[Path, TableRow | BadRow]] = []
         for table in self.tables:
-            for row in self._rows(table):
+            for row in (piece for whole in self._rows(table) for piece in self._pieces(whole)):
                 entry = self._entry(table, row, videos)
                 if isinstance(entry, BadEntry) and entry.reason == "missing_file":
                     without_file.append((table, row))
@@ -83,6 +85,18 @@ class TableSource:
             yield from _paired_lines(table)
         else:
             yield from read_table(table)
+
+    def _pieces(self, row: TableRow | BadRow) -> list[TableRow | BadRow]:
+        """The row, or one row for each of the windows that it lists (Panda-70M: all pieces of a video in one row, with a list of captions)."""
+        if isinstance(row, BadRow):
+            return [row]
+        try:
+            pieces = pieces_of_row(row.values, self.layout.windows)
+        except WindowError as error:
+            return [BadRow(where=row.where, detail=str(error))]
+        if len(pieces) == 1:
+            return [replace(row, values=pieces[0])]
+        return [replace(row, where=f"{row.where}, window {number}", values=values) for number, values in enumerate(pieces, start=1)]
 
     def _entry(self, table: Path, row: TableRow | BadRow, videos: VideoIndex, *, any_spelling: bool = False) -> Listed:
         """The entry of one row: its file, then its annotation. With ``any_spelling``, the row's name may be that of one free video in another
@@ -106,6 +120,12 @@ class TableSource:
         return self._annotated(found, table, row, column, where)
 
     def _annotated(self, found: SourceEntry, table: Path, row: TableRow, column: str | None, where: str) -> Listed:
+        try:
+            window = window_of_row(row.values, self.layout.windows)
+        except WindowError as error:
+            return _bad_row(table, row.where, f"{where}: {error}")
+        if window is not None:
+            found = replace(found, file=replace(found.file, window=window), relative=join_location(found.relative, window))
         without = (*row.cells, column or "", "type", "category")
         try:
             annotation = annotation_of_row(row.values, caption_columns=self.layout.caption_columns, without=without)

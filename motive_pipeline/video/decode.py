@@ -1,27 +1,30 @@
 """Reads the frames of a clip. Every stage gets its window, frames and pixels from here.
 
 Frames are taken at a constant rate by their time stamps, whatever the file's own rate, so that a displacement in pixels means the same
-speed in every clip. The window starts at the clip's first frame and has 4n+1 frames: as many as the rule asks for, or the most that the
-clip has.
+speed in every clip. Reading starts at the clip's first frame and takes 4n+1 frames: as many as the rule asks for, or the most that the
+clip has. A clip that is a window of a file (files/window.py) is read from the key frame before it, and gives no frame from outside of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
 import numpy as np
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.graph.stages import FRAMES_VERSION
 from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.container import open_video, stated_length_s
@@ -29,6 +32,7 @@ from motive_pipeline.video.flags import FLAGS
 from motive_pipeline.video.frame_times import StampsOutOfOrder, TimedFrames, presentation_stamps
 from motive_pipeline.video.geometry import frame_flags, geometry
 from motive_pipeline.video.picture import cover_scale, picture
+from motive_pipeline.video.window_frames import LostFrames, SpanFilter, find_span, packets_from_key, place_of_sorted, window_facts
 
 if TYPE_CHECKING:  # a worker process starts 0.2 s sooner without the settings
     from motive_pipeline.config import Config
@@ -89,52 +93,105 @@ def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
 
     Raises:
         RejectRow: see :func:`~.container.open_video`; ``zero_frames``; ``too_short``; ``truncated_tail`` (too short because the file
-            was cut off); ``decode_error`` (damaged data inside the window); ``time_disorder`` (the time stamps are in no order that
-            makes sense).
+            was cut off); ``decode_error`` (damaged data among the frames); ``time_disorder`` (the time stamps are in no order that
+            makes sense); ``window_outside`` (the file ends before its window).
     """
+    file = media_file(source)
     try:
-        return _read(source, rule)
+        return _read(file, rule) if file.window is None else _read_window(file, rule)
     except StampsOutOfOrder:
         pass
-    with open_video(source) as (container, stream):
-        try:
-            return _read(source, rule, presentation_stamps(container, stream))
-        except ValueError as error:
-            raise RejectRow("time_disorder", f"the order of its time stamps makes no sense: {error}") from error
+    try:
+        if file.window is not None:
+            return _read_counted(file, rule)
+        with open_video(file) as (container, stream):
+            return _read(file, rule, presentation_stamps(container, stream))
+    except ValueError as error:
+        raise RejectRow("time_disorder", f"the order of its time stamps makes no sense: {error}") from error
 
 
-def _read(source: MediaFile | Path, rule: FrameRule, stamps: Iterator[Fraction] | None = None) -> DecodedClip:
-    """:func:`read_clip`, with the frames' own time stamps or with ``stamps``."""
-    with open_video(source) as (container, stream):
-        timed = TimedFrames(stream, stamps)
-        window = _Window(rule)
-        for time, frame in timed.frames(container):
-            if window.offer(time, frame, stream):
-                break
-        window.finish()
-        kept = _num_usable(window, timed, rule, stated_length_s(container, stream))
-        flags = window.flags | timed.flags()
+def _read(file: MediaFile, rule: FrameRule, stamps: Iterator[Fraction] | None = None) -> DecodedClip:
+    """A whole file, with the frames' own time stamps or with ``stamps``."""
+    with open_video(file) as (container, stream):
+        return _taken(TimedFrames(stream, stamps), container, rule, stated_s=stated_length_s(container, stream))
+
+
+def _read_window(file: MediaFile, rule: FrameRule) -> DecodedClip:
+    """The window of a file: from the key frame before it, or from the beginning if the container cannot be sought in."""
+    with open_video(file) as (container, stream):
+        span = find_span(file, container, stream)
+        packets = packets_from_key(container, stream, span.first)
+        if packets is not None:
+            with suppress(LostFrames):
+                return _of_span(file, rule, container, SpanFilter(stream, span, after_seek=True), packets)
+    with open_video(file) as (container, stream):
+        return _of_span(file, rule, container, SpanFilter(stream, span, after_seek=False), container.demux(stream))
+
+
+def _of_span(file: MediaFile, rule: FrameRule, container: InputContainer, among: SpanFilter, packets: Iterator[av.Packet]) -> DecodedClip:
+    return _taken(TimedFrames(among.stream, among=among), container, rule, packets=packets, of=file, among=among)
+
+
+def _read_counted(file: MediaFile, rule: FrameRule) -> DecodedClip:
+    """The window of a file whose frames carry each other's stamps: read from the beginning."""
+    assert file.window is not None
+    start, stamps = place_of_sorted(file, file.window)
+    with open_video(file) as (container, stream):
+        timed = TimedFrames(stream, iter(stamps), among=lambda frames: islice(frames, start, start + len(stamps)))
+        return _taken(timed, container, rule, of=file)
+
+
+def _taken(
+    timed: TimedFrames,
+    container: InputContainer,
+    rule: FrameRule,
+    *,
+    stated_s: float | None = None,
+    packets: Iterator[av.Packet] | None = None,
+    of: MediaFile | None = None,
+    among: SpanFilter | None = None,
+) -> DecodedClip:
+    """The clip that ``timed`` reads, as ``rule`` says. ``of`` is the file if the clip is a window of it."""
+    targets = _Targets(rule)
+    for time, frame in timed.frames(container, packets):
+        if targets.offer(time, frame, timed.stream):
+            break
+    targets.finish()
+    if among is not None and among.damaged_before:
+        targets.damaged_from = Fraction(0)
+    if of is not None and not targets.pictures and timed.error is None:
+        window_facts(of)  # says why there is none
+    kept = _num_usable(targets, timed, rule, stated_s, f"{of.window}: " if of is not None else "")
+    flags = targets.flags | timed.flags()
     return DecodedClip(
-        frames_THWC=np.stack(window.pictures[:kept]),
-        times_s=np.array([float(time) for time in window.times[:kept]]),
+        frames_THWC=np.stack(targets.pictures[:kept]),
+        times_s=np.array([float(time) for time in targets.times[:kept]]),
         flags=tuple(flag for flag in FLAGS if flag in flags),
     )
 
 
 def frame_near(source: MediaFile | Path, share: float, *, width: int, height: int) -> UInt8[np.ndarray, "H W 3"]:
-    """One frame for people to see: about ``share`` (0 to 1) into the clip, at the key frame before that or soon after.
+    """One frame for people to see: about ``share`` (0 to 1) into the clip, at the key frame before that or soon after. Of a window, the frame
+    shown at that time.
 
     Raises:
-        RejectRow: see :func:`~.container.open_video`; ``decode_error``, ``zero_frames``.
+        RejectRow: see :func:`~.container.open_video`; ``decode_error``, ``zero_frames``; for a window those of :func:`~.window_frames.window_facts`.
     """
-    with open_video(source) as (container, stream):
-        start_s = float((stream.start_time or 0) * (stream.time_base or 0))
-        wanted_s = start_s + share * (stated_length_s(container, stream) or 0.0)
+    file = media_file(source)
+    span = None if file.window is None else window_facts(file).span
+    with open_video(file) as (container, stream):
+        if span is None:
+            start_s = float((stream.start_time or 0) * (stream.time_base or 0))
+            wanted_s = start_s + share * (stated_length_s(container, stream) or 0.0)
+        else:
+            wanted_s = float(span.first) + share * float(span.end - span.first)
         found: VideoFrame | None = None
         try:
-            if share and container.duration:
+            if (share or span) and container.duration:
                 container.seek(int(wanted_s * av.time_base), backward=True)
             for frame in container.decode(stream):
+                if found is not None and span is not None and frame.time is not None and frame.time >= span.end:
+                    break
                 found = frame
                 if frame.time is None or frame.time >= wanted_s:
                     break
@@ -146,7 +203,7 @@ def frame_near(source: MediaFile | Path, share: float, *, width: int, height: in
 
 
 @dataclass
-class _Window:
+class _Targets:
     """The pictures and times of the targets of ``rule``.
 
     ``damaged_from`` is the time of the first frame that the decoder calls corrupt, whether it was taken or not: the decoder conceals the
@@ -206,20 +263,22 @@ class _Window:
         return picture(frame, shape, **size, tone_map=self.rule.tone_map)
 
 
-def _num_usable(window: _Window, timed: TimedFrames, rule: FrameRule, stated_s: float | None) -> int:
-    """How many frames of the window to keep: the largest 4n+1. Rejects the clip if that is too few, or one of them is damaged."""
-    available = len(window.pictures)
+def _num_usable(targets: _Targets, timed: TimedFrames, rule: FrameRule, stated_s: float | None, window: str) -> int:
+    """How many frames to keep: the largest 4n+1. Rejects the clip if that is too few, or one of them is damaged. ``window`` begins a message."""
+    available = len(targets.pictures)
     kept = available - (available - 1) % 4 if available else 0
-    if timed.error and not timed.is_cut_off and not window.is_full:
-        raise RejectRow("decode_error", f"damaged after {timed.num_frames} frames: {timed.error}")
+    if timed.error and not timed.is_cut_off and not targets.is_full:
+        raise RejectRow("decode_error", f"{window}damaged after {timed.num_frames} frames: {timed.error}")
     if kept >= rule.min_frames:
-        if window.damaged_from is not None and window.damaged_from <= window.times[kept - 1]:
-            raise RejectRow("decode_error", f"the data are damaged {float(window.damaged_from):.2f} s after the first frame")
+        if targets.damaged_from is not None and targets.damaged_from <= targets.times[kept - 1]:
+            raise RejectRow("decode_error", f"{window}the data are damaged {float(targets.damaged_from):.2f} s after the first frame")
         return kept
     if not available:
-        raise RejectRow("zero_frames", f"no frame could be decoded{': ' + timed.error if timed.error else ''}")
+        raise RejectRow("zero_frames", f"{window}no frame could be decoded{': ' + timed.error if timed.error else ''}")
     assert timed.last is not None
-    found = f"{available} frame{'s' * (available > 1)} at {rule.fps:g} fps ({float(timed.last):.2f} s), {rule.min_frames} are needed"
+    found = (
+        f"{window}{available} frame{'s' * (available > 1)} at {rule.fps:g} fps ({float(timed.last):.2f} s), {rule.min_frames} are needed"
+    )
     if timed.is_cut_off or (stated_s is not None and float(timed.last) + float(timed.usual_gap()) < TRUNCATED_SHARE * stated_s):
         raise RejectRow("truncated_tail", f"the file was cut off: {found}")
     raise RejectRow("too_short", f"{found} (clips.num_frames, clips.min_frames, clips.fps)")

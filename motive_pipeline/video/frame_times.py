@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -38,9 +38,14 @@ def presentation_stamps(container: InputContainer, stream: VideoStream) -> Itera
     Raises:
         ValueError: two are equal, or lie further apart than any codec reorders, so they are no times of frames.
     """
+    yield from sorted_stamps(container.demux(stream))
+
+
+def sorted_stamps(packets: Iterator[av.Packet]) -> Iterator[Fraction]:
+    """:func:`presentation_stamps` of ``packets``, which follow each other."""
     waiting: list[Fraction] = []
     last: Fraction | None = None
-    for packet in container.demux(stream):
+    for packet in packets:
         if packet.pts is None or packet.time_base is None or packet.is_discard:
             continue
         stamp = packet.pts * packet.time_base
@@ -53,19 +58,47 @@ def presentation_stamps(container: InputContainer, stream: VideoStream) -> Itera
     yield from sorted(waiting)
 
 
+class StampOrder:
+    """Checks that the stamps of a stream's frames are in the order in which the decoder gives the frames."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._recent: deque[Fraction] = deque(maxlen=MAX_REORDERED + 1)
+
+    def check(self, stamp: Fraction) -> None:
+        """Take in the next stamp.
+
+        Raises:
+            StampsOutOfOrder: it belongs to another frame. A clock that was set back is no such case: it gives stamps below all recent ones, or
+                equal to one of them.
+        """
+        if self._recent and stamp <= min(self._recent):
+            self._recent.clear()
+        elif self._stream.codec_context.has_b_frames and self._recent and stamp < max(self._recent) and stamp not in self._recent:
+            raise StampsOutOfOrder
+        self._recent.append(stamp)
+
+
 class TimedFrames:
     """Reads the frames of one stream, and records what was unusual on the way.
 
-    ``stamps``, if given, are the times of the frames in their order, and count instead of the frames' own.
+    ``stamps``, if given, are the times of the frames in their order, and count instead of the frames' own. ``among``, if given, chooses among
+    the decoded frames; the others count for nothing.
 
     ``error`` is FFmpeg's message if a frame could not be decoded; ``is_cut_off`` is true if no data follow that frame. ``last`` is the time
     of the last frame, from the first one.
     """
 
-    def __init__(self, stream: VideoStream, stamps: Iterator[Fraction] | None = None) -> None:
+    def __init__(
+        self,
+        stream: VideoStream,
+        stamps: Iterator[Fraction] | None = None,
+        among: Callable[[Iterator[VideoFrame]], Iterator[VideoFrame]] | None = None,
+    ) -> None:
         self.stream = stream
         self._stamps = stamps
-        self._recent: deque[Fraction] = deque(maxlen=MAX_REORDERED + 1)
+        self._among = among
+        self._order = StampOrder(stream)
         self.error: str | None = None
         self.is_cut_off = False
         self.num_frames = 0
@@ -74,14 +107,16 @@ class TimedFrames:
         self._repaired = False
         self._graph: Graph | None = None
 
-    def frames(self, container: InputContainer) -> Iterator[tuple[Fraction, VideoFrame]]:
-        """(time from the first frame in seconds, frame). Ends at the first frame that cannot be decoded.
+    def frames(self, container: InputContainer, packets: Iterator[av.Packet] | None = None) -> Iterator[tuple[Fraction, VideoFrame]]:
+        """(time from the first frame in seconds, frame). Ends at the first frame that cannot be decoded. ``packets``, if given, are read
+        instead of those from the container's present position on.
 
         Raises:
             StampsOutOfOrder: the frames' own stamps are out of order, as times of decoding are.
         """
         start: Fraction | None = None
-        for frame in self._deinterlaced(self._decoded(container)):
+        decoded = self._decoded(container.demux(self.stream) if packets is None else packets)
+        for frame in self._deinterlaced(decoded if self._among is None else self._among(decoded)):
             stamp = self._stamp(frame)
             if start is None:
                 start = stamp or Fraction(0)
@@ -126,16 +161,10 @@ class TimedFrames:
         if frame.pts is None or frame.time_base is None:
             return None
         stamp = frame.pts * frame.time_base
-        # A clock that was set back gives stamps below all recent ones, or equal to one of them. A stamp between them belongs to another frame.
-        if self._recent and stamp <= min(self._recent):
-            self._recent.clear()
-        elif self.stream.codec_context.has_b_frames and self._recent and stamp < max(self._recent) and stamp not in self._recent:
-            raise StampsOutOfOrder
-        self._recent.append(stamp)
+        self._order.check(stamp)
         return stamp
 
-    def _decoded(self, container: InputContainer) -> Iterator[VideoFrame]:
-        packets = container.demux(self.stream)
+    def _decoded(self, packets: Iterator[av.Packet]) -> Iterator[VideoFrame]:
         while True:
             try:
                 packet = next(packets, None)

@@ -1,4 +1,4 @@
-"""What a video is, from its container and its first frame."""
+"""What a video is, from its container and its first frame. Of a window, the number of frames and the length are its own."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.video.container import open_video, stated_length_s
 from motive_pipeline.video.geometry import frame_flags, geometry
+from motive_pipeline.video.window_frames import window_facts
 
 _SANE_FPS = (0.01, 100_000)
 
@@ -39,9 +40,11 @@ def probe(source: MediaFile | Path) -> VideoFacts:
     """Read the container and decode the first frame.
 
     Raises:
-        RejectRow: see :func:`~.container.open_video`; ``zero_frames``, ``decode_error`` or ``unsupported_codec`` for the first frame.
+        RejectRow: see :func:`~.container.open_video`; ``zero_frames``, ``decode_error`` or ``unsupported_codec`` for the first frame; for a
+            window those of :func:`~.window_frames.window_facts`.
     """
-    with open_video(source) as (container, stream):
+    file = media_file(source)
+    with open_video(file) as (container, stream):
         first = _first_frame(container, stream)
         shape = geometry(first, stream)
         width, height = shape.shown_size(first.width, first.height)
@@ -49,6 +52,9 @@ def probe(source: MediaFile | Path) -> VideoFacts:
         rate = _rate(stream)
         flags = frame_flags(first, shape)
         duration_s = stated_length_s(container, stream)
+    if file.window is not None:
+        part = window_facts(file)
+        num_frames, duration_s = part.num_frames, float(part.length_s)
     if num_frames is None:
         num_frames = _count_packets(source)
     if duration_s is None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.files.window import Window
 from motive_pipeline.video.appearance import appearance_of
 from motive_pipeline.video.decode import FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import probe
@@ -66,7 +67,9 @@ def serve(end: socket.socket) -> None:
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_REAL, task["timeout_s"])
-        header, array = answer(task["task"], MediaFile(path=Path(task["path"]), member=task["member"]), task["arguments"])
+        window = Window.of_fields(task["window"]) if task["window"] else None
+        file = MediaFile(path=Path(task["path"]), member=task["member"], window=window)
+        header, array = answer(task["task"], file, task["arguments"])
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             channel.send(header, array)

@@ -55,7 +55,8 @@ class _Worker:
             channel = self._started()
             try:
                 for task in tasks[len(replies) :]:
-                    place = {"path": str(task.file.path), "member": task.file.member}
+                    window = task.file.window.fields() if task.file.window else None
+                    place = {"path": str(task.file.path), "member": task.file.member, "window": window}
                     channel.send({"task": task.task, **place, "arguments": task.arguments, "timeout_s": timeout_s})
                 while len(replies) < len(tasks):
                     replies.append(_reply(*channel.receive()))
