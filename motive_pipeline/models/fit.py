@@ -64,7 +64,8 @@ def require_words(folder: Path, class_name: str) -> None:
         tokenizer = _class("transformers", class_name).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise Flaw(
-            f"transformers {transformers.__version__} cannot load the {class_name} in {folder} ({_first_line(error)}). Copy or download it again."
+            f"transformers {transformers.__version__} cannot load the {class_name} in {folder} ({_first_line(error)}). "
+            "Copy or download its vocabulary again; a tokenizer.json needs no further library."
         ) from error
     words = (token.lstrip("▁Ġ") for token in tokenizer.get_vocab())
     ids = {tuple(tokenizer(word).input_ids) for word in islice((word for word in words if word.isalpha()), _TRIED_WORDS)}

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from motive_pipeline import config, doctor
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.models import sound, whole
 from motive_pipeline.models import folder as model_folders
+from motive_pipeline.models import sound, whole
 from motive_pipeline.models.folder import TINY, encoders_hash, model_folder, model_hash
 from motive_pipeline.models.load import load_model
 from motive_pipeline.models.whole import Flaw, read_header, require_finite
@@ -134,7 +134,7 @@ DAMAGE = {
     "vocabulary of another kind": (
         lambda folder: (folder / "tokenizer/tokenizer.json").write_text('{"model": 3}'),
         "tokenizer",
-        ["transformers", "cannot load the T5Tokenizer", "Copy or download it again"],
+        ["transformers", "cannot load the T5Tokenizer", "Copy or download its vocabulary again"],
     ),
     "lacking embedding": (
         lambda folder: rewrite(folder / "text_encoder", without(("shared.", "encoder.embed_tokens."))),
@@ -146,7 +146,7 @@ DAMAGE = {
         "transformer",
         ["WanTransformer3DModel", "missing tensors (27): blocks.1.attn1.", "and 24 more"],
     ),
-    "lacking buffer of the VAE": (
+    "lacking tensors of the VAE": (
         lambda folder: rewrite(folder / "vae", without("decoder.conv_in.")),
         "vae",
         ["AutoencoderKLWan", "missing tensors (2): decoder.conv_in.bias, decoder.conv_in.weight."],
@@ -512,19 +512,16 @@ def test_the_tensors_of_a_header_are_those_that_were_saved(tmp_path):
     assert np.frombuffer(file.read_bytes()[start : start + 24], "<f4").tolist() == list(range(6))
 
 
-def test_a_vocabulary_in_a_sentencepiece_file_passes_and_an_empty_file_does_not(single, tmp_path):
-    import sentencepiece
-
-    (tmp_path / "words.txt").write_text("a red circle moves left\na blue square moves right\n" * 50)
-    folder = single / "tokenizer"
-    (folder / "tokenizer.json").unlink()
-    options = {"model_prefix": str(folder / "spiece"), "vocab_size": 30, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
-    sentencepiece.SentencePieceTrainer.train(input=str(tmp_path / "words.txt"), minloglevel=2, **options)
-    ws = project(tmp_path, model={"path": str(single)})
-    model_hash(ws)
-    (folder / "spiece.model").write_bytes(b"")
+def test_a_vocabulary_may_be_a_sentencepiece_file_but_not_an_empty_one(single):
+    (single / "tokenizer/tokenizer.json").unlink()
+    vocabulary = single / "tokenizer/spiece.model"
+    vocabulary.write_bytes(b"pieces")
+    assert model_folder(section(single)) == single
+    with pytest.raises(MotiveError, match=r"cannot load the T5Tokenizer .*a tokenizer\.json needs no further library"):
+        load_model(section(single), threads=1)
+    vocabulary.write_bytes(b"")
     with pytest.raises(MotiveError, match=r"spiece\.model is empty\. Copy or download it again"):
-        model_hash(ws)
+        model_folder(section(single))
 
 
 class Hub:
