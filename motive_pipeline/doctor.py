@@ -153,16 +153,20 @@ def _has_decoder(name: str) -> bool:
 
 
 def _model(config: Config | None) -> tuple[Finding, _Model | None]:
-    """Whether the base model is whole on this machine, and its size."""
+    """Whether the base model is whole on this machine, and its size. All of its weights are read."""
     from motive_pipeline import config as sections
-    from motive_pipeline.models.folder import model_folder
+    from motive_pipeline.models.folder import components, model_folder, named
+    from motive_pipeline.models.sound import require_finite_weights, require_fits
 
     section = config.model if config is not None else sections.Model(path="tiny")
     if not _is_local(section):
         detail = f"{section.path} is not on this machine; the first run downloads it, which needs the network and room in the hub's cache"
         return Finding(status="warn", about="model", detail=detail), None
     try:
-        folder = model_folder(section)
+        folder, what = model_folder(section), named(section)
+        parts = components(folder, what)
+        require_fits(parts, what)
+        require_finite_weights(parts, what)
         model = _size(folder, section.expert)
     except (MotiveError, OSError, ValueError) as error:
         return Finding(status="fail", about="model", detail=" ".join(str(error).split())), None

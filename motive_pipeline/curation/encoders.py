@@ -5,8 +5,8 @@ Axes: T decoded frames, H W pixels, K frames that a network sees, E entries of a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from jaxtyping import Float, Float32, UInt8
 
 from motive_pipeline.config import FLOW_HISTOGRAM, Config, Embedding
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.models.folder import file_hashes, hash_memory
+from motive_pipeline.models.folder import check_memory, file_hashes, hash_memory
 from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.models.load import fixed_device
+from motive_pipeline.models.sound import Component, require_finite_once, require_structure
+from motive_pipeline.models.whole import read_json, some
 from motive_pipeline.motion.histogram import flow_histogram, sampled_flow, velocity
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -35,14 +37,16 @@ def encoder_content(ws: Workspace) -> str:
     """A hash of the encoder and of the frames it gets from a clip, for the keys of its rows.
 
     Raises:
-        MotiveError: there is no such encoder; see :func:`encoder_folder`.
+        MotiveError: there is no such encoder, see :func:`encoder_folder`, or its weights hold NaN or infinity.
     """
     embedding = ws.config.embedding
     if embedding.encoder == FLOW_HISTOGRAM:
         return digest(FLOW_HISTOGRAM, FLOW_VERSION)
     folder = encoder_folder(embedding)
     files = [file for name in (*_NEEDED, "*.safetensors") for file in sorted(folder.glob(name))]
-    return digest(file_hashes(folder, files, hash_memory(ws)), embedding.num_frames)
+    hashes = partial(file_hashes, folder, memory=hash_memory(ws))
+    require_finite_once([_component(folder)], f"embedding.encoder = {embedding.encoder!r}", hashes, check_memory(ws))
+    return digest(hashes(files), embedding.num_frames)
 
 
 def load_encoder(config: Config) -> Encode:
@@ -74,17 +78,22 @@ class PretrainedEncoder:
     """
 
     def __init__(self, folder: Path, *, device: Any, num_frames: int) -> None:
-        """Raises :class:`MotiveError` when transformers cannot load the folder."""
+        """Raises :class:`MotiveError` when transformers cannot load the folder, or weights are missing from it."""
         from transformers import AutoImageProcessor, AutoModel
 
         try:
             self._processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            model, info = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, output_loading_info=True)
         except (OSError, ValueError, KeyError) as error:
             raise MotiveError(
                 f"embedding.encoder: transformers cannot load {folder} ({str(error).splitlines()[0]}). Name an image or video encoder such as "
                 "CLIP, SigLIP, DINOv2 or VideoMAE; code that comes with a model is never run."
             ) from error
+        if info["missing_keys"]:
+            raise MotiveError(
+                f"embedding.encoder: the weights in {folder} lack {len(info['missing_keys'])} tensors of a {type(model).__name__}, such as "
+                f"{some(sorted(info['missing_keys']))}. Copy or download the encoder again."
+            )
         self._device = device
         self._model = model.eval().float().to(self._device)
         self._num_frames = int(getattr(self._model.config, "num_frames", None) or num_frames)
@@ -143,8 +152,13 @@ def _require_encoder(folder: Path, name: str) -> None:
         raise MotiveError(
             f"embedding.encoder = {name!r}: {folder} lacks {', '.join(missing)}, so it is not an encoder in transformers' format."
         )
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if not kind:
+    require_structure([_component(folder)], f"embedding.encoder = {name!r}")
+    if not read_json(folder / "config.json").get("model_type"):
         raise MotiveError(
             f"embedding.encoder = {name!r}: {folder / 'config.json'} names no model_type, so transformers cannot tell what it is."
         )
+
+
+def _component(folder: Path) -> Component:
+    """The encoder, to be checked as the components of a pipeline are. Its config names its class."""
+    return Component(label="the encoder", folder=folder, library="transformers", class_name="", has_weights=True)

@@ -1,11 +1,10 @@
-"""A model on disk: its folder, whether it is complete, its components, and the hash of its content. Imports neither torch nor diffusers."""
+"""A model on disk: its folder, its components, whether they are whole, and the hash of its content. Importing this imports no torch."""
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
+from motive_pipeline.models.sound import Component, remembered, require_sound, require_structure
+from motive_pipeline.models.whole import Flaw, read_json
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.sealed import write_sealed
 from motive_pipeline.storage.workspace import Workspace
-
-log = logging.getLogger(__name__)
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -31,9 +30,9 @@ def model_folder(model: config.Model) -> Path:
     """The folder of the model ``model.path`` on this machine. A hub id is downloaded the first time.
 
     Raises:
-        MotiveError: no such folder, not a known family of models, a component is missing, or the hub cannot be reached.
+        MotiveError: no such folder, not a known family of models, a component is missing or not whole, or the hub cannot be reached.
     """
-    what = f"model.path = {model.path!r}"
+    what = named(model)
     if model.path == "tiny":
         require_pipeline(TINY, what)
         return TINY
@@ -47,6 +46,11 @@ def model_folder(model: config.Model) -> Path:
             require=lambda folder: require_pipeline(folder, what),
         )
     )
+
+
+def named(model: config.Model) -> str:
+    """The setting and its value, for messages."""
+    return f"model.path = {model.path!r}"
 
 
 def _hub_files() -> list[str]:
@@ -69,7 +73,7 @@ def model_family(folder: Path, what: str) -> ModelFamily:
     index = folder / "model_index.json"
     if not index.is_file():
         raise MotiveError(f"{what}: {folder} has no model_index.json, so it is not a model in diffusers' format.")
-    kind = _read_json(index).get("_class_name")
+    kind = _read_index(folder, what).get("_class_name")
     if kind not in FAMILIES:
         known = ", ".join(f"{family.label} ({family.pipeline})" for family in FAMILIES.values())
         raise MotiveError(f"{what}: {folder} holds a {kind}, which no family loads. There are: {known}.")
@@ -77,31 +81,37 @@ def model_family(folder: Path, what: str) -> ModelFamily:
 
 
 def require_pipeline(folder: Path, what: str) -> None:
-    """Raise :class:`MotiveError` unless ``folder`` holds a whole pipeline of a known family; ``what`` names the folder's origin in the message."""
+    """Raise :class:`MotiveError` unless ``folder`` holds a whole pipeline of a known family; ``what`` names the folder's origin in the message.
+
+    Reads names, configs and headers, no weights.
+    """
+    parts = components(folder, what)
+    for part in parts:
+        if not any(part.folder.glob("*.json")):
+            raise MotiveError(f"{what}: the component {part.folder.name} is missing from {folder}. Copy or download the model again.")
+    require_structure(parts, what)
+
+
+def components(folder: Path, what: str = "model.path") -> list[Component]:
+    """The components that ``model_index.json`` says the pipeline has, in name order."""
     weights = model_family(folder, what).weights
-    for component in components(folder):
-        if not any((folder / component).glob("*.json")):
-            raise MotiveError(f"{what}: the component {component} is missing from {folder}. Copy or download the model again.")
-        if component in weights and not any((folder / component).glob("*.safetensors")):
-            raise MotiveError(f"{what}: {folder / component} holds no weights (*.safetensors). Copy or download the model again.")
-
-
-def components(folder: Path) -> list[str]:
-    """The components that ``model_index.json`` says the pipeline has."""
-    entries = _read_json(folder / "model_index.json").items()
-    return sorted(name for name, value in entries if isinstance(value, list) and value and value[0] is not None)
+    return [
+        Component(label=f"the component {name}", folder=folder / name, library=value[0], class_name=value[1], has_weights=name in weights)
+        for name, value in sorted(_read_index(folder, what).items())
+        if isinstance(value, list) and value and value[0] is not None
+    ]
 
 
 def model_files(folder: Path) -> list[Path]:
     """Every file of the model, in name order: ``model_index.json`` and the files in its components' folders."""
-    parts = [path for name in components(folder) for path in (folder / name).rglob("*") if path.is_file() and not path.name.startswith(".")]
+    parts = [path for part in components(folder) for path in part.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return sorted([folder / "model_index.json", *parts])
 
 
 def latent_grid(ws: Workspace) -> LatentGrid:
     """The strides and channels of the model's latents, from the VAE's config file alone."""
     folder = model_folder(ws.config.model)
-    family, vae = model_family(folder, "model.path"), _read_json(folder / "vae" / "config.json")
+    family, vae = model_family(folder, "model.path"), read_json(folder / "vae" / "config.json")
     return LatentGrid(
         channels=vae.get(*family.channels),
         temporal_stride=vae.get(*family.temporal_stride),
@@ -112,15 +122,30 @@ def latent_grid(ws: Workspace) -> LatentGrid:
 def model_hash(ws: Workspace) -> str:
     """32 hex digits over names and bytes of the model's files.
 
-    The hash of each file is remembered in ``<state>/model_files.json`` by path, size, times, inode and links, so an unchanged model is read once.
+    The hash of each file is remembered in ``<state>/model_files.json`` by path, size, times, inode and links, and that its weights passed the
+    checks in ``<state>/model_checks.json`` by content. So an unchanged model is read once.
+
+    Raises:
+        MotiveError: a component is not whole, does not fit its class, or holds NaN or infinity.
     """
-    return folder_hash(model_folder(ws.config.model), hash_memory(ws))
+    return folder_hash(_sound_folder(ws), hash_memory(ws))
 
 
 def encoders_hash(ws: Workspace) -> str:
-    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``)."""
-    folder = model_folder(ws.config.model)
+    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``).
+
+    Raises:
+        MotiveError: as :func:`model_hash`, and for the transformer, too: no clip is read for a model that cannot be used.
+    """
+    folder = _sound_folder(ws)
     return part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
+
+
+def _sound_folder(ws: Workspace) -> Path:
+    """:func:`model_folder`, once its components fit their classes and all weights are finite."""
+    folder, what = model_folder(ws.config.model), named(ws.config.model)
+    require_sound(components(folder, what), what, partial(file_hashes, folder, memory=hash_memory(ws)), check_memory(ws))
+    return folder
 
 
 def folder_hash(folder: Path, memory: Path) -> str:
@@ -131,7 +156,7 @@ def folder_hash(folder: Path, memory: Path) -> str:
 def part_hash(folder: Path, memory: Path, parts: Collection[str]) -> str:
     """The same over the files of the components ``parts`` and their entries in ``model_index.json``."""
     files = [file for file in model_files(folder) if file.relative_to(folder).parts[0] in parts]
-    index = {name: value for name, value in _read_json(folder / "model_index.json").items() if name in parts}
+    index = {name: value for name, value in _read_index(folder, "model.path").items() if name in parts}
     return digest(index, file_hashes(folder, files, memory))
 
 
@@ -140,9 +165,14 @@ def hash_memory(ws: Workspace) -> Path:
     return ws.state / "model_files.json"
 
 
+def check_memory(ws: Workspace) -> Path:
+    """The file in which it is remembered what passed the checks of models/sound.py."""
+    return ws.state / "model_checks.json"
+
+
 def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[str]]:
     """(name within ``folder``, hash) of each file; those whose hash is remembered are not read."""
-    known = _remembered(memory)
+    known = remembered(memory)
     found: dict[str, list[Any]] = {}
     hashes = []
     progress = Progress(f"hash of the model in {folder}", len(files), unit="files")
@@ -159,17 +189,6 @@ def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[
     if any(known.get(name) != entry for name, entry in found.items()):
         write_sealed(memory, known | found)
     return hashes
-
-
-def _remembered(memory: Path) -> dict[str, list[Any]]:
-    """File -> [signature, hash]; empty if the memory is new or damaged, which only costs time."""
-    try:
-        return read_sealed(memory)
-    except FileNotFoundError:
-        return {}
-    except Damaged as error:
-        log.warning("%s; it only remembers hashes, so the model's files are hashed again", error)
-        return {}
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
@@ -199,5 +218,8 @@ def _same_file(known: list[int], now: list[int]) -> bool:
     return known[:3] == now[:3] and (known[3] == now[3] or known[4] != now[4])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read_index(folder: Path, what: str) -> dict[str, Any]:
+    try:
+        return read_json(folder / "model_index.json")
+    except Flaw as flaw:
+        raise MotiveError(f"{what}: {flaw}") from flaw

@@ -10,16 +10,19 @@ from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.models.folder import (
+    components,
     encoders_hash,
     latent_grid,
     model_family,
     model_files,
     model_folder,
     model_hash,
+    named,
     observe_base_encoders,
     observe_base_model,
     require_pipeline,
 )
+from motive_pipeline.models.sound import require_fits
 
 if TYPE_CHECKING:
     import torch
@@ -47,25 +50,26 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
     load the base model's own folder as ``path``. A checkpoint is loaded anew each time.
 
     Raises:
-        MotiveError: there is no such model, it is incomplete, or ``model.device`` does not exist here.
+        MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
     """
     _prepare_torch(threads)
     if path is not None:
         require_pipeline(path, "checkpoint")
-        return _load(model, path)
+        return _load(model, path, "checkpoint")
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
     key = (folder, stats, model.expert, model.dtype, model.device, model.max_prompt_tokens)
     if key not in _base_models:
         _base_models.clear()
-        _base_models[key] = _load(model, folder)
+        _base_models[key] = _load(model, folder, named(model))
     return _base_models[key]
 
 
-def _load(model: config.Model, folder: Path) -> VideoModel:
+def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
     import torch
 
-    load = resolve_dotted(model_family(folder, "model.path").load)
+    require_fits(components(folder, what), what)
+    load = resolve_dotted(model_family(folder, what).load)
     return load(
         folder,
         expert=model.expert,

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from motive_pipeline.config import Embedding
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.curation.embeddings import EmbeddingSet, nearest_clips, publish_embeddings
-from motive_pipeline.curation.encoders import PretrainedEncoder, encoder_folder
+from motive_pipeline.curation.encoders import PretrainedEncoder, encoder_content, encoder_folder
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import ARMS
 from motive_pipeline.storage.workspace import Workspace
@@ -91,6 +92,11 @@ def test_frames_go_to_the_encoder_in_rgb(dinov2):
     assert not np.allclose(encoder(FRAMES[..., ::-1]), encoder(FRAMES), atol=1e-3)
 
 
+def drop_a_layer(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if "layers.0." not in name}, folder / "model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -98,6 +104,12 @@ def test_frames_go_to_the_encoder_in_rgb(dinov2):
         (lambda folder: (folder / "model.safetensors").unlink(), r"lacks \*\.safetensors"),
         (lambda folder: (folder / "config.json").write_text("{}"), "names no model_type"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "unheard_of"}'), "transformers cannot load"),
+        (
+            lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1"),
+            "the encoder: .*Git LFS pointer",
+        ),
+        (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-4]), "safetensors is cut"),
+        (drop_a_layer, r"lack \d+ tensors of a CLIPVisionModel, such as .*layers\.0.* Copy or download the encoder again"),
     ],
 )
 def test_a_folder_that_is_no_encoder_is_named_with_what_it_lacks(tmp_path, damage, says):
@@ -105,6 +117,17 @@ def test_a_folder_that_is_no_encoder_is_named_with_what_it_lacks(tmp_path, damag
     damage(folder)
     with pytest.raises(MotiveError, match=says):
         PretrainedEncoder(encoder_folder(Embedding(encoder=str(folder))), device="cpu", num_frames=3)
+
+
+def test_an_encoder_with_nan_in_its_weights_is_refused(tmp_path):
+    folder = save_encoder(tmp_path / "encoder", "clip_vision")
+    ws = project(tmp_path, embedding={"encoder": str(folder)})
+    encoder_content(ws)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[min(tensors)][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(MotiveError, match=r"embedding\.encoder = .*: the encoder: the tensor .* holds NaN or infinity"):
+        encoder_content(ws)
 
 
 @pytest.mark.parametrize("encoder", ["/nowhere/at/all", "flow_histogramm", "nobody/no-such-encoder"])
