@@ -226,7 +226,10 @@ def with_method(archive: Path, member: str, method: int) -> None:
 def test_what_macos_puts_beside_the_files_of_a_zip_is_no_video_and_no_caption(tmp_path):
     apple = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(180)
     contents = {"my/c.mp4": DATA, "my/c.txt": b"a square"}
-    contents |= {f"__MACOSX/{folder}._{name}": apple for folder in ("", "my/") for name in ("c.mp4", "c.txt")} | {"my/._c.mp4": apple}
+    contents |= {f"__MACOSX/{folder}._{name}": apple for folder in ("", "my/") for name in ("c.mp4", "c.txt")} | {
+        "my/._c.mp4": apple,
+        "__MACOSX/d.mp4": apple,
+    }
     zipped(tmp_path / "mac.zip", contents)
     (entry,) = listed(tmp_path)
     assert isinstance(entry, SourceEntry)
