@@ -244,7 +244,6 @@ def _next_in_tar(opened: tarfile.TarFile) -> tarfile.TarInfo | None:
     except _READER_ERRORS:
         if at == 0:
             raise
-        opened.offset = at
         return None
 
 

@@ -49,8 +49,8 @@ def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
 def name_of(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
     """The name of a member. Bytes of a name that is no text are surrogates."""
     raw = getattr(opened.fp, "raw_names", ())
-    if raw and info.orig_filename.encode("cp437", "replace") in raw and not info.flag_bits & _UTF8_NAME:
-        return info.orig_filename.encode("cp437").decode("utf-8", "surrogateescape")
+    if raw and not info.flag_bits & _UTF8_NAME and (name := info.orig_filename.encode("cp437")) in raw:
+        return name.decode("utf-8", "surrogateescape")
     return info.filename
 
 

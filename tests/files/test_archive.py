@@ -226,7 +226,10 @@ def with_method(archive: Path, member: str, method: int) -> None:
 def test_what_macos_puts_beside_the_files_of_a_zip_is_no_video_and_no_caption(tmp_path):
     apple = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(180)
     contents = {"my/c.mp4": DATA, "my/c.txt": b"a square"}
-    contents |= {f"__MACOSX/{folder}._{name}": apple for folder in ("", "my/") for name in ("c.mp4", "c.txt")} | {"my/._c.mp4": apple}
+    contents |= {f"__MACOSX/{folder}._{name}": apple for folder in ("", "my/") for name in ("c.mp4", "c.txt")} | {
+        "my/._c.mp4": apple,
+        "__MACOSX/d.mp4": apple,
+    }
     zipped(tmp_path / "mac.zip", contents)
     (entry,) = listed(tmp_path)
     assert isinstance(entry, SourceEntry)
@@ -274,7 +277,9 @@ def test_a_damaged_member_costs_one_clip_whatever_it_is_compressed_with(tmp_path
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_name_in_a_zip_that_is_no_text_costs_its_own_member(tmp_path, stored):
-    archive = zipped(tmp_path / "a.zip", {"caf\u00e9.mp4": DATA, "\u00fcber.mp4": DATA[1:], "plain.mp4": DATA[2:]}, stored=stored)
+    archive = zipped(
+        tmp_path / "a.zip", {"caf\u00e9.mp4": DATA, "\u00fcber.mp4": DATA[1:], "plain.mp4": DATA[2:], "\u65e5.txt": b"x"}, stored=stored
+    )
     archive.write_bytes(archive.read_bytes().replace("caf\u00e9".encode(), b"caf\xe9\xe9"))
     used, bad = hashed(tmp_path)
     assert used == ["a.zip!/plain.mp4", "a.zip!/\u00fcber.mp4"]
@@ -282,6 +287,14 @@ def test_a_name_in_a_zip_that_is_no_text_costs_its_own_member(tmp_path, stored):
     for name, data in (("\u00fcber.mp4", DATA[1:]), ("plain.mp4", DATA[2:])):
         with MediaFile.parse(f"{archive}!/{name}").open() as stream:
             assert stream.read() == data
+
+
+def test_bytes_lost_in_a_member_of_a_zip_cost_that_member(tmp_path):
+    archive = zipped(tmp_path / "a.zip", {"a.mp4": DATA, "b.mp4": DATA[1:]})
+    data = archive.read_bytes()
+    archive.write_bytes(data[:1000] + data[1100:])
+    used, bad = hashed(tmp_path)
+    assert (used, [(name, reason) for name, (reason, _) in bad.items()]) == (["a.zip!/b.mp4"], [("a.zip!/a.mp4", "damaged_archive")])
 
 
 def test_a_member_without_its_header_costs_itself(tmp_path):

@@ -279,7 +279,7 @@ def test_a_shard_that_lacks_a_listed_tensor_is_named(sharded):
 
 
 def test_a_tensor_that_the_index_lists_in_another_shard_is_named(sharded):
-    first, second = weights(sharded / "transformer")[:2]
+    first, second = [shard for shard in weights(sharded / "transformer") if len(load_file(shard)) > 1][:2]
     index = sharded / "transformer/diffusion_pytorch_model.safetensors.index.json"
     entries = json.loads(index.read_text())
     name = next(name for name, shard in entries["weight_map"].items() if shard == first.name)

@@ -204,3 +204,18 @@ def test_a_parquet_file_whose_pages_are_damaged_is_an_error_that_names_it(tmp_pa
     (tmp_path / "t.parquet").write_bytes(bytes(data))
     with pytest.raises(MotiveError, match=r"t\.parquet"):
         list(read_table(tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize("before", range(-4, 1))
+def test_a_nan_over_the_edge_of_a_block_is_seen(tmp_path, before):
+    head = '[{"path": "a.mp4", "score": '
+    (tmp_path / "t.json").write_text(" " * (2**20 + before - len(head)) + head + "NaN}]")
+    assert [row.values for row in read_table(tmp_path / "t.json") if isinstance(row, TableRow)] == [{"path": "a.mp4", "score": None}]
+
+
+def test_an_archive_that_cannot_be_read_beside_a_table_is_told_and_does_not_count(tmp_path):
+    write(tmp_path, "a.mp4")
+    (tmp_path / "old.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
+    rows(tmp_path, "a.mp4")
+    refused = [(entry.relative, entry.reason, entry.counts) for entry in entries(tmp_path) if isinstance(entry, BadEntry)]
+    assert refused == [("old.7z", "unsupported_archive", False)]
