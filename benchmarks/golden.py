@@ -96,10 +96,10 @@ def _shown(table: Table, key: object) -> str:
 
 def read_record(table: Table) -> pd.DataFrame:
     """The table's part of the committed record, with every digit of its scores."""
-    names = dict.fromkeys(("clip_id", "arm", "variant", "metric", "backend"), str)
-    empty = {name: [""] for name in table.scores}  # nothing else is a missing value: a name may be "NA" or empty
-    frame = pd.read_csv(table.file, float_precision="round_trip", dtype=names, keep_default_na=False, na_values=empty)
-    return frame.astype(dict.fromkeys(table.scores, np.float64))
+    texts = dict.fromkeys(("clip_id", "arm", "variant", "metric", "backend", *table.scores), str)  # pandas' own parser of floats rounds
+    frame = pd.read_csv(table.file, dtype=texts, keep_default_na=False, na_filter=False)
+    scores = {name: [float(text or "nan") for text in frame[name]] for name in table.scores}
+    return frame.assign(**scores)
 
 
 def compare(root: Root, tolerance: float = 0.0) -> int:
