@@ -48,12 +48,12 @@ def reason(file: MediaFile, read=read_clip, *arguments) -> str:
     return f"{caught.value.reason}: {caught.value.detail}"
 
 
-def film(path: Path, num_frames: int = 48, *, gop: int = 12, **settings) -> Path:
-    """A film of different, noisy pictures, with key frames every ``gop`` frames and B-frames between."""
+def film(path: Path, num_frames: int = 48, *, codec: str = "libx264", options: dict[str, str] | None = None) -> Path:
+    """A film of different, noisy pictures, with key frames every 12 frames and, in H.264, B-frames between."""
     values_T = np.random.default_rng(0).permutation(num_frames)
     pictures = np.random.default_rng(1).integers(0, 60, (num_frames, 48, 64, 3)) + 3 * values_T[:, None, None, None]
-    options = {"g": str(gop), "keyint_min": str(gop), "bf": "2", "sc_threshold": "0"} if settings.get("codec") is None else {"g": str(gop)}
-    return write_video(path, pictures.astype(np.uint8), fps=FPS, **({"options": options} | settings))
+    usual = {"g": "12"} | ({"keyint_min": "12", "bf": "2", "sc_threshold": "0"} if codec == "libx264" else {})
+    return write_video(path, pictures.astype(np.uint8), fps=FPS, codec=codec, options=options or usual)
 
 
 def from_the_beginning(path: Path) -> np.ndarray:
