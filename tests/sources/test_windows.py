@@ -5,6 +5,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -61,7 +62,7 @@ def workspace(folder: Path, source: str, **clips) -> Workspace:
     return project(folder, clips=SETTINGS | {"source": source, "path": "clips"} | clips)
 
 
-def write_csv(file: Path, columns: list[str], rows: list[list[object]]) -> None:
+def write_csv(file: Path, columns: list[str], rows: Sequence[Sequence[object]]) -> None:
     with file.open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([columns, *rows])
 

@@ -5,6 +5,7 @@ import zipfile
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from motive_pipeline.files.window import Window
 from motive_pipeline.video import window_frames
 from motive_pipeline.video.container import open_video
 from motive_pipeline.video.decode import DecodedClip, frame_near, read_clip
-from motive_pipeline.video.frame_times import TimedFrames
+from motive_pipeline.video.frame_times import StampsOutOfOrder, TimedFrames
 from motive_pipeline.video.geometry import geometry
 from motive_pipeline.video.picture import picture
 from motive_pipeline.video.probe import probe
@@ -47,12 +48,12 @@ def reason(file: MediaFile, read=read_clip, *arguments) -> str:
     return f"{caught.value.reason}: {caught.value.detail}"
 
 
-def film(path: Path, num_frames: int = 48, *, gop: int = 12, **settings) -> Path:
-    """A film of different, noisy pictures, with key frames every ``gop`` frames and B-frames between."""
+def film(path: Path, num_frames: int = 48, *, codec: str = "libx264", options: dict[str, str] | None = None) -> Path:
+    """A film of different, noisy pictures, with key frames every 12 frames and, in H.264, B-frames between."""
     values_T = np.random.default_rng(0).permutation(num_frames)
     pictures = np.random.default_rng(1).integers(0, 60, (num_frames, 48, 64, 3)) + 3 * values_T[:, None, None, None]
-    options = {"g": str(gop), "keyint_min": str(gop), "bf": "2", "sc_threshold": "0"} if settings.get("codec") is None else {"g": str(gop)}
-    return write_video(path, pictures.astype(np.uint8), fps=FPS, **({"options": options} | settings))
+    usual = {"g": "12"} | ({"keyint_min": "12", "bf": "2", "sc_threshold": "0"} if codec == "libx264" else {})
+    return write_video(path, pictures.astype(np.uint8), fps=FPS, codec=codec, options=options or usual)
 
 
 def from_the_beginning(path: Path) -> np.ndarray:
@@ -145,6 +146,8 @@ class TestSeek:
             assert which_frames(clip.frames_THWC) == list(range(13, 30))
             assert clip.flags == ("time_repaired",)
             assert probe(part(path, window)).num_frames == 17
+        assert probe(part(path, seconds(23 / FPS, 40 / FPS))).num_frames == 17, "up to the very end"
+        assert reason(part(path, seconds(23 / FPS, 41 / FPS)), probe).startswith("window_outside")
 
     def test_time_counts_from_the_first_frame_wherever_the_file_starts(self, tmp_path):
         path = write_video(tmp_path / "v.mkv", counting_frames(40), fps=FPS, times_s=[3 + number / FPS for number in range(40)])
@@ -224,6 +227,41 @@ class TestEdges:
         damage(path, 0.75, 3000)
         assert len(read_clip(part(path, seconds(1, 2)), LONG_RULE).frames_THWC) == 13
         assert reason(part(path, seconds(4, 5)), read_clip, LONG_RULE).startswith("decode_error: the window from 4 to 5 s")
+
+
+class TestSpanFilter:
+    """The choice among decoded frames, on frames that are made up: (number of the stamp, what is special)."""
+
+    def kept(self, *made_up, after_seek: bool = True) -> tuple[list[int], bool]:
+        decoded = [
+            SimpleNamespace(pts=stamp, time_base=Fraction(1), is_corrupt="corrupt" in special, key_frame="key" in special)
+            for stamp, special in made_up
+        ]
+        stream = SimpleNamespace(codec_context=SimpleNamespace(has_b_frames=True))
+        chosen = window_frames.SpanFilter(stream, window_frames.Span(first=Fraction(3), end=Fraction(5)), after_seek=after_seek)  # type: ignore[arg-type]
+        return [frame.pts for frame in chosen(iter(decoded))], chosen.damaged_before  # type: ignore[arg-type]
+
+    def test_the_start_is_inside_and_the_end_is_not(self):
+        assert self.kept((2, "key"), (3, ""), (4, ""), (5, ""), (4, "")) == ([3, 4], False)
+
+    def test_after_a_seek_a_frame_must_come_before(self):
+        with pytest.raises(window_frames.LostFrames):
+            self.kept((4, ""), (5, ""))
+        assert self.kept((4, ""), (5, ""), after_seek=False) == ([4], False)
+        assert self.kept((3, ""), (5, "")) == ([3], False)
+
+    def test_stamps_of_other_frames_are_noticed(self):
+        with pytest.raises(StampsOutOfOrder):
+            self.kept((0, "key"), (2, ""), (1, ""), (3, ""))
+
+    def test_damage_counts_until_the_next_key_frame(self):
+        assert self.kept((0, "key"), (1, "corrupt"), (2, ""), (3, "")) == ([3], True)
+        assert self.kept((0, "key"), (1, "corrupt"), (2, "key"), (3, "")) == ([3], False)
+        assert self.kept((0, "key corrupt"), (1, ""), (3, "")) == ([3], True)
+
+    def test_a_frame_without_a_stamp_cannot_be_placed(self):
+        with pytest.raises(RejectRow, match="time_disorder"):
+            self.kept((None, "key"))
 
 
 class TestPlaces:
