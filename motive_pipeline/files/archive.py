@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.byte_streams import ByteRange, JoinedFiles
@@ -104,7 +105,7 @@ def read_small_members(archive: Path, wanted: Sequence[ArchiveMember], max_bytes
                 yield member, rejection
 
 
-def _head(archive: Path, file: IO[bytes], zipped: zipfile.ZipFile | None, member: ArchiveMember, max_bytes: int) -> bytes:
+def _head(archive: Path, file: BufferedIOBase, zipped: zipfile.ZipFile | None, member: ArchiveMember, max_bytes: int) -> bytes:
     if member.problem is not None:
         raise RejectRow(*member.problem)
     with _archive_errors_as_rejects(archive, member.name):
@@ -272,7 +273,7 @@ def _is_tar(file: io.BufferedReader) -> bool:
     return magic == b"ustar"
 
 
-def _magic(file: IO[bytes]) -> bytes:
+def _magic(file: BufferedIOBase) -> bytes:
     file.seek(0)
     head = file.read(_MAGIC_BYTES)
     file.seek(0)
@@ -301,7 +302,7 @@ def _damaged(archive: Path, member: str, error: Exception) -> RejectRow:
 class _CheckedStream(io.RawIOBase):
     """A member of a zip, whose reader's errors are rejections."""
 
-    def __init__(self, archive: Path, member: ArchiveMember, stream: IO[bytes]) -> None:
+    def __init__(self, archive: Path, member: ArchiveMember, stream: BufferedIOBase) -> None:
         self._archive, self._member, self._stream = archive, member, stream
 
     def readable(self) -> bool:

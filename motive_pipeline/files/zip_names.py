@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 _UTF8_NAME = 0x800
 _CENTRAL = b"PK\x01\x02"
@@ -14,7 +15,7 @@ _CENTRAL_BYTES = 46
 class _AnyNames:
     """The file of a zip, in whose directory the names that are no UTF-8 are not marked as UTF-8. They are then read as cp437, which takes all bytes."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BufferedIOBase) -> None:
         self.file = file
         self.raw_names: set[bytes] = set()
 
@@ -38,7 +39,7 @@ class _AnyNames:
         return bytes(directory)
 
 
-def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
+def open_zip(file: BufferedIOBase) -> zipfile.ZipFile:
     """The zip in ``file``, whatever its names are. Raises as :class:`zipfile.ZipFile` does."""
     try:
         return zipfile.ZipFile(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import IO
+from io import BufferedReader
 
 _NO_NUMBER = re.compile(rb"NaN|Infinity")
 _TOKEN = re.compile(rb'(?P<text>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<open>")|-?(?:NaN|Infinity)', re.DOTALL)
@@ -11,7 +11,7 @@ _BLOCK_BYTES = 2**16
 _LONGEST_TOKEN = len(b"-Infinity")
 
 
-def json_stream(opened: IO[bytes]) -> IO[bytes]:
+def json_stream(opened: BufferedReader) -> BufferedReader | StrictStream:
     """``opened`` from where it is, as a stream of strict JSON. A file without such numbers is read as it is."""
     start = opened.tell()
     tail, is_strict = b"", True
@@ -19,13 +19,13 @@ def json_stream(opened: IO[bytes]) -> IO[bytes]:
         is_strict = _NO_NUMBER.search(tail + block) is None
         tail = block[-_LONGEST_TOKEN:]
     opened.seek(start)
-    return opened if is_strict else _StrictStream(opened)  # type: ignore[return-value]
+    return opened if is_strict else StrictStream(opened)
 
 
-class _StrictStream:
+class StrictStream:
     """Replaces numbers that strict JSON does not have, outside texts, block by block."""
 
-    def __init__(self, opened: IO[bytes]) -> None:
+    def __init__(self, opened: BufferedReader) -> None:
         self._opened = opened
         self._rest = b""
 

@@ -146,7 +146,7 @@ def test_queries_that_are_all_bad_stop_the_stage_and_one_good_one_is_enough(tmp_
     with pytest.raises(GateFailed, match=r"none of 2 query file\(s\) can be used.*query_0\.mp4: empty_file"):
         publish_query_catalog(project(tmp_path))
     write_video(tmp_path / "queries" / "good.mp4", moving_square(seed=30))
-    publication = publish_query_catalog(project(tmp_path))
+    publication = publish_query_catalog(project(tmp_path, queries={"max_reject_share": 0.6}))
     assert publication.facts["queries"] == 1
     assert len(publication.rejects()) == 2
 

@@ -174,7 +174,7 @@ def test_another_encoder_or_its_changed_weights_give_other_rows(embedded, dinov2
 def test_a_clip_that_cannot_be_read_is_a_reject(ws):
     catalog = ws.published("clip_catalog").table("catalog")
     Path(catalog["path"].iloc[0]).unlink()
-    with pytest.raises(GateFailed, match=r"embeddings: 1 of 3 rejected \(missing_file: 1\)"):
+    with pytest.raises(GateFailed, match=r"embeddings: 1 of 3 clips rejected \(missing_file: 1\)"):
         publish_embeddings(ws, role="clip")
 
 

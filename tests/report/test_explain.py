@@ -277,7 +277,7 @@ def test_the_rows_of_a_clip_show_magnitude_weight_and_cells_where_they_lie():
     frames = np.full((5, 32, 64, 3), 100, dtype=np.uint8)
     magnitude = np.zeros((5, 32, 64), dtype=np.float32)
     magnitude[:, :16, :32] = 3.0
-    field = MotionField(magnitude_THW=magnitude, weight_THW=magnitude / 3, magnitude_px=0.75)
+    field = MotionField(magnitude_THW=magnitude, weight_THW=magnitude / 3, magnitude_px=0.75, peak_px=3.0)
     mask = np.zeros((2, 2, 4), dtype=np.float32)
     mask[1, 1, 3] = 1.0
     found = strips(frames, field, mask, 4)

@@ -298,8 +298,8 @@ class TestIdentity:
         write_csv(clips / "t.csv", ["video", "start", "end", "caption"], [["long.mp4", 0, 1, "a"], ["long.mp4", 9, 10, "b"]])
         ws = workspace(tmp_path, "csv")
         later_s = (clips / "t.csv").stat().st_mtime + 5
-        assert still_being_written(ws, settle_s=1, now_s=later_s) == [], "a window beyond the end is no sign of half a copy"
-        assert clips / "long.mp4" in still_being_written(ws, settle_s=100, now_s=later_s)
+        assert still_being_written(ws, settle_s=1.0, now_s=later_s) == [], "a window beyond the end is no sign of half a copy"
+        assert clips / "long.mp4" in still_being_written(ws, settle_s=100.0, now_s=later_s)
 
 
 class TestPlaces:

@@ -4,7 +4,6 @@ import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,7 +13,7 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.video.container import open_video
 from motive_pipeline.video.decode import DecodedClip, frame_near, read_clip
 from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
-from motive_pipeline.video.frame_times import TimedFrames, presentation_stamps
+from motive_pipeline.video.frame_times import TimedFrames, sorted_stamps
 from motive_pipeline.video.probe import probe
 from tests.clip_fixtures import RULE, counting_frames, cut, damage, noise, which_frames, write_sound, write_video
 
@@ -193,14 +192,15 @@ class TestFramesWithoutPresentationTimes:
 
     def test_stamps_that_are_no_times_of_frames_are_an_error(self):
         def packets(*stamps):
-            return SimpleNamespace(
-                demux=lambda _: [SimpleNamespace(pts=stamp, time_base=Fraction(1, 8), is_discard=False) for stamp in stamps]
-            )
+            for stamp in stamps:
+                packet = av.Packet(1)
+                packet.pts, packet.time_base = stamp, Fraction(1, 8)
+                yield packet
 
-        assert [8 * stamp for stamp in presentation_stamps(packets(0, 3, 1, None, 2), None)] == [0, 1, 2, 3]
+        assert [8 * stamp for stamp in sorted_stamps(packets(0, 3, 1, None, 2))] == [0, 1, 2, 3]
         for wrong in ((0, 1, 1), (0, *range(20, 60), 10)):
             with pytest.raises(ValueError, match="past or taken"):
-                list(presentation_stamps(packets(*wrong), None))
+                list(sorted_stamps(packets(*wrong)))
 
 
 class TestPicture:

@@ -5,12 +5,14 @@ import zipfile
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
@@ -219,7 +221,7 @@ class TestEdges:
     def test_the_picture_for_people_is_one_of_the_window(self, tmp_path):
         path = write_video(tmp_path / "v.mp4", counting_frames(40), fps=FPS)
         for window in (seconds(1, 2), frames(16, 32)):
-            shown = [frame_near(part(path, window), share, width=64, height=48)[None] for share in (0, 0.5, 1)]
+            shown = [frame_near(part(path, window), share, width=64, height=48)[None] for share in (0.0, 0.5, 1.0)]
             assert [which_frames(picture)[0] for picture in shown] == [16, 24, 31]
 
     def test_damage_elsewhere_is_no_matter_and_damage_inside_is(self, tmp_path):
@@ -234,10 +236,10 @@ class TestSpanFilter:
 
     def kept(self, *made_up, after_seek: bool = True) -> tuple[list[int], bool]:
         decoded = [
-            SimpleNamespace(pts=stamp, time_base=Fraction(1), is_corrupt="corrupt" in special, key_frame="key" in special)
+            Mock(spec=VideoFrame, pts=stamp, time_base=Fraction(1), is_corrupt="corrupt" in special, key_frame="key" in special)
             for stamp, special in made_up
         ]
-        stream = SimpleNamespace(codec_context=SimpleNamespace(has_b_frames=True))
+        stream = Mock(spec=VideoStream, codec_context=Mock(has_b_frames=True))
         chosen = window_frames.SpanFilter(stream, window_frames.Span(first=Fraction(3), end=Fraction(5)), after_seek=after_seek)  # type: ignore[arg-type]
         return [frame.pts for frame in chosen(iter(decoded))], chosen.damaged_before  # type: ignore[arg-type]
 
