@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.byte_streams import ByteRange, JoinedFiles
@@ -318,7 +318,7 @@ class _CheckedStream(io.RawIOBase):
 @contextmanager
 def _checked(archive: Path, opened: zipfile.ZipFile, member: ArchiveMember) -> Iterator[io.BufferedReader]:
     with opened.open(member.name) as stream:
-        yield io.BufferedReader(_CheckedStream(archive, member, stream), buffer_size=_BUFFER_BYTES)
+        yield io.BufferedReader(_CheckedStream(archive, member, cast(BufferedIOBase, stream)), buffer_size=_BUFFER_BYTES)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from motive_pipeline.graph.arms import ARMS, BASE
-from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage
+from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage, Switch
 from motive_pipeline.graph.trackers import TRACKERS
 
 CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
@@ -18,7 +18,7 @@ FRAMES_VERSION = 2
 """The version of the code that reads frames. Raise it when a file's frames change under the same settings: every stage that reads them is then
 stale. 2: mirrored videos, and B-frames without presentation times."""
 
-TONE_MAPPED: Mapping[tuple[str, object], tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
+TONE_MAPPED: Mapping[Switch, tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
 """The one policy that decides pixels, too."""
 
 MODEL = ("model.dtype", "model.max_prompt_tokens")

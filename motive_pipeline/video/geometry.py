@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeVar
 
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
@@ -13,8 +12,6 @@ from av.video.stream import VideoStream
 
 from motive_pipeline.video.flags import FLAGS
 from motive_pipeline.video.tone_map import HLG, PQ
-
-Pixels = TypeVar("Pixels", bound=np.ndarray)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,7 @@ class Geometry:
             height = round(height / aspect)
         return (height, width) if self.transpose else (width, height)
 
-    def oriented(self, picture_HWC: Pixels) -> Pixels:
+    def oriented(self, picture_HWC: np.ndarray) -> np.ndarray:
         """A view of the stored ``picture_HWC`` as shown."""
         if self.transpose:
             picture_HWC = picture_HWC.swapaxes(0, 1)
@@ -55,11 +52,11 @@ def geometry(frame: VideoFrame, stream: VideoStream) -> Geometry:
     aspect = stream.sample_aspect_ratio
     if aspect is None or not Fraction(1, 20) < aspect < 20:
         aspect = Fraction(1)
-    matrix = next((side for side in frame.side_data if side.type == SideDataType.DISPLAYMATRIX), None)
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
         return Geometry(pixel_aspect=aspect)
     # A stored point (x, y) is shown at (a x + c y, b x + d y). The picture has a place for it wherever it lies, so the offsets do not count.
-    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).tolist()
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Geometry(pixel_aspect=aspect, transpose=True, flip_x=c < 0, flip_y=b < 0)
     return Geometry(pixel_aspect=aspect, flip_x=a < 0, flip_y=d < 0)
