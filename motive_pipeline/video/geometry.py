@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -52,7 +51,7 @@ def geometry(frame: VideoFrame, stream: VideoStream) -> Geometry:
     aspect = stream.sample_aspect_ratio
     if aspect is None or not Fraction(1, 20) < aspect < 20:
         aspect = Fraction(1)
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return Geometry(pixel_aspect=aspect)
     # A stored point (x, y) is shown at (a x + c y, b x + d y). The picture has a place for it wherever it lies, so the offsets do not count.
