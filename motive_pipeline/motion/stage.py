@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,9 @@ from motive_pipeline.video.readers import ClipReader
 
 STAGE = "motion_masks"
 DIMS: dict[str, tuple[str, ...]] = {"mask": ("frame", "height", "width"), "motion_magnitude_px": (), "motion_peak_px": ()}
+
+FAINT_WEIGHT = 0.01
+"""A mask whose largest weight is below this weighs nothing."""
 
 _PREVIEW_CLIPS = 6
 _PREVIEW_FRAMES = 4
@@ -81,8 +84,8 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     still = _still(store, run, still_px)
     if len(still) == len(run.accepted()):
         raise GateFailed(
-            f"{MaskSet.asset_of[role]}: all {len(still)} clips are still, so no clip could teach any motion. The fastest one: "
-            f"{_still_words(max(_column(store, run, 'motion_peak_px')), still_px)}"
+            f"{MaskSet.asset_of[role]}: all {len(still)} clips are still, or their masks are next to zero, so no clip could teach any motion. The "
+            f"fastest one: {_fastest(store, run, still)}"
         )
     magnitude_px, peak_px = (_column(store, run, name) for name in ("motion_magnitude_px", "motion_peak_px"))
     scores: dict[tuple[str, str], pd.DataFrame | Path] = {}
@@ -147,16 +150,36 @@ def mask_row(
 
 
 def _still(store: RowStore, run: RowRun, still_px: float) -> dict[str, str]:
-    """The accepted clips that do not move, each with the words for it."""
-    peaks = zip(run.accepted(), _column(store, run, "motion_peak_px"), strict=True)
-    return {clip.clip_id: _still_words(peak_px, still_px) for (clip, _), peak_px in peaks if peak_px < still_px}
+    """The accepted clips that do not move, or whose masks are next to zero, each with the words for it."""
+    found = {}
+    peaks, weights = _column(store, run, "motion_peak_px"), _largest_weights(store, run)
+    for (clip, _), peak_px, weight in zip(run.accepted(), peaks, weights, strict=True):
+        if peak_px < still_px:
+            found[clip.clip_id] = (
+                f"all but {PEAK_SHARE:.1%} of its pixels move by less than {peak_px:.3f} px relative to the rest of the picture, where "
+                f"motion.still_px asks for {still_px:g}"
+            )
+        elif weight < FAINT_WEIGHT:
+            found[clip.clip_id] = (
+                f"its peak is {peak_px:.3f} px, but the largest weight of its mask is {weight:.2g}: motion.floor_px is too large for it, or "
+                "motion.weigh_by and motion.camera leave nothing"
+            )
+    return found
 
 
-def _still_words(peak_px: float, still_px: float) -> str:
-    return (
-        f"all but {PEAK_SHARE:.1%} of its pixels move by less than {peak_px:.3f} px relative to the rest of the picture, where motion.still_px "
-        f"asks for {still_px:g}"
-    )
+def _fastest(store: RowStore, run: RowRun, still: Mapping[str, str]) -> str:
+    peaks = _column(store, run, "motion_peak_px")
+    clip, _ = run.accepted()[int(np.argmax(peaks))]
+    return still[clip.clip_id]
+
+
+def _largest_weights(store: RowStore, run: RowRun) -> np.ndarray:
+    """The largest weight in the mask of each accepted clip, in order."""
+    refs = [ref for _, ref in run.accepted()]
+    largest = np.zeros(len(refs))
+    for positions, masks_BFhw in store.read_blocks(refs, "mask"):
+        largest[positions] = masks_BFhw.reshape(len(masks_BFhw), -1).max(axis=1)
+    return largest
 
 
 def _column(store: RowStore, run: RowRun, name: str) -> list[float]:

@@ -92,6 +92,12 @@ def test_clips_that_are_all_still_stop_the_stage_and_name_the_setting(tmp_path):
         publish_motion_masks(catalogued(project(tmp_path)), role="clip")
 
 
+def test_masks_that_are_next_to_zero_stop_the_stage_and_name_the_floor(tmp_path):
+    write_project(tmp_path)
+    with pytest.raises(GateFailed, match=r"motion_masks: all 3 clips .*largest weight of its mask is .*motion\.floor_px is too large"):
+        publish_motion_masks(catalogued(project(tmp_path, motion={"floor_px": 1.0e6})), role="clip")
+
+
 def test_too_many_rejects_stop_the_stage(tmp_path):
     write_project(tmp_path)
     write_video(tmp_path / "clips" / "short.mp4", moving_square(3, seed=9))
