@@ -152,7 +152,7 @@ def test_a_small_box_that_crosses_the_picture_is_motion_and_coding_noise_is_none
     ground = cv2.resize(np.random.default_rng(0).integers(0, 255, (8, 14, 3)).astype(np.uint8), (320, 180), interpolation=cv2.INTER_CUBIC)
     frames = np.repeat(ground[None], 20, 0)
     for size in ({"width": 64, "height": 64}, {"width": 320, "height": 176}):
-        rule = FrameRule(num_frames=17, min_frames=17, fps=16, **size)
+        rule = FrameRule(num_frames=17, min_frames=17, fps=16.0, **size)
         still = write_video(tmp_path / "still.mp4", frames, fps=16, options={"crf": "30"})
         moving = frames.copy()
         for number, frame in enumerate(moving):
