@@ -14,6 +14,9 @@ from motive_pipeline.storage.lock import FileLock
 BY_SHELL = {"motive/by": "motive run", "dagster/max_retries": "0"}
 """Tags of the runs of ``motive run``. One that died is not started again by a daemon: whoever typed the command types it again."""
 
+WITH_PROCESS = [status for status in dg.DagsterRunStatus if status.name in ("NOT_STARTED", "STARTED", "CANCELING")]
+"""The statuses of a run that a process has, or had."""
+
 STARTS_WITHIN_S = 180.0
 """A run without a lock is given this long to come to life; ``run_monitoring.start_timeout_seconds`` in dagster.yaml is the same."""
 
@@ -37,8 +40,7 @@ def fail_dead_runs(instance: dg.DagsterInstance, state: Path, *, holds_root: boo
     Whoever ``holds_root``, the root's lock, knows that no run of ``motive run`` lives: each holds that lock from before its start.
     """
     dead = []
-    started = [status for status in dg.DagsterRunStatus if status.name in ("NOT_STARTED", "STARTED", "CANCELING")]
-    for record in instance.get_run_records(dg.RunsFilter(statuses=started)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=WITH_PROCESS)):
         run_id = record.dagster_run.run_id
         lives = run_lock(state, run_id).is_held() or (not run_lock(state, run_id).path.exists() and not _came_late(record))
         if lives and not (holds_root and BY_SHELL.items() <= record.dagster_run.tags.items()):
@@ -56,8 +58,7 @@ def cancel_runs(instance: dg.DagsterInstance, state: Path, interrupted: str | No
 
     Only for the holder of the root's lock, which knows that no other run of ``motive run`` lives.
     """
-    under_way = [status for status in dg.DagsterRunStatus if status.name in ("NOT_STARTED", "STARTED", "CANCELING")]
-    runs = instance.get_runs(dg.RunsFilter(statuses=under_way, tags={"motive/by": BY_SHELL["motive/by"]}))
+    runs = instance.get_runs(dg.RunsFilter(statuses=WITH_PROCESS, tags={"motive/by": BY_SHELL["motive/by"]}))
     if interrupted is not None and (run := instance.get_run_by_id(interrupted)) is not None:
         runs = [*runs, run]
     for run in runs:

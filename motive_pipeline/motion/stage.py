@@ -78,10 +78,10 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
             store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )
     run = RowRun(asset=MaskSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    if role == "query":
-        run = run.without(_still(store, run, still_px), "no_motion")
-    run.require_enough(ws)
     still = _still(store, run, still_px)
+    if role == "query":
+        run, still = run.without(still, "no_motion"), {}
+    run.require_enough(ws)
     if len(still) == len(run.accepted()):
         raise GateFailed(
             f"{MaskSet.asset_of[role]}: all {len(still)} clips are still, or their masks are next to zero, so no clip could teach any motion. The "

@@ -58,6 +58,14 @@ def sorted_stamps(packets: Iterator[av.Packet]) -> Iterator[Fraction]:
     yield from sorted(waiting)
 
 
+def usual_gap(gaps: list[Fraction], stream: VideoStream) -> Fraction:
+    """The median of ``gaps`` (s); without any, what the stream states."""
+    if gaps:
+        return sorted(gaps)[len(gaps) // 2]
+    rate = stream.average_rate or stream.guessed_rate
+    return 1 / rate if rate else Fraction(1, 24)
+
+
 class StampOrder:
     """Checks that the stamps of a stream's frames are in the order in which the decoder gives the frames."""
 
@@ -149,10 +157,7 @@ class TimedFrames:
 
     def usual_gap(self) -> Fraction:
         """The median time between two frames so far; before the second frame, what the stream states."""
-        if self._gaps:
-            return sorted(self._gaps)[len(self._gaps) // 2]
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return 1 / rate if rate else Fraction(1, 24)
+        return usual_gap(self._gaps, self.stream)
 
     def _stamp(self, frame: VideoFrame) -> Fraction | None:
         """The frame's time stamp in seconds, None if it has none."""

@@ -22,7 +22,7 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window
 from motive_pipeline.video.container import open_video
-from motive_pipeline.video.frame_times import StampOrder, StampsOutOfOrder, presentation_stamps, sorted_stamps
+from motive_pipeline.video.frame_times import StampOrder, StampsOutOfOrder, presentation_stamps, sorted_stamps, usual_gap
 
 SLACK_S = Fraction(1, 1000)
 """Twice the error of a time that is rounded to milliseconds: the table's and the container's."""
@@ -231,11 +231,7 @@ def _first_stamp(container: InputContainer, stream: VideoStream) -> Fraction:
 
 
 def _usual_gap(stamps: list[Fraction], stream: VideoStream) -> Fraction:
-    gaps = sorted(after - before for before, after in pairwise(stamps))
-    if gaps:
-        return gaps[len(gaps) // 2]
-    rate = stream.average_rate or stream.guessed_rate
-    return 1 / Fraction(rate) if rate else Fraction(1, 24)
+    return usual_gap([after - before for before, after in pairwise(stamps)], stream)
 
 
 def _outside(window: Window, length: str) -> RejectRow:
