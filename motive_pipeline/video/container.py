@@ -16,6 +16,7 @@ import av
 import av.error
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from motive_pipeline.errors import RejectRow
@@ -59,6 +60,22 @@ def stated_length_s(container: InputContainer, stream: VideoStream) -> float | N
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
+
+
+def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
+    """The first frame that the decoder gives.
+
+    Raises:
+        RejectRow: ``zero_frames``, ``decode_error``, ``unsupported_codec``.
+    """
+    try:
+        for frame in container.decode(stream):
+            return frame
+    except av.error.DecoderNotFoundError as error:
+        raise RejectRow("unsupported_codec", "this installation of FFmpeg has no decoder for the video stream") from error
+    except av.error.FFmpegError as error:
+        raise RejectRow("decode_error", f"the first frame cannot be decoded: {error.strerror}") from error
+    raise RejectRow("zero_frames", "the video stream holds no frame")
 
 
 @contextmanager

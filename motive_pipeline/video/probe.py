@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import av.error
-from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile, media_file
-from motive_pipeline.video.container import open_video, stated_length_s
+from motive_pipeline.video.container import first_frame, open_video, stated_length_s
 from motive_pipeline.video.geometry import frame_flags, geometry
 from motive_pipeline.video.window_frames import window_facts
 
@@ -45,7 +41,7 @@ def probe(source: MediaFile | Path) -> VideoFacts:
     """
     file = media_file(source)
     with open_video(file) as (container, stream):
-        first = _first_frame(container, stream)
+        first = first_frame(container, stream)
         shape = geometry(first, stream)
         width, height = shape.shown_size(first.width, first.height)
         num_frames = stream.frames or None
@@ -61,17 +57,6 @@ def probe(source: MediaFile | Path) -> VideoFacts:
         duration_s = num_frames / rate if rate else float("nan")
     fps = rate or (num_frames / duration_s if duration_s else float("nan"))
     return VideoFacts(num_frames=num_frames, fps=fps, width=width, height=height, duration_s=duration_s, flags=flags)
-
-
-def _first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:
-    try:
-        for frame in container.decode(stream):
-            return frame
-    except av.error.DecoderNotFoundError as error:
-        raise RejectRow("unsupported_codec", "this installation of FFmpeg has no decoder for the video stream") from error
-    except av.error.FFmpegError as error:
-        raise RejectRow("decode_error", f"the first frame cannot be decoded: {error.strerror}") from error
-    raise RejectRow("zero_frames", "the video stream holds no frame")
 
 
 def _rate(stream: VideoStream) -> float | None:

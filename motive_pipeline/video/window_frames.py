@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window
-from motive_pipeline.video.container import open_video
+from motive_pipeline.video.container import first_frame, open_video
 from motive_pipeline.video.frame_times import StampOrder, StampsOutOfOrder, presentation_stamps, sorted_stamps, usual_gap
 
 SLACK_S = Fraction(1, 1000)
@@ -221,12 +221,7 @@ def _window(file: MediaFile) -> Window:
 
 
 def _first_stamp(container: InputContainer, stream: VideoStream) -> Fraction:
-    try:
-        first = next(container.decode(stream), None)
-    except av.error.FFmpegError as error:
-        raise RejectRow("decode_error", f"the first frame cannot be decoded: {error.strerror}") from error
-    if first is None:
-        raise RejectRow("zero_frames", "the video stream holds no frame")
+    first = first_frame(container, stream)
     return Fraction(0) if first.pts is None or first.time_base is None else first.pts * first.time_base
 
 
