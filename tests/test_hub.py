@@ -48,22 +48,25 @@ def test_what_is_neither_folder_nor_hub_id_is_told_what_is_allowed(name):
 @pytest.mark.parametrize("revision", [None, "v1"])
 def test_a_whole_snapshot_in_the_cache_needs_no_network(cache, monkeypatch, revision):
     (cache / "weights").touch()
-    monkeypatch.setattr("motive_pipeline.models.hub._downloaded", lambda _: pytest.fail("the network was asked"))
+    monkeypatch.setattr("motive_pipeline.models.hub._downloaded", lambda _, __: pytest.fail("the network was asked"))
     assert resolve(named("someone/model", revision=revision)).samefile(cache)
 
 
 def test_a_snapshot_that_is_not_whole_is_downloaded(cache, monkeypatch):
-    def download(wanted: Named) -> Path:
-        (cache / wanted.files[0]).touch()
+    (cache / "index").touch()
+
+    def download(wanted: Named, flaw: MotiveError | None) -> Path:
+        assert str(flaw).endswith("snapshots/abc has no weights")
+        (cache / "weights").touch()
         return cache
 
     monkeypatch.setattr("motive_pipeline.models.hub._downloaded", download)
-    assert resolve(named("someone/model")).samefile(cache)
+    assert resolve(named("someone/model", files=("index", "weights"))).samefile(cache)
     assert (cache / "weights").exists()
 
 
 def test_what_was_downloaded_and_is_no_model_is_refused(cache, monkeypatch):
-    monkeypatch.setattr("motive_pipeline.models.hub._downloaded", lambda _: cache)
+    monkeypatch.setattr("motive_pipeline.models.hub._downloaded", lambda _, __: cache)
     with pytest.raises(MotiveError, match="has no weights"):
         resolve(named("someone/model"))
 
