@@ -53,11 +53,12 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True)
 class Staleness:
-    """What Dagster says of one asset. ``reasons`` is empty unless it is stale."""
+    """What Dagster says of one asset. ``reasons`` is empty unless it is stale; ``data_version`` is that of its last materialization, if any."""
 
     is_missing: bool
     is_stale: bool
     reasons: tuple[Reason, ...]
+    data_version: str | None
 
 
 def staleness_of(graph: AssetGraph, instance: dg.DagsterInstance) -> dict[dg.AssetKey, Staleness]:
@@ -70,7 +71,8 @@ def staleness_of(graph: AssetGraph, instance: dg.DagsterInstance) -> dict[dg.Ass
         status = resolver.get_status(key)
         is_stale = status == StaleStatus.STALE
         reasons = tuple(_reason(cause) for cause in resolver.get_stale_causes(key)) if is_stale else ()
-        found[key] = Staleness(is_missing=status == StaleStatus.MISSING, is_stale=is_stale, reasons=reasons)
+        version = None if status == StaleStatus.MISSING else resolver.get_current_data_version(key).value
+        found[key] = Staleness(is_missing=status == StaleStatus.MISSING, is_stale=is_stale, reasons=reasons, data_version=version)
     return found
 
 

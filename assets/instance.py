@@ -6,6 +6,7 @@
 import os
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import dagster as dg
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.storage import atomic
+from motive_pipeline.storage import atomic, run_history
+from motive_pipeline.storage.run_history import RunHistory
 
 TEMPLATE = Path(__file__).with_name("dagster.yaml")
 BOUND_TO = "storage_root.txt"
@@ -26,7 +28,7 @@ def instance_folder(config: Config) -> Path:
     below its ``storage.state``.
 
     Raises:
-        MotiveError: the folder belongs to another root.
+        MotiveError: the folder belongs to another root, or the root to another instance.
     """
     committed = config.file.parent / "dagster_home"
     if config.file.name == "motive.yaml" and (committed / "dagster.yaml").exists():
@@ -47,7 +49,22 @@ def instance_folder(config: Config) -> Path:
             f"the Dagster instance {folder} keeps the history of {bound}, not of {root} (storage.root). Give this config a file name and "
             f"a storage.root of its own, or, if the root was moved there, delete {marker}."
         )
+    run_history.require_own(config.storage.root, RunHistory.at(folder))
     return folder
+
+
+def claim_root(instance: dg.DagsterInstance, root: Path) -> None:
+    """Let ``root`` belong to ``instance``. The caller holds the root's lock.
+
+    Raises:
+        MotiveError: the root belongs to another instance, or this one forgets everything when it ends.
+    """
+    if instance.is_ephemeral or not os.environ.get("DAGSTER_HOME"):
+        raise MotiveError(
+            f"DAGSTER_HOME is not set, so Dagster would forget this run, and the history of {root} would not know what was published. Run "
+            '`DAGSTER_HOME="$(python -m assets.instance)" dagster asset materialize ...`, or `motive run --select ...`.'
+        )
+    run_history.claim(root, RunHistory.at(Path(instance.root_directory)))
 
 
 def open_instance(config: Config) -> dg.DagsterInstance:
@@ -81,4 +98,7 @@ def _require_whole_databases(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(instance_folder(load_config()))
+    try:
+        print(instance_folder(load_config()))
+    except MotiveError as error:
+        sys.exit(f"motive: {error}")

@@ -1,8 +1,6 @@
 """``motive plan``: what would run, why, and what it would cost. Runs nothing."""
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
 import dagster as dg
 
@@ -12,8 +10,9 @@ from assets.instance import open_instance
 from assets.names import asset_name
 from assets.staleness import Cause, failed_last, stale_assets, version_consumed
 from motive_pipeline.config import Config
-from motive_pipeline.graph import SOURCES, STAGES, resolve_dotted
-from motive_pipeline.storage.workspace import Publication, Workspace
+from motive_pipeline.graph import SOURCES, resolve_dotted
+from motive_pipeline.storage.published_settings import changed_settings
+from motive_pipeline.storage.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,29 +112,3 @@ class _Reasons:
         if consumed == self._sources[source].version:
             return []
         return self._sources[source].changes or [SOURCES[source].change]
-
-
-def changed_settings(config: Config, publication: Publication) -> list[str]:
-    """``["gradient.timestep 500 -> 751"]``: how the settings and the code differ from those the publication was made with."""
-    saved = publication.provenance
-    stage: str = saved["stage"]
-    now = config.stage_settings(stage) | config.publish_settings(stage)
-    before = saved["settings"] | saved.get("gates", {})
-    words = [text for key in now | before for text in _differences(key, before.get(key), now.get(key))]
-    if saved["code_version"] != STAGES[stage].version:
-        words.append(f"the code of {stage}, version {saved['code_version']} -> {STAGES[stage].version}")
-    return words
-
-
-def _differences(key: str, before: Any, now: Any) -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [text for name in now for text in _differences(f"{key}.{name}", before.get(name), now[name])]
-    return [] if before == now else [f"{key} {_shown(before)} -> {_shown(now)}"]
-
-
-def _shown(value: Any) -> str:
-    """A setting as a person would write it: 751.0 is 751, and the hash that stands for a file of prompts is cut short."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else str(value)
-    text = str(value)
-    return f"(content {text[:8]})" if re.fullmatch("[0-9a-f]{64}", text) else text

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.dead_runs import run_lock
+from assets.instance import claim_root
 from motive_pipeline.storage.layout import mark_layout
 from motive_pipeline.storage.workspace import Workspace
 
@@ -25,6 +26,7 @@ def workspace_resource(workspace: Workspace) -> dg.ResourceDefinition:
         workspace.lock.acquire(wait_s=WAIT_FOR_ROOT_S, who=f"Dagster run {context.run.run_id[:8]}")
         try:
             mark_layout(workspace.root)
+            claim_root(context.instance, workspace.root)
             yield workspace
         finally:
             workspace.lock.release()

@@ -11,7 +11,7 @@ import dagster as dg
 from assets.dagster_internals import AssetGraph, DagsterExecutionInterruptedError, was_interrupted
 from assets.dead_runs import BY_SHELL, cancel_runs, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
-from assets.instance import open_instance
+from assets.instance import claim_root, open_instance
 from assets.names import asset_key, asset_name
 from assets.staleness import failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
@@ -73,6 +73,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
     workspace = Workspace(config)
     with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
         mark_layout(workspace.root)
+        claim_root(instance, workspace.root)
         workspace.restore_scores()
         workspace.scores.refresh_views()
         for dead in fail_dead_runs(instance, workspace.state, holds_root=True):

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from assets.dagster_internals import AssetGraph, Reason, planned_checks, staleness_of, versions_read
+from assets.dagster_internals import AssetGraph, Reason, Staleness, planned_checks, staleness_of, versions_read
 from assets.names import asset_key, asset_name
 from motive_pipeline.storage.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cause:
-    """Why an asset is stale: ``kind`` is ``missing``, ``code`` (settings or code), or ``input``, with the input's name."""
+    """Why an asset is stale: ``kind`` is ``missing``, ``code`` (settings or code), ``input``, with the input's name, or ``foreign``: another history
+    of runs published it."""
 
     kind: str
     words: str
@@ -21,17 +22,28 @@ class Cause:
 def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Workspace) -> dict[dg.AssetKey, list[Cause]]:
     """Every materializable asset that is missing or stale, with Dagster's reasons.
 
-    An asset whose published folder has gone from disk counts as missing, whatever Dagster remembers.
+    Whatever Dagster remembers, an asset is missing if its published folder has gone from disk, and stale if what is published was made with other
+    settings or was not made by its last materialization: another history of runs, or a backup, put it there.
     """
-    stale: dict[dg.AssetKey, list[Cause]] = {}
-    for key, found in staleness_of(graph, instance).items():
-        if found.is_missing:
-            stale[key] = [Cause(kind="missing", words="never materialized")]
-        elif not workspace.has_published(asset_name(key)):
-            stale[key] = [Cause(kind="missing", words="what it published is missing or damaged")]
-        elif found.is_stale:
-            stale[key] = [_cause(reason) for reason in found.reasons]
-    return stale
+    causes = {key: _causes(key, found, workspace) for key, found in staleness_of(graph, instance).items()}
+    return {key: own for key, own in causes.items() if own}
+
+
+def _causes(key: dg.AssetKey, found: Staleness, workspace: Workspace) -> list[Cause]:
+    """Why the asset is stale; empty if it is not."""
+    if found.is_missing:
+        return [Cause(kind="missing", words="never materialized")]
+    name = asset_name(key)
+    if not workspace.has_published(name):
+        return [Cause(kind="missing", words="what it published is missing or damaged")]
+    if found.is_stale:
+        return [_cause(reason) for reason in found.reasons]
+    publication = workspace.published(name)
+    if publication.fingerprint != workspace.config.fingerprint(workspace.graph.asset(name).stage.name):
+        return [Cause(kind="code", words="it was published with other settings, by another history of runs")]
+    if publication.data_version != found.data_version:
+        return [Cause(kind="foreign", words="another history of runs published it, or a backup was put back")]
+    return []
 
 
 def _cause(reason: Reason) -> Cause:

@@ -222,7 +222,9 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
 def _sql(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
-    relation = Workspace(config).scores.query(arguments.query)
+    workspace = Workspace(config)
+    _note_other_settings(workspace)
+    relation = workspace.scores.query(arguments.query)
     if arguments.format == "table":
         relation.show(max_width=200, max_rows=1000)
     elif arguments.format == "csv":
@@ -232,11 +234,20 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _note_other_settings(workspace) -> None:
+    from motive_pipeline.storage.published_settings import note_on_other_settings
+
+    if note := note_on_other_settings(workspace):
+        print(f"motive: note: {note}", file=sys.stderr)
+
+
 def _explain(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.report.explain_page import write_explanation
     from motive_pipeline.storage.workspace import Workspace
 
-    file, text = write_explanation(Workspace(config), arguments.name, file=Path(arguments.out) if arguments.out else None)
+    workspace = Workspace(config)
+    _note_other_settings(workspace)
+    file, text = write_explanation(workspace, arguments.name, file=Path(arguments.out) if arguments.out else None)
     print(text)
     print(f"Page: {file}")
     return 0

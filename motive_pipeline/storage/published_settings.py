@@ -1,0 +1,62 @@
+"""How the settings that published results were made with differ from the config's."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from motive_pipeline.config import Config
+from motive_pipeline.errors import NotPublished
+from motive_pipeline.graph import STAGES
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+__all__ = ["changed_settings", "note_on_other_settings"]
+
+MAX_NAMED = 3
+
+
+def changed_settings(config: Config, publication: Publication) -> list[str]:
+    """``["gradient.timestep 500 -> 751"]``: how the settings and the code differ from those the publication was made with."""
+    saved = publication.provenance
+    stage: str = saved["stage"]
+    now = config.stage_settings(stage) | config.publish_settings(stage)
+    before = saved["settings"] | saved.get("gates", {})
+    words = [text for key in now | before for text in _differences(key, before.get(key), now.get(key))]
+    if saved["code_version"] != STAGES[stage].version:
+        words.append(f"the code of {stage}, version {saved['code_version']} -> {STAGES[stage].version}")
+    return words
+
+
+def note_on_other_settings(workspace: Workspace) -> str | None:
+    """What whoever reads published results must know if some were made with other settings than the config has; None if none were."""
+    changed: dict[str, None] = {}
+    num_assets = 0
+    for key, asset in workspace.graph.assets.items():
+        try:
+            publication = workspace.published(key)
+        except NotPublished:
+            continue
+        if publication.fingerprint != workspace.config.fingerprint(asset.stage.name):
+            num_assets += 1
+            changed |= dict.fromkeys(changed_settings(workspace.config, publication))
+    if not num_assets:
+        return None
+    more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
+    return (
+        f"{num_assets} of the published assets were made with other settings than {workspace.config.file} has ({'; '.join(list(changed)[:MAX_NAMED])}"
+        f"{more}). What follows is of the published ones; `motive run` brings them up to date, `motive plan` lists them"
+    )
+
+
+def _differences(key: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [text for name in now for text in _differences(f"{key}.{name}", before.get(name), now[name])]
+    return [] if before == now else [f"{key} {_shown(before)} -> {_shown(now)}"]
+
+
+def _shown(value: Any) -> str:
+    """A setting as a person would write it: 751.0 is 751, and the hash that stands for a file of prompts is cut short."""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    text = str(value)
+    return f"(content {text[:8]})" if re.fullmatch("[0-9a-f]{64}", text) else text

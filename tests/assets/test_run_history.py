@@ -1,0 +1,161 @@
+"""Several histories of runs on one root: the second is told what to do, and what another one published is stale, whatever Dagster remembers."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from assets.instance import instance_folder, open_instance
+from assets.plan import plan
+from assets.run_stale import Report, run_stale
+from motive_pipeline import cli
+from motive_pipeline.config import Config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.run_history import IN_HISTORY, ON_ROOT
+from motive_pipeline.storage.workspace import Workspace
+from tests.assets.test_automation import CATALOGS, clip_file, make_project
+from tests.graph_project import Project
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch):
+    """``open_instance`` sets the variable for this process; it is put back."""
+    monkeypatch.setenv("DAGSTER_HOME", "")
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """Six clips and two queries, not run yet."""
+    (tmp_path / "first").mkdir()
+    project = make_project(tmp_path / "first")
+    project.set("storage", {"root": str(tmp_path / "root")})
+    return project
+
+
+@pytest.fixture
+def second(project, tmp_path) -> Project:
+    """Another checkout: the same root, four of the clips, a state of its own."""
+    other = Project(tmp_path, project.settings)
+    (tmp_path / "some").mkdir()
+    for seed in range(4):
+        clip_file(tmp_path / "some", seed)
+    other.settings["clips"] = project.settings["clips"] | {"path": str(tmp_path / "some")}
+    other.settings["queries"] = {"path": str(tmp_path / "first" / "queries")}
+    other.settings["storage"] = {"root": str(tmp_path / "root"), "state": str(tmp_path / "state")}
+    other.save()
+    return other
+
+
+def statuses(report: Report) -> dict[str, str]:
+    return {name: run.status for name, run in report.assets.items()}
+
+
+def num_clips(config: Config) -> int:
+    """How many clips the score tables have."""
+    return Workspace(config).scores.query("SELECT count(*) FROM clips").fetchall()[0][0]
+
+
+def reasons(config: Config) -> dict[str, list[str]]:
+    """Why the catalogs would run."""
+    return {each.asset: each.reasons for each in plan(config) if each.asset.endswith("catalog")}
+
+
+def test_another_history_is_refused_and_says_what_to_do(project, second):
+    run_stale(project.config, CATALOGS)
+    home, other_home = instance_folder(project.config), second.config.storage.state / "dagster_home"
+    for command in (lambda: run_stale(second.config, CATALOGS), lambda: plan(second.config)):
+        with pytest.raises(MotiveError) as error:
+            command()
+        assert f"belongs to the run history in {home}, not to the one in {other_home}" in str(error.value)
+        assert f"delete {project.config.storage.root / ON_ROOT}" in str(error.value)
+    assert num_clips(project.config) == 6
+
+
+def test_results_of_another_history_are_stale_and_made_again(project, second, capsys):
+    run_stale(project.config, CATALOGS)
+    mark = project.config.storage.root / ON_ROOT
+    mark.unlink()
+    run_stale(second.config, CATALOGS)
+    assert num_clips(second.config) == 4
+    with pytest.raises(MotiveError, match="belongs to the run history in"):
+        run_stale(project.config, CATALOGS)
+    mark.unlink()
+
+    # the first history remembers an up-to-date catalog; what lies there is the other's
+    assert any(reason.startswith("clips.path") for reason in reasons(project.config)["clip_catalog"])
+    assert cli.main(["sql", "--config", str(project.file), "SELECT count(*) FROM clips"]) == 0
+    assert "made with other settings" in (told := capsys.readouterr().err)
+    assert "clips.path" in told
+    assert statuses(run_stale(project.config, CATALOGS)) == {"clip_catalog": "computed", "query_catalog": "unchanged"}
+    assert num_clips(project.config) == 6
+    assert statuses(run_stale(project.config, CATALOGS)) == {"clip_catalog": "unchanged", "query_catalog": "unchanged"}
+    assert cli.main(["sql", "--config", str(project.file), "SELECT count(*) FROM clips"]) == 0
+    assert "note" not in capsys.readouterr().err
+
+
+def test_a_root_that_was_put_back_from_a_backup_is_brought_up_to_date(project, tmp_path):
+    run_stale(project.config, CATALOGS)
+    root = project.config.storage.root
+    shutil.copytree(root, tmp_path / "backup", ignore=shutil.ignore_patterns("state"))
+    clip_file(project.folder / "clips", 7)
+    run_stale(project.config, CATALOGS)
+    assert num_clips(project.config) == 7
+    for folder in ("published", "scores"):
+        shutil.rmtree(root / folder)
+        shutil.copytree(tmp_path / "backup" / folder, root / folder)
+    assert num_clips(project.config) == 6
+    assert reasons(project.config)["clip_catalog"] == ["another history of runs published it, or a backup was put back"]
+    assert statuses(run_stale(project.config, CATALOGS))["clip_catalog"] == "computed"
+    assert num_clips(project.config) == 7
+
+
+def test_a_run_whose_history_would_be_forgotten_is_refused(project):
+    run_stale(project.config, CATALOGS)
+    before = Workspace(project.config).published("clip_catalog").folder
+    clip_file(project.folder / "clips", 7)
+    environment = {**os.environ, "MOTIVE_CONFIG": str(project.file)}
+    del environment["DAGSTER_HOME"]
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "assets.definitions", "--select", "clip_catalog"]
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "DAGSTER_HOME is not set" in done.stdout + done.stderr
+    assert Workspace(project.config).published("clip_catalog").folder == before
+
+
+def test_a_history_that_has_gone_gives_the_root_to_the_next_one(project, second, caplog):
+    run_stale(project.config, CATALOGS)
+    home = instance_folder(project.config)
+    shutil.rmtree(home)
+    run_stale(second.config, CATALOGS)
+    assert f"was in {home} and has gone from there" in caplog.text
+    assert num_clips(second.config) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"history": 1}'])
+def test_a_damaged_mark_belongs_to_nobody(project, content):
+    run_stale(project.config, CATALOGS)
+    mark = project.config.storage.root / ON_ROOT
+    whole = mark.read_bytes()
+    mark.write_bytes(content)
+    run_stale(project.config, CATALOGS)
+    assert mark.read_bytes() == whole
+
+
+def test_a_history_that_was_moved_is_known_by_its_id(project):
+    run_stale(project.config, CATALOGS)
+    home = instance_folder(project.config)
+    file = home / IN_HISTORY
+    known = file.read_text()
+    with open_instance(project.config) as instance:
+        assert Path(instance.root_directory) == home
+    assert file.read_text() == known
+    with dg.DagsterInstance.ephemeral() as forgetful, pytest.raises(MotiveError, match="DAGSTER_HOME is not set"):
+        from assets.instance import claim_root
+
+        claim_root(forgetful, project.config.storage.root)
