@@ -56,8 +56,9 @@ def require_fit(folder: Path, library: str, class_name: str, stored: Mapping[str
         )
 
 
-def require_words(folder: Path, class_name: str) -> None:
-    """Raise :class:`Flaw` unless the tokenizer in ``folder`` loads and gives different ids to different words."""
+def require_words(folder: Path, class_name: str, *, num_embeddings: int | None) -> None:
+    """Raise :class:`Flaw` unless the tokenizer in ``folder`` loads and gives different ids to different words. ``num_embeddings`` is how many ids its text
+    encoder knows, if that is known."""
     import transformers
 
     try:
@@ -67,7 +68,14 @@ def require_words(folder: Path, class_name: str) -> None:
             f"transformers {transformers.__version__} cannot load the {class_name} in {folder} ({_first_line(error)}). "
             "Copy or download its vocabulary again; a tokenizer.json needs no further library."
         ) from error
-    words = (token.lstrip("▁Ġ") for token in tokenizer.get_vocab())
+    vocabulary = tokenizer.get_vocab()
+    largest = max(vocabulary.values(), default=0)
+    if num_embeddings is not None and largest >= num_embeddings:
+        raise Flaw(
+            f"the {class_name} in {folder} has ids up to {largest}, and its text encoder knows {num_embeddings} ids: they do not belong together. "
+            "Copy or download both from the same model."
+        )
+    words = (token.lstrip("▁Ġ") for token in vocabulary)
     ids = {tuple(tokenizer(word).input_ids) for word in islice((word for word in words if word.isalpha()), _TRIED_WORDS)}
     if len(ids) < 2:
         raise Flaw(f"the {class_name} in {folder} gives the same ids to all words: its vocabulary is missing. Copy or download it again.")

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 Hashes = Callable[[Sequence[Path]], list[list[str]]]
 """Gives (name, hash) of each file."""
 
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 """Increase this when a check is added or changed: models that passed are then checked again."""
 
 _SMALL = (".json", ".model", ".txt")
@@ -86,7 +86,15 @@ def require_fits(components: Sequence[Component], what: str) -> None:
                 tensors = stored_tensors(component.folder, component.library)
                 require_fit(component.folder, component.library, component.class_name, tensors)
             elif component.is_tokenizer:
-                require_words(component.folder, component.class_name)
+                require_words(component.folder, component.class_name, num_embeddings=_num_embeddings(component, components))
+
+
+def _num_embeddings(tokenizer: Component, components: Sequence[Component]) -> int | None:
+    """How many ids the text encoder of ``tokenizer`` knows (``text_encoder_2`` belongs to ``tokenizer_2``); None where its config does not say."""
+    name = tokenizer.folder.name.replace("tokenizer", "text_encoder")
+    encoders = [each.folder for each in components if each.folder.name == name and each.folder.parent == tokenizer.folder.parent]
+    size = read_json(encoders[0] / "config.json").get("vocab_size") if encoders else None
+    return size if isinstance(size, int) else None
 
 
 def require_finite_weights(components: Sequence[Component], what: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.instance import instance_folder, open_instance
+from assets.instance import claim_root, instance_folder, open_instance
 from assets.plan import plan
 from assets.run_stale import Report, run_stale
 from motive_pipeline import cli
@@ -156,6 +156,4 @@ def test_a_history_that_was_moved_is_known_by_its_id(project):
         assert Path(instance.root_directory) == home
     assert file.read_text() == known
     with dg.DagsterInstance.ephemeral() as forgetful, pytest.raises(MotiveError, match="DAGSTER_HOME is not set"):
-        from assets.instance import claim_root
-
         claim_root(forgetful, project.config.storage.root)

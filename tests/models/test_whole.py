@@ -524,6 +524,17 @@ def test_a_vocabulary_may_be_a_sentencepiece_file_but_not_an_empty_one(single):
         model_folder(section(single))
 
 
+def test_a_tokenizer_with_ids_that_the_text_encoder_does_not_know_is_refused(single):
+    known = json.loads((single / "text_encoder/config.json").read_text())["vocab_size"]
+    file = single / "tokenizer/tokenizer.json"
+    saved = json.loads(file.read_text())
+    assert len(saved["model"]["vocab"]) == known
+    one_more = saved["added_tokens"][0] | {"id": known, "content": "<one more>"}
+    file.write_text(json.dumps(saved | {"added_tokens": [*saved["added_tokens"], one_more]}))
+    with pytest.raises(MotiveError, match=rf"has ids up to {known}, and its text encoder knows {known} ids: they do not belong together"):
+        load_model(section(single), threads=1)
+
+
 class Hub:
     """A cache of the hub with one repository, and a hub that can give the files that the cache lacks."""
 
