@@ -1,5 +1,6 @@
 """Several histories of runs on one root: the second is told what to do, and what another one published is stale, whatever Dagster remembers."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,13 +10,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.instance import claim_root, instance_folder, open_instance
+from assets.instance import claim_root, instance_folder
 from assets.plan import plan
 from assets.run_stale import Report, run_stale
 from motive_pipeline import cli
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.storage.run_history import IN_HISTORY, ON_ROOT
+from motive_pipeline.storage.run_history import IN_HISTORY, ON_ROOT, RunHistory, claim
 from motive_pipeline.storage.workspace import Workspace
 from tests.assets.test_automation import CATALOGS, clip_file, make_project
 from tests.graph_project import Project
@@ -128,32 +129,63 @@ def test_a_run_whose_history_would_be_forgotten_is_refused(project):
     assert Workspace(project.config).published("clip_catalog").folder == before
 
 
-def test_a_history_that_has_gone_gives_the_root_to_the_next_one(project, second, caplog):
-    run_stale(project.config, CATALOGS)
-    home = instance_folder(project.config)
-    shutil.rmtree(home)
-    run_stale(second.config, CATALOGS)
-    assert f"was in {home} and has gone from there" in caplog.text
-    assert num_clips(second.config) == 4
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A root that belongs to the history in ``old``."""
+    for name in ("root", "old", "new"):
+        (tmp_path / name).mkdir()
+    claim(tmp_path / "root", RunHistory.at(tmp_path / "old"))
+    return tmp_path / "root"
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"history": 1}'])
-def test_a_damaged_mark_belongs_to_nobody(project, content):
-    run_stale(project.config, CATALOGS)
-    mark = project.config.storage.root / ON_ROOT
-    whole = mark.read_bytes()
-    mark.write_bytes(content)
-    run_stale(project.config, CATALOGS)
-    assert mark.read_bytes() == whole
+def test_a_history_that_has_gone_gives_the_root_to_the_next_one(root, tmp_path, caplog):
+    old, new = RunHistory.at(tmp_path / "old"), RunHistory.at(tmp_path / "new")
+    with pytest.raises(MotiveError, match="belongs to the run history in"):
+        claim(root, new)
+    shutil.rmtree(old.folder)
+    claim(root, new)
+    assert f"was in {old.folder} and has gone from there" in caplog.text
+    (tmp_path / "old").mkdir()
+    with pytest.raises(MotiveError, match="belongs to the run history in"):
+        claim(root, RunHistory.at(tmp_path / "old"))
 
 
-def test_a_history_that_was_moved_is_known_by_its_id(project):
-    run_stale(project.config, CATALOGS)
-    home = instance_folder(project.config)
-    file = home / IN_HISTORY
-    known = file.read_text()
-    with open_instance(project.config) as instance:
-        assert Path(instance.root_directory) == home
-    assert file.read_text() == known
+def test_a_history_that_was_moved_is_known_by_its_id(root, tmp_path, caplog):
+    (tmp_path / "old").rename(tmp_path / "moved")
+    claim(root, RunHistory.at(tmp_path / "moved"))
+    assert json.loads((root / ON_ROOT).read_text())["folder"] == str(tmp_path / "moved")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("damaged", "content"),
+    [
+        *((f"root/{ON_ROOT}", content) for content in (b"", b"\0" * 40, b'{"history": 1}', b"\xff")),
+        *((f"old/{IN_HISTORY}", content) for content in (b"", b"\0" * 40, b"\xff")),
+    ],
+)
+def test_a_damaged_mark_belongs_to_nobody(root, tmp_path, damaged, content):
+    (tmp_path / damaged).write_bytes(content)
+    new = RunHistory.at(tmp_path / "new")
+    claim(root, new)
+    claim(root, new)
+    assert json.loads((root / ON_ROOT).read_text()) == {"history": new.id, "folder": str(new.folder)}
+
+
+def test_the_mark_is_written_once(root, tmp_path):
+    before = (root / ON_ROOT).stat().st_ino
+    claim(root, RunHistory.at(tmp_path / "old"))
+    assert (root / ON_ROOT).stat().st_ino == before
+
+
+def test_an_instance_that_forgets_is_refused_and_any_other_is_its_folder(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "old"))
+    with dg.DagsterInstance.from_config(str(tmp_path / "old")) as instance:
+        claim_root(instance, root)
     with dg.DagsterInstance.ephemeral() as forgetful, pytest.raises(MotiveError, match="DAGSTER_HOME is not set"):
-        claim_root(forgetful, project.config.storage.root)
+        claim_root(forgetful, root)
+    with (
+        dg.DagsterInstance.from_config(str(tmp_path / "new")) as instance,
+        pytest.raises(MotiveError, match="belongs to the run history in"),
+    ):
+        claim_root(instance, root)
