@@ -23,6 +23,7 @@ def workspace_resource(workspace: Workspace) -> dg.ResourceDefinition:
     )
     def locked_workspace(context: dg.InitResourceContext) -> Iterator[Workspace]:
         assert context.run is not None
+        assert context.instance is not None
         workspace.lock.acquire(wait_s=WAIT_FOR_ROOT_S, who=f"Dagster run {context.run.run_id[:8]}")
         try:
             mark_layout(workspace.root)
