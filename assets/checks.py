@@ -8,6 +8,7 @@ from collections.abc import Callable
 import dagster as dg
 import numpy as np
 
+from assets.names import asset_key
 from motive_pipeline.catalog.accounting import accounted
 from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -41,7 +42,7 @@ def checks(config: Config) -> list[dg.AssetChecksDefinition]:
 
 
 def _check(asset: str, name: str, description: str, look: Callable[[Workspace, Publication], CheckOutcome]) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=dg.AssetKey(asset.split("/")), name=name, description=description, required_resource_keys={"workspace"})
+    @dg.asset_check(asset=asset_key(asset), name=name, description=description, required_resource_keys={"workspace"})
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         workspace: Workspace = context.resources.workspace
         passed, figures = look(workspace, workspace.published(asset))
@@ -67,9 +68,10 @@ def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:
     return without == 0, {"clips": len(captions), "without caption": without}
 
 
-def _moving(_: Workspace, masks: Publication) -> CheckOutcome:
-    magnitude_px = masks.table("index")["motion_magnitude_px"].to_numpy()
-    still = float(np.mean(magnitude_px < 0.05))
+def _moving(workspace: Workspace, masks: Publication) -> CheckOutcome:
+    index = masks.table("index")
+    magnitude_px = index["motion_magnitude_px"].to_numpy()
+    still = float(np.mean(index["motion_peak_px"].to_numpy() < workspace.config.motion.still_px))
     return still <= 0.5, {"share that stands still": still, "median magnitude, px": float(np.median(magnitude_px))}
 
 

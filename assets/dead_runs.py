@@ -37,7 +37,7 @@ def run_ended(state: Path, run_id: str) -> None:
 def fail_dead_runs(instance: dg.DagsterInstance, state: Path, *, holds_root: bool = False) -> list[str]:
     """Mark runs as failed whose process is gone, so that the queue goes on and the run is retried; their ids.
 
-    Whoever ``holds_root``, the root's lock, knows that no run of ``motive run`` lives: each holds that lock from before its start.
+    With ``holds_root`` the caller holds the root's lock, so every unfinished run of ``motive run`` is dead.
     """
     dead = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=WITH_PROCESS)):

@@ -76,7 +76,7 @@ def open_instance(config: Config) -> dg.DagsterInstance:
 
 
 def _require_whole_databases(folder: Path) -> None:
-    """Dagster's history can be opened.
+    """Check that Dagster's history can be opened.
 
     Raises:
         MotiveError: a database of it is empty, cut or altered.

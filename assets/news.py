@@ -100,8 +100,6 @@ def _require_rest(workspace: Workspace, watched: Watched) -> None:
 def news_of(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config, watched: Watched) -> dict[str, str]:
     """The watched sources whose present version no run has taken in yet, with that version; all are recorded as observed.
 
-    Raises before the first run: that one is started by hand.
-
     Raises:
         NothingToDo: nothing was ever run here, nothing is new, or a file is still being written.
         MotiveError: the files or the model cannot be read.

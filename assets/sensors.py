@@ -9,6 +9,7 @@ import json
 import dagster as dg
 
 from assets.dead_runs import fail_dead_runs
+from assets.names import asset_key
 from assets.news import ClipsAndModel, NothingToDo, PreferenceResults, Watched, listed, news_of, one_look
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -21,7 +22,7 @@ NO_OTHER_RETRY = {"dagster/max_retries": "0"}
 LOOK_FOR_DEAD_RUNS_EVERY_S = 30
 
 ATTEMPT, ATTEMPTS = "motive/attempt", 3
-"""The tag that counts how often the sensor has asked for one thing, and how often it does when the run's process dies."""
+"""The tag that counts the attempts at one request, and the most attempts if the run's process dies."""
 
 
 def sensors(config: Config, workspace: Workspace) -> list[dg.SensorDefinition]:
@@ -123,6 +124,6 @@ def _again(dead: dg.DagsterRun) -> dg.RunRequest:
 
 
 def _request(instance: dg.DagsterInstance, news: dict[str, str]) -> str:
-    """What a run for ``news`` is known by: it is requested once for as long as no run has taken anything in."""
-    events = {source: instance.get_latest_materialization_event(dg.AssetKey(SOURCES[source].taken_in_by)) for source in news}
+    """The key of a request. It stays the same until a run has taken something in, so each change is requested once."""
+    events = {source: instance.get_latest_materialization_event(asset_key(SOURCES[source].taken_in_by)) for source in news}
     return digest(news, {source: event.run_id if event else None for source, event in events.items()})

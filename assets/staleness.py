@@ -20,7 +20,7 @@ class Cause:
 
 
 def stale_assets(graph: AssetGraph, instance: dg.DagsterInstance, workspace: Workspace) -> dict[dg.AssetKey, list[Cause]]:
-    """Every materializable asset that is missing or stale, with Dagster's reasons.
+    """Every materializable asset that is missing or stale, with the reasons.
 
     Whatever Dagster remembers, an asset is missing if its published folder has gone from disk, and stale if what is published was made with other
     settings or was not made by its last materialization: another history of runs, or a backup, put it there.
@@ -68,7 +68,7 @@ def version_consumed(instance: dg.DagsterInstance, asset: str, source: str) -> s
 
 
 def failed_last(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetKey]:
-    """Assets that the last run for them ended without: the UI shows them as failed, also when they are fresh (a setting that went back)."""
+    """Assets that their last run did not produce: the UI shows them as failed, also when they are fresh (a setting that went back)."""
     runs = {}
     for record in instance.get_asset_records(list(graph.materializable_asset_keys)):
         entry = record.asset_entry

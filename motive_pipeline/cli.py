@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="an empty or new folder (default: the current one)")
     demo.add_argument("--quiet", action="store_true", help="no progress lines")
     demo.set_defaults(prepare=_write_demo, select=None, json=False, summary=True)
-    plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Changes nothing.")
+    plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Computes nothing.")
     plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')

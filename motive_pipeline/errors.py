@@ -10,7 +10,7 @@ class ConfigError(MotiveError):
 
 
 class NotPublished(MotiveError):
-    """An asset was read before it was ever materialized."""
+    """An asset has nothing published that is whole."""
 
 
 class GateFailed(MotiveError):

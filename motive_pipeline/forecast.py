@@ -8,7 +8,7 @@ from pathlib import Path
 
 from motive_pipeline.catalog.changes import Content
 from motive_pipeline.errors import NotPublished
-from motive_pipeline.graph import Role
+from motive_pipeline.graph import Role, reads_masks
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
 from motive_pipeline.storage.commits import RECORD, read_record
@@ -50,7 +50,7 @@ class Forecast:
         stage = declared.stage.name
         if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
             return CostEstimate(rows=None, seconds=_measured_cost(self._asset_s, asset), disk_mb=self._published_mb(asset))
-        rows = sum(self._is_missing(stage, content, masked=declared.lane == "motive") for content in self._contents[declared.role])
+        rows = sum(self._is_missing(stage, content, masked=reads_masks(declared.lane)) for content in self._contents[declared.role])
         per_row_s, per_row_mb = _measured_cost(self._row_s, asset), self._row_mb(stage)
         return CostEstimate(
             rows=rows,

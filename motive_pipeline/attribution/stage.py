@@ -23,7 +23,7 @@ from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph import Role
+from motive_pipeline.graph import Role, reads_masks
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
@@ -139,7 +139,7 @@ class _RowFunction:
 
 def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
     latents = LatentSet(ws, role)
-    masks = MaskSet(ws, role) if variant == "motive" else None
+    masks = MaskSet(ws, role) if reads_masks(variant) else None
     wanted = [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
     clips = [clip for clip in wanted if clip.clip_id in latents and (masks is None or clip.clip_id in masks)]
     if not clips:

@@ -20,8 +20,8 @@ from motive_pipeline.video.readers import Prober
 WHOLE_WITHIN_S = 60.0
 """A file that is not a complete video and was written less than this ago is taken as a copy in progress."""
 
-_PROBE_WITHIN_S = 20.0
-"""The sensor must answer within a minute, even if a decoder hangs."""
+_PROBE_WITHIN_S, _LOOK_WITHIN_S = 10.0, 30.0
+"""The limits for one young file and for all of them: the sensor must answer within a minute, even if decoders hang."""
 
 _FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 """Boxes that an MP4 or MOV file can start with."""
@@ -51,6 +51,7 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
     probe = Prober(ws.config.engine.model_copy(update={"decode_workers": 1, "decode_timeout_s": _PROBE_WITHIN_S}))
     found: dict[Path, None] = {}
     windows: set[MediaFile] = set()
+    deadline = time.monotonic() + _LOOK_WITHIN_S
     for entry in (entry for source in sources if source for entry in source.entries()):
         if isinstance(entry, BadEntry):
             if entry.reason.endswith("_archive") and _age_s(Path(entry.path), now_s) < WHOLE_WITHIN_S:
@@ -61,7 +62,7 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
             if entry.file in windows:
                 continue
             windows.add(entry.file)
-        if _unsettled(entry, probe, now_s, settle_s):
+        if _unsettled(entry, probe if time.monotonic() < deadline else None, now_s, settle_s):
             found[Path(entry.file.location)] = None
     return list(found)
 
@@ -72,13 +73,16 @@ def _age_s(path: Path, now_s: float) -> float:
     return min((age_s for age_s in ages_s if age_s >= 0), default=float("inf"))
 
 
-def _unsettled(entry: SourceEntry, probe: Prober, now_s: float, settle_s: float) -> bool:
+def _unsettled(entry: SourceEntry, probe: Prober | None, now_s: float, settle_s: float) -> bool:
+    """Whether the file or its caption is being written. Without ``probe`` there is no time left to look into files, so a young one counts as such."""
     beside = Path(entry.caption_file) if entry.caption_file else entry.file.path.with_suffix(".txt")
     age_s = min(_age_s(entry.file.path, now_s), _age_s(beside, now_s))
     if age_s < settle_s:
         return True
     if age_s >= WHOLE_WITHIN_S:
         return False
+    if probe is None:
+        return True
     try:
         probe(entry.file)
     except RejectRow:

@@ -15,7 +15,7 @@ from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.graph.declare import Switch
-from motive_pipeline.graph.metrics import video_metric_versions
+from motive_pipeline.graph.metrics import INTERVAL_VERSION, video_metric_versions
 from motive_pipeline.graph.stages import FRAMES_VERSION, STAGES
 from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
 
@@ -51,22 +51,29 @@ class Config(Settings):
         return self.setting(key) == value
 
     def publish_settings(self, stage: str) -> dict[str, Any]:
-        """The settings that only decide whether ``stage`` may publish, by dotted key.
+        """The settings that decide what ``stage`` publishes, or whether it may, and leave its rows as they are, by dotted key.
 
         An encoder's folder counts by the names, sizes and times of its files: noticing a change must not take reading it.
         """
-        gates = {key: self.setting(key) for key in STAGES[stage].publish_settings}
-        if "embedding" in gates and (folder := Path(self.embedding.encoder)).is_dir():
+        settings = {key: self.setting(key) for key in STAGES[stage].publish_settings}
+        if "embedding" in settings and (folder := Path(self.embedding.encoder)).is_dir():
             stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
-            gates["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        return gates | ({"evaluate": _evaluate_content(self.evaluate), "metrics": video_metric_versions()} if "evaluate" in gates else {})
+            settings["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        if "evaluate" in settings:
+            settings |= {
+                "evaluate": _evaluate_content(self.evaluate),
+                "metrics": video_metric_versions(),
+                "intervals": INTERVAL_VERSION,
+                "frames": FRAMES_VERSION,
+            }
+        return settings
 
     def row_fingerprint(self, stage: str) -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version. Nothing from upstream enters."""
         return _fingerprint(stage, self.stage_settings(stage))
 
     def fingerprint(self, stage: str) -> str:
-        """16 hex digits over all settings of the stage, gates included, and its code version."""
+        """16 hex digits over all settings of the stage, those of publishing included, and its code version."""
         return _fingerprint(stage, self.stage_settings(stage) | self.publish_settings(stage))
 
 

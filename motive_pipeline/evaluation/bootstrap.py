@@ -13,7 +13,12 @@ The same prompts serve every training, so whole trainings and whole prompts are 
   means. Three trainings are too few to resample: the percentiles of three values cover at most 75 %. The part of this error that the
   prompts already explain (the residual of a cell after its row and column) is subtracted, so that it does not count twice.
 
-With one training, only the prompts are resampled. The interval is the percentiles of mean*.
+With one training, only the prompts are resampled. The interval is the percentiles of mean*. Two exceptions:
+
+- Fewer than three prompts (queries) do not show how much prompts differ: there is a value and no interval.
+- If all values agree, resampling shows no spread, although other prompts could differ. For a quantity between a and b the interval is then
+  ``[v - u (v - a), v + u (b - v)]`` with ``u = 1 - tail^(1/n)``: with more than the share u of other values among all prompts, n prompts would all agree with
+  probability below the tail. For a share of 0 or 1 it is the interval of Clopper and Pearson (1934). Without bounds there is no interval.
 """
 
 from __future__ import annotations
@@ -26,10 +31,13 @@ from scipy import stats
 
 SEED = 20_260_108
 
+MIN_PROMPTS = 3
+"""With fewer prompts (queries) there is no interval."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its interval, and the number of trainings and prompts behind it. The interval is NaN if there is nothing to resample."""
+    """A mean with its interval, and the number of trainings and prompts behind it. The interval is NaN where there is none (see above)."""
 
     value: float
     low: float
@@ -64,12 +72,13 @@ def mean_interval(
     num_trainings, num_prompts = value_SJ.shape
     mean = float(value_SJ.mean())
     low = high = np.nan
-    if num_trainings > 1 or num_prompts > 1:
+    if num_prompts >= MIN_PROMPTS:
         rng = np.random.default_rng(seed)
         tail = (1 - level) / 2
         prompts_B = _stretch(num_prompts, tail) * _prompt_deviation(rng, value_SJ.mean(0), num_samples)
-        explained = _residual_variance(value_SJ) if num_trainings > 1 and num_prompts > 1 else 0.0
-        low, high = _bounds(mean + _training_deviation(rng, value_SJ.mean(1), explained, num_samples) + prompts_B, tail, bounds)
+        explained = _residual_variance(value_SJ) if num_trainings > 1 else 0.0
+        mean_B = mean + _training_deviation(rng, value_SJ.mean(1), explained, num_samples) + prompts_B
+        low, high = _interval(mean_B, num_prompts, tail, bounds)
     return Estimate(value=mean, low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
 
 
@@ -97,22 +106,30 @@ def resampled_interval(
     """
     num_trainings, num_samples = resampled_SB.shape
     low = high = np.nan
-    if num_trainings > 1 or num_prompts > 1:
+    if num_prompts >= MIN_PROMPTS:
         tail = (1 - level) / 2
         mean_B = resampled_SB.mean(0)
         explained = 0.0
-        if num_trainings > 1 and num_prompts > 1:
+        if num_trainings > 1:
             own_SB = resampled_SB - resampled_SB.mean(1, keepdims=True) - (mean_B - mean_B.mean())
             explained = float(own_SB.var(1).sum()) * num_prompts / (num_prompts - 1) / (num_trainings - 1) / num_trainings
         trainings = _training_deviation(np.random.default_rng(seed), value_S, explained, num_samples)
         prompts_B = _stretch(num_prompts, tail) * (mean_B - mean_B.mean())
-        low, high = _bounds(value_S.mean() + trainings + prompts_B, tail, bounds)
+        low, high = _interval(value_S.mean() + trainings + prompts_B, num_prompts, tail, bounds)
     return Estimate(value=float(value_S.mean()), low=low, high=high, num_trainings=num_trainings, num_prompts=num_prompts)
 
 
-def _bounds(mean_B: np.ndarray, tail: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
+def _interval(mean_B: np.ndarray, num_prompts: int, tail: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
+    """The percentiles of ``mean_B`` within ``bounds``; where they are one point, what so many equal prompts leave open."""
     low, high = (float(bound) for bound in np.quantile(mean_B, (tail, 1 - tail)))
-    return (low, high) if bounds is None else (max(low, bounds[0]), min(high, bounds[1]))
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    if low < high:
+        return low, high
+    if bounds is None or not np.isfinite(bounds).all():
+        return np.nan, np.nan
+    unseen = 1 - tail ** (1 / num_prompts)
+    return low - unseen * (low - bounds[0]), high + unseen * (bounds[1] - high)
 
 
 def _prompt_deviation(rng: np.random.Generator, prompt_mean_J: np.ndarray, num_samples: int) -> np.ndarray:
@@ -139,7 +156,5 @@ def _residual_variance(value_SJ: np.ndarray) -> float:
 
 def _stretch(num_prompts: int, tail: float) -> float:
     """The factor by which a bootstrap over this many prompts is too narrow."""
-    if num_prompts < 2:
-        return 1.0
     ratio = stats.t.ppf(tail, num_prompts - 1) / stats.norm.ppf(tail)
     return float(ratio * np.sqrt(num_prompts / (num_prompts - 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
         {
             "metric": f"{row['metric']}[{row['backend']}]",
             "value": round(float(row["value"]), 4),
-            "interval": f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
+            "interval": "none" if math.isnan(row["ci_low"]) else f"{row['ci_low']:.4f} to {row['ci_high']:.4f}",
             "videos or queries": int(row["num_videos"]),
         }
         for row in scores.to_dict("records")

@@ -79,7 +79,8 @@ def difference(units: pd.DataFrame, metric: Metric, arm: str, other: str, *, num
     Raises:
         GateFailed: the arms have no unit in common, or different numbers of trainings.
     """
-    return mean_interval(difference_matrix(units, metric, arm, other).to_numpy(np.float64), num_samples=num_samples)
+    bounds = None if metric.bounds is None else (metric.bounds[0] - metric.bounds[1], metric.bounds[1] - metric.bounds[0])
+    return mean_interval(difference_matrix(units, metric, arm, other).to_numpy(np.float64), num_samples=num_samples, bounds=bounds)
 
 
 def difference_matrix(units: pd.DataFrame, metric: Metric, arm: str, other: str) -> pd.DataFrame:

@@ -4,7 +4,7 @@
 provenance of a publication, ``motive plan``, the eligible pool, the table of rejects and the report's versions all derive from it.
 """
 
-from motive_pipeline.graph.arms import ARMS, BASE, Arm
+from motive_pipeline.graph.arms import ARMS, BASE, Arm, reads_masks
 from motive_pipeline.graph.declare import CURATION_GROUPS, Output, Project, Role, Source, Stage
 from motive_pipeline.graph.resolve import Asset, Graph, resolve_dotted
 from motive_pipeline.graph.stages import SOURCES, STAGES
@@ -23,5 +23,6 @@ __all__ = [
     "Role",
     "Source",
     "Stage",
+    "reads_masks",
     "resolve_dotted",
 ]

@@ -15,7 +15,8 @@ class Arm:
 
     ``label`` is its name in the report, ``description`` its rule in a sentence. ``choose`` is the dotted name of the choosing function; an
     arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from;
-    ``reads`` are the other assets it chooses by, besides the eligible pool. ``takes_all`` takes every clip, whatever ``subset.share`` says.
+    ``reads`` are the other assets it chooses by, besides the eligible pool. ``takes_all`` takes every clip, whatever ``subset.share`` says. ``is_rival``: the
+    report's verdict says whether MOTIVE beats it.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Arm:
     variant: str | None = None
     reads: tuple[str, ...] = ()
     takes_all: bool = False
+    is_rival: bool = False
 
     @property
     def chooses_by(self) -> tuple[str, ...]:
@@ -44,6 +46,9 @@ BASE = "base"
 MAIN_VARIANT = "motive"
 """The gradient variant that every project has."""
 
+UNMASKED = "no_mask"
+"""The gradient variant whose loss is not weighted by motion."""
+
 
 def _listed(*arms: Arm) -> dict[str, Arm]:
     return {arm.name: arm for arm in arms}
@@ -57,12 +62,14 @@ ARMS: dict[str, Arm] = _listed(
         description="The whole eligible pool.",
         choose="motive_pipeline.curation.arms:whole_pool",
         takes_all=True,
+        is_rival=True,
     ),
     Arm(
         name="random",
         label="random",
         description="A seeded random share of the eligible pool.",
         choose="motive_pipeline.curation.arms:random_order",
+        is_rival=True,
     ),
     Arm(
         name="motion_magnitude",
@@ -77,20 +84,23 @@ ARMS: dict[str, Arm] = _listed(
         description="The clips with most votes when the queries vote by the similarity of embeddings.",
         choose="motive_pipeline.curation.arms:nearest_embeddings",
         reads=("embeddings", "query_embeddings", "query_catalog"),
+        is_rival=True,
     ),
     Arm(
         name="bottom",
         label="lowest influence",
         description="The clips with the most negative influence, averaged over the queries.",
         choose="motive_pipeline.curation.arms:lowest_influence",
-        variant="motive",
+        variant=MAIN_VARIANT,
+        is_rival=True,
     ),
     Arm(
         name="no_mask",
         label="unmasked gradient",
         description="The clips with most votes when the loss is not weighted by motion.",
         choose="motive_pipeline.curation.arms:most_votes",
-        variant="no_mask",
+        variant=UNMASKED,
+        is_rival=True,
     ),
     Arm(
         name="motive",
@@ -101,6 +111,11 @@ ARMS: dict[str, Arm] = _listed(
     ),
 )
 """Every arm there is, by name, in the order in which tables show them."""
+
+
+def reads_masks(variant: str) -> bool:
+    """Whether the loss of a gradient variant is weighted by motion."""
+    return variant != UNMASKED
 
 
 def variants_of(arms: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The metrics: numbers that compare the arms. To add one for videos, write its entry here and the function that measures it.
 
 A measuring function takes a :class:`~motive_pipeline.evaluation.metrics.Video` and gives its value. The scores, their intervals, the paired
-differences and the report derive from the entry. A metric without ``measure`` is no mean over videos by itself: the loss of the causal check,
+differences and the report derive from the entry. A metric without ``measure`` is not measured on single videos: the loss of the causal check,
 or what compares a video with the queries.
 """
 
@@ -51,6 +51,9 @@ class Metric:
 def _listed(*metrics: Metric) -> dict[str, Metric]:
     return {metric.label: metric for metric in metrics}
 
+
+INTERVAL_VERSION = 2
+"""Raise when the intervals of the scores change (``evaluation/bootstrap.py``): every score is then published again, and no row is computed again."""
 
 METRICS: dict[str, Metric] = _listed(
     Metric(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from motive_pipeline.graph.arms import ARMS, BASE
+from motive_pipeline.graph.arms import ARMS, BASE, reads_masks
 from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage, Switch
 from motive_pipeline.graph.trackers import TRACKERS
 
@@ -46,7 +46,7 @@ def _gradient_reads(*inputs: str, masks: str):
 
     def reads(project: Project, variant: str) -> Iterable[str]:
         yield from inputs
-        if variant != "no_mask":
+        if reads_masks(variant):
             yield masks
         yield "base_model"
         if _uses_adam(project):
@@ -418,6 +418,7 @@ STAGES: dict[str, Stage] = {
                     name="curated_subset",
                     description="The clips that the arm trains on, best first.",
                     reads=lambda _, arm: ("eligible_pool", *ARMS[arm].chooses_by),
+                    looks_up=("clip_catalog", "motion_masks"),
                     reports=True,
                 ),
             ),
@@ -527,7 +528,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="preference_study",
             settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples"),
-            version=2,
+            version=3,
             publish="motive_pipeline.evaluation.preference.study:publish_preference_study",
             group="evaluation",
             exists=_has_comparisons,
@@ -557,7 +558,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_report",
             settings=("evaluate.bootstrap_samples", "arms"),
-            version=2,
+            version=3,
             publish="motive_pipeline.report.stage:publish_report",
             group="evaluation",
             kinds=frozenset({"html", "markdown"}),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.bootstrap import MIN_PROMPTS, Estimate
 from motive_pipeline.graph.metrics import Style
 from motive_pipeline.report.tables import Number, Table, arm_name, format_estimate, format_number, with_origin
 from motive_pipeline.storage.workspace import Workspace
@@ -148,6 +148,10 @@ def _verdict_sentences(preference: pd.DataFrame) -> list[str]:
         first, second = arm_name(row["arm_a"]), arm_name(row["arm_b"])
         if row["num_raters"] < MIN_RATERS:
             sentences.append(f"{first} against {second}: fewer than {MIN_RATERS} raters.")
+        elif math.isnan(row["ci_low"]):
+            sentences.append(
+                f"{first} against {second}: votes on fewer than {MIN_PROMPTS} prompts do not show how much prompts differ, so there is no interval."
+            )
         elif row["ci_low"] > 0.5 or row["ci_high"] < 0.5:
             winner, loser = (first, second) if row["ci_low"] > 0.5 else (second, first)
             sentences.append(f"People prefer the videos of {winner} to those of {loser}.")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.bootstrap import MIN_PROMPTS, Estimate
 from motive_pipeline.evaluation.values import (
     value_matrix,
 )
@@ -47,7 +47,8 @@ def arms_table(arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[t
         title="The arms side by side",
         columns=["arm", *(column_heading(metric) for metric in metrics)],
         rows=[[arm_name(arm), *(numbers[arm, metric].shown for metric in metrics)] for arm in arms],
-        caption="Means with 95 % intervals, by bootstrap over prompts (over queries for the loss) and, where there are several, over trainings.",
+        caption="Means with 95 % intervals, by bootstrap over prompts (over queries for the loss) and, where there are several, over trainings. "
+        f"There is no interval below {MIN_PROMPTS} prompts (queries): they do not show how much prompts differ.",
         strong_rows=_strong_rows(arms),
     )
     return table, list(numbers.values())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from motive_pipeline.evaluation.bootstrap import Estimate
+from motive_pipeline.evaluation.bootstrap import MIN_PROMPTS, Estimate
+from motive_pipeline.graph import ARMS
 from motive_pipeline.graph.metrics import Metric
 from motive_pipeline.report.tables import arm_name, format_estimate, joined
 
 MIN_TRAININGS = 3
-RIVALS = ("full", "random", "embedding", "bottom", "no_mask")
+RIVALS = tuple(arm.name for arm in ARMS.values() if arm.is_rival)
 """The arms that MOTIVE has to beat. It is also compared with the base model and with the clips that move most, without a verdict."""
 
 _COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}
@@ -34,6 +35,8 @@ def verdict(differences: Mapping[tuple[Metric, str], Estimate], metrics: Sequenc
             headline="No verdict: there is no arm to compare MOTIVE with", sentences=[f"Switch on one of {', '.join(RIVALS)} under arms."]
         )
     main = {rival: differences[metrics[0], rival] for rival in rivals}
+    if (num := min(found.num_prompts for found in main.values())) < MIN_PROMPTS:
+        return _too_few_prompts(num, metrics[0])
     sentences = [_sentence(metric, {rival: differences[metric, rival] for rival in rivals}) for metric in metrics]
     return Verdict(headline=_headline(metrics[0], main), sentences=sentences)
 
@@ -45,6 +48,16 @@ def _no_verdict(num_trainings: int) -> Verdict:
         sentences=[
             f"Trainings vary by chance, and this is part of every difference between arms. It takes at least {MIN_TRAININGS} trainings of each arm "
             "(finetune.seeds) to separate chance from effect. The intervals below cover only the choice of prompts and queries."
+        ],
+    )
+
+
+def _too_few_prompts(num: int, metric: Metric) -> Verdict:
+    return Verdict(
+        headline=f"{num} {'query or prompt' if num == 1 else 'queries or prompts'} in common: no verdict",
+        sentences=[
+            f"MOTIVE is compared on {metric.style.title} query by query or prompt by prompt. Fewer than {MIN_PROMPTS} do not show how much they differ, so "
+            "there are values and no intervals. Give more (queries.held_out_path, generate.prompts)."
         ],
     )
 

@@ -91,7 +91,7 @@ class TimedFrames:
     """Reads the frames of one stream, and records what was unusual on the way.
 
     ``stamps``, if given, are the times of the frames in their order, and count instead of the frames' own. ``among``, if given, chooses among
-    the decoded frames; the others count for nothing.
+    the decoded frames; the others are ignored.
 
     ``error`` is FFmpeg's message if a frame could not be decoded; ``is_cut_off`` is true if no data follow that frame. ``last`` is the time
     of the last frame, from the first one.

@@ -12,10 +12,10 @@ import yaml
 from assets.dead_runs import fail_dead_runs, run_lock
 from assets.definitions import build_definitions
 from assets.instance import TEMPLATE, open_instance
-from assets.names import asset_name
+from assets.names import asset_key, asset_name
 from assets.run_stale import run_stale
 from assets.schedules import cron_schedules
-from assets.sensors import ATTEMPTS, WATCHER, preference_sensor, watch_sensor
+from assets.sensors import ATTEMPTS, WATCHER, _request, preference_sensor, watch_sensor
 from motive_pipeline.catalog import watch
 from motive_pipeline.catalog.watch import still_being_written
 from motive_pipeline.errors import ConfigError
@@ -137,6 +137,26 @@ def test_what_a_run_took_in_is_not_new_and_the_same_change_later_is(project):
     later = watcher.tick().run_requests
     assert len(later) == 1
     assert later[0].run_key != first, "Dagster would drop a request under a key that was used before"
+
+
+@pytest.mark.parametrize("source", ["clip_files", "base_encoders", "base_model"])
+def test_a_request_has_a_new_key_once_a_run_has_taken_its_source_in(source):
+    @dg.asset(key=asset_key(SOURCES[source].taken_in_by))
+    def taken_in(): ...
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        keys = [_request(instance, {source: "1"})]
+        for _ in range(2):
+            dg.materialize([taken_in], instance=instance)
+            keys.append(_request(instance, {source: "1"}))
+    assert len(set(keys)) == 3
+
+
+def test_when_the_time_for_one_look_is_over_young_files_count_as_being_written(project, monkeypatch):
+    new = clip_file(project.folder / "clips", 10)
+    assert still_being_written(project.workspace, settle_s=0.0) == []
+    monkeypatch.setattr(watch, "_LOOK_WITHIN_S", 0.0)
+    assert new in still_being_written(project.workspace, settle_s=0.0)
 
 
 def test_a_file_that_was_only_touched_is_not_new(project):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.interval_coverage import coverage, scores, shares
 from motive_pipeline.evaluation.bootstrap import Estimate, mean_interval
 
 MANY = 200_000
@@ -57,8 +58,6 @@ def test_over_trainings_alone_it_is_students_interval():
     half_width = stats.t.ppf(0.975, 2) * training.std(ddof=1) / np.sqrt(3)
     assert estimate.high - estimate.value == pytest.approx(half_width, rel=0.03)
     assert estimate.value - estimate.low == pytest.approx(half_width, rel=0.03)
-    one_prompt = mean_interval(training[:, None], num_samples=MANY)
-    assert (one_prompt.low, one_prompt.high) == pytest.approx((estimate.low, estimate.high), rel=0.05)
 
 
 def test_repeating_the_same_training_adds_no_evidence():
@@ -94,11 +93,37 @@ def test_a_lower_level_is_narrower_and_bounds_are_kept():
     assert mean_interval(-value, bounds=(-1.0, 0.0)).low == -1.0
 
 
-def test_one_single_value_has_no_interval():
-    estimate = mean_interval(np.array([[0.4]]))
-    assert estimate.value == 0.4
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (1, 2), (3, 2)])
+def test_fewer_than_three_prompts_have_a_value_and_no_interval(shape):
+    estimate = mean_interval(np.arange(np.prod(shape), dtype=float).reshape(shape))
+    assert estimate.value == (np.prod(shape) - 1) / 2
     assert np.isnan([estimate.low, estimate.high]).all()
     assert not estimate.excludes_zero
+
+
+@pytest.mark.parametrize("num_trainings", [1, 3])
+@pytest.mark.parametrize("num_prompts", [3, 14])
+def test_shares_that_all_agree_have_clopper_and_pearsons_interval_over_prompts(num_trainings, num_prompts):
+    for share in (0.0, 1.0):
+        found = mean_interval(np.full((num_trainings, num_prompts), share), bounds=(0.0, 1.0))
+        exact = stats.binomtest(int(share * num_prompts), num_prompts).proportion_ci(method="exact")
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_differences_that_all_agree_leave_open_what_so_many_prompts_leave_open():
+    found = mean_interval(np.zeros((3, 8)), bounds=(-1.0, 1.0))
+    assert (found.low, found.high) == pytest.approx((-(1 - 0.025 ** (1 / 8)), 1 - 0.025 ** (1 / 8)))
+    assert not found.excludes_zero
+    for bounds in (None, (0.0, np.inf)):
+        assert np.isnan(mean_interval(np.ones((3, 8)), bounds=bounds).low)
+
+
+@pytest.mark.parametrize("num_prompts", [3, 5, 8, 14])
+def test_the_figures_in_the_docs_are_near_what_is_promised(num_prompts):
+    rng = np.random.default_rng(num_prompts)
+    assert 0.935 <= coverage([scores(rng, num_prompts) for _ in range(800)], 0.0) <= 0.99
+    for share in (0.05, 0.5):
+        assert coverage([shares(rng, num_prompts, share) for _ in range(800)], share) >= 0.91
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.array([[1.0, np.nan]]), np.array([[np.inf]])])

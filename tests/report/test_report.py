@@ -412,6 +412,10 @@ def test_a_verdict_needs_three_trainings_and_a_rival():
     assert "no verdict" in verdict(found, metrics, num_trainings=2).headline
     assert verdict(found, metrics, num_trainings=3).headline == "MOTIVE beats random on held-out loss drop"
     assert verdict({}, metrics, num_trainings=3).headline.startswith("No verdict")
+    few = Estimate(value=1.0, low=math.nan, high=math.nan, num_trainings=3, num_prompts=2)
+    said = verdict({(metric, "random"): few for metric in metrics}, metrics, num_trainings=3)
+    assert said.headline == "2 queries or prompts in common: no verdict"
+    assert "Fewer than 3 do not show how much they differ" in said.sentences[0]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ that of ``evaluation/bootstrap.py`` over trainings and prompts:
   inference with multiway clustering": V = V_raters + V_prompts - V_votes).
 
 The deviation is added on the scale of log-odds, where a rate near 1 has more room below than above, so intervals stay within 0 to 1. If all
-votes agree, nothing varies. The interval is then that of Clopper and Pearson (1934) with each prompt as one vote (with each rater as one vote
-if there is one prompt), because votes on a prompt may agree only because of its videos.
+votes agree, nothing varies. The interval is then that of Clopper and Pearson (1934) with each prompt as one vote, because votes on a prompt may agree
+only because of its videos. Votes on fewer than three prompts do not show how much prompts differ: there is a rate and no interval.
 
 Axes: R raters, P prompts, B bootstrap samples, K arms, V votes.
 """
@@ -28,6 +28,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import optimize, special, stats
 
+from motive_pipeline.evaluation.bootstrap import MIN_PROMPTS
+
 SEED = 20_260_701
 LEVEL = 0.95
 _SWEEPS = 20
@@ -39,7 +41,7 @@ STRENGTH_SAMPLES = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """Share of votes won (a tie counts half) with its interval (NaN if there is nothing to resample)."""
+    """Share of votes won (a tie counts half) with its interval (NaN below three prompts)."""
 
     value: float
     low: float
@@ -76,17 +78,19 @@ def win_rate(votes: pd.DataFrame, *, num_samples: int, seed: int = SEED) -> Rate
         raise ValueError("at least one vote is needed")
     score_V = votes["score"].to_numpy(np.float64)
     rate = float(score_V.mean())
+    num_prompts = len(set(votes["prompt"]))
+    if num_prompts < MIN_PROMPTS:
+        return Rate(value=rate, low=math.nan, high=math.nan)
     if np.ptp(score_V) == 0:
-        num_prompts, num_raters = (len(set(votes[column])) for column in ("prompt", "rater"))
-        low, high = _exact(rate, num_prompts if num_prompts > 1 else num_raters)
+        low, high = _exact(rate, num_prompts)
         return Rate(value=rate, low=low, high=high)
     rng = np.random.default_rng(seed)
     rater_V, prompt_V = _codes(votes, "rater"), _codes(votes, "prompt")
-    if not rater_V.any() and not prompt_V.any():
-        return Rate(value=rate, low=math.nan, high=math.nan)
     deviation_B = _prompt_deviation(rng, score_V, prompt_V, num_samples) + _rater_deviation(rng, score_V, rater_V, prompt_V, num_samples)
     tail = (1 - LEVEL) / 2
     low, high = special.expit(special.logit(rate) + np.quantile(deviation_B, (tail, 1 - tail)) / (rate * (1 - rate)))
+    if low >= high:  # each prompt and each rater has the same share
+        low, high = _exact(rate, num_prompts)
     return Rate(value=rate, low=float(low), high=float(high))
 
 
