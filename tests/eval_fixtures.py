@@ -67,7 +67,7 @@ def republish(ws: Workspace, asset: str, **tables: pd.DataFrame) -> None:
 
 
 def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int = 3) -> None:
-    """Scores as if each arm had this many trainings, with these gains in loss (percentage points) and little luck."""
+    """Scores as if each arm had this many trainings and twice the held-out queries, with these gains in loss (percentage points) and little luck."""
     rng = np.random.default_rng(0)
     for arm in ws.config.arms:
         scores = ws.published(f"eval_scores/{arm}")
@@ -75,5 +75,6 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
         videos, losses, flow = (
             pd.concat([scores.table(name).assign(training=training) for training in trainings]) for name in ("per_video", "causal", "flow")
         )
+        losses = pd.concat([losses, losses.assign(query_id=losses["query_id"].str[::-1])], ignore_index=True)
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
         republish(ws, f"eval_scores/{arm}", per_video=videos, causal=losses, flow=flow)

@@ -145,7 +145,7 @@ def test_the_arms_numbers_are_those_of_eval_scores(evaluated, report):
         scores = evaluated.published(f"eval_scores/{arm}").table("scores").query("seed == -1")
         shown = numbers[(numbers["table"] == "arms") & (numbers["row"] == arm)]
         assert shown["value"].tolist() == scores["value"].tolist()
-        assert shown["ci_low"].tolist() == scores["ci_low"].tolist()
+        np.testing.assert_array_equal(shown["ci_low"], scores["ci_low"])
 
 
 def test_one_training_gives_no_verdict(report):
