@@ -511,6 +511,7 @@ STAGES: dict[str, Stage] = {
                 "preference.seed",
                 "preference.question",
             ),
+            version=2,
             publish="motive_pipeline.evaluation.preference.bundle:publish_preference_bundle",
             group="evaluation",
             kinds=frozenset({"html", "video"}),
@@ -527,7 +528,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="preference_study",
             settings=("preference.min_catch_share", "preference.exclude_failed", "evaluate.bootstrap_samples"),
-            version=2,
+            version=3,
             publish="motive_pipeline.evaluation.preference.study:publish_preference_study",
             group="evaluation",
             exists=_has_comparisons,
