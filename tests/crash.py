@@ -23,7 +23,7 @@ from motive_pipeline.storage.atomic import TEMP_PREFIX
 from motive_pipeline.storage.rows import RowStore
 from tests.graph_project import SETTINGS, Project
 
-SCORE_TABLES = ("catalog", "motion", "rejects", "queries", "influence", "ranking", "subsets", "eval_scores")
+SCORE_TABLES = ("catalog", "clip_flags", "motion", "rejects", "queries", "influence", "ranking", "subsets", "eval_scores")
 
 
 def end_state(project: Project) -> dict[str, str]:

@@ -101,9 +101,9 @@ def choice(key: Key, trial: Trial, taste: Taste, *, is_careless: bool = False) -
 
 
 def result_of(
-    key: Key, number: int, taste: Taste, *, plan: int | None = None, num_votes: int | None = None, is_careless: bool = False
+    key: Key, number: int, taste: Taste, *, plan: int | None = None, num_votes: int | None = None, is_careless: bool = False, saved: int = 1
 ) -> RaterResult:
-    """What the page would save for rater ``number``."""
+    """What the page would save for rater ``number``, as file ``saved``."""
     plan = number % key.num_plans if plan is None else plan
     votes = [
         RaterVote(
@@ -116,7 +116,7 @@ def result_of(
         )
         for turn, trial in enumerate(key.plan(plan)[:num_votes])
     ]
-    return signed(RaterResult(format=1, study=key.study, rater=f"{number:016x}", plan=plan, votes=votes, checksum=""))
+    return signed(RaterResult(format=1, study=key.study, rater=f"{number:016x}", plan=plan, saved=saved, votes=votes, checksum=""))
 
 
 def signed(result: RaterResult) -> RaterResult:

@@ -53,6 +53,18 @@ def catalog_clips(ws: Workspace, role: Role) -> list[CatalogClip]:
     return [CatalogClip(clip_id=clip_id, location=path, caption=caption, part=part) for clip_id, path, caption, part in rows]
 
 
+def shown_sizes(ws: Workspace, role: Role) -> dict[str, tuple[int, int]]:
+    """(width, height) of each clip or query as shown, by clip_id.
+
+    Raises:
+        NotPublished: the catalog has not been materialized.
+    """
+    file, name = ("catalog", "clip_id") if role == "clip" else ("queries", "query_id")
+    table = pq.read_table(ws.published(catalog_asset(role)).path / f"{file}.parquet", columns=[name, "width", "height"])
+    columns = (table.column(number).to_pylist() for number in range(3))
+    return {clip_id: (width, height) for clip_id, width, height in zip(*columns, strict=True)}
+
+
 def require_unchanged(clip: CatalogClip, memory: HashMemory) -> None:
     """Check that the file still has the content that it was catalogued with. Call this after reading it, before the result counts.
 

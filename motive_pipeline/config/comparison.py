@@ -32,7 +32,7 @@ class Generate(Section):
     prompts: Path | None = None
     videos_per_prompt: Annotated[int, Field(ge=1)] = 1
     num_steps: Annotated[int, Field(ge=1)] = 50
-    guidance: Annotated[float, Field(ge=0)] = 5.0
+    guidance: Annotated[float, Field(ge=1)] = 5.0
     seed: Annotated[int, Field(ge=0)] = 0
     batch_size: Annotated[int, Field(ge=1)] = 1
 

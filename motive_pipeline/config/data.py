@@ -29,10 +29,12 @@ class Policies(Section):
     """What happens to a clip that is usable but has a known defect. An accepted or repaired clip carries a flag wherever it is used."""
 
     alpha: Accept = "accept"
+    caption_cut: Accept = "accept"
     frozen: Accept = "accept"
     hdr: Literal["accept", "repair", "reject"] = "accept"
     hidden_cut: Accept = "accept"
     interlaced: Repair = "repair"
+    mostly_cropped: Accept = "accept"
     no_caption: Accept = "accept"
     non_square_pixels: Repair = "repair"
     rotated: Repair = "repair"

@@ -16,7 +16,8 @@ class ModelFamily:
     ``pipeline`` is ``_class_name`` in ``model_index.json``; ``label`` names the models. ``load`` is the dotted name of the loading function.
     ``weights`` are the components that hold weights (a model may lack some). ``encoders`` are the components that latents and prompt
     embeddings come from: when others change, neither is computed again. ``channels``, ``temporal_stride`` and ``spatial_stride`` say where
-    ``vae/config.json`` gives the latent grid: (key, value where the key is missing).
+    ``vae/config.json`` gives the latent grid: (key, value where the key is missing). ``clean_prompt`` is the dotted name of the function that
+    the pipeline applies to a prompt before it is cut into tokens.
     """
 
     pipeline: str
@@ -27,6 +28,7 @@ class ModelFamily:
     channels: tuple[str, int]
     temporal_stride: tuple[str, int]
     spatial_stride: tuple[str, int]
+    clean_prompt: str = "builtins:str"
 
 
 def _listed(*families: ModelFamily) -> dict[str, ModelFamily]:
@@ -42,6 +44,7 @@ FAMILIES: dict[str, ModelFamily] = _listed(
         channels=("z_dim", 16),
         temporal_stride=("scale_factor_temporal", 4),
         spatial_stride=("scale_factor_spatial", 8),
+        clean_prompt="motive_pipeline.internals.diffusers:prompt_clean",
     ),
 )
 """Every family, by the class of its pipeline."""

@@ -512,6 +512,7 @@ STAGES: dict[str, Stage] = {
                 "preference.seed",
                 "preference.question",
             ),
+            version=2,
             publish="motive_pipeline.evaluation.preference.bundle:publish_preference_bundle",
             group="evaluation",
             kinds=frozenset({"html", "video"}),

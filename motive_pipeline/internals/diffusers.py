@@ -8,6 +8,7 @@ import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, patchify, unpatchify
 from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 TESTED = ">=0.42,<0.43"
 
@@ -21,6 +22,7 @@ __all__ = [
     "float32_modules",
     "is_plain_attention",
     "patchify",
+    "prompt_clean",
     "t5_embedding",
     "unpatchify",
 ]

@@ -5,6 +5,7 @@ Axes: T decoded frames, F latent frames, H W (latent or pixel) height and width,
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,11 @@ from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
+from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged, shown_sizes
 from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.config import Policies
@@ -25,14 +27,17 @@ from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.graph import Role
 from motive_pipeline.keys import latent_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
+from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.appearance import Appearance
 from motive_pipeline.video.decode import DecodedClip, FrameRule
-from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
+from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names, is_mostly_cropped
 from motive_pipeline.video.readers import ClipReader
+
+log = logging.getLogger(__name__)
 
 STAGE = "latents"
 DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}
@@ -43,10 +48,12 @@ PROMPT_BLOCK = 32
 
 REJECTABLE = {
     "alpha": "it has an alpha channel, which is left out",
+    "caption_cut": "its caption has more tokens than model.max_prompt_tokens, and the rest is not used",
     "frozen": "nothing changes in it",
     "hdr": "it is HDR (PQ or HLG)",
     "hidden_cut": "a cut hides in it",
     "interlaced": "it is interlaced",
+    "mostly_cropped": "the centre crop cuts more than half of its picture away",
     "non_square_pixels": "its pixels are not square",
     "rotated": "it is stored turned",
     "time_repaired": "time stamps were missing or jumped back",
@@ -55,6 +62,15 @@ REJECTABLE = {
     "variable_rate": "its frame rate varies",
 }
 """The flags that ``clips.policies`` can reject, and the words for each."""
+
+
+UNFIT = {
+    "caption_cut": "clips have captions longer than model.max_prompt_tokens, and the text encoder does not see the rest. Captions that differ only there "
+    "count as equal. Raise model.max_prompt_tokens up to what the model was trained with, or shorten them",
+    "mostly_cropped": "clips lose more than half of their picture to the centre crop, and motion there does not count. Choose clips.width and "
+    "clips.height that suit them, or crop them yourself",
+}
+"""The flags that say that a clip does not fit the settings, and the words for a warning."""
 
 
 class LatentSet(RowSet):
@@ -108,11 +124,14 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     )
     run = RowRun(asset=LatentSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
-    flagged = _flags(store, run, appearances)
+    flagged = _flags(ws, store, run, appearances)
     run = _by_policies(run, flagged, ws.config.clips.policies)
     run.require_enough(ws)
     columns = _columns(ws, store, run, appearances, flagged)
-    return run.publish(ws, columns, facts=_facts(columns, outcome))
+    facts = _facts(columns, outcome)
+    _warn(facts, run.asset)
+    flags = pd.DataFrame({"clip_id": [clip.clip_id for clip, _ in run.accepted()], "flags": columns["flags"]})
+    return run.publish(ws, columns, facts=facts, scores={("clip_flags", "clip_flags"): flags} if role == "clip" else None)
 
 
 class _EncodeAgain:
@@ -201,12 +220,31 @@ def trimmed(prompt_LE: Float[np.ndarray, "L E"]) -> Float[np.ndarray, "kept E"]:
     return prompt_LE[: -(-needed // PROMPT_BLOCK) * PROMPT_BLOCK]
 
 
-def _flags(store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) -> dict[str, tuple[str, ...]]:
-    """The flags of each accepted clip, by clip_id."""
+def _flags(ws: Workspace, store: RowStore, run: RowRun, appearances: Mapping[str, Appearance]) -> dict[str, tuple[str, ...]]:
+    """The flags of each accepted clip, by clip_id: what its row says, what its frames look like, and how clip and caption fit the settings.
+
+    Only the first of these are part of the row, so the others make no row stale.
+    """
     accepted = run.accepted()
+    unfit = _unfit(ws, run)
     bits = store.column([ref for _, ref in accepted], "flags").tolist()
     seen = (appearances[clip.clip_id].flags() if clip.clip_id in appearances else () for clip, _ in accepted)
-    return {clip.clip_id: (*flag_names(own), *further) for (clip, _), own, further in zip(accepted, bits, seen, strict=True)}
+    return {
+        clip.clip_id: (*flag_names(own), *further, *unfit[clip.clip_id])
+        for (clip, _), own, further in zip(accepted, bits, seen, strict=True)
+    }
+
+
+def _unfit(ws: Workspace, run: RowRun) -> dict[str, tuple[str, ...]]:
+    """Which of caption_cut and mostly_cropped hold for each accepted clip."""
+    clips = [clip for clip, _ in run.accepted()]
+    cut = cut_prompts(ws, (clip.caption for clip in clips))
+    sizes, frame = shown_sizes(ws, run.role), {"width": ws.config.clips.width, "height": ws.config.clips.height}
+    holds = {
+        clip.clip_id: {"caption_cut": clip.caption in cut, "mostly_cropped": is_mostly_cropped(*sizes[clip.clip_id], **frame)}
+        for clip in clips
+    }
+    return {clip_id: tuple(name for name in UNFIT if named[name]) for clip_id, named in holds.items()}
 
 
 def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: Policies) -> RowRun:
@@ -245,5 +283,11 @@ def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
             {"frames": f, "height": h, "width": w, "clips": number}
             for (f, h, w), number in sorted(Counter(zip(columns["frames"], columns["height"], columns["width"], strict=True)).items())
         ],
-        **{f"flagged {flag}": flagged[flag] for flag in (*FLAGS, "frozen", "hidden_cut") if flagged[flag]},
+        **{f"flagged {flag}": flagged[flag] for flag in (*FLAGS, "frozen", "hidden_cut", *UNFIT) if flagged[flag]},
     }
+
+
+def _warn(facts: Mapping[str, Any], asset: str) -> None:
+    for flag, words in UNFIT.items():
+        if number := facts.get(f"flagged {flag}"):
+            log.warning("%s: %d of %d %s (flag %s).", asset, number, facts["clips"], words, flag)

@@ -62,6 +62,7 @@ TABLES: dict[str, pa.Schema] = {
             ("disagrees", _S),
         ]
     ),
+    "clip_flags": pa.schema([("clip_id", _S), ("flags", _S)]),
     "motion": pa.schema([("clip_id", _S), ("motion_magnitude_px", _F)]),
     "rejects": pa.schema([("path", _S), ("clip_id", _S), ("stage", _S), ("reason", _S), ("detail", _S)]),
     "duplicates": pa.schema([("kind", _S), ("clip_id", _S), ("other_id", _S), ("distance_bits", _I), ("path", _S), ("other_path", _S)]),
@@ -102,10 +103,16 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
 }
-"""Tables on disk. The views have the same names; the view ``clips`` is ``catalog`` joined with ``motion``."""
+"""Tables on disk. The views have the same names; the view ``clips`` is ``catalog`` joined with ``clip_flags`` and ``motion``.
+
+The catalog has the flags of the first frame, ``clip_flags`` those of the frames that are used."""
 
 # '' is not JSON, so published->>'x' would fail on it
-_CLIPS_VIEW = "SELECT c.* EXCLUDE (source) REPLACE (nullif(c.published, '') AS published), m.motion_magnitude_px, c.source FROM catalog c LEFT JOIN motion m USING (clip_id)"
+_CLIPS_VIEW = """SELECT c.* EXCLUDE (source) REPLACE (nullif(c.published, '') AS published, coalesce(f.flags, c.flags) AS flags), m.motion_magnitude_px,
+c.source FROM catalog c LEFT JOIN motion m USING (clip_id) LEFT JOIN clip_flags f USING (clip_id)"""
+
+_NO_FLAGS = "SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS flags WHERE false"
+"""Stands for ``clip_flags`` in a version that an older version of the software wrote."""
 
 
 class ScoreTables:
@@ -272,7 +279,7 @@ def _views(version: Path) -> dict[str, str]:
     views = {
         table: f"SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})" for table in TABLES if (version / table).is_dir()
     }
-    return views | {"clips": _CLIPS_VIEW}
+    return {"clip_flags": _NO_FLAGS} | views | {"clips": _CLIPS_VIEW}
 
 
 def _is_read(version: Path) -> bool:

@@ -17,6 +17,7 @@ from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
@@ -61,7 +62,7 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
 
     Raises:
         ConfigError: ``generate.prompts`` cannot be used.
-        GateFailed: a checkpoint generated no usable video.
+        GateFailed: a checkpoint generated no usable video, or a query whose caption is the prompt has none.
     """
     started = time.time()
     videos = planned_videos(ws)
@@ -75,7 +76,7 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
         content=digest(digest_frame(table), [digest_file(file) for file in tally.files]),
         write=functools.partial(_write, table, tally.files),
         started=started,
-        facts=_facts(videos, tally),
+        facts=_facts(ws, videos, tally),
         counts=RowCounts(computed=tally.computed, reused=reused, rejected=len(tally.rejects)),
         rejects=tally.rejects,
         preview=functools.partial(draw_contact_sheet, tally.files[:SHEET_VIDEOS], FrameRule.of(ws.config)),
@@ -209,10 +210,12 @@ def _write(table: pd.DataFrame, files: Sequence[Path], folder: Path) -> None:
     table.to_parquet(folder / "videos.parquet", index=False)
 
 
-def _facts(videos: Sequence[Video], tally: _Tally) -> dict[str, Any]:
+def _facts(ws: Workspace, videos: Sequence[Video], tally: _Tally) -> dict[str, Any]:
     timing = {"seconds_per_video": round(tally.seconds / tally.computed, 3)} if tally.computed else {}
-    prompts = {video.prompt_index for video in videos}
-    return {"videos": len(tally.rows), "rejected": len(tally.rejects), "prompts": len(prompts), **timing}
+    prompts = {video.prompt for video in videos}
+    cut = cut_prompts(ws, prompts)
+    cut_fact = {"prompts longer than model.max_prompt_tokens, which are cut": len(cut)} if cut else {}
+    return {"videos": len(tally.rows), "rejected": len(tally.rejects), "prompts": len(prompts), **cut_fact, **timing}
 
 
 def draw_contact_sheet(files: Sequence[Path], rule: FrameRule, file: Path) -> None:

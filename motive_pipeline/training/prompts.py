@@ -6,7 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from motive_pipeline.errors import ConfigError
+import pandas as pd
+
+from motive_pipeline.errors import ConfigError, GateFailed
 from motive_pipeline.storage.workspace import Workspace
 
 
@@ -45,15 +47,28 @@ def load_prompts(ws: Workspace) -> list[str]:
 
     Raises:
         ConfigError: the file cannot be read, is not UTF-8 text, or holds no prompt.
+        GateFailed: a query has no caption: its video, and the scores with it, would be those of the empty prompt.
     """
     file = ws.config.generate.prompts
     if file is None:
-        captions = ws.published("query_catalog").table("queries")["caption"].astype(str)
-        return list(dict.fromkeys(captions))
+        queries = ws.published("query_catalog").table("queries").astype({"caption": str})
+        _require_captions(queries)
+        return list(dict.fromkeys(queries["caption"]))
     prompts = list(dict.fromkeys(line.strip() for line in _read_text(file).split("\n") if line.strip()))
     if not prompts:
         raise ConfigError(f"generate.prompts = {str(file)!r}: the file contains no prompt; write one prompt per line")
     return prompts
+
+
+def _require_captions(queries: pd.DataFrame) -> None:
+    without = queries[queries["caption"].str.strip() == ""]
+    if len(without):
+        paths = without["path"].tolist()
+        raise GateFailed(
+            f"{len(without)} of {len(queries)} queries have no caption, so there is no prompt to generate their videos from: {', '.join(paths[:5])}"
+            f"{', ...' if len(paths) > 5 else ''}. Write a caption beside each (a.mp4 + a.txt) or into the table, or name a file with one prompt a "
+            "line in generate.prompts."
+        )
 
 
 def _read_text(file: Path) -> str:

@@ -15,6 +15,16 @@ def flag_bits(flags: tuple[str, ...]) -> int:
     return sum(1 << FLAGS.index(flag) for flag in flags)
 
 
+MOSTLY_CROPPED_FROM = 0.5
+"""A clip of which more than this share is cut away by the centre crop is flagged ``mostly_cropped``."""
+
+
+def is_mostly_cropped(shown_width: int, shown_height: int, *, width: int, height: int) -> bool:
+    """Whether a picture that is scaled to cover ``width`` x ``height``, and centre-cropped, loses most of its area."""
+    shares = sorted((shown_width * height, shown_height * width))  # of the two sides, up to a common factor
+    return shares[0] < (1 - MOSTLY_CROPPED_FROM) * shares[1]
+
+
 @cache
 def flag_names(bits: int) -> tuple[str, ...]:
     """The flags in ``bits``, in the order of :data:`FLAGS`."""

@@ -79,6 +79,7 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "preference: {comparisons: [[motive, nobody]]}", ["preference.comparisons", "'no_mask'"]),
         (BASE + "arms: [motive, full]\npreference: {comparisons: [[motive, base]]}", ["preference.comparisons names base", "motive"]),
         (BASE + "preference: {catch_share: 0.9}", ["preference.catch_share = 0.9", "0.5"]),
+        (BASE + "generate: {guidance: 0.5}", ["generate.guidance = 0.5", "greater than or equal to 1"]),
         (BASE + "arms: [base, full]", ["arms", "must contain motive"]),
         (BASE + "arms: [motive, motive]", ["arms", "twice"]),
         ("clips: {source: demo, num_frames: 16}\nqueries: {source: demo}", ["clips.num_frames = 16", "4n+1", "13"]),

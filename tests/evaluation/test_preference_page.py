@@ -1,5 +1,6 @@
 """The page of the preference study in a real browser: three people vote, and the statistics find their tastes."""
 
+import copy
 import functools
 import hashlib
 import http.server
@@ -65,6 +66,14 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.add_init_script(ANNOUNCED)
         self.page.goto(address)
+
+    def tab(self) -> "Visit":
+        """Another tab of this person's browser, at the same page."""
+        other = copy.copy(self)
+        other.page, other.complaints = self.context.new_page(), []
+        other.page.on("pageerror", lambda error: other.complaints.append(str(error)))
+        other.page.goto(self.page.url)
+        return other
 
     def start(self) -> None:
         self.page.get_by_role("button", name="Start", exact=True).click()
@@ -227,6 +236,44 @@ def test_answers_survive_a_reload_and_half_a_study_can_be_saved_and_gone_on_with
     visit.page.get_by_role("button", name="Start over as another person").click()
     assert visit.page.evaluate("state.rater") != rater
     visit.close()
+
+
+def test_two_tabs_share_the_answers_and_the_later_answer_to_a_pair_counts(half_done, tmp_path):
+    first = half_done
+    second = first.tab()
+    second.page.get_by_role("button", name="Go on").click()
+    second.vote("right")
+    expect(first.page.locator("#progress")).to_have_js_property("value", 3)
+    first.page.locator("#back").click()
+    first.vote("right")  # pair 2, a tie until now; what comes next is pair 4, as the other tab has answered pair 3
+    expect(first.page.locator("#place")).to_have_text("Pair 4 of 7")
+    first.vote("left")
+    expect(second.page.locator("#progress")).to_have_js_property("value", 4)
+    second.vote("tie")
+    for each, number in ((first, 1), (second, 2)):
+        each.page.get_by_role("button", name="Stop and save").click()
+        saved = each.save(tmp_path)
+        assert saved["saved"] == number
+        assert [vote["choice"] for vote in saved["votes"]][:3] == ["left", "right", "right"]
+    assert first.complaints == second.complaints == []
+
+
+def test_an_answer_that_another_tab_overwrote_is_written_again(half_done):
+    """Two tabs that write in the same moment: the one that has read the storage before the other wrote leaves that answer out."""
+    tab = half_done.tab()
+    tab.page.evaluate("const lost = stored(); delete lost.votes[1]; lost.votes[2] = { choice: 'tie', plays: 1, ms: 5, order: 3 }; "
+                      "localStorage.setItem(memory, JSON.stringify(lost))")  # fmt: skip
+    half_done.page.wait_for_function("Object.keys(stored().votes).length === 3")
+    assert half_done.page.evaluate("result().votes.map(vote => vote.choice)") == ["left", "tie", "tie"]
+
+
+def test_a_tab_follows_another_person_who_starts_over_and_writes_no_answer_of_the_person_before(half_done):
+    first = half_done
+    second = first.tab()
+    second.page.once("dialog", lambda dialog: dialog.accept())
+    second.page.get_by_role("button", name="Start over as another person").click()
+    expect(first.page.get_by_role("button", name="Start", exact=True)).to_be_visible()
+    assert first.page.evaluate("state") == second.page.evaluate("state") == second.page.evaluate("stored()")
 
 
 def test_the_whole_study_can_be_done_with_the_keyboard_alone(browser, index, tmp_path):

@@ -78,6 +78,15 @@ def test_what_the_page_writes_is_taken(ws, key, good):
         ("{}", "not_a_result"),
         ('{"format": 1, "votes": []}', "not_a_result"),
         (" " * (MAX_BYTES + 1), "too_large"),
+        ('{"format": ' + "9" * 5000 + "}", "not_json"),
+        ('{"format": 1, "format": 1}', "not_json"),
+        ("{" + '"a": 1, ' * 100_000 + '"a": 1}', "not_json"),
+        ('{"format": NaN}', "not_json"),
+        ('{"format": -Infinity}', "not_json"),
+        ('{"format": 1e999}', "not_a_result"),
+        ('{"a": ' * 100_000, "not_json"),
+        ('{"\\ud800": 1}', "not_a_result"),
+        (b'{"\xed\xa0\x80": 1}', "not_json"),
     ],
 )
 def test_what_is_no_result_file_is_refused(ws, key, content, reason):
@@ -127,7 +136,84 @@ def test_a_file_without_any_answer_is_refused(ws, key):
     assert refusal(ws, key, json.dumps(result_of(key, 1, prefers_motive, num_votes=0).model_dump()))[0] == "no_votes"
 
 
-def test_of_a_raters_several_files_the_fullest_counts_and_the_others_are_rejects(ws, key, good):
+def hostile(r, **values):
+    """One value, in the file or in its first vote, that a page would not write."""
+    for name, value in values.items():
+        (r if name in r else r["votes"][0])[name] = value
+
+
+HOSTILE = (
+    {"study": "\ud800"},
+    {"left": "\ud800.mp4"},
+    {"ms": 10**4000},
+    {"plays": 2**53},
+    {"format": 10**300},
+    {"checksum": "\ud800"},
+    {"saved": -1},
+)
+
+
+@pytest.mark.parametrize("values", HOSTILE, ids=lambda values: next(iter(values)))
+def test_a_value_that_would_stop_the_study_costs_its_own_file_only(ws, key, good, values):
+    raw = good.model_dump()
+    hostile(raw, **values)
+    drop(ws, result_of(key, 2, prefers_motive))
+    (results_folder(ws) / "hostile.json").write_text(json.dumps(raw))
+    study = publish_preference_study(ws)
+    assert study.rejects()["reason"].tolist() == ["not_a_result"]
+    assert len(study.table("raters")) == 1
+
+
+def test_the_sentence_about_a_file_holds_no_character_that_a_terminal_obeys(ws, key):
+    reason, sentence = refusal(ws, key, json.dumps({"\x1b[2J\u202e": 1, "format": 1}))
+    assert reason == "not_a_result"
+    assert sentence.isprintable()
+    assert refusal(ws, key, '{"\x1b[2J": 1}')[1].isprintable()
+
+
+def test_a_file_name_that_is_no_text_is_read_and_shown_with_escapes(ws, key, good):
+    drop(ws, good, os.fsdecode(b"answers-\xff.json"))
+    drop(ws, result_of(key, 1, prefers_motive, num_votes=2, saved=0), os.fsdecode(b"old-\xfe.json"))
+    study = publish_preference_study(ws)
+    assert study.table("raters")["file"].tolist() == ["answers-\\xff.json"]
+    assert study.rejects()["path"].tolist() == [str(results_folder(ws) / "old-\\xfe.json")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_that_a_mail_program_wrote_anew_in_another_encoding_is_read(ws, key, good, encoding):
+    file = drop(ws, good)
+    file.write_bytes(file.read_text(encoding="utf-8").encode(encoding))
+    assert [taken.result for taken in load_results([file], key)[0]] == [good]
+
+
+def test_the_file_saved_last_counts_so_that_a_withdrawn_answer_is_not_in_force(ws, key, good):
+    withdrawn = good
+    votes = [good.votes[0].model_copy(update={"choice": "tie"}), *good.votes[1:-1]]
+    changed = signed(good.model_copy(update={"saved": 2, "votes": votes}))
+    files = [drop(ws, withdrawn, "z.json"), drop(ws, changed, "a.json")]
+    taken, refused = load_results(files, key)
+    assert [file.result for file in taken] == [changed]
+    assert [(each.path.name, each.reason) for each in refused] == [("z.json", "duplicate")]
+    assert "number 1 that the rater saved" in refused[0].detail
+    assert load_results(files[::-1], key)[0] == taken
+
+
+def test_a_file_of_a_page_that_did_not_number_its_files_still_counts(ws, key, good):
+    unnumbered = signed(good.model_copy(update={"saved": 0}))
+    raw = unnumbered.model_dump()
+    del raw["saved"]
+    file = results_folder(ws) / "before.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(raw))
+    assert [taken.result for taken in load_results([file], key)[0]] == [unnumbered]
+    assert load_results([file, drop(ws, good)], key)[0][0].result == good
+
+
+def test_the_number_of_a_file_cannot_be_changed_by_hand(ws, key, good):
+    assert refusal(ws, key, json.dumps(good.model_dump() | {"saved": 9}))[0] == "wrong_checksum"
+
+
+def test_of_a_raters_files_with_the_same_number_the_fullest_counts_and_the_others_are_rejects(ws, key, good):
     half = result_of(key, 1, prefers_motive, num_votes=3)
     files = [drop(ws, half, "a half.json"), drop(ws, good, "b.json"), drop(ws, good, "b (1).json")]
     taken, refused = load_results(files, key)

@@ -11,6 +11,7 @@ from motive_pipeline.catalog.rejects import publish_rejected
 from motive_pipeline.errors import GateFailed, MotiveError, NotPublished
 from motive_pipeline.latents.stage import PROMPT_BLOCK, LatentSet, publish_latents, trimmed
 from motive_pipeline.models.load import load_model
+from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.video.decode import FrameRule, read_clip
 from tests.clip_fixtures import catalogued, cut, moving_square, noise, project, write_project, write_video
 
@@ -43,6 +44,57 @@ def test_a_second_run_computes_nothing_and_a_new_caption_only_its_row(ws, tmp_pa
     changed = publish_latents(ws, role="clip")
     assert (changed.counts.computed, changed.counts.reused) == (1, 2)
     assert changed.data_version != first.data_version
+
+
+LONG = "a ball of bright yellow plastic rolls over the old wooden floor of a large hall with tall windows " * 6
+
+
+def test_captions_that_are_equal_up_to_the_token_limit_are_flagged_and_counted_and_no_row_is_stale(ws, tmp_path, caplog):
+    for number, end in enumerate(("and goes to the left", "and grows")):
+        (tmp_path / "clips" / f"clip_{number}.txt").write_text(LONG + end)
+    published = publish_latents(catalogued(project(tmp_path)), role="clip")
+    found = LatentSet(ws, "clip")
+    flagged = published.table("index").set_index("clip_id")["flags"]
+    captions = ws.published("clip_catalog").table("catalog").set_index("clip_id")["caption"]
+    assert {clip_id for clip_id in found.clip_ids if captions[clip_id].startswith("a ball")} == {*flagged.index[flagged == "caption_cut"]}
+    cut = flagged.index[flagged == "caption_cut"]
+    assert len(cut) == 2
+    assert torch.equal(found.get(cut[0])[1], found.get(cut[1])[1]), "this is why they are flagged"
+    assert published.facts["flagged caption_cut"] == 2
+    assert "2 of 3 clips have captions longer than model.max_prompt_tokens" in caplog.text
+    assert ws.scores.query("SELECT count(*) FROM clips WHERE flags = 'caption_cut'").fetchall() == [(2,)]
+    strict = project(tmp_path, clips={"policies": {"caption_cut": "reject"}, "max_reject_share": 0.9})
+    again = publish_latents(strict, role="clip")
+    assert (again.counts.computed, again.rejects()["reason"].tolist()) == (0, ["caption_cut", "caption_cut"])
+
+
+def test_a_caption_is_cut_exactly_when_the_embedding_no_longer_sees_its_end(ws):
+    model, limit = model_of(ws), ws.config.model.max_prompt_tokens
+
+    def embedding(text):
+        return model.encode_prompt(text)
+
+    words = "disc sways"
+    while not cut_prompts(ws, [words]):
+        words += " red"
+    fitting = words.rpartition(" ")[0]
+    assert torch.equal(embedding(words), embedding(words + " blue")), "one token over the limit: the end of the text is lost"
+    assert not torch.equal(embedding(fitting), embedding(fitting.rpartition(" ")[0])), "at the limit nothing is"
+    assert cut_prompts(ws, [fitting, words, "short"]) == {words}
+    assert cut_prompts(ws, ["&amp;" * limit + "   " * limit]) == cut_prompts(ws, ["&" * limit]), "as the pipeline cleans it"
+
+
+@pytest.mark.parametrize(
+    ("size", "is_cropped"), [((64, 192), True), ((192, 64), True), ((64, 96), False), ((64, 48), False), ((160, 64), False)]
+)
+def test_a_clip_that_loses_most_of_its_picture_to_the_crop_is_flagged(tmp_path, size, is_cropped):
+    width, height = size
+    write_project(tmp_path)
+    write_video(tmp_path / "clips" / "portrait.mp4", noise(24, width=width, height=height))
+    publish = publish_latents(catalogued(project(tmp_path)), role="clip")
+    flags = project(tmp_path).scores.query("SELECT flags FROM clips WHERE path LIKE '%portrait.mp4'").fetchall()
+    assert flags == [("mostly_cropped" if is_cropped else "",)]
+    assert publish.facts.get("flagged mostly_cropped", 0) == is_cropped
 
 
 def test_a_clip_that_is_also_a_query_is_encoded_once(ws, tmp_path):

@@ -24,7 +24,7 @@ def rows(scores: ScoreTables, sql: str) -> list[tuple]:
 
 def test_every_view_of_the_contract_exists_from_the_first_version(scores):
     scores.publish({("subsets", "motive"): subset("motive", "a")})
-    for view in [*(set(TABLES) - {"catalog", "motion"}), "clips"]:
+    for view in [*(set(TABLES) - {"catalog", "motion", "clip_flags"}), "clips"]:
         assert rows(scores, f"SELECT count(*) FROM {view}")[0][0] == (1 if view == "subsets" else 0)
 
 
@@ -117,6 +117,21 @@ def test_clips_carry_their_motion_magnitude(scores):
     scores.publish({("catalog", "catalog"): catalog, ("motion", "motion"): pd.DataFrame({"clip_id": ["a"], "motion_magnitude_px": [2.5]})})
     assert rows(scores, "SELECT clip_id, motion_magnitude_px FROM clips ORDER BY clip_id") == [("a", 2.5), ("b", None)]
     assert rows(scores, "SELECT published->>'fps' FROM clips") == [(None,), (None,)], "clips of which a table says nothing are no error"
+
+
+def test_the_flags_of_a_clip_are_those_of_its_frames_else_those_of_its_first_frame(scores):
+    catalog = pd.DataFrame({"clip_id": ["a", "b", "c"], "flags": ["rotated", "rotated", ""]}).reindex(columns=TABLES["catalog"].names)
+    flags = pd.DataFrame({"clip_id": ["a", "c"], "flags": ["rotated,upscaled", ""]})
+    scores.publish({("catalog", "catalog"): catalog, ("clip_flags", "clip_flags"): flags})
+    found = [("a", "rotated,upscaled"), ("b", "rotated"), ("c", "")]
+    assert rows(scores, "SELECT clip_id, flags FROM clips ORDER BY clip_id") == found
+
+
+def test_a_version_without_the_table_of_flags_has_its_view_of_the_clips(scores, monkeypatch):
+    monkeypatch.delitem(TABLES, "clip_flags")
+    scores.publish({("catalog", "catalog"): pd.DataFrame({"clip_id": ["a"], "flags": ["hdr"]}).reindex(columns=TABLES["catalog"].names)})
+    monkeypatch.undo()
+    assert rows(scores, "SELECT clip_id, flags FROM clips") == [("a", "hdr")]
 
 
 def test_columns_that_a_table_has_gained_since_are_there_over_an_older_version(scores, monkeypatch):

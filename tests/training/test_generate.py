@@ -144,6 +144,26 @@ def test_prompts_come_from_the_file_one_a_line(tmp_path: Path, tiny: Path) -> No
     assert [video.name for video in planned_videos(ws)] == ["0-0.mp4", "1-0.mp4"]
 
 
+@pytest.mark.parametrize("captions", [["", ""], ["a red circle", ""], [" ", "a red circle"]])
+def test_queries_without_a_caption_are_refused_unless_prompts_are_set(tmp_path: Path, tiny: Path, captions: list[str]) -> None:
+    ws = make_workspace(tmp_path, tiny)
+    paths = [f"/q/{number}.mp4" for number in range(2)]
+    publish_table(ws, "query_catalog", "queries", {"query_id": clip_names(2), "path": paths, "caption": captions, "role": ["query"] * 2})
+    lacking = [path for path, caption in zip(paths, captions, strict=True) if not caption.strip()]
+    with pytest.raises(
+        GateFailed, match=rf"{len(lacking)} of 2 queries have no caption.*: {', '.join(lacking)}\. Write .*generate\.prompts"
+    ):
+        publish_videos(ws, "base")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    assert load_prompts(make_workspace(tmp_path, tiny, root="with", generate="prompts: prompts.txt")) == ["a red circle"]
+
+
+def test_prompts_that_are_cut_at_the_token_limit_are_counted(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n" + "a red circle " * 20 + "\n")
+    ws = make_workspace(tmp_path, tiny, generate="prompts: prompts.txt")
+    assert publish_videos(ws, "base").facts["prompts longer than model.max_prompt_tokens, which are cut"] == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "cannot be read"), (b"\n \n", "contains no prompt"), (b"\xff\xfe\xff", "not UTF-8")]
 )

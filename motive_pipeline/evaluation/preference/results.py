@@ -18,14 +18,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from motive_pipeline.errors import ConfigError, RejectRow
 from motive_pipeline.evaluation.preference.key import FORMAT, Key
+from motive_pipeline.files.file_stat import printable
+from motive_pipeline.plain_text import plain_text
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_BYTES = 4_000_000
+MAX_NUMBER = 2**53 - 1
+"""The largest whole number that JavaScript, and so the page, counts exactly."""
+
 DEFAULT_FOLDER = "preference_results"
 
 WHOLE_WITHIN_S = 60.0
 """A file that is not valid JSON and was written less than this ago may still be in the middle of a copy."""
+
+
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]*$", max_length=64)]
+VideoName = Annotated[str, Field(pattern=r"^[0-9a-f]+\.mp4$", max_length=64)]
 
 
 class RaterVote(BaseModel):
@@ -33,30 +43,32 @@ class RaterVote(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    turn: Annotated[int, Field(ge=0)]
-    left: str
-    right: str
+    turn: Count
+    left: VideoName
+    right: VideoName
     choice: Literal["left", "right", "tie", "skip"]
-    plays: Annotated[int, Field(ge=0)]
-    ms: Annotated[int, Field(ge=0)]
+    plays: Count
+    ms: Count
 
 
 class RaterResult(BaseModel):
-    """The content of one result file."""
+    """The content of one result file. ``saved`` counts the files that the rater has saved so far; 0 in a file of a page that did not count."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    format: int
-    study: str
+    format: Count
+    study: Hex
     rater: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    plan: Annotated[int, Field(ge=0)]
+    plan: Count
+    saved: Count = 0
     votes: list[RaterVote]
-    checksum: str
+    checksum: Hex
 
     def expected_checksum(self) -> str:
         """SHA-256 of the same text that the page hashes."""
+        head = [str(self.format), self.study, self.rater, str(self.plan), *([str(self.saved)] if self.saved else [])]
         lines = [" ".join(str(value) for value in vote.model_dump().values()) for vote in self.votes]
-        text = "\n".join([str(self.format), self.study, self.rater, str(self.plan), *lines])
+        text = "\n".join([*head, *lines])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -154,20 +166,47 @@ def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
 
 
 def _parsed(path: Path) -> RaterResult:
-    try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise RejectRow("too_large", f"{size} bytes; a result file has a few KB, at most {MAX_BYTES}")
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RejectRow("unreadable", f"cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise RejectRow("not_json", f"not a result file of the study's page: {error}") from error
+    """The content of a file as the page saves it. A mark of the byte order, and UTF-16 or UTF-32, are read: mail programs and editors write them."""
+    raw = _json(_bytes(path))
     try:
         return RaterResult.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(file)"
+        where = plain_text(".".join(str(part) for part in first["loc"])[:80]) or "(file)"
         raise RejectRow("not_a_result", f"not what the study's page writes: {where}: {first['msg']}") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise RejectRow("too_large", f"{path.stat().st_size} bytes; a result file has a few KB, at most {MAX_BYTES}")
+    except OSError as error:
+        raise RejectRow("unreadable", f"cannot be read: {error.strerror}") from error
+    return data
+
+
+def _json(data: bytes) -> Any:
+    """Also what is valid JSON in Python but nothing the page writes is refused: a key twice, NaN, a number of 5,000 digits, 100,000 brackets."""
+    try:
+        text = data.decode(json.detect_encoding(data))
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RejectRow("not_json", f"not a result file of the study's page: {plain_text(str(error))}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key[:80]!r} is given twice")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _checked(result: RaterResult, key: Key) -> RaterResult:
@@ -201,18 +240,25 @@ def _checked(result: RaterResult, key: Key) -> RaterResult:
 
 
 def _one_per_rater(read: Sequence[ResultFile]) -> tuple[list[ResultFile], list[Refusal]]:
-    """Of several files of one rater, the one with most answers: a rater who saves, goes on and saves again leaves two files."""
+    """Of several files of one rater, the one saved last: a rater who saves, changes an answer or goes on, and saves again leaves two files.
+
+    Of files with the same count the one with most answers counts.
+    """
     by_rater: dict[str, list[ResultFile]] = {}
-    for file in sorted(read, key=lambda file: (-len(file.result.votes), str(file.path))):
+    for file in sorted(read, key=lambda file: (-file.result.saved, -len(file.result.votes), str(file.path))):
         by_rater.setdefault(file.result.rater, []).append(file)
     taken = [files[0] for _, files in sorted(by_rater.items())]
     doubled = [
         Refusal(
             path=other.path,
             reason="duplicate",
-            detail=f"another file of rater {rater} counts: {first.path.name} has {len(first.result.votes)} answers, this file {len(other.result.votes)}",
+            detail=f"another file of rater {rater} counts: {printable(first.path.name)}, {_place(first)}. This file: {_place(other)}.",
         )
         for rater, (first, *others) in by_rater.items()
         for other in others
     ]
     return taken, doubled
+
+
+def _place(file: ResultFile) -> str:
+    return f"number {file.result.saved} that the rater saved, with {len(file.result.votes)} answers"

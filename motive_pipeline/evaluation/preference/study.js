@@ -8,24 +8,35 @@ const KEYS = { ArrowLeft: "left", ArrowDown: "tie", ArrowRight: "right" };
 const invited = new URLSearchParams(location.search).get("rater") || "";
 const memory = `preference study ${study.study} ${invited}`;
 
-let state = remembered();
+let state = stored() || newPerson();
 let now = { turn: -1, player: null, shownAt: 0 };
 let ahead = { turn: -1, player: null };
-
-function remembered() {
-  try {
-    const kept = JSON.parse(localStorage.getItem(memory));
-    if (kept && Number.isInteger(kept.plan) && study.plans[kept.plan] && kept.votes) return kept;
-  } catch { /* no readable state: start as a new rater */ }
-  return newPerson();
-}
 
 function newPerson() {
   const url = URL.createObjectURL(new Blob()); // ends with a unique id from the browser
   URL.revokeObjectURL(url);
   const rater = sha256(url).slice(0, 16);
   const number = /^[1-9]\d{0,5}$/.test(invited) ? Number(invited) - 1 : parseInt(rater.slice(0, 8), 16);
-  return { rater, plan: number % Math.max(1, study.plans.length), votes: {} };
+  return { rater, plan: number % Math.max(1, study.plans.length), saved: 0, votes: {} };
+}
+
+// The answers that this browser has; null without any that can be read. Another tab may have written them.
+function stored() {
+  try {
+    return readable(localStorage.getItem(memory));
+  } catch {
+    return null;
+  }
+}
+
+function readable(text) {
+  try {
+    const { rater, plan, saved, votes } = JSON.parse(text);
+    if (!Number.isInteger(plan) || !study.plans[plan] || !votes) return null;
+    return { rater, plan, saved: saved || 0, votes };
+  } catch {
+    return null;
+  }
 }
 
 function keep() {
@@ -35,6 +46,33 @@ function keep() {
     part("unkept").hidden = false;
   }
 }
+
+// Take what other tabs of this browser have written. False if one of them started over as another person, whom this tab then follows.
+function catchUp(theirs) {
+  if (!theirs) return true;
+  if (theirs.rater !== state.rater) {
+    state = theirs;
+    closePlayers();
+    welcome();
+    return false;
+  }
+  state = merged(state, theirs);
+  return true;
+}
+
+function merged(ours, theirs) {
+  const votes = { ...theirs.votes };
+  for (const [turn, vote] of Object.entries(ours.votes)) votes[turn] = turn in votes ? later(vote, votes[turn]) : vote;
+  return { ...ours, saved: Math.max(ours.saved, theirs.saved), votes };
+}
+
+// Of two answers to one pair the one given later. The text decides between equal orders, so that all tabs agree.
+function later(vote, other) {
+  const order = (vote.order || 0) - (other.order || 0) || (JSON.stringify(vote) > JSON.stringify(other) ? 1 : -1);
+  return order > 0 ? vote : other;
+}
+
+const nextOrder = () => 1 + Math.max(0, ...Object.values(state.votes).map((vote) => vote.order || 0));
 
 const turns = () => study.plans[state.plan] || [];
 const answered = () => Object.keys(state.votes).length;
@@ -108,7 +146,8 @@ function vote(choice) {
     say(part("hint").textContent);
     return;
   }
-  state.votes[turn] = { choice, plays: player.plays, ms: Math.round(performance.now() - now.shownAt) };
+  if (!catchUp(stored())) return;
+  state.votes[turn] = { choice, plays: player.plays, ms: Math.round(performance.now() - now.shownAt), order: nextOrder() };
   keep();
   const later = turns().findIndex((_, other) => other > turn && !(other in state.votes));
   const next = later >= 0 ? later : firstOpen();
@@ -116,32 +155,52 @@ function vote(choice) {
   else finish();
 }
 
-function finish() {
+function closePlayers() {
   now.player?.close();
   ahead.player?.close();
   now.player = ahead.player = null;
   ahead.turn = -1;
-  const missing = turns().length - answered();
-  part("outcome").textContent = missing
-    ? `You have answered ${answered()} of ${turns().length} pairs. Your answers count; you can also continue.`
-    : `You have answered all ${turns().length} pairs. Thank you!`;
-  part("go-on").hidden = !missing;
+}
+
+function finish() {
+  closePlayers();
+  summarize();
   show("end");
   say(part("outcome").textContent);
   part("save").focus();
 }
 
-// The checksum is taken of the same text as in results.py.
+function summarize() {
+  const missing = turns().length - answered();
+  part("outcome").textContent = missing
+    ? `You have answered ${answered()} of ${turns().length} pairs. Your answers count; you can also continue.`
+    : `You have answered all ${turns().length} pairs. Thank you!`;
+  part("go-on").hidden = !missing;
+}
+
+// `saved` counts the files of this rater: the last one holds the answers in force. The checksum is taken of the same text as in results.py.
 function result() {
-  const votes = turns()
-    .map((_, turn) => ({ turn, left: names(turn)[0], right: names(turn)[1], ...state.votes[turn] }))
-    .filter((each) => each.choice);
-  const head = { format: study.format, study: study.study, rater: state.rater, plan: state.plan };
+  const given = turns().map((_, turn) => turn).filter((turn) => state.votes[turn]?.choice);
+  const votes = given.map((turn) => {
+    const { choice, plays, ms } = state.votes[turn];
+    return { turn, left: names(turn)[0], right: names(turn)[1], choice, plays, ms };
+  });
+  const head = { format: study.format, study: study.study, rater: state.rater, plan: state.plan, saved: state.saved };
   const lines = votes.map((each) => [each.turn, each.left, each.right, each.choice, each.plays, each.ms].join(" "));
   return { ...head, votes, checksum: sha256([...Object.values(head), ...lines].join("\n")) };
 }
 
+// False if this tab now follows another person, whose answers nobody asked for.
+function count() {
+  if (!catchUp(stored())) return false;
+  state.saved += 1;
+  keep();
+  summarize();
+  return true;
+}
+
 function save() {
+  if (!count()) return;
   const link = document.createElement("a");
   const file = new Blob([`${JSON.stringify(result(), null, 1)}\n`], { type: "application/json" });
   link.href = URL.createObjectURL(file);
@@ -154,6 +213,7 @@ function save() {
 }
 
 async function copy() {
+  if (!count()) return;
   const text = part("text");
   text.hidden = false;
   text.value = JSON.stringify(result());
@@ -167,6 +227,7 @@ async function copy() {
 }
 
 function begin() {
+  if (!catchUp(stored())) return;
   keep();
   const turn = firstOpen();
   if (turn < 0) finish();
@@ -186,6 +247,13 @@ function welcome() {
   part("nothing").hidden = turns().length > 0;
   part("progress").max = turns().length || 1;
   show("start");
+}
+
+function redraw() {
+  part("progress").value = answered();
+  if (!part("start").hidden) welcome();
+  if (!part("end").hidden) summarize();
+  if (now.player) refresh();
 }
 
 function togglePause() {
@@ -208,7 +276,17 @@ part("copy").addEventListener("click", copy);
 part("another").addEventListener("click", () => {
   if (!confirm("The answers given on this device so far will be deleted. Has the file been saved?")) return;
   state = newPerson();
+  keep();
   welcome();
+});
+
+// Another tab has written. If it had not yet seen this tab's answers, both are written again.
+addEventListener("storage", (event) => {
+  if (event.key !== memory) return;
+  const theirs = readable(event.newValue);
+  if (!theirs || !catchUp(theirs)) return;
+  if (JSON.stringify(state) !== JSON.stringify(theirs)) keep();
+  redraw();
 });
 
 document.addEventListener("keydown", (event) => {

@@ -13,6 +13,7 @@ import pandas as pd
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import Refusal, ResultFile, load_results, result_files, results_folder
 from motive_pipeline.evaluation.preference.statistics import krippendorff_alpha, sign_test, strengths, win_rate
+from motive_pipeline.files.file_stat import printable
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.scores import TABLES
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
@@ -115,7 +116,7 @@ def evaluate_study(
         strengths=_frame([vars(strength) for strength in ranked], STRENGTH_COLUMNS),
         agreement=krippendorff_alpha(votes),
         rejects=[
-            Reject(path=str(refusal.path), clip_id="", stage=STAGE, reason=refusal.reason, detail=refusal.detail)
+            Reject(path=printable(str(refusal.path)), clip_id="", stage=STAGE, reason=refusal.reason, detail=refusal.detail)
             for refusal in sorted([*refused, *failed], key=lambda refusal: str(refusal.path))
         ],
     )
@@ -139,7 +140,7 @@ def _rater_row(file: ResultFile, key: Key, min_catch_share: float) -> dict[str, 
         "catch_seen": len(catches),
         "failed": bool(catches) and sum(catches) < min_catch_share * len(catches),
         "median_s": float(pd.Series([vote.ms for vote in pairs], dtype="float64").median()) / 1000 if pairs else 0.0,
-        "file": file.path.name,
+        "file": printable(file.path.name),
     }
 
 
