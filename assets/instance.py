@@ -13,6 +13,7 @@ from pathlib import Path
 import dagster as dg
 
 from motive_pipeline.config import Config, load_config
+from motive_pipeline.config.folders import MAX_INSTANCE_BYTES, require_usable_folder
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic, run_history
 from motive_pipeline.storage.run_history import RunHistory
@@ -28,10 +29,11 @@ def instance_folder(config: Config) -> Path:
     below its ``storage.state``.
 
     Raises:
-        MotiveError: the folder belongs to another root, or the root to another instance.
+        MotiveError: the folder belongs to another root, or the root to another instance, or Dagster cannot use the folder's path.
     """
     committed = config.file.parent / "dagster_home"
     if config.file.name == "motive.yaml" and (committed / "dagster.yaml").exists():
+        require_usable_folder("the Dagster instance", committed, MAX_INSTANCE_BYTES)
         folder = committed
     else:
         assert config.storage.state is not None
@@ -40,7 +42,7 @@ def instance_folder(config: Config) -> Path:
         if not (folder / "dagster.yaml").exists():
             shutil.copyfile(TEMPLATE, folder / "dagster.yaml")
     marker = folder / BOUND_TO
-    root = str(config.storage.root)
+    root = str(config.storage.root).rstrip(" \n")  # as the marker below is read
     if not marker.exists() or not marker.read_bytes().strip(b"\0 \n"):
         atomic.write_bytes(marker, (root + "\n").encode())
     bound = marker.read_text(encoding="utf-8").strip("\0 \n") or root

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from motive_pipeline.config import Clips, Config, Queries, Storage, load_config
+from motive_pipeline.config.folders import require_usable_folders
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.workspace import Workspace
 
@@ -91,4 +92,6 @@ def open_root(where: str | Path | None = None) -> Root:
     if not (folder / "published").is_dir():
         raise MotiveError(f"{folder} is no root: it has no folder `published`. Name the folder of `storage.root`, or the config file.")
     unused = {"clips": Clips(source="demo"), "queries": Queries(source="demo")}  # reading needs no more of a config than where the root is
-    return Root(Workspace(Config(storage=Storage(root=folder, state=folder / "state"), **unused)))
+    config = Config(storage=Storage(root=folder, state=folder / "state"), **unused)
+    require_usable_folders(config)
+    return Root(Workspace(config))

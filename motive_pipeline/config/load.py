@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from motive_pipeline.config.error_text import error_text
 from motive_pipeline.config.fingerprints import Config
+from motive_pipeline.config.folders import require_usable_folders
 from motive_pipeline.config.paths import resolve_paths
 from motive_pipeline.errors import ConfigError
 
@@ -46,5 +47,6 @@ def parse_config(text: str, file: Path) -> Config:
     except ValidationError as error:
         raise ConfigError(error_text(error, file)) from error
     config = resolve_paths(config, file.parent)
+    require_usable_folders(config)
     config._file = file
     return config

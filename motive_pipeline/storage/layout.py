@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def require_known_layout(root: Path) -> None:
     if found < LAYOUT:
         raise MotiveError(
             f"{root} was written by an older version of motive-pipeline (layout {found}; this one writes {LAYOUT}), which this one cannot read. Start "
-            f"a new root: `mv '{root}' '{root}.layout{found}' && motive run`, or set storage.root to another folder. Nothing was changed."
+            f"a new root: `mv {shlex.quote(str(root))} {shlex.quote(f'{root}.layout{found}')} && motive run`, or set storage.root to another folder. Nothing was changed."
         )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import filecmp
+import glob
 import logging
 import os
 import re
@@ -201,7 +202,8 @@ class ScoreTables:
         version = self._held_version()
         connection = duckdb.connect(":memory:")
         create_views(connection, _views(version))
-        connection.execute(f"SET allowed_directories=[{_quote(str(self.folder))}]")
+        allowed = ", ".join(map(_quote, {str(self.folder), glob.escape(str(self.folder))}))  # DuckDB checks the patterns, too
+        connection.execute(f"SET allowed_directories=[{allowed}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
         try:
@@ -277,7 +279,9 @@ class ScoreTables:
 def _views(version: Path) -> dict[str, str]:
     """The views over ``version``: name -> SELECT."""
     views = {
-        table: f"SELECT * FROM read_parquet({_quote(str(version / table / '*.parquet'))})" for table in TABLES if (version / table).is_dir()
+        table: f"SELECT * FROM read_parquet({_quote(glob.escape(str(version / table)) + '/*.parquet')})"
+        for table in TABLES
+        if (version / table).is_dir()
     }
     return {"clip_flags": _NO_FLAGS} | views | {"clips": _CLIPS_VIEW}
 

@@ -21,6 +21,9 @@ from motive_pipeline.storage.digest import digest
 
 log = logging.getLogger(__name__)
 
+STORAGE_VERSION = "v1.2.0"
+"""DuckDB's storage format of the file: every DuckDB from this version on opens it, whatever version writes it."""
+
 
 class ViewsFile:
     """The file at ``path``. ``<state>/views/`` holds a second name of each version's file, which shows whether it is still open."""
@@ -33,7 +36,7 @@ class ViewsFile:
 
     def show(self, version: Path, views: Mapping[str, str]) -> None:
         """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user is writing to it or has objects in it."""
-        second_name = self._names / f"{version.name}-{digest(str(version))[:8]}.duckdb"
+        second_name = self._names / f"{version.name}-{digest(STORAGE_VERSION, sorted(views.items()))[:8]}.duckdb"
         if _same_file(self.path, second_name) and _is_database(self.path):
             return
         if reason := self._reason_to_keep(set(views)):
@@ -97,7 +100,7 @@ class ViewsFile:
         atomic.make_folder(self.path.parent)
         temp = self._temp("new")
         try:
-            with duckdb.connect(str(temp)) as connection:
+            with duckdb.connect(str(temp), config={"storage_compatibility_version": STORAGE_VERSION}) as connection:
                 create_views(connection, views)
             yield temp
         finally:

@@ -83,7 +83,7 @@ def test_a_root_inside_another_root_is_refused_and_one_around_another_too(tmp_pa
 def test_an_older_root_is_refused_with_the_command_that_starts_a_new_one(tmp_path):
     root = tmp_path / "root"
     atomic.write_json(root / FILE, {"layout": LAYOUT - 1})
-    with pytest.raises(MotiveError, match=rf"older version.*mv '{root}' '{root}.layout{LAYOUT - 1}' && motive run"):
+    with pytest.raises(MotiveError, match=rf"older version.*mv {root} {root}.layout{LAYOUT - 1} && motive run"):
         Workspace(config_at(tmp_path, root=root))
 
 

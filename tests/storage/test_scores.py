@@ -58,6 +58,27 @@ def test_the_file_opens_from_another_folder(scores, tmp_path, monkeypatch):
         assert shell.execute("SELECT count(*) FROM subsets").fetchone() == (1,)
 
 
+def test_the_file_opens_in_every_duckdb_from_1_2_on(scores):
+    """DuckDB refuses a file whose header has a higher number than its own: 64 up to 1.1, 65 for 1.2."""
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    header = scores.duckdb_file.read_bytes()[:20]
+    assert header[8:12] == b"DUCK"
+    assert int.from_bytes(header[12:20], "little") <= 65
+    with duckdb.connect(str(scores.duckdb_file), read_only=True) as shell:
+        (tags,) = shell.execute("SELECT tags FROM duckdb_databases() WHERE NOT internal").fetchone() or ({},)
+        assert str(tags["storage_version"]).startswith("v1.2"), "as DuckDB names it"
+
+
+def test_a_file_in_a_newer_format_is_written_again_for_the_same_version(scores, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.storage.views.STORAGE_VERSION", "latest")
+    scores.publish({("subsets", "motive"): subset("motive", "a")})
+    assert int.from_bytes(scores.duckdb_file.read_bytes()[12:20], "little") > 65
+    monkeypatch.undo()
+    scores.refresh_views()
+    assert int.from_bytes(scores.duckdb_file.read_bytes()[12:20], "little") <= 65
+    assert len(list((scores.duckdb_file.parent / "views").iterdir())) == 2, "the old one stays until the next version, for shells"
+
+
 def test_a_users_table_is_never_lost(scores, caplog):
     scores.publish({("subsets", "motive"): subset("motive", "old")})
     with duckdb.connect(str(scores.duckdb_file)) as shell:
