@@ -18,6 +18,7 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import RunFailureReason
+from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
@@ -31,6 +32,7 @@ __all__ = [
     "AssetGraph",
     "CheckError",
     "DagsterExecutionInterruptedError",
+    "LaunchRunContext",
     "Reason",
     "Staleness",
     "is_valid_cron_schedule",

@@ -78,4 +78,4 @@ def hint_upstream(blocked: dg.AssetKey, blockers: list[str], selected: set[dg.As
     """How to select what ``blocked`` waits for, when the selection left it out; else nothing."""
     if set(blockers) <= {asset_name(key) for key in selected}:
         return ""
-    return f", which --select leaves out; '+key:\"{asset_name(blocked)}\"' takes it with all that it is made from (`+` before a bare name goes one step only)"
+    return f", outside --select; '+key:\"{asset_name(blocked)}\"' takes all that it is made from, too (`+` before a bare name goes one step only)"

@@ -73,6 +73,6 @@ def test_what_waits_for_an_asset_outside_the_selection_is_blocked_with_a_hint_ho
     outcome = Project(tmp_path).motive("run", "--json", "--select", "+curated_subset/motive")
     assert outcome.code == 1
     assert {run["status"] for run in outcome.assets.values()} == {"blocked"}
-    assert "which --select leaves out" in outcome.err
+    assert "outside --select" in outcome.err
     assert """'+key:"curated_subset/motive"'""" in outcome.err
     assert "Traceback" not in outcome.err
