@@ -18,17 +18,21 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import RunFailureReason
+from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
 from dagster._utils.schedules import is_valid_cron_schedule
+from dagster_shared.check import CheckError
 
 TESTED = ">=1.13,<1.14"
 
 __all__ = [
     "TESTED",
     "AssetGraph",
+    "CheckError",
     "DagsterExecutionInterruptedError",
+    "LaunchRunContext",
     "Reason",
     "Staleness",
     "is_valid_cron_schedule",

@@ -8,11 +8,12 @@ from typing import Any
 
 import dagster as dg
 
-from assets.dagster_internals import AssetGraph, DagsterExecutionInterruptedError, was_interrupted
+from assets.dagster_internals import DagsterExecutionInterruptedError, was_interrupted
 from assets.dead_runs import BY_SHELL, cancel_runs, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.instance import claim_root, open_instance
 from assets.names import asset_key, asset_name
+from assets.selection import hint_upstream, selected_assets
 from assets.staleness import failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -67,7 +68,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
     run left without an answer are run by themselves.
 
     Raises:
-        MotiveError: the selection names nothing, another run holds the root, or a source cannot be observed.
+        MotiveError: a part of the selection matches nothing, another run holds the root, or a source cannot be observed.
         KeyboardInterrupt: it was stopped. The run is marked as canceled, and nothing as failed; what was committed is kept.
     """
     workspace = Workspace(config)
@@ -80,7 +81,8 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
             log.warning("the run %s had died; it is marked as failed now, and what it had committed is kept", dead)
         definitions = build_definitions(config, workspace)
         graph = definitions.resolve_asset_graph()
-        selected = _selected(graph, selection)
+        everything = set(graph.materializable_asset_keys)
+        selected = everything if selection is None else selected_assets(graph, workspace.graph, selection)
         _observe(definitions, instance, workspace)
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
@@ -103,25 +105,12 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
             blockers = sorted(asset_name(up) for up in _ancestors(workspace, key) & stale)
             if blockers:
                 report.assets[asset_name(key)].status = "blocked"
-                report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}"
+                report.assets[asset_name(key)].error = f"waits for {', '.join(blockers)}{hint_upstream(key, blockers, selected)}"
         checks = {check for check in unanswered_checks(graph, instance) if check.asset_key in selected - stale}
         if checks:
             log.info("running the checks %s", ", ".join(sorted(check.name for check in checks)))
             _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), instance, workspace)
     return report
-
-
-def _selected(graph: AssetGraph, selection: str | None) -> set[dg.AssetKey]:
-    everything = set(graph.materializable_asset_keys)
-    if selection is None:
-        return everything
-    try:
-        chosen = dg.AssetSelection.from_string(selection).resolve(graph)
-    except (dg.DagsterError, ValueError) as error:
-        raise MotiveError(f"--select {selection!r}: {error}") from error
-    if not chosen & everything:
-        raise MotiveError(f"--select {selection!r} names no asset. There are: {', '.join(sorted(map(asset_name, everything)))}")
-    return set(chosen) & everything
 
 
 def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:

@@ -56,9 +56,9 @@ class Root:
         """The result of one SELECT statement over the score tables; ``SHOW TABLES`` lists them.
 
         Raises:
-            MotiveError: nothing was published yet, or DuckDB does not accept the statement.
+            MotiveError: nothing was published yet, DuckDB does not accept the statement, or it fails.
         """
-        return self._workspace.scores.query(query).df()
+        return self._workspace.scores.read(query, lambda rows: rows.df())
 
     def path(self, asset: str) -> Path:
         """The folder of what ``asset`` (``projected_gradients/motive``) has published: a Zarr group, Parquet tables, a model.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, NotPublished
@@ -24,6 +25,9 @@ from motive_pipeline.storage.disk_errors import storage_trouble
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Errors go to stderr, and the exit code is 0 only on success."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a caption in letters that the terminal does not have is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     _log_progress(quiet=getattr(arguments, "quiet", False))
     with stoppable() as exit_code:
@@ -82,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    sql.add_argument("--timeout", type=_positive, default=600.0, metavar="SECONDS", help="stop a query that takes longer (default: 600)")
+    sql.add_argument("--memory-gb", type=_positive, default=4.0, metavar="GB", help="stop a query that needs more memory (default: 4)")
     explain = command(
         "explain", _explain, "Show why a clip was or was not chosen, or which clips a query votes for, and write a page with pictures."
     )
@@ -131,6 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only list (the default)")
     command("doctor", _doctor, "Check versions, settings, video codecs, model, memory, GPU and disk. Changes nothing.", needs_config=False)
     return parser
+
+
+def _positive(text: str) -> float:
+    """``text`` as a number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
 
 
 def _write_demo(arguments: argparse.Namespace) -> None:
@@ -220,18 +234,29 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _sql(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.storage.reading import Limits, memory_limited
     from motive_pipeline.storage.workspace import Workspace
 
-    workspace = Workspace(config)
-    _note_other_settings(workspace)
-    relation = workspace.scores.query(arguments.query)
-    if arguments.format == "table":
-        relation.show(max_width=200, max_rows=1000)
-    elif arguments.format == "csv":
-        relation.df().to_csv(sys.stdout, index=False)
-    else:
-        print(relation.df().to_json(orient="records", date_format="iso"))
+    limits = Limits(timeout_s=arguments.timeout, memory_gb=arguments.memory_gb)
+    with memory_limited(limits):
+        workspace = Workspace(config)
+        _note_other_settings(workspace)
+        _print_rows(workspace.scores.read, limits, arguments)
     return 0
+
+
+def _print_rows(read: Callable[..., Any], limits: Any, arguments: argparse.Namespace) -> None:
+    """Print what the query gives, in the form asked for. Nothing is printed when it fails."""
+    if arguments.format == "table" and (sys.stdout.encoding or "").lower().startswith("utf"):
+        read(arguments.query, lambda rows: rows.show(max_width=200, max_rows=1000), limits)
+        return
+    frame = read(arguments.query, lambda rows: rows.df(), limits)
+    if arguments.format == "table":  # DuckDB draws its tables with lines that this terminal does not have
+        print(frame.to_string(max_rows=1000, index=False))
+    elif arguments.format == "csv":
+        frame.to_csv(sys.stdout, index=False)
+    else:
+        print(frame.to_json(orient="records", date_format="iso"))
 
 
 def _note_other_settings(workspace) -> None:

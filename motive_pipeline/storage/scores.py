@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import Files, altered, file_hash, files_of, missing_or_cut
+from motive_pipeline.storage.reading import Limits, Result, fetched, open_tables, select
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
-from motive_pipeline.storage.views import ViewsFile, create_views
+from motive_pipeline.storage.views import ViewsFile
 
 log = logging.getLogger(__name__)
 
@@ -194,27 +195,27 @@ class ScoreTables:
         self._prune()
 
     def query(self, sql: str) -> duckdb.DuckDBPyRelation:
-        """Run one read-only statement on the current version.
+        """One read-only statement on the current version; it runs when its rows are fetched.
 
         Raises:
             MotiveError: nothing was published yet, or the statement is not one that DuckDB accepts.
         """
+        return select(self._tables(Limits()), sql)
+
+    def read(self, sql: str, fetch: Callable[[duckdb.DuckDBPyRelation], Result], limits: Limits | None = None) -> Result:
+        """What ``fetch`` makes of the rows of one read-only statement on the current version.
+
+        Raises:
+            MotiveError: as :meth:`query`; or the statement fails while it runs, or exceeds ``limits``.
+        """
+        limits = limits or Limits()
+        connection = self._tables(limits)
+        relation = select(connection, sql)
+        return fetched(connection, lambda: fetch(relation), limits)
+
+    def _tables(self, limits: Limits) -> duckdb.DuckDBPyConnection:
         version = self._held_version()
-        connection = duckdb.connect(":memory:")
-        create_views(connection, _views(version))
-        allowed = ", ".join(map(_quote, {str(self.folder), glob.escape(str(self.folder))}))  # DuckDB checks the patterns, too
-        connection.execute(f"SET allowed_directories=[{allowed}]")
-        connection.execute("SET enable_external_access=false")
-        connection.execute("SET lock_configuration=true")
-        try:
-            statements = duckdb.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type not in (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN):
-                raise MotiveError("motive sql takes one SELECT statement (also SHOW, DESCRIBE, SUMMARIZE): the scores are read-only")
-            relation = connection.sql(sql)
-        except duckdb.Error as error:
-            raise MotiveError(f"SQL: {error}") from error
-        assert relation is not None
-        return relation
+        return open_tables(version, _views(version), limits)
 
     def refresh_views(self) -> None:
         """Make ``scores.duckdb`` show the current version at the root's present path (see :meth:`ViewsFile.show`)."""

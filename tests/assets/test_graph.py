@@ -178,7 +178,7 @@ def test_select_runs_exactly_what_is_stale_among_them(project):
     assert {run["status"] for run in project.run().assets.values()} == {"unchanged"}
     wrong = project.motive("run", "--select", 'key:"nonsense"')
     assert wrong.code == 1
-    assert "names no asset" in wrong.err
+    assert "there is no asset 'nonsense'" in wrong.err
 
 
 @pytest.mark.parametrize(("format_", "expected"), [("json", '[{"n":18}]'), ("csv", "n\n18"), ("table", "18")])

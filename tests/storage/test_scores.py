@@ -106,24 +106,6 @@ def test_only_the_last_versions_are_kept(scores):
     assert len(list(scores.folder.glob("v*"))) == KEEP_VERSIONS
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "DELETE FROM subsets",
-        "COPY subsets TO '/tmp/x.csv'",
-        "SELECT 1; SELECT 2",
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELEC 1",
-        "DROP VIEW subsets",
-    ],
-)
-def test_anything_but_one_select_on_the_scores_is_refused(scores, sql):
-    scores.publish({("subsets", "motive"): subset("motive", "a")})
-    with pytest.raises(MotiveError):
-        scores.query(sql).fetchall()
-    assert rows(scores, "SELECT count(*) FROM subsets") == [(1,)]
-
-
 def test_no_scores_yet_says_what_to_do(scores):
     with pytest.raises(MotiveError, match="motive run"):
         scores.query("SELECT 1")
