@@ -19,6 +19,10 @@ class WorkerChannel:
         self._socket = end
         self._incoming = end.makefile("rb")
 
+    def give_up_after(self, seconds: float) -> None:
+        """From now on :meth:`send` and :meth:`receive` raise TimeoutError when the other end takes longer than this."""
+        self._socket.settimeout(seconds)
+
     def send(self, header: dict[str, Any], array: np.ndarray | None = None) -> None:
         """Send ``header`` and, if given, a ``uint8`` array.
 

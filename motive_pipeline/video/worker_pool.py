@@ -25,6 +25,9 @@ from motive_pipeline.video.worker_channel import WorkerChannel
 MAX_TASKS = 20_000
 """A worker is replaced after this many tasks, in case a decoder leaks memory."""
 
+UNANSWERED_S = 60.0
+"""How long after its time limit a worker may take to say so. One that waits for a dead network disk cannot end itself."""
+
 _PACKAGES = Path(__file__).resolve().parents[2]
 
 
@@ -53,6 +56,7 @@ class _Worker:
         replies: list[Reply] = []
         while len(replies) < len(tasks):
             channel = self._started()
+            channel.give_up_after(timeout_s + UNANSWERED_S)
             try:
                 for task in tasks[len(replies) :]:
                     window = task.file.window.fields() if task.file.window else None
@@ -60,6 +64,9 @@ class _Worker:
                     channel.send({"task": task.task, **place, "arguments": task.arguments, "timeout_s": timeout_s})
                 while len(replies) < len(tasks):
                     replies.append(_reply(*channel.receive()))
+            except TimeoutError:
+                self._abandon()
+                replies.append(_too_long(timeout_s))
             except (EOFError, OSError):
                 replies.append(_death(self._ended(), timeout_s))
         self._num_tasks += len(tasks)
@@ -100,6 +107,14 @@ class _Worker:
             self._process.kill()
             return self._process.wait()
 
+    def _abandon(self) -> None:
+        """Kill the process without waiting for its end: one that waits for a disk ends only when the disk answers."""
+        assert self._process is not None
+        assert self._channel is not None
+        self._process.kill()
+        self._channel.close()
+        self._channel = None
+
 
 def _reply(header: dict[str, Any], array: np.ndarray | None) -> Reply:
     if "reject" in header:
@@ -111,9 +126,13 @@ def _reply(header: dict[str, Any], array: np.ndarray | None) -> Reply:
 def _death(code: int, timeout_s: float) -> RejectRow:
     """The rejection of the task in which a process died. It is transient: a busy machine or a full memory may have been the cause."""
     if code == -signal.SIGALRM:
-        return RejectRow("decode_timeout", f"reading took more than {timeout_s:g} s (engine.decode_timeout_s)", transient=True)
+        return _too_long(timeout_s)
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     return RejectRow("decoder_crash", f"the process that read it died ({how})", transient=True)
+
+
+def _too_long(timeout_s: float) -> RejectRow:
+    return RejectRow("decode_timeout", f"reading took more than {timeout_s:g} s (engine.decode_timeout_s)", transient=True)
 
 
 class DecodePool:

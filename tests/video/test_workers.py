@@ -138,6 +138,22 @@ def test_a_worker_is_replaced_after_many_tasks_and_ends_with_the_run(clips, monk
     assert process.poll() == 0
 
 
+def test_a_worker_that_cannot_even_be_interrupted_is_given_up_after_its_time(clips, monkeypatch):
+    monkeypatch.setattr(workers_module, "UNANSWERED_S", 0.5)
+    pool = DecodePool(1, 5.0)
+    tasks = [Task(task="facts", file=MediaFile(path=path), arguments={}) for path in clips[:2]]
+    pool.submit(tasks[:1]).result()
+    stopped = pool._workers[0]._process
+    assert stopped is not None
+    stopped.send_signal(signal.SIGSTOP)  # no alarm reaches it, as if it waited for a disk
+    first, second = pool.submit(tasks).result()
+    assert isinstance(first, RejectRow)
+    assert (first.reason, first.transient) == ("decode_timeout", True)
+    assert not isinstance(second, RejectRow)
+    assert stopped.wait(timeout=10) == -signal.SIGKILL
+    pool.close()
+
+
 def test_workers_end_when_the_run_is_killed(clips, tmp_path):
     script = (
         "import sys, time; from pathlib import Path; from motive_pipeline.config import Engine\n"
