@@ -20,7 +20,7 @@ from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, pr
 from motive_pipeline.report.plots import Dots
 from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section
 from motive_pipeline.report.prompt_by_prompt import by_unit_table, counts, missing_videos, unit_texts
-from motive_pipeline.report.provenance_tables import rejects_table, settings_table, versions_table
+from motive_pipeline.report.provenance_tables import accounting, rejects_table, settings_table, versions_table
 from motive_pipeline.report.score_tables import arms_table, by_backend, differences_table, trainings_table
 from motive_pipeline.report.tables import (
     Number,
@@ -191,4 +191,5 @@ def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
         "prompts": len(prompts),
         "draws": ws.config.evaluate.held_out_draws,
         "lost_queries": lost_queries(ws) or "",
+        "accounting": accounting(ws),
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from motive_pipeline.catalog.accounting import accounted
 from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.report.tables import Table
@@ -27,6 +28,15 @@ def rejects_table(ws: Workspace) -> Table:
         caption="Files that a stage could not use. The table “rejects” (motive sql) lists each one with the reason in a sentence.",
         words=frozenset({1}),
     )
+
+
+def accounting(ws: Workspace) -> str:
+    """What became of every file of the clips' source, in a sentence."""
+    found = accounted(ws.published("clip_catalog"))
+    files = found.pop("files")
+    parts = " + ".join(f"{number} {name}" for name, number in found.items())
+    lost = "" if sum(found.values()) == files else f" These are {sum(found.values())}: files were lost."
+    return f"The clips' source: {files} files = {parts}.{lost}"
 
 
 def settings_table(ws: Workspace) -> Table:

@@ -200,6 +200,9 @@ class Workspace:
         is ``time.time()`` at the stage's start. A stage that computes row by row gives ``counts``. A stage that makes its table as a whole gives
         ``table_rows``, which count as reused if the same table was published before under the same settings. ``beside`` writes what belongs
         to the publication but must not be passed on with its data.
+
+        The order is: the folder, the score tables, the pointer. After a cut between the last two `motive sql` shows the new scores already; the asset is
+        stale, and the next run publishes it again.
         """
         reject_frame = pd.DataFrame([vars(reject) for reject in rejects], columns=list(REJECT_COLUMNS), dtype="object")
         fingerprint = self.config.fingerprint(self.graph.asset(asset).stage.name)

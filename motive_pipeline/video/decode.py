@@ -1,4 +1,4 @@
-"""Reads the frames of a clip. Every stage gets its window, frames and pixels from here.
+"""Reads the frames of a clip. Every stage gets its frames and pixels from here.
 
 Frames are taken at a constant rate by their time stamps, whatever the file's own rate, so that a displacement in pixels means the same
 speed in every clip. Reading starts at the clip's first frame and takes 4n+1 frames: as many as the rule asks for, or the most that the

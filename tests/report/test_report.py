@@ -165,6 +165,13 @@ def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
     assert "Each training by itself" in html
 
 
+def test_the_page_accounts_for_every_file_of_the_source(report):
+    for shown in (Page(report[1]).text, report[2]):
+        assert "The clips' source: 9 files = 9 clips + 0 merged duplicates + 0 rejects + 0 not videos." in shown.replace("\\", "").replace(
+            "’", "'"
+        )
+
+
 def test_stand_ins_are_labelled_and_never_called_vbench(report):
     text = Page(report[1]).text
     assert "dynamic_degree[dis]" in text
