@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
 from motive_pipeline.stopping import stoppable
 from motive_pipeline.storage.disk_errors import storage_trouble
+from motive_pipeline.visible_text import LAYOUT, VisibleFormatter, tell, visible_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,13 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a caption in letters that the terminal does not have is no reason to stop
             stream.reconfigure(errors="backslashreplace")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler("%(message)s")])
     _log_progress(quiet=getattr(arguments, "quiet", False))
     with stoppable() as exit_code:
         try:
             return _run_command(arguments)
         except KeyboardInterrupt:
-            print("motive: stopped; committed results are kept, and the next run continues from there", file=sys.stderr)
+            tell("motive: stopped; committed results are kept, and the next run continues from there", file=sys.stderr)
             return exit_code()
 
 
@@ -49,7 +51,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         config = load_config()
         return arguments.command(config, arguments)
     except MotiveError as error:
-        print(f"motive: {error}", file=sys.stderr)
+        tell(f"motive: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         sys.stderr.close()
@@ -58,7 +60,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         trouble = storage_trouble(error, config.storage.root, config.storage.state or config.storage.root) if config else None
         if trouble is None:
             raise
-        print(f"motive: {trouble}", file=sys.stderr)
+        tell(f"motive: {trouble}", file=sys.stderr)
         return 1
 
 
@@ -161,7 +163,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     failed = False
     for finding in examine():
-        print(finding, flush=True)
+        tell(finding, flush=True)
         failed = failed or finding.status == "fail"
     return 1 if failed else 0
 
@@ -179,11 +181,11 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.summary and report.ok:
         from motive_pipeline.report.stage import summary
 
-        print(summary(workspace))
+        tell(summary(workspace))
     if arguments.json:
         print(json.dumps({"assets": {name: run.as_json() for name, run in report.assets.items()}}))
     if warning := lost_queries(workspace):
-        print(f"motive: warning: {warning}", file=sys.stderr)
+        tell(f"motive: warning: {warning}", file=sys.stderr)
     return 0 if report.ok else 1
 
 
@@ -191,25 +193,25 @@ def _print_assets(report, seconds: float, file) -> None:
     """Print the assets that ran with their times and shares of the time, then the failures."""
     ran = {name: run for name, run in report.assets.items() if run.seconds or run.status in ("failed", "blocked")}
     if not ran:
-        print(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=file)
+        tell(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=file)
     else:
         width = max(map(len, ran))
-        print(f"\n{'asset':{width}}  {'status':9}  {'computed':>8} {'reused':>7} {'rejected':>8}  {'seconds':>7}  share", file=file)
+        tell(f"\n{'asset':{width}}  {'status':9}  {'computed':>8} {'reused':>7} {'rejected':>8}  {'seconds':>7}  share", file=file)
         for name, run in ran.items():
             share = run.seconds / seconds if seconds else 0.0
-            print(
+            tell(
                 f"{name:{width}}  {run.status:9}  {run.rows_computed:8d} {run.rows_reused:7d} {run.rows_rejected:8d}  {run.seconds:7.1f}  {share:5.1%}",
                 file=file,
             )
         inside = sum(run.seconds for run in ran.values())
-        print(
+        tell(
             f"{'start-up, observing, bookkeeping':{width}}  {'':36}  {seconds - inside:7.1f}  {(seconds - inside) / seconds:5.1%}",
             file=file,
         )
-        print(f"{'all':{width}}  {'':36}  {seconds:7.1f}", file=file)
+        tell(f"{'all':{width}}  {'':36}  {seconds:7.1f}", file=file)
     for name, run in report.assets.items():
         if run.status in ("failed", "blocked"):
-            print(f"motive: {name} {run.status}: {run.error}", file=sys.stderr)
+            tell(f"motive: {name} {run.status}: {run.error}", file=sys.stderr)
 
 
 def _plan(config: Config, arguments: argparse.Namespace) -> int:
@@ -220,16 +222,16 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
         print(json.dumps([vars(asset) for asset in planned]))
         return 0
     if not planned:
-        print("nothing is stale")
+        tell("nothing is stale")
         return 0
     width = max(len(asset.asset) for asset in planned)
     for asset in planned:
         rows = "" if asset.rows is None else f"{asset.rows} rows"
         cost = "no estimate yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
-        print(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
+        tell(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
     if any(asset.seconds is not None for asset in planned):
         seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in planned) for name in ("seconds", "device_hours", "disk_mb"))
-        print(f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs")
+        tell(f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs")
     return 0
 
 
@@ -248,13 +250,16 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
 def _print_rows(read: Callable[..., Any], limits: Any, arguments: argparse.Namespace) -> None:
     """Print what the query gives, in the form asked for. Nothing is printed when it fails."""
     if arguments.format == "table" and (sys.stdout.encoding or "").lower().startswith("utf"):
-        read(arguments.query, lambda rows: rows.show(max_width=200, max_rows=1000), limits)
+        with redirect_stdout(io.StringIO()) as shown:
+            read(arguments.query, lambda rows: rows.show(max_width=200, max_rows=1000), limits)
+        tell(shown.getvalue().removesuffix("\n"))
         return
     frame = read(arguments.query, lambda rows: rows.df(), limits)
     if arguments.format == "table":  # DuckDB draws its tables with lines that this terminal does not have
-        print(frame.to_string(max_rows=1000, index=False))
+        tell(frame.to_string(max_rows=1000, index=False))
     elif arguments.format == "csv":
-        frame.to_csv(sys.stdout, index=False)
+        text = frame.to_csv(index=False)
+        sys.stdout.write(visible_text(text, keep=LAYOUT) if sys.stdout.isatty() else text)
     else:
         print(frame.to_json(orient="records", date_format="iso"))
 
@@ -263,7 +268,7 @@ def _note_other_settings(workspace) -> None:
     from motive_pipeline.storage.published_settings import note_on_other_settings
 
     if note := note_on_other_settings(workspace):
-        print(f"motive: note: {note}", file=sys.stderr)
+        tell(f"motive: note: {note}", file=sys.stderr)
 
 
 def _explain(config: Config, arguments: argparse.Namespace) -> int:
@@ -273,8 +278,8 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
     workspace = Workspace(config)
     _note_other_settings(workspace)
     file, text = write_explanation(workspace, arguments.name, file=Path(arguments.out) if arguments.out else None)
-    print(text)
-    print(f"Page: {file}")
+    tell(text)
+    tell(f"Page: {file}")
     return 0
 
 
@@ -286,19 +291,19 @@ def _export(config: Config, arguments: argparse.Namespace) -> int:
     try:
         stale = next((asset for asset in plan(config) if asset.asset == f"curated_subset/{arguments.arm}"), None)
     except MotiveError as error:  # the export is possible all the same
-        print(f"motive: note: cannot check whether the subset is up to date: {error}", file=sys.stderr)
+        tell(f"motive: note: cannot check whether the subset is up to date: {error}", file=sys.stderr)
     else:
         if stale is not None:
-            print(
+            tell(
                 f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}). The last published "
                 "subset is exported; `motive run` brings it up to date",
                 file=sys.stderr,
             )
     found = export_subset(Workspace(config), arguments.arm, Path(arguments.to), arguments.trainer, videos=arguments.videos)
     for warning in found.warnings:
-        print(f"motive: note: {warning}", file=sys.stderr)
-    print(f"{found.num_clips} clips in {found.folder}" + ("" if found.num_written else " (nothing new to write)"))
-    print(f"Use: {found.use}")
+        tell(f"motive: note: {warning}", file=sys.stderr)
+    tell(f"{found.num_clips} clips in {found.folder}" + ("" if found.num_written else " (nothing new to write)"))
+    tell(f"Use: {found.use}")
     return 0
 
 
@@ -307,15 +312,15 @@ def _fetch(arguments: argparse.Namespace) -> int:
         from motive_pipeline.evaluation.vbench.fetch import fetch_vbench
 
         for line in fetch_vbench(load_config(), with_weights=arguments.weights):
-            print(line)
+            tell(line)
         return 0
     from motive_pipeline.fetch import fetch
     from motive_pipeline.pinned import PINNED
 
     pinned = PINNED[arguments.what]
     for file in fetch(pinned):
-        print(file)
-    print(f"{pinned.name} {pinned.version} is complete and as pinned ({pinned.terms})")
+        tell(file)
+    tell(f"{pinned.name} {pinned.version} is complete and as pinned ({pinned.terms})")
     return 0
 
 
@@ -345,8 +350,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     with workspace.lock.holding(wait_s=1.0, who="motive verify"):
         checked = check_store(workspace)
     for problem in checked.problems:
-        print(problem)
-    print(checked.summary())
+        tell(problem)
+    tell(checked.summary())
     return 1 if checked.problems else 0
 
 
@@ -356,9 +361,9 @@ def _gc(config: Config, arguments: argparse.Namespace) -> int:
     delete = arguments.delete and not arguments.dry_run
     found = collect(config, delete=delete)
     for each in found:
-        print(f"{each.num_bytes / 1e6:10.1f} MB  {each.path}  ({each.why})")
+        tell(f"{each.num_bytes / 1e6:10.1f} MB  {each.path}  ({each.why})")
     total = sum(each.num_bytes for each in found) / 1e6
-    print(f"{total:10.1f} MB in total, {'removed' if delete else 'not removed: --delete removes it' if found else 'nothing is unused'}")
+    tell(f"{total:10.1f} MB in total, {'removed' if delete else 'not removed: --delete removes it' if found else 'nothing is unused'}")
     return 0
 
 
@@ -366,9 +371,13 @@ def _log_progress(*, quiet: bool) -> None:
     logger = logging.getLogger("motive_pipeline")
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
+    logger.addHandler(_handler("%(asctime)s %(message)s"))
+
+
+def _handler(pattern: str) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
+    handler.setFormatter(VisibleFormatter(pattern, "%H:%M:%S"))
+    return handler
 
 
 if __name__ == "__main__":

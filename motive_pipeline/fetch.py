@@ -11,7 +11,9 @@ import os
 import tarfile
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest_file
 
 TIMEOUT_S = 60.0
+MAX_CODE_BYTES = 2**30
+"""The most that an archive of code may have, packed and unpacked. Its size is not pinned."""
+
 _BLOCK = 2**20
 
 
@@ -71,7 +76,7 @@ def _is_whole(folder: Path, sha256: Mapping[str, str]) -> bool:
 def _fetch_code(pinned: Pinned) -> None:
     with tempfile.TemporaryDirectory(prefix="motive-fetch-") as scratch:
         archive = Path(scratch) / "code.tar.gz"
-        download(pinned.code.url, archive)
+        download(pinned.code.url, archive, max_bytes=MAX_CODE_BYTES)
         files = _members(archive, pinned.code.sha256, pinned.code.url)
     for name, content in files.items():
         atomic.write_bytes(pinned.code_folder / name, content)
@@ -87,10 +92,14 @@ def _members(archive: Path, sha256: Mapping[str, str], url: str) -> dict[str, by
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
+                if member.offset_data + member.size > MAX_CODE_BYTES:
+                    raise MotiveError(
+                        f"{url}: the archive unpacks to more than {MAX_CODE_BYTES} bytes, so it is not the pinned code. Nothing was kept."
+                    )
                 name = member.name.partition("/")[2]
                 if member.isfile() and name in sha256 and (stream := tar.extractfile(member)) is not None:
                     found[name] = stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise MotiveError(f"{url}: what came is no whole .tar.gz archive ({error}). Try again; a proxy may have answered.") from error
     for name, digest in sha256.items():
         if name not in found:
@@ -100,12 +109,24 @@ def _members(archive: Path, sha256: Mapping[str, str], url: str) -> dict[str, by
     return found
 
 
-def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: int | None = None, offline: str | None = None) -> None:
-    """Download ``url`` to the file ``target``, which appears whole and checked, or not at all.
+def download(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    num_bytes: int | None = None,
+    max_bytes: int | None = None,
+    offline: str | None = None,
+) -> None:
+    """Download ``url`` to the file ``target``, which appears whole and checked, or not at all. ``num_bytes`` is its size; where only a limit is
+    known, ``max_bytes``. The download stops there.
 
     Raises:
-        MotiveError: no network, or other bytes than expected. ``offline`` is the advice for a machine without a network.
+        MotiveError: no network, other or more bytes than expected, or a redirection to another scheme. ``offline`` is the advice for a machine
+            without a network.
     """
+    most = max_bytes if num_bytes is None else num_bytes
+    assert most is not None, "a download has a size or a limit"
     target.parent.mkdir(parents=True, exist_ok=True)
     hashed, size = hashlib.sha256(), 0
     progress = Progress(f"download {url.rpartition('/')[2]}", num_bytes and num_bytes / 1e6, unit="MB")
@@ -115,6 +136,9 @@ def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: in
             while block := answer.read(_BLOCK):
                 hashed.update(block)
                 size += len(block)
+                if size > most:
+                    what = f"the {most} bytes that are allowed" if num_bytes is None else f"the pinned {num_bytes} bytes"
+                    raise MotiveError(f"{url}: more than {what} came. Nothing was kept; a proxy may have answered.")
                 file.write(block)
                 progress.step(len(block) / 1e6)
         if num_bytes is not None and size != num_bytes:
@@ -131,7 +155,27 @@ def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: in
         Path(temp).unlink(missing_ok=True)
 
 
+class _SameScheme(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection only to an address of the same scheme that a download could start at."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        """The request for ``newurl``.
+
+        Raises:
+            MotiveError: it has another scheme.
+        """
+        if urllib.parse.urlsplit(newurl).scheme != req.type or not _is_allowed(newurl):
+            raise MotiveError(
+                f"{req.full_url}: redirected to {newurl}, but only {req.type} is followed from there. Nothing was kept; try again."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_allowed(url: str) -> bool:
+    return url.startswith(("https://", "http://127.0.0.1:"))
+
+
 def _opened(url: str) -> http.client.HTTPResponse:
-    if not url.startswith(("https://", "http://127.0.0.1:")):
+    if not _is_allowed(url):
         raise MotiveError(f"{url}: only https is used to download.")
-    return urllib.request.urlopen(url, timeout=TIMEOUT_S)
+    return urllib.request.build_opener(_SameScheme).open(url, timeout=TIMEOUT_S)

@@ -18,6 +18,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.fetch import fetch
 from motive_pipeline.motion.trackers import build_tracker
 from motive_pipeline.pinned import ALLTRACKER, Pinned, PinnedCode, PinnedFile
+from motive_pipeline.progress import Progress
 from tests.alltracker_standin import MISC, NET, write_weights
 
 CODE = {"LICENSE": b"take it\n", "nets/alltracker.py": NET.encode(), "utils/misc.py": MISC.encode()}
@@ -42,6 +43,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, answers: dict[str, bytes]) -> None:
         self.answers, self.asked, self.cut_after = answers, [], None
+        self.redirects: dict[str, str] = {}
         super().__init__(("127.0.0.1", 0), Handler)
 
     def url(self, path: str) -> str:
@@ -53,6 +55,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+            return
         content = self.server.answers.get(self.path)
         if content is None:
             self.send_error(404)
@@ -156,12 +163,14 @@ def test_fetched_files_that_were_changed_are_not_used_and_fetching_mends_them(pi
         ("/code.tar.gz", archive({"LICENSE": CODE["LICENSE"]}), r"the archive holds no nets/alltracker\.py"),
         ("/code.tar.gz", b"<html>log in to the network</html>", r"no whole \.tar\.gz archive"),
         ("/code.tar.gz", archive(CODE)[:200], r"no whole \.tar\.gz archive"),
+        ("/code.tar.gz", archive(CODE | {"demo.mp4": bytes(2**21)}), r"unpacks to more than 1048576 bytes"),
         ("/weights.pth", b"other", r"5 bytes came, not the pinned \d+"),
         ("/weights.pth", None, r"cannot download .*weights\.pth: HTTP Error 404.*needs a network"),
         ("/code.tar.gz", None, r"cannot download .*code\.tar\.gz: HTTP Error 404"),
     ],
 )
-def test_what_is_not_as_pinned_is_refused_and_nothing_of_it_is_kept(pins, server, tmp_path, path, content, message):
+def test_what_is_not_as_pinned_is_refused_and_nothing_of_it_is_kept(pins, server, tmp_path, path, content, message, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.fetch.MAX_CODE_BYTES", 2**20)
     if content is None:
         del server.answers[path]
     else:
@@ -177,6 +186,40 @@ def test_bytes_of_the_right_number_and_another_hash_are_refused(pins, server, tm
     with pytest.raises(MotiveError, match=r"what came has the SHA-256 [0-9a-f]{64}, not the pinned"):
         fetch(pins)
     assert not list((tmp_path / "cache").rglob("*.pth"))
+
+
+def test_a_download_stops_at_its_size(pins, server, tmp_path, monkeypatch):
+    server.answers["/weights.pth"] += bytes(2**25)
+    blocks = []
+    step = Progress.step
+    monkeypatch.setattr(Progress, "step", lambda self, count=1, **further: (blocks.append(count), step(self, count, **further))[1])
+    with pytest.raises(MotiveError, match=rf"more than the pinned {pins.files['alltracker.pth'].num_bytes} bytes came"):
+        fetch(pins)
+    assert not list((tmp_path / "cache").rglob("*.pth"))
+    assert sum(blocks) < 2, "two megabytes of 33 at most"
+
+
+def test_a_download_of_unknown_size_has_a_limit(pins, server, tmp_path, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.fetch.MAX_CODE_BYTES", 100)
+    with pytest.raises(MotiveError, match=r"code\.tar\.gz: more than the 100 bytes that are allowed came"):
+        fetch(pins)
+    assert files_below(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize(
+    "to", ["ftp://127.0.0.1/weights.pth", "https://127.0.0.1:1/weights.pth", "file:///etc/passwd", "http://localhost:1/x"]
+)
+def test_a_redirection_to_another_scheme_or_to_http_elsewhere_is_not_followed(pins, server, tmp_path, to):
+    server.redirects["/weights.pth"] = to
+    with pytest.raises(MotiveError, match="redirect"):
+        fetch(pins)
+    assert not list((tmp_path / "cache").rglob("*.pth"))
+
+
+def test_a_redirection_of_the_same_scheme_is_followed(pins, server):
+    server.answers["/moved"] = server.answers.pop("/weights.pth")
+    server.redirects["/weights.pth"] = server.url("/moved")
+    assert (pins.folder / "alltracker.pth") in fetch(pins)
 
 
 def test_a_connection_that_breaks_leaves_nothing(pins, server, tmp_path):

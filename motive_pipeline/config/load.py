@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from motive_pipeline.config.error_text import error_text
 from motive_pipeline.config.fingerprints import Config
 from motive_pipeline.config.folders import require_usable_folders
 from motive_pipeline.config.paths import resolve_paths
+from motive_pipeline.config.strict_yaml import load_yaml
 from motive_pipeline.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def load_config(path: Path | str | None = None) -> Config:
     Relative paths inside the file are taken from the file's own folder.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key, or a value that is not allowed; the message lists all mistakes.
+        ConfigError: no such file, no YAML (see :func:`~.strict_yaml.load_yaml`), an unknown key, or a value that is not allowed; the message lists all mistakes.
     """
     file = Path(path or os.environ.get("MOTIVE_CONFIG") or "motive.yaml").expanduser().resolve()
     try:
@@ -35,10 +35,7 @@ def load_config(path: Path | str | None = None) -> Config:
 
 def parse_config(text: str, file: Path) -> Config:
     """``text`` as the content of ``file``; see :func:`load_config`."""
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: not valid YAML: {error}") from error
+    raw = load_yaml(text, file)
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected sections such as 'clips:' at the top level, found {type(raw).__name__}")
     raw = {key: ({} if value is None and key in Config.model_fields else value) for key, value in raw.items()}

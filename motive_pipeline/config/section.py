@@ -13,9 +13,9 @@ FrameCount = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Section(BaseModel):
-    """A frozen group of settings. An unknown key is an error."""
+    """A frozen group of settings. An unknown key is an error, and so is a number that is infinite or NaN."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def require_power_of_two(value: int) -> int:

@@ -28,12 +28,10 @@ from motive_pipeline.files.byte_streams import ByteRange, JoinedFiles
 from motive_pipeline.files.file_stat import FileStat, printable
 from motive_pipeline.files.split_archive import archive_parts, archive_stat
 from motive_pipeline.files.unread_archive import spanned_problem, unread_kind
+from motive_pipeline.files.zip_inflate import MAX_INFLATED_BYTES, MAX_INFLATION, open_in_zip
 from motive_pipeline.files.zip_names import name_of, open_zip
 
 ARCHIVE_SUFFIXES = (".zip", ".tar")
-
-MAX_INFLATION = 100
-"""A compressed member that grows by more than this factor is refused unread: video data hardly compress."""
 
 _IN_MEMORY_BYTES = 64 * 2**20
 _BUFFER_BYTES = 2**17
@@ -110,7 +108,7 @@ def _head(archive: Path, file: BufferedIOBase, zipped: zipfile.ZipFile | None, m
         raise RejectRow(*member.problem)
     with _archive_errors_as_rejects(archive, member.name):
         if zipped is not None:
-            with zipped.open(member.name) as stream:
+            with open_in_zip(zipped, member.name) as stream:
                 return stream.read(max_bytes)
         assert member.start is not None
         file.seek(member.start)
@@ -202,6 +200,9 @@ def _usable_start(file: io.BufferedReader, info: zipfile.ZipInfo) -> tuple[int |
     if info.file_size > MAX_INFLATION * info.compress_size + _DEFLATED_SLACK_BYTES:
         return None, ("suspicious_archive", f"would grow from {info.compress_size} to {info.file_size} bytes, which no video does")
     if info.compress_type != zipfile.ZIP_STORED:
+        if info.file_size > MAX_INFLATED_BYTES:
+            allowed = f"{MAX_INFLATED_BYTES // 2**30} GiB is the limit for a compressed member; store it without compression (zip -0), or unpack it"
+            return None, ("suspicious_archive", f"would be unpacked to {info.file_size} bytes: {allowed}")
         return None, None
     start = _data_start(file, info)
     return start, None if start is not None else ("damaged_archive", "the archive holds no member where this one should begin")
@@ -317,7 +318,7 @@ class _CheckedStream(io.RawIOBase):
 
 @contextmanager
 def _checked(archive: Path, opened: zipfile.ZipFile, member: ArchiveMember) -> Iterator[io.BufferedReader]:
-    with opened.open(member.name) as stream:
+    with open_in_zip(opened, member.name) as stream:
         yield io.BufferedReader(_CheckedStream(archive, member, cast(BufferedIOBase, stream)), buffer_size=_BUFFER_BYTES)
 
 
@@ -325,7 +326,7 @@ def _checked(archive: Path, opened: zipfile.ZipFile, member: ArchiveMember) -> I
 def _inflated(opened: zipfile.ZipFile, member: ArchiveMember) -> Iterator[io.BufferedReader]:
     """The bytes of a compressed member: in memory, or in a temporary file when they are many."""
     with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as spool:
-        with opened.open(member.name) as stream:
+        with open_in_zip(opened, member.name) as stream:
             while block := stream.read(2**20):
                 spool.write(block)
         spool.seek(0)

@@ -38,6 +38,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.readers import ClipReader
+from motive_pipeline.visible_text import visible_text
 
 REQUEST_CLIPS = 8
 
@@ -75,7 +76,8 @@ def write_explanation(ws: Workspace, name: str, *, file: Path | None = None) -> 
     target = file or ws.root / "explain" / f"{known.clip_id or Path(known.paths[0]).stem}.html"
     context = _context(ws, known)
     atomic.write_bytes(target, render_template("explain.html.j2", context).encode("utf-8"))
-    return target, "\n".join([f"{known.clip_id or 'no id'}  {known.paths[0]}", *context["sentences"]])
+    lines = [f"{known.clip_id or 'no id'}  {known.paths[0]}", *context["sentences"]]
+    return target, "\n".join(map(visible_text, lines))
 
 
 def _context(ws: Workspace, known: KnownClip) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import split_location
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.visible_text import visible_text
 
 LEAST_PREFIX = 4
 _SHOWN = 5
@@ -68,12 +69,12 @@ def find_clip(known: Sequence[KnownClip], name: str) -> KnownClip:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            listed = "\n".join(f"  {each.clip_id or '(no id)':{ID_DIGITS}}  {each.paths[0]}" for each in matches[:_SHOWN])
+            listed = "\n".join(f"  {each.clip_id or '(no id)':{ID_DIGITS}}  {visible_text(each.paths[0])}" for each in matches[:_SHOWN])
             more = f"\n  and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""
             raise MotiveError(f"{name!r} matches {len(matches)} clips; give the whole id or the path:\n{listed}{more}")
     names = sorted({os.path.basename(path) for each in known for path in each.paths} | {each.clip_id for each in known if each.clip_id})
     close = difflib.get_close_matches(os.path.basename(name), names, n=3)
-    hint = f" Similar names: {', '.join(close)}." if close else ""
+    hint = f" Similar names: {', '.join(map(visible_text, close))}." if close else ""
     num_clips = sum("clip" in each.roles for each in known)
     raise MotiveError(
         f"no clip or query is called {name!r}.{hint} Give an id (at least its first {LEAST_PREFIX} digits), the path of a video, or a file name. "

@@ -14,6 +14,7 @@ import pandas as pd
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.graph import ARMS
 from motive_pipeline.graph.metrics import Metric, Style
+from motive_pipeline.visible_text import visible_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +107,14 @@ def markdown(table: Table) -> str:
 
 def escaped_markdown(text: str) -> str:
     """Untrusted text, escaped so that Markdown (and HTML made from it) shows it literally, on one line."""
-    line = " ".join(text.split())
+    line = visible_text(" ".join(text.split()))
     for character in "\\`*_{}[]()#|<>!~":
         line = line.replace(character, "\\" + character)
     return line.replace("&", "&amp;")
 
 
 def _cell(text: str) -> str:
-    line = " ".join(text.split())
+    line = visible_text(" ".join(text.split()))
     for character in "\\`*|<>~":
         line = line.replace(character, "\\" + character)
     return line.replace("](", "]\\(")  # brackets mark intervals and backends; before a parenthesis they would make a link
@@ -121,7 +122,7 @@ def _cell(text: str) -> str:
 
 def plain_text(table: Table) -> str:
     """The table as text with aligned columns, for a terminal."""
-    rows = [list(table.columns), *[list(row) for row in table.rows]]
+    rows = [[visible_text(cell) for cell in row] for row in (table.columns, *table.rows)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(table.columns))]
     left = table.words | {0}
     return "\n".join(

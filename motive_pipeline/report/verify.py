@@ -23,6 +23,7 @@ from motive_pipeline.files.hash_memory import clip_id_of
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.folder import folder_hash
 from motive_pipeline.report.provenance_record import FILE, FORMAT, content_hash
+from motive_pipeline.visible_text import tell
 
 CheckOutcome = Literal["ok", "WRONG", "not checked"]
 
@@ -169,9 +170,9 @@ def _cached_hash() -> Callable[[Path], str]:
 def print_checks(checks: Sequence[Check]) -> int:
     """Print every check; the exit code: 1 when something is wrong."""
     for check in checks:
-        print(f"{check.outcome:11}  {check.what}{': ' + check.detail if check.detail else ''}")
+        tell(f"{check.outcome:11}  {check.what}{': ' + check.detail if check.detail else ''}")
     wrong = sum(check.outcome == "WRONG" for check in checks)
-    print(f"{wrong} of {len(checks)} checks failed" if wrong else "no check failed")
+    tell(f"{wrong} of {len(checks)} checks failed" if wrong else "no check failed")
     return 1 if wrong else 0
 
 
@@ -185,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         checks = verify(arguments.report, clips=arguments.clips, model=arguments.model)
     except MotiveError as error:
-        print(error, file=sys.stderr)
+        tell(error, file=sys.stderr)
         return 1
     return print_checks(checks)
 

@@ -88,6 +88,28 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         ("queries: {source: demo}", ["clips", "missing"]),
         ("[1, 2]", ["expected sections"]),
         ("clips: {", ["not valid YAML"]),
+        (BASE + "vote: {percentile: 90}\nvote: {percentile: 80}", ["line 4: vote: given twice, first in line 3", "remove"]),
+        (BASE + "vote:\n  percentile: 90\n  percentile: 80", ["line 5: vote.percentile: given twice, first in line 4"]),
+        (BASE + "preference: {comparisons: [{a: 1, a: 2}]}", ["line 3: preference.comparisons.0.a: given twice"]),
+        (BASE + "motion: {floor_px: .inf}", ["line 3: motion.floor_px: .inf is no number", "finite"]),
+        (BASE + "motion:\n  floor_px: -.Inf", ["line 4: motion.floor_px: -.Inf"]),
+        (BASE + "motion: {floor_px: .nan}", ["line 3: motion.floor_px: .nan"]),
+        (BASE + "motion: {floor_px: 1.0e+999}", ["line 3: motion.floor_px: 1.0e+999"]),
+        (BASE + "motion: {floor_px: 1e999}", ["motion.floor_px = '1e999'", "finite number"]),
+        (BASE + "arms: &a [base, *a]", ["line 3: arms.1: an alias (*name) stands inside of what it names"]),
+        (BASE + "vote: &v {percentile: *v}", ["line 3: vote.percentile: an alias"]),
+        (
+            BASE + "a: &a [x, x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n"
+            "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c, *c]\n"
+            "e: &e [*d, *d, *d, *d, *d, *d, *d, *d, *d, *d]",
+            ["more than 100000 keys and values"],
+        ),
+        (BASE + "arms: " + "[" * 20_000, ["too deep"]),
+        (BASE + "finetune: {steps: " + "9" * 5000 + "}", ["line 3: finetune.steps: cannot be read"]),
+        (BASE + "model: {revision: 2024-13-45}", ["line 3: model.revision: cannot be read"]),
+        (BASE + "? [a, b]\n: 1", ["not valid YAML"]),
+        (BASE + "1: 2", ["1"]),
+        (BASE + "model: {path: !!python/object/apply:os.system [ls]}", ["not valid YAML", "python/object"]),
     ],
 )
 def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(text, parts):
@@ -95,6 +117,12 @@ def test_a_bad_setting_is_refused_by_name_value_and_what_is_allowed(text, parts)
         parse(text)
     for part in ["/somewhere/motive.yaml", *parts]:
         assert part in str(caught.value)
+
+
+def test_aliases_and_merge_keys_that_end_are_read():
+    assert parse(BASE + "vote: {<<: {percentile: 80}, percentile: 70}").vote.percentile == 70
+    shared = parse("clips: {source: demo, width: &side 64, height: *side}\nqueries: {source: demo}")
+    assert (shared.clips.width, shared.clips.height) == (64, 64)
 
 
 def test_all_mistakes_are_listed_at_once():

@@ -4,9 +4,11 @@ import io
 import os
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from motive_pipeline.catalog.scan import scan
@@ -95,6 +97,51 @@ def test_links_and_devices_in_a_tar_are_refused(tmp_path):
 def test_a_member_that_would_grow_without_measure_is_refused_unread(tmp_path):
     zipped(tmp_path / "bomb.zip", {"a.mp4": bytes(50_000_000)}, stored=False)
     assert reasons(listed(tmp_path)) == {"bomb.zip!/a.mp4": "suspicious_archive"}
+
+
+def test_a_compressed_member_has_a_limit_whatever_its_factor(tmp_path):
+    with zipfile.ZipFile(tmp_path / "large.zip", "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("a.mp4", DATA)
+        opened.getinfo("a.mp4").file_size, opened.getinfo("a.mp4").compress_size = 17 * 2**30, 2**30
+    (entry,) = listed(tmp_path)
+    assert entry.reason == "suspicious_archive"
+    assert "16 GiB is the limit for a compressed member; store it without compression" in entry.detail
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["deflate", "bzip2", "lzma"])
+@pytest.mark.parametrize("member", ["a.mp4", "a.txt"])
+def test_a_member_that_states_a_small_size_and_unpacks_to_a_large_one_takes_no_memory(tmp_path, method, member):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", method) as opened:
+        opened.writestr("a.mp4", DATA if member == "a.txt" else bytes(200_000_000))
+        opened.writestr("a.txt", "a caption" if member == "a.mp4" else bytes(200_000_000))
+        opened.getinfo(member).file_size = 100
+    tracemalloc.start()
+    used, bad = hashed(tmp_path)
+    with (
+        pytest.raises(RejectRow, match=r"suspicious_archive|damaged_archive"),
+        MediaFile.parse(tmp_path / "bomb.zip!" / member).open() as stream,
+    ):
+        stream.read()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60_000_000
+    assert (used, [*bad]) == ([], ["bomb.zip!/a.mp4"])
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
+def test_members_are_read_whole_through_the_limit(tmp_path, method):
+    contents = {
+        "noise.mp4": np.random.default_rng(0).bytes(3_000_000),
+        "plain.mp4": bytes(50_000),
+        "empty.mp4": b"",
+        "text.mp4": b"ab" * 400_000,
+    }
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as opened:
+        for name, data in contents.items():
+            opened.writestr(name, data)
+    for name, data in contents.items():
+        with MediaFile.parse(tmp_path / "a.zip!" / name).open() as stream:
+            assert stream.read() == data, name
 
 
 def test_an_encrypted_member_is_refused(tmp_path):

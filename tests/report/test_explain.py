@@ -259,6 +259,16 @@ def test_a_file_that_was_rejected_is_explained_by_the_stage_and_the_reason(evalu
     html, text = page_of(ws, "broken.mp4", tmp_path)
     assert "Rejected by clip_catalog: not_a_video: it is <b>a web page</b>" in text
     assert "<b>" not in html
+    evil = broken.with_name("evil\x1b[2J\n\u202e.mp4")
+    ws.publish(
+        "clip_catalog", content="hostile", started=0.0,
+        write=lambda folder: shutil.copytree(old.path, folder, dirs_exist_ok=True),
+        rejects=[Reject(path=str(evil), clip_id="", stage="clip_catalog", reason="not_a_video", detail="no \x1b]0;video\x07")],
+    )  # fmt: skip
+    _, text = page_of(ws, evil.name, tmp_path)
+    assert r"evil\x1b[2J\x0a\u202e.mp4" in text, "a terminal shows the name and does not obey it"
+    assert r"not_a_video: no \x1b]0;video\x07" in text
+    assert all(line.isprintable() for line in text.split("\n"))
 
 
 def test_without_a_ranking_it_says_what_to_run(tmp_path):

@@ -104,6 +104,15 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     assert names(listed(tmp_path)) == ["file.mp4", "real/a.mp4"], "a folder behind a link is listed under its own name, and once"
 
 
+def test_videos_and_captions_behind_links_that_lead_out_of_the_folder_are_read_as_a_hubs_cache_has_them(tmp_path):
+    blobs, clips = tmp_path / "blobs", tmp_path / "snapshot"
+    touch(blobs / "1f2e", clips / "own.mp4")
+    (blobs / "3d4c").write_text("a ball rolls")
+    (clips / "a.mp4").symlink_to(blobs / "1f2e")
+    (clips / "a.txt").symlink_to("../blobs/3d4c")
+    assert [(entry.relative, entry.caption) for entry in listed(clips)] == [("a.mp4", "a ball rolls"), ("own.mp4", None)]
+
+
 def test_what_cannot_be_a_video_is_listed_with_its_reason(tmp_path):
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
     (tmp_path / "self.mp4").symlink_to(tmp_path / "self.mp4")

@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from motive_pipeline.errors import ConfigError, RejectRow
 from motive_pipeline.evaluation.preference.key import FORMAT, Key
 from motive_pipeline.files.file_stat import printable
-from motive_pipeline.plain_text import plain_text
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.visible_text import visible_text
 
 MAX_BYTES = 4_000_000
 MAX_NUMBER = 2**53 - 1
@@ -172,7 +172,7 @@ def _parsed(path: Path) -> RaterResult:
         return RaterResult.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = plain_text(".".join(str(part) for part in first["loc"])[:80]) or "(file)"
+        where = visible_text(".".join(str(part) for part in first["loc"])[:80]) or "(file)"
         raise RejectRow("not_a_result", f"not what the study's page writes: {where}: {first['msg']}") from error
 
 
@@ -193,7 +193,7 @@ def _json(data: bytes) -> Any:
         text = data.decode(json.detect_encoding(data))
         return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise RejectRow("not_json", f"not a result file of the study's page: {plain_text(str(error))}") from error
+        raise RejectRow("not_json", f"not a result file of the study's page: {visible_text(str(error))}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def fetch_weights(weights: Sequence[Weight], folder: Path) -> int:
                 raise MotiveError(f"{target} exists, but is not the published file (SHA-256 {weight.sha256}). Move it away and try again.")
             continue
         log.info("%s: %g MB, %s, from %s", weight.file, weight.megabytes, weight.licence, weight.url)
-        download(weight.url, target, sha256=weight.sha256, offline=f"put the file at {target} yourself")
+        most = int(weight.megabytes * 1.1e6) + 2**20  # the sizes are rounded
+        download(weight.url, target, sha256=weight.sha256, max_bytes=most, offline=f"put the file at {target} yourself")
         fetched += 1
     return fetched
