@@ -220,17 +220,19 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _sql(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.storage.json_rows import json_rows
     from motive_pipeline.storage.workspace import Workspace
 
     workspace = Workspace(config)
     _note_other_settings(workspace)
+    workspace.follow_moved_root()
     relation = workspace.scores.query(arguments.query)
     if arguments.format == "table":
         relation.show(max_width=200, max_rows=1000)
     elif arguments.format == "csv":
         relation.df().to_csv(sys.stdout, index=False)
     else:
-        print(relation.df().to_json(orient="records", date_format="iso"))
+        print(json_rows(relation))
     return 0
 
 
@@ -317,7 +319,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.clips or arguments.model:
         raise MotiveError("--clips and --model belong to a report: `motive verify REPORT --clips FOLDER --model FOLDER`")
     workspace = Workspace(load_config())
-    with workspace.lock.holding(wait_s=1.0, who="motive verify"):
+    with workspace.lock.holding(wait_s=1.0, who="motive verify", to_read=True):
         checked = check_store(workspace)
     for problem in checked.problems:
         print(problem)

@@ -109,9 +109,9 @@ def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: in
     target.parent.mkdir(parents=True, exist_ok=True)
     hashed, size = hashlib.sha256(), 0
     progress = Progress(f"download {url.rpartition('/')[2]}", num_bytes and num_bytes / 1e6, unit="MB")
-    descriptor, temp = tempfile.mkstemp(prefix=atomic.TEMP_PREFIX, dir=target.parent)
+    temp = atomic.temp_beside(target)
     try:
-        with os.fdopen(descriptor, "wb") as file, _opened(url) as answer:
+        with temp.open("wb") as file, _opened(url) as answer:
             while block := answer.read(_BLOCK):
                 hashed.update(block)
                 size += len(block)
@@ -128,7 +128,7 @@ def download(url: str, target: Path, *, sha256: str | None = None, num_bytes: in
             f"{offline or f'copy {cache_folder()} from a machine where it ran'}."
         ) from error
     finally:
-        Path(temp).unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
 
 
 def _opened(url: str) -> http.client.HTTPResponse:

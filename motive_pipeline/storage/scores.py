@@ -31,7 +31,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import Files, altered, file_hash, files_of, missing_or_cut
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
-from motive_pipeline.storage.views import ViewsFile, create_views
+from motive_pipeline.storage.views import ViewsFile, create_views, only_at, quoted
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class ScoreTables:
             return
         saved = read_sealed(self.manifest)
         wrong = list(altered(self.folder / saved["version"], saved["files"]))
-        if wrong:
+        if wrong and atomic.is_writable(self.folder):
             self.manifest.unlink()
         yield from (f"{self.folder / saved['version']}: {each}" for each in wrong)
 
@@ -195,7 +195,7 @@ class ScoreTables:
         version = self._held_version()
         connection = duckdb.connect(":memory:")
         create_views(connection, _views(version))
-        allowed = ", ".join(map(_quote, {str(self.folder), glob.escape(str(self.folder))}))  # DuckDB checks the patterns, too
+        allowed = ", ".join(map(quoted, {str(self.folder), glob.escape(str(self.folder))}))  # DuckDB checks the patterns, too
         connection.execute(f"SET allowed_directories=[{allowed}]")
         connection.execute("SET enable_external_access=false")
         connection.execute("SET lock_configuration=true")
@@ -213,7 +213,11 @@ class ScoreTables:
         """Make ``scores.duckdb`` show the current version at the root's present path (see :meth:`ViewsFile.show`)."""
         version = self.version()
         if version is not None:
-            self._views_file.show(version, _views(version))
+            self._views_file.show(version, _views(version, where=f" WHERE {only_at(self.duckdb_file)}"))
+
+    def is_elsewhere(self) -> bool:
+        """Whether ``scores.duckdb`` was copied or moved, with the root or alone, since it was written."""
+        return self.duckdb_file.exists() and self._views_file.is_elsewhere()
 
     def _fill(self, temp: Path, current: Path | None, pieces: Pieces) -> bool:
         """Write the version's files into ``temp``; returns whether any differs from ``current``."""
@@ -269,10 +273,10 @@ class ScoreTables:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _views(version: Path) -> dict[str, str]:
-    """The views over ``version``: name -> SELECT."""
+def _views(version: Path, where: str = "") -> dict[str, str]:
+    """The views over ``version``: name -> SELECT. ``where`` ends each that reads a file."""
     views = {
-        table: f"SELECT * FROM read_parquet({_quote(glob.escape(str(version / table)) + '/*.parquet')})"
+        table: f"SELECT * FROM read_parquet({quoted(glob.escape(str(version / table)) + '/*.parquet')}){where}"
         for table in TABLES
         if (version / table).is_dir()
     }
@@ -327,7 +331,3 @@ def _put_piece(table: str, content: pd.DataFrame | Path, file: Path) -> None:
         atomic.link_or_copy(content, file)
     else:
         pq.write_table(pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
