@@ -1,7 +1,7 @@
 """``motive gc``: what lies in the store and no current setting uses."""
 
 from assets.definitions import build_definitions
-from assets.instance import open_instance
+from assets.history_copy import instance_to_read
 from assets.names import asset_name
 from assets.staleness import stale_assets
 from motive_pipeline.config import Config
@@ -16,7 +16,7 @@ def collect(config: Config, *, delete: bool) -> list[Unused]:
         Locked: a run is going on.
     """
     workspace = Workspace(config)
-    with workspace.lock.holding(wait_s=1.0, who="motive gc"), open_instance(config) as instance:
+    with workspace.lock.holding(wait_s=1.0, who="motive gc", to_read=not delete), instance_to_read(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()
         assets = {asset_name(key) for key in graph.materializable_asset_keys}
         stale = {asset_name(key) for key in stale_assets(graph, instance, workspace)}

@@ -22,6 +22,20 @@ TEMPLATE = Path(__file__).with_name("dagster.yaml")
 BOUND_TO = "storage_root.txt"
 
 
+def place_of_instance(config: Config) -> Path:
+    """Where :func:`instance_folder` is, or would be made.
+
+    Raises:
+        MotiveError: Dagster cannot use its path.
+    """
+    committed = config.file.parent / "dagster_home"
+    if config.file.name == "motive.yaml" and (committed / "dagster.yaml").exists():
+        require_usable_folder("the Dagster instance", committed, MAX_INSTANCE_BYTES)
+        return committed
+    assert config.storage.state is not None
+    return config.storage.state / "dagster_home"
+
+
 def instance_folder(config: Config) -> Path:
     """The instance folder of ``config``, made and bound to its root if it is new.
 
@@ -31,16 +45,10 @@ def instance_folder(config: Config) -> Path:
     Raises:
         MotiveError: the folder belongs to another root, or the root to another instance, or Dagster cannot use the folder's path.
     """
-    committed = config.file.parent / "dagster_home"
-    if config.file.name == "motive.yaml" and (committed / "dagster.yaml").exists():
-        require_usable_folder("the Dagster instance", committed, MAX_INSTANCE_BYTES)
-        folder = committed
-    else:
-        assert config.storage.state is not None
-        folder = config.storage.state / "dagster_home"
-        atomic.make_folder(folder)
-        if not (folder / "dagster.yaml").exists():
-            shutil.copyfile(TEMPLATE, folder / "dagster.yaml")
+    folder = place_of_instance(config)
+    atomic.make_folder(folder)
+    if not (folder / "dagster.yaml").exists():
+        shutil.copyfile(TEMPLATE, folder / "dagster.yaml")
     marker = folder / BOUND_TO
     root = str(config.storage.root).rstrip(" \n")  # as the marker below is read
     if not marker.exists() or not marker.read_bytes().strip(b"\0 \n"):

@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.dagster_internals import AssetGraph
 from assets.definitions import build_definitions
-from assets.instance import open_instance
+from assets.history_copy import instance_to_read
 from assets.names import asset_name
 from assets.staleness import Cause, failed_last, stale_assets, version_consumed
 from motive_pipeline.config import Config
@@ -47,7 +47,7 @@ def plan(config: Config) -> list[Planned]:
     for source in SOURCES.values():
         if source.name not in news:
             news[source.name] = _Source(resolve_dotted(source.observe)(workspace)[0], [source.change])
-    with open_instance(config) as instance:
+    with instance_to_read(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()
         reasons = _Reasons(config, workspace, instance, graph, news)
         found = {asset_name(key): reasons.of(key) for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys}

@@ -243,25 +243,29 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
     with memory_limited(limits):
         workspace = Workspace(config)
         _note_other_settings(workspace)
+        workspace.follow_moved_root()
         _print_rows(workspace.scores.read, limits, arguments)
     return 0
 
 
 def _print_rows(read: Callable[..., Any], limits: Any, arguments: argparse.Namespace) -> None:
     """Print what the query gives, in the form asked for. Nothing is printed when it fails."""
+    from motive_pipeline.storage.json_rows import json_rows
+
     if arguments.format == "table" and (sys.stdout.encoding or "").lower().startswith("utf"):
         with redirect_stdout(io.StringIO()) as shown:
             read(arguments.query, lambda rows: rows.show(max_width=200, max_rows=1000), limits)
         tell(shown.getvalue().removesuffix("\n"))
         return
+    if arguments.format == "json":
+        print(read(arguments.query, json_rows, limits))
+        return
     frame = read(arguments.query, lambda rows: rows.df(), limits)
     if arguments.format == "table":  # DuckDB draws its tables with lines that this terminal does not have
         tell(frame.to_string(max_rows=1000, index=False))
-    elif arguments.format == "csv":
+    else:
         text = frame.to_csv(index=False)
         sys.stdout.write(visible_text(text, keep=LAYOUT) if sys.stdout.isatty() else text)
-    else:
-        print(frame.to_json(orient="records", date_format="iso"))
 
 
 def _note_other_settings(workspace) -> None:
@@ -347,7 +351,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if arguments.clips or arguments.model:
         raise MotiveError("--clips and --model belong to a report: `motive verify REPORT --clips FOLDER --model FOLDER`")
     workspace = Workspace(load_config())
-    with workspace.lock.holding(wait_s=1.0, who="motive verify"):
+    with workspace.lock.holding(wait_s=1.0, who="motive verify", to_read=True):
         checked = check_store(workspace)
     for problem in checked.problems:
         tell(problem)

@@ -130,9 +130,9 @@ def download(
     target.parent.mkdir(parents=True, exist_ok=True)
     hashed, size = hashlib.sha256(), 0
     progress = Progress(f"download {url.rpartition('/')[2]}", num_bytes and num_bytes / 1e6, unit="MB")
-    descriptor, temp = tempfile.mkstemp(prefix=atomic.TEMP_PREFIX, dir=target.parent)
+    temp = atomic.temp_beside(target)
     try:
-        with os.fdopen(descriptor, "wb") as file, _opened(url) as answer:
+        with temp.open("wb") as file, _opened(url) as answer:
             while block := answer.read(_BLOCK):
                 hashed.update(block)
                 size += len(block)
@@ -152,7 +152,7 @@ def download(
             f"{offline or f'copy {cache_folder()} from a machine where it ran'}."
         ) from error
     finally:
-        Path(temp).unlink(missing_ok=True)
+        temp.unlink(missing_ok=True)
 
 
 class _SameScheme(urllib.request.HTTPRedirectHandler):

@@ -14,7 +14,7 @@ from motive_pipeline.storage.workspace import Workspace
 from tests.graph_project import Project
 
 TOGETHER = {
-    **dict.fromkeys(("test_graph", "test_ui"), "project"),
+    **dict.fromkeys(("test_graph", "test_ui", "test_read_only"), "project"),
     **dict.fromkeys(
         (
             "test_report",

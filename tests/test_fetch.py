@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import io
+import os
 import socket
+import stat
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -106,6 +108,12 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 def test_the_pins_are_addresses_of_one_commit_and_whole_hashes():
     assert ALLTRACKER.code.url.startswith("https://github.com/aharley/alltracker/archive/c1ed462")
     assert all(file.url.startswith("https://huggingface.co/aharley/alltracker/resolve/") for file in ALLTRACKER.files.values())
@@ -123,6 +131,9 @@ def test_fetching_brings_the_pinned_files_and_no_others_and_a_second_time_asks_f
     assert sorted(found) == sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
     assert not list(tmp_path.rglob("escape.py"))
     assert fetch(pins) == found
+    assert {stat.S_IMODE(file.stat().st_mode) for file in found} == {0o666 & ~_umask()}, (
+        "others may use the cache as far as the umask allows"
+    )
     assert server.asked == ["/code.tar.gz", "/weights.pth"]
 
 

@@ -24,6 +24,7 @@ from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import Role
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.rows import RowRef, RowReject, RowStore
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 
 
@@ -111,7 +112,7 @@ class RowRun:
         return ws.publish(
             self.asset,
             content=content,
-            write=lambda folder: index.to_parquet(folder / "index.parquet", index=False),
+            write=lambda folder: write_parquet(index, folder / "index.parquet"),
             started=self.started,
             facts=facts | timing,
             counts=self.outcome.counts,

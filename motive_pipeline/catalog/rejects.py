@@ -14,6 +14,7 @@ import pandas as pd
 from motive_pipeline.catalog.duplicates import DUPLICATE_COLUMNS, MAX_BITS, duplicates_table
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import REJECT_COLUMNS, Publication, Workspace
 
 MAX_ROWS_SHOWN = 2000
@@ -33,8 +34,8 @@ def publish_rejected(ws: Workspace) -> Publication:
     kinds = Counter(duplicates["kind"])
 
     def write(folder: Path) -> None:
-        frame.to_parquet(folder / "rejected.parquet", index=False)
-        duplicates.to_parquet(folder / "duplicates.parquet", index=False)
+        write_parquet(frame, folder / "rejected.parquet")
+        write_parquet(duplicates, folder / "duplicates.parquet")
         (folder / "rejected.html").write_text(page(frame, counts, duplicates), encoding="utf-8")
 
     return ws.publish(

@@ -18,6 +18,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window, num_overlapping, split_location
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.video.contact_sheet import TILE_PX, Tile, evenly, write_sheet
 from motive_pipeline.video.readers import FrameReader
@@ -46,7 +47,7 @@ def publish_clip_catalog(ws: Workspace) -> Publication:
     return ws.publish(
         "clip_catalog",
         content=digest_frame(frame),
-        write=lambda folder: frame.to_parquet(folder / "catalog.parquet", index=False),
+        write=lambda folder: write_parquet(frame, folder / "catalog.parquet"),
         started=started,
         facts=_facts(frame, [listing]) | listing.differences,
         counts=listing.counts,
@@ -81,7 +82,7 @@ def publish_query_catalog(ws: Workspace) -> Publication:
     return ws.publish(
         "query_catalog",
         content=digest_frame(frame),
-        write=lambda folder: frame.to_parquet(folder / "queries.parquet", index=False),
+        write=lambda folder: write_parquet(frame, folder / "queries.parquet"),
         started=started,
         facts={"queries": len(parts["query"].frame), "held out": len(frame) - len(parts["query"].frame)}
         | _facts(frame, list(parts.values()))

@@ -19,6 +19,7 @@ from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import ARMS, Arm, resolve_dotted
 from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 SHOWN_CLIPS = 10
@@ -48,7 +49,7 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
     return ws.publish(
         f"curated_subset/{arm}",
         content=digest_frame(subset),
-        write=lambda folder: subset.to_parquet(folder / "subset.parquet", index=False),
+        write=lambda folder: write_parquet(subset, folder / "subset.parquet"),
         started=started,
         facts=_facts(ws, subset, len(pool)),
         table_rows=len(subset),

@@ -14,6 +14,7 @@ from jaxtyping import Shaped
 
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 
@@ -33,7 +34,7 @@ def publish_eligible_pool(ws: Workspace) -> Publication:
     return ws.publish(
         "eligible_pool",
         content=digest_frame(table),
-        write=lambda folder: table.to_parquet(folder / "pool.parquet", index=False),
+        write=lambda folder: write_parquet(table, folder / "pool.parquet"),
         started=started,
         facts={"clips": len(pool)} | {f"accepted by {asset}": len(ids) for asset, ids in accepted.items()},
         table_rows=len(pool),

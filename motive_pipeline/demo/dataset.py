@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -111,10 +110,10 @@ def write_demo(
     if _is_written(folder, settings):
         return folder
     atomic.make_folder(folder.parent)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    unfinished = atomic.temp_beside(folder)
+    unfinished.mkdir()
     try:
         _write_all(unfinished, settings)
-        unfinished.chmod(0o755)  # mkdtemp's folders are private
         if not _is_written(folder, settings):  # another process may have been faster
             atomic.sync_tree(unfinished)
             os.rename(unfinished, folder)

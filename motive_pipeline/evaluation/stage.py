@@ -31,6 +31,7 @@ from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.video.decode import FrameRule, read_clip
 
@@ -73,7 +74,7 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
 
     def write(folder: Path) -> None:
         for name, table in tables.items():
-            table.to_parquet(folder / f"{name}.parquet", index=False)
+            write_parquet(table, folder / f"{name}.parquet")
         if vbench is not None:
             atomic.write_json(folder / VBENCH_RECORD, vbench.record)
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,39 @@ class HashMemory:
     """Remembered hashes, in ``hashes.sqlite``. Losing that file costs time only."""
 
     def __init__(self, state: Path) -> None:
-        """Opens the memory in the folder ``state``. Raises MotiveError if the file is not a usable database."""
-        atomic.make_folder(state)  # beside a local root it lies in it
+        """Opens the memory in the folder ``state``. Where that cannot be written, new hashes are remembered as long as this object lives.
+
+        Raises:
+            MotiveError: the file is not a usable database.
+        """
         self.file = state / "hashes.sqlite"
-        try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as error:
-            self._forget(error)
+        if atomic.is_writable(state):
+            atomic.make_folder(state)  # beside a local root it lies in it
+            try:
+                self._db = self._open()
+            except sqlite3.DatabaseError as error:
+                self._forget(error)
+        else:
+            self._db = self._copy()
         self._unsaved: dict[str, tuple[Any, ...]] = {}
         self.num_hashed = 0
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.file, timeout=60)
+        return self._with_table(sqlite3.connect(self.file, timeout=60))
+
+    def _copy(self) -> sqlite3.Connection:
+        """The file's content in main memory; nothing if it does not exist or cannot be read."""
+        db = sqlite3.connect(":memory:")
+        if self.file.exists():
+            try:
+                with closing(sqlite3.connect(f"{self.file.as_uri()}?mode=ro", uri=True)) as stored:
+                    stored.backup(db)
+            except sqlite3.DatabaseError as error:
+                log.warning("%s cannot be read (%s); it only remembers hashes, so files are hashed again", self.file, error)
+                db = sqlite3.connect(":memory:")
+        return self._with_table(db)
+
+    def _with_table(self, db: sqlite3.Connection) -> sqlite3.Connection:
         with db:
             db.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"

@@ -13,11 +13,10 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
-from motive_pipeline.models.sound import Component, remembered, require_sound, require_structure
+from motive_pipeline.models.sound import Component, remember, remembered, require_sound, require_structure
 from motive_pipeline.models.whole import Flaw, read_json
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.sealed import write_sealed
 from motive_pipeline.storage.workspace import Workspace
 
 TINY = Path(__file__).parent / "tiny"
@@ -187,7 +186,7 @@ def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[
         if time.time() - max(stat.st_mtime, stat.st_ctime) > YOUNG_S:
             found[name] = [signature, sha]
     if any(known.get(name) != entry for name, entry in found.items()):
-        write_sealed(memory, known | found)
+        remember(memory, found)
     return hashes
 
 

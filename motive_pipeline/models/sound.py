@@ -7,7 +7,7 @@ nor diffusers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from motive_pipeline.models.whole import (
     weight_files,
 )
 from motive_pipeline.progress import Progress
+from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 
@@ -113,7 +114,7 @@ def require_sound(components: Sequence[Component], what: str, hashes: Hashes, me
     fits = _fit_key(components, what, hashes)
     if fits not in remembered(memory):
         require_fits(components, what)
-        _remember(memory, fits)
+        remember(memory, {fits: True})
     require_finite_once(components, what, hashes, memory)
 
 
@@ -127,7 +128,7 @@ def require_finite_once(components: Sequence[Component], what: str, hashes: Hash
     for component, file, key in unseen:
         with _flaws_named(component, what):
             require_finite(file)
-        _remember(memory, key)
+        remember(memory, {key: True})
         progress.step()
 
 
@@ -142,8 +143,10 @@ def remembered(memory: Path) -> dict[str, Any]:
         return {}
 
 
-def _remember(memory: Path, key: str) -> None:
-    write_sealed(memory, remembered(memory) | {key: True})
+def remember(memory: Path, found: Mapping[str, Any]) -> None:
+    """Add ``found`` to what the file ``memory`` holds. Where it cannot be written, the next process looks again."""
+    if atomic.is_writable(memory.parent):
+        write_sealed(memory, remembered(memory) | dict(found))
 
 
 def _fit_key(components: Sequence[Component], what: str, hashes: Hashes) -> str:

@@ -66,14 +66,15 @@ class ClipPictures:
 def write_explanation(ws: Workspace, name: str, *, file: Path | None = None) -> tuple[Path, str]:
     """Write the page about the clip or query that ``name`` names; returns its file and the text for the terminal.
 
-    ``file`` defaults to ``<root>/explain/<id>.html``.
+    ``file`` defaults to ``<root>/explain/<id>.html``, or to ``<id>.html`` in the working folder if the root cannot be written.
 
     Raises:
         MotiveError: ``name`` matches no clip or query, or several.
         NotPublished: there is no ranking yet.
     """
     known = find_clip(load_known_clips(ws), name)
-    target = file or ws.root / "explain" / f"{known.clip_id or Path(known.paths[0]).stem}.html"
+    name = f"{known.clip_id or Path(known.paths[0]).stem}.html"
+    target = file or (ws.root / "explain" / name if atomic.is_writable(ws.root / "explain") else Path.cwd() / name)
     context = _context(ws, known)
     atomic.write_bytes(target, render_template("explain.html.j2", context).encode("utf-8"))
     lines = [f"{known.clip_id or 'no id'}  {known.paths[0]}", *context["sentences"]]

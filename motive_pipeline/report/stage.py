@@ -17,6 +17,7 @@ from motive_pipeline.report.gallery import Gallery, best_clips
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
 from motive_pipeline.report.tables import Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 STAGE = "eval_report"
@@ -43,7 +44,7 @@ def publish_report(ws: Workspace) -> Publication:
     def write(folder: Path) -> None:
         (folder / "report.html").write_text(page, encoding="utf-8")
         (folder / "report.md").write_text(text, encoding="utf-8")
-        numbers.to_parquet(folder / "numbers.parquet", index=False)
+        write_parquet(numbers, folder / "numbers.parquet")
         write_provenance(folder, record)
 
     return ws.publish(

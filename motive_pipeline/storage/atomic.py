@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,13 +53,14 @@ def replace(source: Path, target: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes ``path`` if the block succeeds, and is deleted if it raises.
 
-    Every file in it is flushed first. If ``path`` exists by then (callers name folders by content), that one is kept.
+    Every file in it is flushed first, and may be read by whom the umask allows. If ``path`` exists by then (callers name folders by content), that one is kept.
     """
     make_folder(path.parent)
     temp = temp_beside(path)
     temp.mkdir()
     try:
         yield temp
+        _apply_umask(temp)
         sync_tree(temp)
         try:
             os.rename(temp, path)
@@ -68,6 +70,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def _apply_umask(folder: Path) -> None:
+    """Give every file below a new folder the rights that the umask gives a new file. Some libraries (safetensors) write for their owner only."""
+    usual = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        mode = file.lstat().st_mode
+        if stat.S_ISREG(mode) and mode & usual != usual:
+            file.chmod(stat.S_IMODE(mode) | usual)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether this process may make files in ``folder``, or make the folder if it does not exist."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(existing, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def make_folder(path: Path) -> None:

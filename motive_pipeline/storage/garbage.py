@@ -1,7 +1,8 @@
 """Finds and deletes what no current setting uses below the root: old rows, publications, trainings and videos.
 
 Only :func:`remove_unused` deletes anything. The files of a finished training or video have two names, in ``work/`` and in the publication. So a
-piece of ``work/`` is in use exactly if current publications hold all of it, too.
+piece of ``work/`` is in use exactly if current publications hold all of it, too. In a copy of a root that lost its hard links, the recorded hashes
+tell.
 
 Only folders that the pipeline makes are searched, and links are not followed: a link to another disk stays, and so does its target.
 """
@@ -19,7 +20,8 @@ from motive_pipeline.errors import NotPublished
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.publication import DAMAGED, RECORD
-from motive_pipeline.storage.work_folders import marks_of
+from motive_pipeline.storage.sealed import Damaged, read_sealed
+from motive_pipeline.storage.work_folders import MARKS, marks_of
 from motive_pipeline.storage.workspace import POINTER, Publication, Workspace
 
 WORK = {"finetune": "finetuned_checkpoint", "videos": "generated_videos"}
@@ -50,11 +52,14 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     for folder in (*scratch, *(lane for path in scratch for lane in _children(path))):
         found |= {path: "a killed run left it" for path in _children(folder) if _is_leftover(path)}
     in_use = {_inode(status) for path in kept for _, status in _files(path)}
+    contents = {mark for path in kept for mark in _recorded(path / RECORD)}
     for name, asset in WORK.items():
         if any(each.split("/")[0] == asset for each in stale):
             continue
         for path in _grandchildren(ws.root / "work" / name):
-            if any(_inode(status) not in in_use for file, status in _files(path) if file.suffix != ".json"):
+            files = [status for file, status in _files(path) if file.suffix != ".json"]
+            is_linked = all(_inode(status) in in_use for status in files)
+            if not is_linked and not (all(status.st_nlink == 1 for status in files) and _is_recorded(path, contents)):
                 found |= {each: f"no published {asset} holds it" for each in (path, marks_of(path)) if each.exists()}
     return _sized(found)
 
@@ -105,6 +110,21 @@ def _files(path: Path) -> list[tuple[Path, os.stat_result]]:
     """Every file at or below ``path``."""
     files = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
     return [(file, file.lstat()) for file in files if file.is_symlink() or file.is_file()]
+
+
+def _recorded(record: Path) -> set[tuple[int, str]]:
+    """(bytes, SHA-256) of every file but JSON that the record of a publication or of a piece of work lists; none if it cannot be read."""
+    try:
+        files = read_sealed(record)["files"]
+    except (OSError, Damaged, KeyError):
+        return set()
+    return {(num_bytes, sha256) for name, (num_bytes, sha256) in files.items() if not name.endswith(".json")}
+
+
+def _is_recorded(work: Path, contents: set[tuple[int, str]]) -> bool:
+    """Whether every file that a finished piece of work consists of is among ``contents``."""
+    found = _recorded(work / MARKS if work.is_dir() else marks_of(work))
+    return bool(found) and found <= contents
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:

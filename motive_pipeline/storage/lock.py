@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from motive_pipeline.storage import atomic
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.2
+_FORBIDDEN = errno.EACCES, errno.EPERM, errno.EROFS
 
 
 class Locked(MotiveError):
@@ -36,8 +39,10 @@ class FileLock:
         self.path = path.absolute()
         self.what = what
 
-    def acquire(self, *, wait_s: float = 0.0, who: str = "") -> None:
+    def acquire(self, *, wait_s: float = 0.0, who: str = "", to_read: bool = False) -> None:
         """Take the lock, waiting at most ``wait_s`` seconds; the log says for whom. ``who`` tells others what holds it.
+
+        With ``to_read``, the caller changes nothing, and needs no right to write: the lock is then taken without a note on who holds it.
 
         Raises:
             Locked: another process holds it; the message names that process.
@@ -46,8 +51,7 @@ class FileLock:
             file, count = self._held[self.path]
             self._held[self.path] = (file, count + 1)
             return
-        atomic.make_folder(self.path.parent)
-        file = self.path.open("a+", encoding="utf-8")
+        file = self._opened(to_read)
         deadline = time.monotonic() + wait_s
         logged = False
         while not _taken(file):
@@ -60,12 +64,25 @@ class FileLock:
             time.sleep(_LOOK_EVERY_S)
         note = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S"), "who": who}
         try:
-            file.truncate(0)
-            os.write(file.fileno(), json.dumps(note).encode())  # unbuffered: on a full disk, nothing is left to write on close
+            if file.writable():
+                file.truncate(0)
+                os.write(file.fileno(), json.dumps(note).encode())  # unbuffered: on a full disk, nothing is left to write on close
         except OSError:
             file.close()
             raise
         self._held[self.path] = (file, 1)
+
+    def _opened(self, to_read: bool) -> IO[str]:
+        try:
+            atomic.make_folder(self.path.parent)
+            return self.path.open("a+", encoding="utf-8")
+        except OSError as error:
+            if not to_read or error.errno not in _FORBIDDEN:
+                raise
+        try:
+            return self.path.open(encoding="utf-8")
+        except FileNotFoundError:  # nobody has ever written here
+            return tempfile.TemporaryFile("w+", encoding="utf-8")
 
     def release(self) -> None:
         """Give the lock back once for each time it was taken."""
@@ -96,9 +113,9 @@ class FileLock:
             return "another process"
 
     @contextmanager
-    def holding(self, *, wait_s: float = 0.0, who: str = "") -> Iterator[None]:
+    def holding(self, *, wait_s: float = 0.0, who: str = "", to_read: bool = False) -> Iterator[None]:
         """Hold the lock over a block; see :meth:`acquire`."""
-        self.acquire(wait_s=wait_s, who=who)
+        self.acquire(wait_s=wait_s, who=who, to_read=to_read)
         try:
             yield
         finally:

@@ -32,7 +32,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import Files, altered, file_hash, files_of, missing_or_cut
 from motive_pipeline.storage.reading import Limits, Result, fetched, open_tables, select
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
-from motive_pipeline.storage.views import ViewsFile
+from motive_pipeline.storage.views import ViewsFile, only_at, quoted
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class ScoreTables:
             return
         saved = read_sealed(self.manifest)
         wrong = list(altered(self.folder / saved["version"], saved["files"]))
-        if wrong:
+        if wrong and atomic.is_writable(self.folder):
             self.manifest.unlink()
         yield from (f"{self.folder / saved['version']}: {each}" for each in wrong)
 
@@ -221,7 +221,11 @@ class ScoreTables:
         """Make ``scores.duckdb`` show the current version at the root's present path (see :meth:`ViewsFile.show`)."""
         version = self.version()
         if version is not None:
-            self._views_file.show(version, _views(version))
+            self._views_file.show(version, _views(version, where=f" WHERE {only_at(self.duckdb_file)}"))
+
+    def is_elsewhere(self) -> bool:
+        """Whether ``scores.duckdb`` was copied or moved, with the root or alone, since it was written."""
+        return self.duckdb_file.exists() and self._views_file.is_elsewhere()
 
     def _fill(self, temp: Path, current: Path | None, pieces: Pieces) -> bool:
         """Write the version's files into ``temp``; returns whether any differs from ``current``."""
@@ -277,10 +281,10 @@ class ScoreTables:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def _views(version: Path) -> dict[str, str]:
-    """The views over ``version``: name -> SELECT."""
+def _views(version: Path, where: str = "") -> dict[str, str]:
+    """The views over ``version``: name -> SELECT. ``where`` ends each that reads a file."""
     views = {
-        table: f"SELECT * FROM read_parquet({_quote(glob.escape(str(version / table)) + '/*.parquet')})"
+        table: f"SELECT * FROM read_parquet({quoted(glob.escape(str(version / table)) + '/*.parquet')}){where}"
         for table in TABLES
         if (version / table).is_dir()
     }
@@ -335,7 +339,3 @@ def _put_piece(table: str, content: pd.DataFrame | Path, file: Path) -> None:
         atomic.link_or_copy(content, file)
     else:
         pq.write_table(pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file)
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -31,13 +31,14 @@ class ViewsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._names = path.parent / "views"
+        self._shown_at = self._names / "shown_at.txt"
         self._warned: str | None = None
         self._written: tuple[int, ...] | None = None
 
     def show(self, version: Path, views: Mapping[str, str]) -> None:
         """Make the file show ``views`` (name -> SELECT) of the folder ``version``, unless the user is writing to it or has objects in it."""
         second_name = self._names / f"{version.name}-{digest(STORAGE_VERSION, sorted(views.items()))[:8]}.duckdb"
-        if _same_file(self.path, second_name) and _is_database(self.path):
+        if _same_file(self.path, second_name) and _is_database(self.path) and not self.is_elsewhere():
             return
         if reason := self._reason_to_keep(set(views)):
             self._warn_once(reason)
@@ -55,7 +56,15 @@ class ViewsFile:
                 self._warn_once("a shell has just opened it for writing")
             else:
                 self._written = written
+                atomic.write_text(self._shown_at, f"{self.path}\n")
             old.unlink(missing_ok=True)
+
+    def is_elsewhere(self) -> bool:
+        """Whether the file was copied or moved since it was written: its views name folders that were copied or moved with it."""
+        try:
+            return self._shown_at.read_text(encoding="utf-8") != f"{self.path}\n"
+        except (OSError, UnicodeDecodeError):
+            return True
 
     def versions_in_use(self) -> set[str]:
         """Names of the versions that ``path`` or an open shell shows. The second names of all others are removed."""
@@ -118,6 +127,22 @@ class ViewsFile:
         temp = self.path.with_name(f"{atomic.TEMP_PREFIX}{what}.duckdb")
         temp.unlink(missing_ok=True)
         return temp
+
+
+def only_at(file: Path) -> str:
+    """A condition of a view in ``file`` that fails with a message where DuckDB has opened the view in another file: a copy would show the scores of
+    the root that it was copied from. DuckDB may know a file by the relative path it was opened with."""
+    message = (
+        f"the views of this file show the scores of {file}, and it was opened at another path. If the root was copied or moved, `motive sql` or "
+        "`motive run` writes the file anew; else open it as named here"
+    )
+    is_here = f"ends_with({quoted(str(file))}, regexp_replace(path, '^([.]{{1,2}}/)+', ''))"
+    return f"(SELECT CASE WHEN count(*) > 0 THEN true ELSE error({quoted(message)}) END FROM duckdb_databases() WHERE {is_here})"
+
+
+def quoted(text: str) -> str:
+    """``text`` as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, views: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.integrity import altered, files_of
 from motive_pipeline.storage.layout import require_apart, require_known_layout
-from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.lock import FileLock, Locked
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.publication import (
     DAMAGED,
@@ -46,6 +47,7 @@ from motive_pipeline.storage.publication import (
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.scores import TABLES, Pieces, ScoreTables, store_pieces, stored_pieces
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.typed_parquet import write_parquet
 
 __all__ = ["REJECT_COLUMNS", "Publication", "Reject", "RowCounts", "Workspace"]
 
@@ -233,7 +235,7 @@ class Workspace:
                     beside(folder)
                 if preview:
                     preview(folder / PREVIEW)
-                reject_frame.to_parquet(folder / REJECTS, index=False)
+                write_parquet(reject_frame, folder / REJECTS)
                 store_pieces(folder / SCORES, pieces, SCORES)
                 write_sealed(folder / RECORD, saved | {"files": files_of(folder)})
             self._checked.add(target)
@@ -252,6 +254,12 @@ class Workspace:
                 "the score tables are made again from %d publications; the table `runs` no longer lists earlier runs", len(self.assets())
             )
             self.scores.publish(pieces)
+
+    def follow_moved_root(self) -> None:
+        """Write ``scores.duckdb`` anew if the root was copied or moved. A root that is in use, or cannot be written, is left as it is."""
+        if self.scores.is_elsewhere() and atomic.is_writable(self.root) and atomic.is_writable(self.state):
+            with suppress(Locked), self.lock.holding(wait_s=1.0, who="motive sql"):
+                self.scores.refresh_views()
 
     def _score_pieces(self) -> Pieces:
         """The pieces of the score tables that the current publications hold."""

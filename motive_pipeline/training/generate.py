@@ -23,6 +23,7 @@ from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.work_folders import finish_file, is_finished
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
@@ -207,7 +208,7 @@ def _why_rejected(file: Path) -> dict[str, str] | None:
 def _write(table: pd.DataFrame, files: Sequence[Path], folder: Path) -> None:
     for name, file in zip(table["file"], files, strict=True):
         atomic.link_or_copy(file, folder / name)
-    table.to_parquet(folder / "videos.parquet", index=False)
+    write_parquet(table, folder / "videos.parquet")
 
 
 def _facts(ws: Workspace, videos: Sequence[Video], tally: _Tally) -> dict[str, Any]:

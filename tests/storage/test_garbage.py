@@ -58,6 +58,17 @@ def test_right_after_a_run_everything_is_in_use(ws):
     assert listed(ws) == {}
 
 
+def test_in_a_copy_that_lost_its_hard_links_everything_is_in_use_too(evaluated, tmp_path, tiny_model):
+    """``cp -r`` makes two files of one."""
+    copy = copied(evaluated, tmp_path, tiny_model)
+    assert all(file.stat().st_nlink == 1 for file in (copy.root / "work").rglob("*.safetensors"))
+    publish_report(copy)
+    assert listed(copy) == {}
+    left = {name for name in assets(copy) if not name.endswith("/motive")}
+    found = {each.path.relative_to(copy.root).as_posix() for each in unused(copy, assets=left, stale=())}
+    assert sum(path.startswith("work/finetune/") for path in found) == 1, "what no publication holds still goes"
+
+
 def test_rows_of_other_settings_go_with_those_of_the_controls(ws, tiny_model):
     changed = other(ws, tiny_model, "store_dim: 256", "store_dim: 512", "proj_dim: 256", "proj_dim: 512")
     assert listed(changed) == {}, "what is published now still rests on them"

@@ -16,6 +16,7 @@ from motive_pipeline.evaluation.preference.statistics import krippendorff_alpha,
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 
 ASSET = STAGE = "preference_study"
@@ -69,7 +70,7 @@ def publish_preference_study(ws: Workspace) -> Publication:
 
     def write(folder: Path) -> None:
         for name, table in tables.items():
-            table.to_parquet(folder / f"{name}.parquet", index=False)
+            write_parquet(table, folder / f"{name}.parquet")
 
     return ws.publish(
         ASSET,
