@@ -63,7 +63,7 @@ def republish(ws: Workspace, asset: str, **tables: pd.DataFrame) -> None:
             table.to_parquet(folder / f"{name}.parquet", index=False)
 
     content = "".join(digest_frame(table) for table in tables.values())
-    ws.publish(asset, content=content, write=write, started=time.time())
+    ws.publish(asset, content=content, write=write, started=time.time(), facts=old.facts)
 
 
 def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int = 3) -> None:
