@@ -15,7 +15,7 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
     """The schedule of ``schedule.cron``, if there is one: ``curate``, when something is new; also when a run for it failed before.
 
     Raises:
-        ConfigError: it is no cron expression.
+        ConfigError: it is not a cron expression.
     """
     cron = config.schedule.cron
     if cron is None:

@@ -84,13 +84,13 @@ def open_root(where: str | Path | None = None) -> Root:
     """Open a root for reading. ``where`` is its folder, or the config file that names it; by default ``$MOTIVE_CONFIG``, else ``motive.yaml``.
 
     Raises:
-        MotiveError: the folder is no root, the config cannot be read, or a newer version of the software wrote the root.
+        MotiveError: the folder is not a root, the config cannot be read, or a newer version of the software wrote the root.
     """
     if where is None or not Path(where).expanduser().is_dir():
         return Root(Workspace(load_config(where)))
     folder = Path(where).expanduser().absolute()
     if not (folder / "published").is_dir():
-        raise MotiveError(f"{folder} is no root: it has no folder `published`. Name the folder of `storage.root`, or the config file.")
+        raise MotiveError(f"{folder} is not a root: it has no folder `published`. Name the folder of `storage.root`, or the config file.")
     unused = {"clips": Clips(source="demo"), "queries": Queries(source="demo")}  # reading needs no more of a config than where the root is
     config = Config(storage=Storage(root=folder, state=folder / "state"), **unused)
     require_usable_folders(config)

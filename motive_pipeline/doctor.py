@@ -93,7 +93,7 @@ def _versions() -> Finding:
 
 
 def _settings() -> tuple[Finding, Config | None]:
-    """The config that a run would use. No file at all is no fault: whoever just installed the package has none."""
+    """The config that a run would use. No file at all is not a fault: whoever just installed the package has none."""
     named = os.environ.get("MOTIVE_CONFIG")
     if not named and not Path("motive.yaml").exists():
         detail = "no motive.yaml here; looking at the demo's needs. Name a config with --config, or try `motive demo`"

@@ -86,7 +86,7 @@ def _members(archive: Path, sha256: Mapping[str, str], url: str) -> dict[str, by
     """The bytes of each named file of the archive.
 
     Raises:
-        MotiveError: it is no archive, or a file is missing or differs from its pinned hash.
+        MotiveError: it is not an archive, or a file is missing or differs from its pinned hash.
     """
     found: dict[str, bytes] = {}
     try:
@@ -100,7 +100,7 @@ def _members(archive: Path, sha256: Mapping[str, str], url: str) -> dict[str, by
                 if member.isfile() and name in sha256 and (stream := tar.extractfile(member)) is not None:
                     found[name] = stream.read()
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise MotiveError(f"{url}: what came is no whole .tar.gz archive ({error}). Try again; a proxy may have answered.") from error
+        raise MotiveError(f"{url}: what came is not a whole .tar.gz archive ({error}). Try again; a proxy may have answered.") from error
     for name, digest in sha256.items():
         if name not in found:
             raise MotiveError(f"{url}: the archive holds no {name}, so it is not the pinned version.")

@@ -60,7 +60,7 @@ def test_a_root_is_opened_by_its_folder_or_its_config(evaluated: Workspace, tmp_
 
 
 def test_a_folder_that_is_no_root_is_refused(tmp_path: Path):
-    with pytest.raises(motive_pipeline.MotiveError, match=r"is no root.*storage\.root"):
+    with pytest.raises(motive_pipeline.MotiveError, match=r"is not a root.*storage\.root"):
         motive_pipeline.open_root(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -93,4 +93,4 @@ def test_a_tolerance_concerns_scores_alone():
 
 def test_a_root_that_is_not_finished_is_an_error_and_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert golden.main(["--config", str(tmp_path)]) == 2
-    assert "is no root" in capsys.readouterr().err
+    assert "is not a root" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from motive_pipeline.storage.workspace import Publication
 def accounted(publication: Publication) -> dict[str, int]:
     """What became of the ``files`` of a catalog: each is a clip, a merged duplicate (another file of a clip's content), a reject, or no video.
 
-    The clips, the duplicates and the rejects are counted in the published tables, the files and those that are no video by a walk through the
+    The clips, the duplicates and the rejects are counted in the published tables, the files and those that are not videos by a walk through the
     folder. So the sum is ``files`` only if nothing was lost on the way.
     """
     sources = publication.table("catalog")["sources"]

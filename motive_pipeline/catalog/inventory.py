@@ -26,7 +26,7 @@ from motive_pipeline.sources.protocol import ClipSource, SourceEntry
 from motive_pipeline.sources.table_source import TableSource
 
 USED = ("captions", "tables", "archives")
-"""Kinds of files that are read, but are no videos. All other kinds are passed over."""
+"""Kinds of files that are read, but are not videos. All other kinds are passed over."""
 
 _SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout", "held_out")
 _SHARD_OF_SPLIT = re.compile(rf"^({'|'.join(_SPLITS)})-\d+-of-\d+", re.IGNORECASE)
@@ -36,7 +36,7 @@ _KINDS_SHOWN = 20
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
     """``num_files`` are the files, the members of archives, and the rows of tables that have no file of their own. ``not_videos`` counts those
-    that are no videos, by kind. ``splits`` counts the videos of each split (train, test), if there are several in the tree.
+    that are not videos, by kind. ``splits`` counts the videos of each split (train, test), if there are several in the tree.
     """
 
     num_files: int
@@ -79,7 +79,7 @@ def take_inventory(source: ClipSource, found: Scan) -> Inventory:
 
 
 def _things(source: ClipSource, captions: set[str]) -> Iterator[tuple[str, str]]:
-    """(location, kind if it is no video) of every file and member. The kind of a folder is empty: only one that is listed counts."""
+    """(location, kind if it is not a video) of every file and member. The kind of a folder is empty: only one that is listed counts."""
     archives = archives_below(source.root) if isinstance(source, ArchiveSource | TableSource) else []
     parts = {str(part) for archive in archives for part in _parts(archive)}
     tables = {str(table) for table in source.tables} if isinstance(source, TableSource) else set[str]()

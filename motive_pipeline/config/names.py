@@ -30,7 +30,7 @@ def _one_of(names: Collection[str], what: str) -> AfterValidator:
             return name
         close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
         raise ValueError(
-            f"{name!r} is no {what}.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, names))}"
+            f"there is no {what} {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, names))}"
         )
 
     return AfterValidator(check)

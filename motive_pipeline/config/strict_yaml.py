@@ -77,7 +77,7 @@ class _Check:
         except (ValueError, OverflowError) as error:
             raise self._refusal(node, path, f"cannot be read ({error})") from error
         if node.tag == _FLOAT and not math.isfinite(value):
-            raise self._refusal(node, path, f"{node.value} is no number that a setting can have. Write a finite one")
+            raise self._refusal(node, path, f"{node.value} is not a number that a setting can have. Write a finite one")
 
     def _refusal(self, node: yaml.Node, path: tuple[str, ...], why: str) -> ConfigError:
         return ConfigError(f"{self._file}, line {node.start_mark.line + 1}: {'.'.join(path) or '(file)'}: {why}.")

@@ -35,7 +35,7 @@ class Window:
         for name in ("start", "end"):
             value = getattr(self, name)
             if self.unit == "frames" and value.denominator != 1:
-                raise ValueError(f"{float(value):g} is no number of a frame")
+                raise ValueError(f"{float(value):g} is not a frame number")
             object.__setattr__(self, name, Fraction(round(value * _TICKS_PER_S), _TICKS_PER_S))
         if self.start < 0:
             raise ValueError(f"it starts before the video, at {_text(self.start)}")

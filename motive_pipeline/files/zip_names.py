@@ -1,4 +1,4 @@
-"""Names in a zip that are no text. Python's reader refuses the whole archive for one of them; here it costs its own member."""
+"""Names in a zip that are not text. Python's reader refuses the whole archive for one of them; here it costs its own member."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def open_zip(file: BufferedIOBase) -> zipfile.ZipFile:
 
 
 def name_of(opened: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
-    """The name of a member. Bytes of a name that is no text are surrogates."""
+    """The name of a member. Bytes of a name that is not text are surrogates."""
     raw = getattr(opened.fp, "raw_names", ())
     if raw and not info.flag_bits & _UTF8_NAME and (name := info.orig_filename.encode("cp437")) in raw:
         return name.decode("utf-8", "surrogateescape")

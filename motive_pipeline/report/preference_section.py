@@ -142,7 +142,7 @@ def _number(row: dict, column: str, found: Estimate, shown: str, unit: str, vote
 def _verdict_sentences(preference: pd.DataFrame) -> list[str]:
     """One sentence for each pair of arms that enough raters compared."""
     if max(preference["num_raters"].tolist()) < MIN_RATERS:
-        return [f"Fewer than {MIN_RATERS} raters: the votes below describe these raters and are no statement about people in general."]
+        return [f"Fewer than {MIN_RATERS} raters: the votes below describe these raters and say nothing about people in general."]
     sentences = []
     for row in preference.to_dict("records"):
         first, second = arm_name(row["arm_a"]), arm_name(row["arm_b"])

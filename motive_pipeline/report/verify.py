@@ -113,7 +113,7 @@ def _possible_files(root: Path | None, record: dict[str, Any], clips: Sequence[P
 def _clips(places: dict[str, list[Path]], record: dict[str, Any], hash_of: Callable[[Path], str]) -> Iterator[Check]:
     """Check that every clip and query has the content that its id states.
 
-    Two sources may use one file name, so a file with the content of another clip of the record is no evidence of a change.
+    Two sources may use one file name, so a file with the content of another clip of the record does not show a change.
     """
     known = record["clips"] | record["queries"]
     good, missing = 0, []

@@ -23,7 +23,7 @@ MAX_METADATA_CHARACTERS = 2000
 _UNUSABLE = {"status": lambda value: value != "success", "valid": lambda value: value is False or str(value).lower() == "false"}
 """Columns in which a publisher marks failed videos: video2dataset writes ``status``, cosmos-curate ``valid``."""
 
-LONE_SURROGATE = "half of a character (a lone surrogate), which is no valid text"
+LONE_SURROGATE = "half of a character (a lone surrogate), which is not valid text"
 
 
 class CaptionError(ValueError):
@@ -55,7 +55,7 @@ class Annotation:
 def annotation_of_row(
     values: Mapping[str, Any], *, caption_columns: Sequence[str] = CAPTION_COLUMNS, without: Sequence[str] = ()
 ) -> Annotation:
-    """The annotation in a row of a table or in a JSON object. ``without`` are columns that are no metadata, such as that of the file.
+    """The annotation in a row of a table or in a JSON object. ``without`` are columns that are not metadata, such as that of the file.
 
     Raises:
         CaptionError: the caption is not text, or too long.
@@ -79,7 +79,7 @@ def read_sidecar(file: str | Path) -> Annotation:
     """The annotation in a ``.txt`` or ``.json`` file beside a video.
 
     Raises:
-        CaptionError: the file cannot be used; :class:`NoAnnotation` if it is no annotation at all.
+        CaptionError: the file cannot be used; :class:`NoAnnotation` if it is not an annotation at all.
         OSError: the file cannot be read.
     """
     with open(file, "rb") as opened:
@@ -90,7 +90,7 @@ def parse_sidecar(data: bytes, name: str) -> Annotation:
     """The annotation in the bytes of the ``.txt`` or ``.json`` file ``name``.
 
     Raises:
-        CaptionError: the bytes cannot be used; :class:`NoAnnotation` if they are no annotation at all.
+        CaptionError: the bytes cannot be used; :class:`NoAnnotation` if they are not an annotation at all.
     """
     if not name.lower().endswith(".json"):
         return Annotation(captions=(parse_caption(data, name),))

@@ -30,7 +30,7 @@ class _ListedVideo:
 class FolderSource:
     """Videos below ``root``, with captions in files of the same stem (or name: ``x.mp4.txt``) that end as ``sidecars`` says.
 
-    A ``.json`` sidecar is an object with the caption and what else is known of the video; other JSON is no sidecar. Names that begin with a dot are skipped, and so
+    A ``.json`` sidecar is an object with the caption and what else is known of the video; other JSON is not a sidecar. Names that begin with a dot are skipped, and so
     is ``without``, a folder that belongs to another source. Links are followed; a folder that is reached twice is listed once. ``category``
     overrides the names of the sub-folders.
     """

@@ -23,7 +23,7 @@ from motive_pipeline.sources.video_index import Listed, VideoIndex, bad_entry
 from motive_pipeline.sources.window_columns import WindowError, pieces_of_row, window_of_row
 
 _OTHER_TYPES = ("image", "images", "picture", "photo", "audio", "text")
-"""Values of a column ``type`` for rows that are no videos, as in a table of a trainer that also reads pictures."""
+"""Values of a column ``type`` for rows that are not videos, as in a table of a trainer that also reads pictures."""
 
 _NUMBERED_TABLE = "_with_caption_upload"
 _MAX_PATH_CHARACTERS = 4096

@@ -52,7 +52,7 @@ class VideoIndex:
     def take_near(self, named: Sequence[str]) -> Listed | None:
         """The one video that a row means by any of ``named`` in another spelling, marked as taken (see :mod:`~.near_names`).
 
-        Videos that rows name exactly are no candidates. So this is asked for when all rows have been looked up; from the first call on, the
+        Videos that rows name exactly are not candidates. So this is asked for when all rows have been looked up; from the first call on, the
         candidates stay the same.
         """
         found = self._near.matches([*named, *(self._row_key(name) for name in named)])

@@ -95,7 +95,7 @@ def _window(columns: WindowColumns, cells: list[Any]) -> Window | None:
             return None
         pair = _pair(cells[0], columns.unit)
         if pair is None:
-            raise WindowError(f"its {label} is no window: {str(cells[0])[:80]!r}")
+            raise WindowError(f"its {label} is not a window: {str(cells[0])[:80]!r}")
     else:
         pair = cells
     if all(_is_empty(cell) for cell in pair):
@@ -162,7 +162,7 @@ def _time_s(cell: Any) -> Fraction:
 def _number(cell: Any) -> Fraction:
     text = str(cell).strip()
     if _is_empty(cell) or isinstance(cell, bool) or not _NUMBER.fullmatch(text):
-        raise ValueError("one of them is missing" if _is_empty(cell) else f"{text[:40]!r} is no number" + " or time" * (":" in text))
+        raise ValueError("one of them is missing" if _is_empty(cell) else f"{text[:40]!r} is not a number" + " or time" * (":" in text))
     value = Fraction(text)
     if abs(value) > _MOST:
         raise ValueError(f"{text} is too large")

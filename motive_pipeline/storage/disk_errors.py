@@ -39,7 +39,7 @@ def storage_trouble(error: BaseException, *folders: Path) -> str | None:
 
 
 def _is_forbidden(error: BaseException, folders: tuple[Path, ...]) -> bool:
-    """Whether ``error`` says that a path in, at or above one of ``folders`` cannot be written or is no folder. Other paths do not count."""
+    """Whether ``error`` says that a path in, at or above one of ``folders`` cannot be written or is not a folder. Other paths do not count."""
     if not isinstance(error, OSError) or error.errno not in _FORBIDDEN_NUMBERS or not isinstance(error.filename, str):
         return False
     path = Path(error.filename)

@@ -49,7 +49,7 @@ def memory_limited(limits: Limits) -> Iterator[None]:
 
 
 def open_tables(version: Path, views: Mapping[str, str], limits: Limits) -> duckdb.DuckDBPyConnection:
-    """A connection with the tables of the folder ``version``, and those of ``views`` (name -> SELECT) that are no folder there."""
+    """A connection with the tables of the folder ``version``, and those of ``views`` (name -> SELECT) that are not folders there."""
     connection = duckdb.connect(":memory:")
     for name, select in views.items():
         if (folder := version / name).is_dir():

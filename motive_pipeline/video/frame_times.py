@@ -36,7 +36,7 @@ def presentation_stamps(container: InputContainer, stream: VideoStream) -> Itera
     """The time stamps (s) of the packets, sorted: those of the frames as they are shown, whichever packet carries which.
 
     Raises:
-        ValueError: two are equal, or lie further apart than any codec reorders, so they are no times of frames.
+        ValueError: two are equal, or lie further apart than any codec reorders, so they are not times of frames.
     """
     yield from sorted_stamps(container.demux(stream))
 

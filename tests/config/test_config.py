@@ -91,7 +91,7 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "vote: {percentile: 90}\nvote: {percentile: 80}", ["line 4: vote: given twice, first in line 3", "remove"]),
         (BASE + "vote:\n  percentile: 90\n  percentile: 80", ["line 5: vote.percentile: given twice, first in line 4"]),
         (BASE + "preference: {comparisons: [{a: 1, a: 2}]}", ["line 3: preference.comparisons.0.a: given twice"]),
-        (BASE + "motion: {floor_px: .inf}", ["line 3: motion.floor_px: .inf is no number", "finite"]),
+        (BASE + "motion: {floor_px: .inf}", ["line 3: motion.floor_px: .inf is not a number", "finite"]),
         (BASE + "motion:\n  floor_px: -.Inf", ["line 4: motion.floor_px: -.Inf"]),
         (BASE + "motion: {floor_px: .nan}", ["line 3: motion.floor_px: .nan"]),
         (BASE + "motion: {floor_px: 1.0e+999}", ["line 3: motion.floor_px: 1.0e+999"]),

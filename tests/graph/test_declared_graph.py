@@ -120,7 +120,7 @@ EMPTY = Publication(asset="", folder=Path("/"), data_version="", fingerprint="")
 
 def test_a_config_takes_the_toy_arm_by_name_and_suggests_near_ones(toys, make_config):
     assert "reversed" in make_config(BASE + "arms: [motive, reversed]\n").arms
-    with pytest.raises(ConfigError, match=r"'motiv' is no arm. Did you mean 'motive'"):
+    with pytest.raises(ConfigError, match=r"there is no arm 'motiv'. Did you mean 'motive'"):
         make_config(BASE + "arms: [motiv]\n")
 
 

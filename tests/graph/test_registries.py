@@ -43,7 +43,7 @@ def build_left_half_moves(motion: Motion, *, device: str, threads: int) -> LeftH
 @pytest.mark.parametrize("by_threads", [True, False])
 def test_a_toy_tracker_makes_masks(ws, monkeypatch, by_threads):
     entry = TrackerEntry(name="left_half_moves", build=f"{__name__}:build_left_half_moves", kind="numpy", by_threads=by_threads)
-    with pytest.raises(ValidationError, match=r"'left_half_moves' is no tracker.* There are: 'dis', 'alltracker'"):
+    with pytest.raises(ValidationError, match=r"there is no tracker 'left_half_moves'.* There are: 'dis', 'alltracker'"):
         Motion(tracker=entry.name)
     monkeypatch.setitem(TRACKERS, entry.name, entry)
     toy = with_settings(ws, motion=Motion(tracker=entry.name))

@@ -1,4 +1,4 @@
-"""Rows that name windows of a file are clips of their own, from every kind of column; what is no window is a reject."""
+"""Rows that name windows of a file are clips of their own, from every kind of column; what is not a window is a reject."""
 
 import csv
 import json
@@ -135,7 +135,7 @@ class TestColumns:
         (clips / "t.json").write_text(json.dumps(rows))
         publication = publish_clip_catalog(workspace(tmp_path, "open_sora_plan"))
         assert shown(publication) == WANTED
-        assert rejected(publication) == [("bad_row", "entry 4 of t.json: its cut is no window: '7'")]
+        assert rejected(publication) == [("bad_row", "entry 4 of t.json: its cut is not a window: '7'")]
 
     def test_panda_70m_lists_the_pieces_of_a_video_in_one_row(self, tmp_path, clips):
         stamps = "[['0:00:00.000', '0:00:01.063'], ['0:00:01.063', '0:00:02.125'], ['0:00:02.125', '0:00:02.688']]"
@@ -175,24 +175,24 @@ class TestColumns:
     @pytest.mark.parametrize(("values", "words"), [
         ({"start": 1, "end": ""}, "one of them is missing"),
         ({"start": None, "end": 2}, "one of them is missing"),
-        ({"start": "soon", "end": 2}, "'soon' is no number"),
+        ({"start": "soon", "end": 2}, "'soon' is not a number"),
         ({"start": 2, "end": 1}, "ends at 1 and starts at 2"),
         ({"start": 1, "end": 1}, "ends at 1 and starts at 1"),
         ({"start": -1, "end": 1}, "starts before the video"),
-        ({"start": True, "end": 2}, "'True' is no number"),
-        ({"start": 0, "end": float("inf")}, "'inf' is no number"),
+        ({"start": True, "end": 2}, "'True' is not a number"),
+        ({"start": 0, "end": float("inf")}, "'inf' is not a number"),
         ({"start": 0, "end": "1e300"}, "too large"),
-        ({"start": "1:2:3:4", "end": 5}, "'1:2:3:4' is no number or time"),
-        ({"start": 0, "end": [1]}, "is no number"),
-        ({"start_frame": 1.5, "end_frame": 9}, "1.5 is no number of a frame"),
-        ({"start_frame": "0:01", "end_frame": 9}, "'0:01' is no number"),
-        ({"frame_idx": "a:b"}, "frame_idx is no window: 'a:b'"),
+        ({"start": "1:2:3:4", "end": 5}, "'1:2:3:4' is not a number or time"),
+        ({"start": 0, "end": [1]}, "is not a number"),
+        ({"start_frame": 1.5, "end_frame": 9}, "1.5 is not a frame number"),
+        ({"start_frame": "0:01", "end_frame": 9}, "'0:01' is not a number"),
+        ({"frame_idx": "a:b"}, "frame_idx is not a window: 'a:b'"),
         ({"frame_idx": "5:2"}, "ends at 2 and starts at 5"),
         ({"frame_idx": [1, 2, 3]}, "no pair of a start and an end"),
         ({"frame_idx": {"from": 1}}, "an object without start and end"),
         ({"cut": "[1, 2"}, "no list or object that can be read"),
         ({"cut": [[1, 2], [3, 4]]}, "no pair of a start and an end"),
-        ({"timestamp": "['0:00:01', 'later']"}, "'later' is no number"),
+        ({"timestamp": "['0:00:01', 'later']"}, "'later' is not a number"),
     ])  # fmt: skip
     def test_what_is_no_window_says_so(self, values, words):
         with pytest.raises(WindowError) as caught:
@@ -212,7 +212,7 @@ class TestColumns:
         publication = publish_clip_catalog(ws)
         assert sorted(publication.table("catalog")["caption"]) == ["good", "whole"]
         assert rejected(publication) == [
-            ("bad_row", "line 3 of t.csv: its window in start and end (x, 1): 'x' is no number"),
+            ("bad_row", "line 3 of t.csv: its window in start and end (x, 1): 'x' is not a number"),
             ("window_outside", "the window from 2.5 to 3.5 s ends behind the end of the file, which has 3.00 s"),
             ("window_outside", "the window from 9 to 10 s ends behind the end of the file, which has 3.00 s"),
         ]
