@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.video.contact_sheet import TILE_PX, Tile, evenly, write_sheet
 from motive_pipeline.video.readers import FrameReader
+
+log = logging.getLogger(__name__)
 
 _PREVIEW_CLIPS = 24
 _PREVIEW_COLUMNS = 6
@@ -77,6 +80,11 @@ def publish_query_catalog(ws: Workspace) -> Publication:
     require_few_rejects(ws, "query_catalog", rejected, total=sum(listing.num_entries for listing in parts.values()), role="query")
     frame = pd.concat([listing.frame.assign(role=part) for part, listing in parts.items()], ignore_index=True)
     frame = frame.rename(columns={"clip_id": "query_id"}).sort_values("query_id", ignore_index=True)
+    if without := int((frame["caption"] == "").sum()):
+        log.warning(
+            "query_catalog: %d of %d queries have no caption. Ranking works, but generated_videos refuses them unless generate.prompts names a file of "
+            "prompts.", without, len(frame),
+        )  # fmt: skip
     rejects = [reject for listing in parts.values() for reject in listing.rejects]
     counts = [listing.counts for listing in parts.values()]
     return ws.publish(

@@ -139,6 +139,14 @@ def test_a_held_out_clip_that_is_a_query_is_an_error_that_names_both_files(tmp_p
         publish_query_catalog(project(tmp_path))
 
 
+def test_queries_without_captions_are_told_early_and_named_by_number(tmp_path, caplog):
+    write_project(tmp_path)
+    (tmp_path / "held_out" / "held.txt").write_text("a square")
+    publish_query_catalog(project(tmp_path))
+    assert "2 of 3 queries have no caption" in caplog.text
+    assert "generate.prompts" in caplog.text
+
+
 def test_queries_that_are_all_bad_stop_the_stage_and_one_good_one_is_enough(tmp_path):
     write_project(tmp_path)
     for file in (tmp_path / "queries" / "slide").iterdir():
