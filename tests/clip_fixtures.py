@@ -56,6 +56,7 @@ def write_video(
     rotation: int = 0,
     pixel_aspect: Fraction | None = None,
     transfer: int | None = None,
+    matrix: int | None = None,
     full_range: bool = False,
     interlaced: bool = False,
 ) -> Path:
@@ -75,6 +76,8 @@ def write_video(
             context.sample_aspect_ratio = pixel_aspect
         if transfer is not None:
             context.color_trc = transfer
+        if matrix is not None:
+            context.colorspace = matrix
         if full_range:
             context.color_range = 2
         if interlaced:

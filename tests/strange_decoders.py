@@ -1,4 +1,5 @@
-"""Decoding workers whose decoder dies on a file called crash, hangs on one called hang, and has no memory for one called memory."""
+"""Decoding workers whose decoder dies on a file called crash, hangs on one called hang, has no memory for one called memory, and raises an
+exception that nobody expected for one called bug."""
 
 import subprocess
 import sys
@@ -18,6 +19,8 @@ def strange(name):
             time.sleep(600)
         if "memory" in file.name:
             raise MemoryError
+        if "bug" in file.name:
+            raise ZeroDivisionError("nobody thought of this")
         return real[name](file, **arguments)
     return task
 decode_worker.TASKS = {name: strange(name) for name in real}

@@ -6,6 +6,7 @@ allowed: a playlist or an image sequence could name other files or addresses.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -30,6 +31,11 @@ _WHITELIST = f"{FORMATS},mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """FFmpeg compares whole names, and some of its demuxers have several (``mov,mp4,m4a,...``)."""
 
 _MAX_BOXES = 1000
+_OWN_LENGTHS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi", "mpegts", "mxf", "nut")
+"""Formats, by FFmpeg's names, in which each stream has a length of its own."""
+
+_ROUNDED_S = 0.002
+_TAGGED_LENGTH = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 @contextmanager
@@ -56,10 +62,20 @@ def open_video(source: MediaFile | Path) -> Iterator[tuple[InputContainer, Video
 
 
 def stated_length_s(container: InputContainer, stream: VideoStream) -> float | None:
-    """The length that the stream or its container states, in seconds; None if neither does."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else None
+    """The length of the video in seconds, as its tag (Matroska), the stream or the container states it; None if none does.
+
+    Many containers state one length for all streams, which FFmpeg passes on as the stream's. It counts only where nothing else is in the
+    container: sound may go on after the last picture.
+    """
+    if tag := _TAGGED_LENGTH.fullmatch(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, tag.groups())
+        return 3600 * hours + 60 * minutes + seconds
+    of_all = container.duration / av.time_base if container.duration else None
+    own = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+    if len(container.streams) == 1:
+        return own or of_all
+    is_passed_on = own is not None and of_all is not None and abs(own - of_all) < _ROUNDED_S
+    return None if is_passed_on and container.format.name not in _OWN_LENGTHS else own
 
 
 def first_frame(container: InputContainer, stream: VideoStream) -> VideoFrame:

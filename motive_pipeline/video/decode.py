@@ -182,7 +182,8 @@ def frame_near(source: MediaFile | Path, share: float, *, width: int, height: in
     with open_video(file) as (container, stream):
         if span is None:
             start_s = float((stream.start_time or 0) * (stream.time_base or 0))
-            wanted_s = start_s + share * (stated_length_s(container, stream) or 0.0)
+            length_s = stated_length_s(container, stream) or (container.duration or 0) / av.time_base
+            wanted_s = start_s + share * length_s
         else:
             wanted_s = float(span.first) + share * float(span.end - span.first)
         found: VideoFrame | None = None
@@ -197,6 +198,8 @@ def frame_near(source: MediaFile | Path, share: float, *, width: int, height: in
                     break
         except av.error.FFmpegError as error:
             raise RejectRow("decode_error", f"cannot be decoded: {error.strerror}") from error
+        if found is None and share and span is None:  # a container without an index was sought behind the last picture
+            return frame_near(file, 0.0, width=width, height=height)
         if found is None:
             raise RejectRow("zero_frames", "no frame could be decoded")
         return picture(found, geometry(found, stream), width=width, height=height)

@@ -183,9 +183,9 @@ class TimedFrames:
             yield from decoded  # type: ignore[misc]
 
     def _deinterlaced(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-        """The same frames, one for one. If the first one is interlaced, all go through FFmpeg's ``bwdif``."""
-        for number, frame in enumerate(frames):
-            if number == 0 and frame.interlaced_frame:
+        """The same frames, one for one. From the first interlaced one on, all go through FFmpeg's ``bwdif``."""
+        for frame in frames:
+            if self._graph is None and frame.interlaced_frame:
                 self._graph = _deinterlacer(self.stream)
             if self._graph is None:
                 yield frame

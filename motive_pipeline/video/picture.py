@@ -13,6 +13,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from jaxtyping import UInt8, UInt16
 
+from motive_pipeline.errors import RejectRow
 from motive_pipeline.video.geometry import Geometry
 from motive_pipeline.video.tone_map import HLG, PQ, sdr
 
@@ -47,12 +48,20 @@ def cover_scale(shown_width: int, shown_height: int, *, width: int, height: int)
 
 
 def rgb(frame: VideoFrame, pixels: str = "rgb24") -> Stored:
-    """The stored pixels as RGB, without alpha. Colours that the file does not name are BT.709 from 720 lines on, else BT.601, as in players."""
+    """The stored pixels as RGB, without alpha. Colours that the file does not name are BT.709 from 720 lines on, else BT.601, as in players.
+
+    Raises:
+        RejectRow: ``unsupported_colours``.
+    """
     colours = int(frame.colorspace)
-    if colours == _UNSPECIFIED_COLOURS:
-        source = _BT709 if frame.height >= _HD_LINES else _BT601
-        return frame.reformat(format=pixels, src_colorspace=source, interpolation=_CHROMA, threads=1).to_ndarray()
-    return frame.reformat(format=pixels, interpolation=_CHROMA, threads=1).to_ndarray()
+    source = {"src_colorspace": _BT709 if frame.height >= _HD_LINES else _BT601} if colours == _UNSPECIFIED_COLOURS else {}
+    try:
+        return frame.reformat(format=pixels, interpolation=_CHROMA, threads=1, **source).to_ndarray()
+    except (OSError, ValueError) as error:
+        what = f"matrix {colours} of ITU-T H.273, pixel format {frame.format.name}"
+        raise RejectRow(
+            "unsupported_colours", f"FFmpeg cannot convert its colours to RGB ({what}): {error}. Encode it anew with BT.709 colours"
+        ) from error
 
 
 def _resized(picture_HWC: Stored, width: int, height: int) -> Resized:

@@ -21,6 +21,7 @@ from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.video.appearance import Appearance, appearance_of
 from motive_pipeline.video.decode import DecodedClip, FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import VideoFacts, probe
+from motive_pipeline.video.rejection import as_rejection
 from motive_pipeline.video.worker_pool import Reply, Task, decode_pool
 
 Result = TypeVar("Result")
@@ -66,11 +67,14 @@ class Prefetcher(Generic[Result]):
         """The result for one file.
 
         Raises:
-            RejectRow: the function rejects the file; ``decode_timeout``, ``decoder_crash``.
+            RejectRow: the function rejects the file; ``decode_timeout``, ``decoder_crash``, ``out_of_memory``, ``reader_error``.
         """
         file = media_file(source)
         if self._pool is None:
-            return self._here(file)
+            try:
+                return self._here(file)
+            except Exception as error:
+                raise as_rejection(error) from error
         reply = self._next(file)
         if isinstance(reply, RejectRow):
             raise reply

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window
 from motive_pipeline.video.appearance import appearance_of
 from motive_pipeline.video.decode import FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import probe
+from motive_pipeline.video.rejection import as_rejection
 from motive_pipeline.video.worker_channel import WorkerChannel
 
 Answer = tuple[dict[str, Any], np.ndarray | None]
@@ -52,10 +52,9 @@ def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:
     """Run one task; returns its result, or a header with the rejection."""
     try:
         return TASKS[task](file, **arguments)
-    except RejectRow as rejection:
+    except Exception as error:  # noqa: BLE001  one file must never end a run
+        rejection = as_rejection(error)
         return {"reject": [rejection.reason, rejection.detail, rejection.transient]}, None
-    except MemoryError:
-        return {"reject": ["out_of_memory", "decoding needs more memory than there is", True]}, None
 
 
 def serve(end: socket.socket) -> None:

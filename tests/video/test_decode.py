@@ -29,6 +29,38 @@ def read(path: Path, **rule) -> DecodedClip:
     return read_clip(path, replace(RULE, **rule))
 
 
+def combed_bar(num_frames: int) -> np.ndarray:
+    """A bar that moves by 4 px from field to field."""
+    combed = np.zeros((num_frames, 48, 64, 3), dtype=np.uint8)
+    for frame in range(num_frames):
+        combed[frame, 0::2, 8 * frame % 48 : 8 * frame % 48 + 8] = 220
+        combed[frame, 1::2, (8 * frame + 4) % 48 : (8 * frame + 4) % 48 + 8] = 220
+    return combed
+
+
+def combs(frames_THWC: np.ndarray) -> float:
+    """How much neighbouring lines differ."""
+    return float(np.abs(np.diff(frames_THWC.astype(float), axis=1)).mean())
+
+
+def with_sound(path: Path, frames_THWC: np.ndarray, codec: str, *, seconds: float) -> Path:
+    """A video at 8 frames a second with ``seconds`` of silence."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *frames_THWC.shape[1:3], "yuv420p"
+        sound = container.add_stream(codec, rate=44100)
+        for frame_HWC in frames_THWC:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")))
+        container.mux(stream.encode())
+        for number in range(round(seconds * 44100 / 1152)):
+            samples = np.zeros((1, 1152), dtype=np.float32 if codec == "aac" else np.int16)
+            silence = av.AudioFrame.from_ndarray(samples, format="fltp" if codec == "aac" else "s16", layout="mono")
+            silence.sample_rate, silence.pts = 44100, number * 1152
+            container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    return path
+
+
 ORIENTATIONS = {
     "as stored": ((1, 0, 0, 1), lambda picture: picture),
     "mirrored": ((-1, 0, 0, 1), np.fliplr),
@@ -310,18 +342,50 @@ class TestPicture:
         assert read(write_video(tmp_path / "v.mp4", counting_frames(9), transfer=16)).flags == ("hdr",)
 
     def test_interlaced_video_is_deinterlaced_and_flagged(self, tmp_path):
-        combed = np.zeros((9, 48, 64, 3), dtype=np.uint8)
-        for frame in range(9):  # a bar that moves by 4 px from field to field
-            combed[frame, 0::2, 8 * frame % 48 : 8 * frame % 48 + 8] = 220
-            combed[frame, 1::2, (8 * frame + 4) % 48 : (8 * frame + 4) % 48 + 8] = 220
+        combed = combed_bar(9)
         clip = read(write_video(tmp_path / "v.mkv", combed, interlaced=True))
         assert clip.flags == ("interlaced",)
         assert len(clip.frames_THWC) == 9
-        before, after = (np.abs(np.diff(f[1:-1].astype(float), axis=1)).mean() for f in (combed, clip.frames_THWC))
+        before, after = (combs(frames[1:-1]) for frames in (combed, clip.frames_THWC))
+        assert after < 0.6 * before, "the combs between the lines must be gone"
+
+    def test_a_video_that_turns_interlaced_after_its_first_frames_is_deinterlaced_from_there_on(self, tmp_path):
+        still = np.zeros((8, 48, 64, 3), dtype=np.uint8)
+        still[:, 16:32, 16:32] = 200
+        calm = write_video(tmp_path / "calm.ts", still)
+        alone = read(calm, num_frames=5)
+        combed = write_video(tmp_path / "combed.ts", combed_bar(16), interlaced=True)
+        (tmp_path / "both.ts").write_bytes(calm.read_bytes() + combed.read_bytes())
+        clip = read(tmp_path / "both.ts", num_frames=21)
+        assert {"interlaced", "time_repaired"} <= set(clip.flags)
+        assert np.array_equal(clip.frames_THWC[:5], alone.frames_THWC), "progressive frames are not touched"
+        assert alone.flags == ()
+        before, after = (combs(frames) for frames in (combed_bar(16)[2:10], clip.frames_THWC[10:18]))
         assert after < 0.6 * before, "the combs between the lines must be gone"
 
 
 class TestBadFiles:
+    @pytest.mark.parametrize("matrix", [8, 10, 11, 12, 13, 14, 15, 16, 17])
+    def test_colours_that_ffmpeg_does_not_convert(self, tmp_path, matrix):
+        """YCgCo, BT.2020 with constant luminance, ICtCp and others of H.273."""
+        path = write_video(tmp_path / "v.mkv", counting_frames(9), codec="ffv1", matrix=matrix)
+        for use in (lambda: read_clip(path, RULE), lambda: frame_near(path, 0.5, width=32, height=32)):
+            with pytest.raises(RejectRow, match=rf"matrix {matrix} of ITU-T H\.273.*Encode it anew") as caught:
+                use()
+            assert caught.value.reason == "unsupported_colours"
+
+    @pytest.mark.parametrize("matrix", [0, 1, 2, 4, 5, 6, 7, 9])
+    def test_colours_that_ffmpeg_converts_are_read(self, tmp_path, matrix):
+        path = write_video(tmp_path / "v.mkv", counting_frames(9), codec="ffv1", matrix=matrix)
+        assert which_frames(read(path).frames_THWC) == list(range(9))
+
+    @pytest.mark.parametrize(("suffix", "sound"), [("mkv", "aac"), ("ts", "mp2"), ("mp4", "aac"), ("avi", "mp2")])
+    def test_a_short_video_whose_sound_goes_on_is_short_and_not_cut_off(self, tmp_path, suffix, sound):
+        path = with_sound(tmp_path / f"v.{suffix}", counting_frames(4), sound, seconds=3.0)
+        assert reason(path) == "too_short"
+        assert probe(path).duration_s == pytest.approx(0.5, abs=0.13)
+        assert frame_near(path, 0.5, width=64, height=48).shape == (48, 64, 3)
+
     def test_an_empty_file(self, tmp_path):
         (tmp_path / "v.mp4").write_bytes(b"")
         assert reason(tmp_path / "v.mp4") == "empty_file"

@@ -93,7 +93,9 @@ def test_paths_that_become_known_one_by_one_are_probed_meanwhile_in_whole_messag
     assert asked == [2] * 12 + [1]
 
 
-@pytest.mark.parametrize(("name", "reason"), [("crash", "decoder_crash"), ("hang", "decode_timeout"), ("memory", "out_of_memory")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("crash", "decoder_crash"), ("hang", "decode_timeout"), ("memory", "out_of_memory"), ("bug", "reader_error")]
+)
 def test_a_decoder_that_dies_hangs_or_has_no_memory_costs_one_clip(tmp_path, strange_workers, name, reason):
     (tmp_path / "clips").mkdir()
     for number in range(4):
@@ -104,6 +106,25 @@ def test_a_decoder_that_dies_hangs_or_has_no_memory_costs_one_clip(tmp_path, str
     assert [Path(str(row["path"])).name for row in publication.rejects().to_dict("records")] == [f"1-{name}.mp4"]
     assert publication.rejects()["reason"].tolist() == [reason]
     assert len(publication.table("catalog")) == 4
+
+
+def test_an_exception_that_nobody_expected_is_named_in_the_reject_and_tried_again(tmp_path, strange_workers):
+    write_video(tmp_path / "bug.mp4", counting_frames(9))
+    with pytest.raises(
+        RejectRow, match=r"ZeroDivisionError: nobody thought of this \(strange.py, line \d+\)\. Please report this"
+    ) as caught:
+        Prober(Engine(decode_workers=1))(tmp_path / "bug.mp4")
+    assert caught.value.reason == "reader_error"
+    assert caught.value.transient
+
+
+def test_without_workers_an_exception_that_nobody_expected_costs_one_clip_too(tmp_path, monkeypatch):
+    def divide(*_):
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr(readers, "read_clip", divide)
+    with pytest.raises(RejectRow, match="ZeroDivisionError: nobody thought of this"):
+        ClipReader(RULE, Engine(decode_workers=0))(tmp_path / "v.mp4")
 
 
 def test_what_a_busy_machine_may_have_caused_is_tried_again(tmp_path, strange_workers):
