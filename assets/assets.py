@@ -10,7 +10,7 @@ from assets.automation import recompute_what_changed
 from assets.metadata import metadata_of
 from assets.names import asset_key
 from motive_pipeline.config import Config
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.graph import Asset, Graph
 from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -45,7 +45,7 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
         try:
             publication: Publication = asset.publish(workspace)
         except MotiveError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise dg.Failure(description=error_with_file(error, config.file), allow_retries=False) from error
         except Exception as error:
             if (trouble := storage_trouble(error, workspace.root, workspace.state)) is None:
                 raise

@@ -17,6 +17,7 @@ from assets.selection import hint_upstream, selected_assets
 from assets.staleness import failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.load import require_device
 from motive_pipeline.storage.layout import mark_layout
 from motive_pipeline.storage.workspace import Workspace
 
@@ -68,7 +69,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
     run left without an answer are run by themselves.
 
     Raises:
-        MotiveError: a part of the selection matches nothing, another run holds the root, or a source cannot be observed.
+        MotiveError: a part of the selection matches nothing, another run holds the root, a source cannot be observed, or ``model.device`` does not exist here.
         KeyboardInterrupt: it was stopped. The run is marked as canceled, and nothing as failed; what was committed is kept.
     """
     workspace = Workspace(config)
@@ -91,6 +92,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         again = selected & failed_last(graph, instance)
         while True:
             stale = set(stale_assets(graph, instance, workspace)) | again | failed
+            _require_device(workspace, {key for key in selected if ({key} | _ancestors(workspace, key)) & stale})
             ready = {key for key in selected & stale - failed if not (_ancestors(workspace, key) & stale)}
             if not ready:
                 break
@@ -183,16 +185,26 @@ def _in_process(job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: 
     return result
 
 
+def _require_device(workspace: Workspace, may_run: set[dg.AssetKey]) -> None:
+    """Stop before any work if ``model.device``, which something in ``may_run`` needs, does not exist here."""
+    if any(workspace.graph.asset(asset_name(key)).stage.on_device for key in may_run):
+        require_device(workspace.config.model.device)
+
+
 def _ancestors(workspace: Workspace, key: dg.AssetKey) -> set[dg.AssetKey]:
     return {asset_key(name) for name in workspace.graph.ancestors([asset_name(key)])}
 
 
 def _error_text(event: dg.DagsterEvent) -> str:
-    """The message for a person: a failure's own description, else the exception at the root with its trace."""
+    """One line for a person: a failure's own description, else the exception at the root and the line of ours where it arose."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
     error = data.error
     while error and error.cause:
         error = error.cause
-    return error.to_string() if error else "unknown error"
+    if error is None:
+        return "unknown error"
+    ours = [frame.split(", in ")[0].strip() for frame in error.stack if "/motive_pipeline/" in frame]
+    place = f" at {ours[-1]}" if ours else ""
+    return f"unexpected error{place}: {' '.join(error.message.split())} (the whole trace is in the log of the run, in Dagster's UI)"

@@ -1,6 +1,6 @@
 """Dagster's schedules: re-curation at fixed times.
 
-Belongs here: ``schedule.cron``. Does not belong here: what looks every few seconds (``sensors.py``).
+Belongs here: ``schedule.cron`` and ``schedule.timezone``. Does not belong here: what looks every few seconds (``sensors.py``).
 """
 
 import dagster as dg
@@ -28,7 +28,13 @@ def cron_schedules(config: Config) -> list[dg.ScheduleDefinition]:
 
     clips = ClipsAndModel()
 
-    @dg.schedule(name="recurate", cron_schedule=cron, job_name="curate", default_status=dg.DefaultScheduleStatus.RUNNING)
+    @dg.schedule(
+        name="recurate",
+        cron_schedule=cron,
+        execution_timezone=config.schedule.timezone,
+        job_name="curate",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
     def recurate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Re-curation at set times."""
         try:

@@ -6,7 +6,7 @@ a version is found (the library), what watches them between runs (``sensors.py``
 
 import dagster as dg
 
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.graph import SOURCES, Source, resolve_dotted
 from motive_pipeline.storage.workspace import Workspace
 
@@ -28,7 +28,7 @@ def _source_asset(workspace: Workspace, source: Source) -> dg.SourceAsset:
         try:
             version, facts = resolve_dotted(source.observe)(workspace)
         except MotiveError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise dg.Failure(description=error_with_file(error, workspace.config.file), allow_retries=False) from error
         return dg.ObserveResult(data_version=dg.DataVersion(version), metadata=facts)
 
     return observed

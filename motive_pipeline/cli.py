@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from motive_pipeline.config import Config, load_config
-from motive_pipeline.errors import MotiveError, NotPublished
+from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.graph import ARMS, BASE
@@ -51,7 +51,7 @@ def _run_command(arguments: argparse.Namespace) -> int:
         config = load_config()
         return arguments.command(config, arguments)
     except MotiveError as error:
-        tell(f"motive: {error}", file=sys.stderr)
+        tell(f"motive: {error_with_file(error, config.file) if config else error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         sys.stderr.close()
@@ -331,12 +331,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _path(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
-    workspace = Workspace(config)
-    try:
-        print(workspace.published(arguments.asset).data_folder)
-    except NotPublished:
-        workspace.graph.asset(arguments.asset)  # a wrong name gets the names that there are
-        raise
+    print(Workspace(config).published(arguments.asset).data_folder)
     return 0
 
 

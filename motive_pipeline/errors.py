@@ -1,5 +1,7 @@
 """The errors a user can cause, and the rejection of one row."""
 
+from pathlib import Path
+
 
 class MotiveError(Exception):
     """Something the user can mend. The message says what was wrong, where, and what to do."""
@@ -7,6 +9,12 @@ class MotiveError(Exception):
 
 class ConfigError(MotiveError):
     """A setting that cannot be used; names the YAML key, the value and what is allowed."""
+
+
+def error_with_file(error: MotiveError, file: Path) -> str:
+    """The message of ``error``; about a setting, it names the config ``file`` that is in use."""
+    text = str(error)
+    return f"{text} (settings: {file})" if isinstance(error, ConfigError) and str(file) not in text else text
 
 
 class NotPublished(MotiveError):

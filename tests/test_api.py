@@ -93,6 +93,13 @@ def test_sql_reads_and_does_not_write(root: motive_pipeline.Root):
         root.sql("DROP VIEW ranking")
 
 
+def test_an_asset_that_there_is_not_is_answered_with_the_nearest_name(root: motive_pipeline.Root):
+    with pytest.raises(motive_pipeline.MotiveError, match=r"no asset 'latent' under these settings\. Did you mean 'latents'"):
+        root.path("latent")
+    with pytest.raises(motive_pipeline.MotiveError, match=r"no asset 'voted_ranking/motiv'.*voted_ranking/motive"):
+        root.path("voted_ranking/motiv")
+
+
 @pytest.mark.parametrize("clip_id", ["no such clip", "' OR 1 = 1 --"])
 def test_an_unknown_clip_or_variant_is_named(root: motive_pipeline.Root, clip_id: str):
     with pytest.raises(motive_pipeline.MotiveError, match="no row of an influence with variant = 'motive'"):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from motive_pipeline.config.schema import Settings
+
+FRACTIONS = ("share", "dropout")
+"""How the keys end whose value is a fraction of 1, as people also give it in per cent."""
 
 
 def error_text(error: ValidationError, file: Path) -> str:
@@ -22,8 +27,21 @@ def error_text(error: ValidationError, file: Path) -> str:
         else:
             value = problem["input"] if not isinstance(problem["input"], dict | BaseModel) else None
             shown = f" = {value!r}" if value is not None else ""
-            lines.append(f"  {key}{shown}: {problem['msg'].removeprefix('Value error, ')}")
+            lines.append(f"  {key}{shown}: {problem['msg'].removeprefix('Value error, ')}{_advice(key, problem)}")
     return "\n".join(lines)
+
+
+def _advice(key: str, problem: ErrorDetails) -> str:
+    """What was probably meant, where the value shows it; else nothing."""
+    value = problem["input"]
+    if problem["type"] == "literal_error":
+        close = difflib.get_close_matches(str(value), re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", "")), n=1, cutoff=0.5)
+        return f". Did you mean {close[0]!r}?" if close else ""
+    if problem["type"] in ("less_than", "less_than_equal") and key.endswith(FRACTIONS) and 1 < value <= 100:
+        return f". It is a fraction: {value:g} % is {value / 100:g}"
+    if problem["type"] == "tuple_type" and isinstance(value, str):
+        return f". Write a list: [{value}]"
+    return ""
 
 
 def _suggestion(loc: tuple[int | str, ...]) -> str:

@@ -100,6 +100,13 @@ class Influence(Section):
 class Vote(Section):
     percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
 
+    @field_validator("percentile")
+    @classmethod
+    def _per_cent(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError(f"is in per cent, 0 or from 1 up to below 100. Did you mean {value * 100:g}?")
+        return value
+
 
 class Embedding(Section):
     encoder: str = FLOW_HISTOGRAM

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import zoneinfo
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -30,7 +32,18 @@ class Schedule(Section):
     watch_interval_s: Annotated[int, Field(ge=1)] = 5
     settle_s: Annotated[float, Field(ge=0)] = 2.0
     cron: str | None = None
+    timezone: str = "UTC"
     auto_heavy: bool = False
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        zones = zoneinfo.available_timezones()
+        if value not in zones:
+            close = difflib.get_close_matches(value, zones, n=1, cutoff=0.5)
+            meant = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f'must be the name of a time zone in the IANA database, for instance "Europe/Berlin" or "UTC".{meant}')
+        return value
 
     @field_validator("cron")
     @classmethod

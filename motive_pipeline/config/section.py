@@ -37,7 +37,9 @@ def _timesteps(value: object) -> float | tuple[float, ...]:
     listed = list(value) if isinstance(value, list | tuple) else [value]
     numbers = [float(each) for each in listed if isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < 1000]
     if not numbers or len(numbers) < len(listed) or len(set(numbers)) < len(numbers):
-        raise ValueError("must be a number above 0 and below 1000, or a list of different ones, for instance [250, 500, 750]")
+        raise ValueError("must be a number from 1 to below 1000, or a list of different ones, for instance [250, 500, 750]")
+    if fractions := [number for number in numbers if number < 1]:
+        raise ValueError(f"is on diffusers' scale, 0 to 1000, and not 0 to 1. Did you mean {fractions[0] * 1000:g}?")
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "model_hash",
     "observe_base_encoders",
     "observe_base_model",
+    "require_device",
 ]
 
 _base_models: dict[tuple[object, ...], VideoModel] = {}
@@ -77,6 +78,16 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
     )
+
+
+def require_device(name: str) -> None:
+    """Check that the device that ``model.device`` names exists, without loading a model. ``auto`` and ``cpu`` always do, and load no library.
+
+    Raises:
+        MotiveError: it does not exist here.
+    """
+    if name not in ("auto", "cpu"):
+        _device(name)
 
 
 def fixed_device(name: str, threads: int) -> torch.device:

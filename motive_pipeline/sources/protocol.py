@@ -90,7 +90,7 @@ def require_folder(path: Path, key: str) -> None:
         ConfigError: it is not; the message names ``key``.
     """
     if not path.exists():
-        raise ConfigError(f"{key} = {path}: there is no such folder. Make it, or correct {key} in motive.yaml.")
+        raise ConfigError(f"{key} = {path}: there is no such folder. Make it, or correct the setting.")
     if not path.is_dir():
         raise ConfigError(f"{key} = {path}: this is a file; {key} must name the folder that holds the videos.")
     if not os.access(path, os.R_OK | os.X_OK):

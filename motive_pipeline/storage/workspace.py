@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.config import Config
-from motive_pipeline.errors import NotPublished
+from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.graph import STAGES, Graph
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
@@ -111,20 +111,26 @@ class Workspace:
         """What ``asset`` (``latents``, ``influence_matrix/motive``) has published last.
 
         Raises:
-            NotPublished: nothing yet, or a file of it is missing, cut or altered, or rows that it lists have gone.
+            NotPublished: there is no such asset, it has published nothing yet, a file of it is missing, cut or altered, or rows that it lists have gone.
         """
         pointer = self._folder(asset) / POINTER
         try:
             folder = pointer.parent / read_sealed(pointer)["version"]
         except FileNotFoundError:
-            raise NotPublished(
-                f"{asset} has not been materialized yet below {self.root}. Run `motive run`, or materialize it in the UI."
-            ) from None
+            raise NotPublished(self._why_absent(asset)) from None
         except Damaged as error:
             raise self._not_whole(asset, str(error)) from error
         if wrong := self._unmarked.get(folder) or what_is_wrong(folder) or self._indexes.what_is_wrong(folder):
             raise self._not_whole(asset, f"its published folder {folder} is missing or not whole ({wrong})")
         return Publication.read(asset, folder, check=lambda: self._check(asset, folder))
+
+    def _why_absent(self, asset: str) -> str:
+        """Why ``asset`` has no pointer: its name is wrong, or it was never made."""
+        try:
+            self.graph.asset(asset)
+        except MotiveError as error:
+            return str(error)
+        return f"{asset} has not been materialized yet below {self.root}. Run `motive run`, or materialize it in the UI."
 
     def damages(self) -> Iterator[str]:
         """Check every file of every current publication; yields what is wrong. A damaged publication counts as not published from now on."""

@@ -288,7 +288,10 @@ def test_cron_comes_from_the_settings_and_asks_again_for_what_failed(project):
     assert cron_schedules(project.config) == []
     project.set("schedule.cron", "30 3 * * 1")
     (schedule,) = cron_schedules(project.config)
-    assert schedule.cron_schedule == "30 3 * * 1"
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 3 * * 1", "UTC")
+    project.set("schedule.timezone", "Europe/Berlin")
+    (schedule,) = cron_schedules(project.config)
+    assert schedule.execution_timezone == "Europe/Berlin"
 
     def tick():
         with open_instance(project.config) as instance, dg.build_schedule_context(instance=instance) as context:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import zarr
 
+from assets.run_stale import run_stale
 from motive_pipeline.attribution.stage import publish_gradients
+from motive_pipeline.catalog import stage as catalog_stage
 from motive_pipeline.catalog.rejects import publish_rejected
 from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.motion.stage import publish_motion_masks
+from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.encode import write_mp4
 from tests.graph_project import SETTINGS, Project
 
@@ -93,6 +96,35 @@ def test_a_missing_folder(project):
     refused(project, "clips.path", str(project.folder / "nowhere"))
 
 
+def test_an_error_names_the_config_that_is_in_use(project):
+    project.set("clips.path", "nowhere")
+    project.file = project.file.rename(project.folder / "other.yaml")
+    for command in (["run"], ["plan"]):
+        told = project.motive(*command).err
+        assert f"(settings: {project.file})" in told
+        assert "motive.yaml" not in told
+
+
+def test_a_device_that_is_not_there_stops_the_run_before_any_work_unless_nothing_needs_it(project):
+    project.set("model.device", "cuda:99")
+    refused(project, "model.device = 'cuda:99'", "cannot be used here")
+    assert project.workspace.assets() == [], "nothing was computed"
+    assert set(project.run("--select", 'key:"clip_catalog"').assets) == {"clip_catalog"}
+    refused(project, "model.device = 'cuda:99'")
+
+
+def test_an_unexpected_error_of_a_library_is_one_line_that_says_where(project, monkeypatch):
+    def header_too_large(workspace: Workspace) -> None:
+        raise RuntimeError("Error while deserializing header:\nheader too large")
+
+    monkeypatch.setattr(catalog_stage, "publish_query_catalog", header_too_large)
+    told = run_stale(project.config, 'key:"query_catalog"').assets["query_catalog"].error
+    assert "RuntimeError: Error while deserializing header: header too large" in told
+    assert "resolve.py" in told
+    assert "log of the run" in told
+    assert "\n" not in told
+
+
 def test_an_empty_folder(project):
     shutil.rmtree(project.folder / "clips")
     (project.folder / "clips").mkdir()
@@ -149,6 +181,9 @@ def test_a_wrong_config_name_and_a_wrong_asset(project, tmp_path):
     assert "no such" in project.motive("path", "nonsense").err.lower() or "nonsense" in project.motive("path", "nonsense").err
     assert "Did you mean 'latents'?" in project.motive("path", "latent").err
     assert "voted_ranking/motive" in project.motive("path", "voted_ranking/motiv").err
+    project.set("arms", ["base", "full", "motive"])
+    export = project.motive("export", "--arm", "random", "--to", str(tmp_path / "out"), "--for", "diffsynth").err
+    assert "there is no asset 'curated_subset/random' under these settings. There are: curated_subset/full, curated_subset/motive" in export
     project.file.rename(tmp_path / "other.yaml")
     assert "cannot read the config" in project.motive("run").err
 

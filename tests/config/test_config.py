@@ -80,6 +80,17 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "arms: [motive, full]\npreference: {comparisons: [[motive, base]]}", ["preference.comparisons names base", "motive"]),
         (BASE + "preference: {catch_share: 0.9}", ["preference.catch_share = 0.9", "0.5"]),
         (BASE + "generate: {guidance: 0.5}", ["generate.guidance = 0.5", "greater than or equal to 1"]),
+        (BASE + "vote: {percentile: 0.9}", ["vote.percentile = 0.9", "per cent", "Did you mean 90?"]),
+        (BASE + "gradient: {timestep: 0.5}", ["gradient.timestep = 0.5", "0 to 1000", "Did you mean 500?"]),
+        (BASE + "gradient: {timestep: [0.25, 0.5]}", ["gradient.timestep", "Did you mean 250?"]),
+        (BASE + "subset: {share: 10}", ["subset.share = 10", "It is a fraction: 10 % is 0.1"]),
+        (BASE + "finetune: {caption_dropout: 10}", ["finetune.caption_dropout = 10", "10 % is 0.1"]),
+        (BASE + "motion: {max_reject_share: 2.5}", ["motion.max_reject_share = 2.5", "2.5 % is 0.025"]),
+        (BASE + "gradient: {projection: fastfod}", ["gradient.projection = 'fastfod'", "Did you mean 'fastfood'?"]),
+        (BASE + "schedule: {timezone: Europe/Berln}", ["schedule.timezone = 'Europe/Berln'", "IANA", "Did you mean 'Europe/Berlin'?"]),
+        (BASE + "schedule: {timezone: ''}", ["schedule.timezone", "IANA"]),
+        (BASE + "arms: [motiv]", ["arms.0 = 'motiv'", "Did you mean 'motive'?"]),
+        (BASE + "arms: motive", ["arms = 'motive'", "[motive]"]),
         (BASE + "arms: [base, full]", ["arms", "must contain motive"]),
         (BASE + "arms: [motive, motive]", ["arms", "twice"]),
         ("clips: {source: demo, num_frames: 16}\nqueries: {source: demo}", ["clips.num_frames = 16", "4n+1", "13"]),
@@ -154,7 +165,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         "storage.root", "storage.state", "model.device", "gradient.checkpointing", "gradient.deterministic", "finetune.checkpointing",
         "engine.commit_rows", "engine.commit_s",
         "engine.decode_workers", "engine.decode_timeout_s",
-        "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.auto_heavy",
+        "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.timezone", "schedule.auto_heavy",
     }  # fmt: skip
     for section, fields in config.model_dump(mode="json").items():
         for key in fields if isinstance(fields, dict) else [None]:
