@@ -80,7 +80,7 @@ def publish_query_catalog(ws: Workspace) -> Publication:
     require_few_rejects(ws, "query_catalog", rejected, total=sum(listing.num_entries for listing in parts.values()), role="query")
     frame = pd.concat([listing.frame.assign(role=part) for part, listing in parts.items()], ignore_index=True)
     frame = frame.rename(columns={"clip_id": "query_id"}).sort_values("query_id", ignore_index=True)
-    if without := int((frame["caption"] == "").sum()):
+    if without := frame["caption"].tolist().count(""):
         log.warning(
             "query_catalog: %d of %d queries have no caption. Ranking works, but generated_videos refuses them unless generate.prompts names a file of "
             "prompts.", without, len(frame),
