@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from assets.instance import instance_folder
-from motive_pipeline.config import load_config
+from assets.instance import open_instance
+from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
 
 log = logging.getLogger("motive_pipeline.dev")
@@ -42,13 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         config = load_config()
-        environment = os.environ | {"DAGSTER_HOME": str(instance_folder(config)), "MOTIVE_CONFIG": str(config.file)}
+        make_databases(config)
     except MotiveError as error:
         print(f"make dev: {error}", file=sys.stderr)
         return 1
     workspace = Path(__file__).parents[1] / "workspace.yaml"
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
-    dagster = subprocess.Popen(command, env=environment)
+    code = ["-w", str(workspace)] if workspace.exists() else ["-m", "assets.definitions"]
+    command = [sys.executable, "-m", "dagster", "dev", *code, "-h", "127.0.0.1", "-p", str(port)]
+    dagster = subprocess.Popen(command, env=os.environ | {"MOTIVE_CONFIG": str(config.file)})
     signal.signal(signal.SIGTERM, lambda number, frame: dagster.send_signal(signal.SIGINT))
     try:
         while True:
@@ -57,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             revive(f"http://127.0.0.1:{port}/graphql")
     except KeyboardInterrupt:  # Ctrl-C reaches all processes of the terminal
         return dagster.wait()
+
+
+def make_databases(config: Config) -> None:
+    """Make the databases of a new instance, which the processes of ``dagster dev`` would do all at once and get in each other's way."""
+    with open_instance(config) as instance:
+        log.debug("%s %s %s", instance.run_storage, instance.event_log_storage, instance.schedule_storage)
 
 
 def revive(url: str) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.dev import revive
+from assets.dev import make_databases, revive
 from assets.instance import open_instance
 from tests.daemon import until
 from tests.graph_project import SETTINGS, Project
@@ -74,8 +74,8 @@ def started(tmp_path: Path) -> Iterator[tuple[dg.DagsterInstance, Path, subproce
     project = Project(tmp_path, SETTINGS | {"arms": ["base", "motive"], "schedule": {"watch_interval_s": 5}})
     log = tmp_path / "dev.log"
     command = [sys.executable, "-m", "assets.dev", "--port", str(free_port())]
+    make_databases(project.config)
     with open_instance(project.config) as instance, log.open("w") as output:
-        instance.get_runs_count(), instance.all_instigator_state(), instance.get_daemon_heartbeats()  # the databases are made once
         environment = os.environ | {"MOTIVE_CONFIG": str(project.file)}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
         try:
