@@ -28,8 +28,7 @@ demo: install
 	MOTIVE_CONFIG="$(CONFIG)" $(BIN)/motive run --summary
 
 dev: install
-	home="$$(MOTIVE_CONFIG='$(CONFIG)' $(BIN)/python -m assets.instance)" && DAGSTER_HOME="$$home" MOTIVE_CONFIG="$(CONFIG)" \
-	  $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	MOTIVE_CONFIG="$(CONFIG)" $(BIN)/python -m assets.dev --port $(PORT)
 
 test: install
 	$(PYTEST) -m "not slow"
