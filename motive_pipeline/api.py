@@ -76,7 +76,10 @@ class Root:
         found = relation.df()
         if found.empty:
             asked = ", ".join(f"{column} = {value!r}" for column, value in wanted.items())
-            raise MotiveError(f"{self.folder} has no row of {what} with {asked}")
+            variants = ", ".join(self.sql("SELECT DISTINCT variant FROM ranking ORDER BY variant")["variant"])
+            raise MotiveError(
+                f"{self.folder} has no row of {what} with {asked}. The variants that have a ranking are: {variants or 'none yet'}"
+            )
         return found
 
 

@@ -39,9 +39,11 @@ def project(tmp_path_factory) -> Project:
 
 @pytest.fixture(scope="module")
 def daemon(project, tmp_path_factory):
-    """A daemon on the project's own instance; gives its log."""
+    """A daemon on the project's own instance that has looked at the clips once; gives its log."""
     log = tmp_path_factory.mktemp("log") / "daemon.log"
     with dagster_daemon(project.config, log):
+        with open_instance(project.config) as instance:
+            until(lambda: any(state.instigator_name == "watch_clips" for state in instance.all_instigator_state()), "the first look", log)
         yield log
 
 
@@ -62,22 +64,20 @@ def curate_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
 
 def test_clips_dropped_into_the_folder_end_up_ranked_by_one_run(project, daemon):
     with open_instance(project.config) as instance:
-        heartbeat = dg.DagsterInstance.get_daemon_heartbeats
-        until(lambda: "SENSOR" in heartbeat(instance), "the daemon's first look", daemon)
+        before, runs_before = ranked(project), len(curate_runs(instance))
         whole = clip_file(project.folder, 20).read_bytes()
         half = project.folder / "clips" / "20.mp4"
         half.write_bytes(whole[: len(whole) // 2])
         for seed in (21, 22):
             clip_file(project.folder / "clips", seed)
         time.sleep(7.0)
-        assert curate_runs(instance) == [], "a file is only half there"
+        assert len(curate_runs(instance)) == runs_before, "a file is only half there"
         half.write_bytes(whole)
         dropped = time.time()
-        until(lambda: ranked(project) == 9, "the new ranking", daemon)
+        until(lambda: ranked(project) == before + 3, "the new ranking", daemon)
         seen = time.time()
-        (record,) = curate_runs(instance)
-        until(lambda: curate_runs(instance)[0].dagster_run.is_finished, "the end of the run", daemon)
-        (record,) = curate_runs(instance)
+        until(lambda: curate_runs(instance)[-1].dagster_run.is_finished, "the end of the run", daemon)
+        (record,) = curate_runs(instance)[runs_before:]
     assert record.dagster_run.status == dg.DagsterRunStatus.SUCCESS
     requested, started = record.create_timestamp.timestamp(), record.start_time
     print(
@@ -97,7 +97,7 @@ def test_with_nothing_new_there_is_no_run(project, daemon):
 
 @pytest.mark.slow
 def test_settings_that_no_longer_parse_start_no_run_and_show_the_error_until_they_are_mended(project, daemon):
-    good, before = project.file.read_text(encoding="utf-8"), project.workspace
+    good, before, num_ranked = project.file.read_text(encoding="utf-8"), project.workspace, ranked(project)
     with open_instance(before.config) as instance:
         num_runs = instance.get_runs_count()
         try:
@@ -108,8 +108,10 @@ def test_settings_that_no_longer_parse_start_no_run_and_show_the_error_until_the
             project.file.write_text(good, encoding="utf-8")
         assert "line" in told
         assert instance.get_runs_count() == num_runs
-        assert before.scores.query("SELECT count(*) FROM ranking WHERE variant = 'motive'").fetchall() == [(9,)], "the last state stays"
-        until(lambda: ranked(project) == 10, "the ranking with the new clip", daemon)
+        assert before.scores.query("SELECT count(*) FROM ranking WHERE variant = 'motive'").fetchall() == [(num_ranked,)], (
+            "the last state stays"
+        )
+        until(lambda: ranked(project) == num_ranked + 1, "the ranking with the new clip", daemon)
         until(lambda: curate_runs(instance)[-1].dagster_run.is_finished, "the end of the run", daemon)
         assert instance.get_runs_count() == num_runs + 1
 
@@ -117,7 +119,7 @@ def test_settings_that_no_longer_parse_start_no_run_and_show_the_error_until_the
 @pytest.mark.slow
 def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
     with open_instance(project.config) as instance:
-        before = len(curate_runs(instance))
+        before, num_ranked = len(curate_runs(instance)), ranked(project)
         clip_file(project.folder / "clips", 30)
 
         def living() -> tuple[str, int] | None:
@@ -130,7 +132,7 @@ def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
 
         run_id, process_id = until(living, "the run's process", daemon)
         os.kill(process_id, signal.SIGKILL)
-        until(lambda: ranked(project) == 11, "the ranking by another run", daemon)
+        until(lambda: ranked(project) == num_ranked + 1, "the ranking by another run", daemon)
         until(lambda: all(record.dagster_run.is_finished for record in curate_runs(instance)), "the end", daemon)
         killed, again = instance.get_run_by_id(run_id), curate_runs(instance)[-1].dagster_run
     assert killed is not None
@@ -142,13 +144,13 @@ def test_a_killed_run_is_started_again_and_ends_well(project, daemon):
 @pytest.mark.slow
 def test_a_run_whose_gate_failed_is_not_started_again(project, daemon):
     with open_instance(project.config) as instance:
-        before = len(curate_runs(instance))
+        before, num_ranked = len(curate_runs(instance)), ranked(project)
         write_mp4(project.folder / "clips" / "too_short.mp4", moving(40)[:5], 16)
         until(lambda: len(curate_runs(instance)) > before and curate_runs(instance)[-1].dagster_run.is_finished, "a run", daemon)
         assert curate_runs(instance)[-1].dagster_run.status == dg.DagsterRunStatus.FAILURE
         time.sleep(IDLE_S)
         assert len(curate_runs(instance)) == before + 1
-    assert ranked(project) == 11, "what was good stays"
+    assert ranked(project) == num_ranked, "what was good stays"
 
 
 def _says(instance: dg.DagsterInstance, words: str) -> str | None:
