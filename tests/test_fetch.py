@@ -172,8 +172,8 @@ def test_fetched_files_that_were_changed_are_not_used_and_fetching_mends_them(pi
     [
         ("/code.tar.gz", archive(CODE | {"utils/misc.py": b"harm"}), r"utils/misc\.py has the SHA-256 [0-9a-f]{64}, not the pinned"),
         ("/code.tar.gz", archive({"LICENSE": CODE["LICENSE"]}), r"the archive holds no nets/alltracker\.py"),
-        ("/code.tar.gz", b"<html>log in to the network</html>", r"no whole \.tar\.gz archive"),
-        ("/code.tar.gz", archive(CODE)[:200], r"no whole \.tar\.gz archive"),
+        ("/code.tar.gz", b"<html>log in to the network</html>", r"not a whole \.tar\.gz archive"),
+        ("/code.tar.gz", archive(CODE)[:200], r"not a whole \.tar\.gz archive"),
         ("/code.tar.gz", archive(CODE | {"demo.mp4": bytes(2**21)}), r"unpacks to more than 1048576 bytes"),
         ("/weights.pth", b"other", r"5 bytes came, not the pinned \d+"),
         ("/weights.pth", None, r"cannot download .*weights\.pth: HTTP Error 404.*needs a network"),
