@@ -22,9 +22,13 @@ class Finetune(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
     schedule: Literal["constant", "cosine"] = "constant"
     caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     shift: Annotated[float, Field(gt=0)] = 3.0
+    sampling: Literal["uniform", "logit_normal"] = "uniform"
+    timesteps: Literal["independent", "stratified"] = "independent"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpointing: bool = False
 
 

@@ -37,6 +37,11 @@ def _has_comparisons(project: Project) -> bool:
     return bool(project.comparisons)
 
 
+def _is_not(key: str, value: object) -> Switch:
+    """Whether a project sets ``key`` to another value."""
+    return lambda project: project.setting(key) != value
+
+
 def _uses_adam(project: Project) -> bool:
     return project.setting("influence.preconditioner") == "adam"
 
@@ -425,6 +430,13 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="finetuned_checkpoint",
+            # where they say what trainings did before they existed, these do not count, so that no training is repeated
+            when={
+                _is_not("finetune.warmup_steps", None): ("finetune.warmup_steps",),
+                _is_not("finetune.sampling", "uniform"): ("finetune.sampling",),
+                _is_not("finetune.timesteps", "independent"): ("finetune.timesteps",),
+                _is_not("finetune.ema", None): ("finetune.ema",),
+            },
             settings=(
                 "finetune.seeds",
                 "finetune.steps",

@@ -70,7 +70,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
         content=digest([record["content"] for record in records]),
         write=write,
         started=started,
-        facts=_facts(records, len(clip_ids)),
+        facts=_facts(records, len(clip_ids), ws.config.finetune.batch_size),
         counts=RowCounts(computed=len(trainings) - reused, reused=reused),
         preview=functools.partial(draw_losses, [record["losses"] for record in records]),
     )
@@ -154,7 +154,7 @@ def _weights_digest(folder: Path) -> str:
     return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])
 
 
-def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, Any]:
+def _facts(records: Sequence[Mapping[str, Any]], num_clips: int, batch_size: int) -> dict[str, Any]:
     first, last = [
         np.mean([_mean_of_end(record["losses"], side) for record in records])
         for side in (slice(None, AVERAGED_LOSSES), slice(-AVERAGED_LOSSES, None))
@@ -163,6 +163,7 @@ def _facts(records: Sequence[Mapping[str, Any]], num_clips: int) -> dict[str, An
         "clips": num_clips,
         "trainings": len(records),
         "steps": len(records[0]["losses"]),
+        "passes over the clips": round(len(records[0]["losses"]) * batch_size / num_clips, 1),
         "first_loss": float(first),
         "last_loss": float(last),
         "seconds": float(sum(record["seconds"] for record in records)),

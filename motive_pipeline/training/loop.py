@@ -41,12 +41,17 @@ class StepDraw:
 def step_draw(training: int, step: int, settings: Finetune) -> StepDraw:
     """The draw of a step. It depends only on (training, step) and the settings, so it is the same in every arm.
 
-    Timesteps are uniform in sigma and then shifted, sigma' = shift sigma / (1 + (shift - 1) sigma).
+    A uniform number u in each place of the batch (with ``stratified`` one in each of B equal parts, in random order) becomes sigma = u, or for
+    ``logit_normal`` sigma = sigmoid(z) with z standard normal (Esser et al. 2024, arXiv 2403.03206, their m = 0, s = 1). Then sigma is shifted,
+    sigma' = shift sigma / (1 + (shift - 1) sigma).
     """
     generator = torch.Generator().manual_seed(_seed_from("draw", training, step))
     group = float(torch.rand((), generator=generator))
-    sigma_B = torch.rand(settings.batch_size, generator=generator)
+    uniform_B = torch.rand(settings.batch_size, generator=generator)
     drop_caption_B = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
+    if settings.timesteps == "stratified":
+        uniform_B = (torch.randperm(settings.batch_size, generator=generator) + uniform_B) / settings.batch_size
+    sigma_B = uniform_B if settings.sampling == "uniform" else torch.sigmoid(torch.special.ndtri(uniform_B))
     shifted_B = settings.shift * sigma_B / (1.0 + (settings.shift - 1.0) * sigma_B)
     return StepDraw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
 
@@ -58,8 +63,9 @@ def shuffled_forever(clip_ids: Sequence[str], training: int) -> Iterator[str]:
 
 
 def learning_rate(step: int, settings: Finetune) -> float:
-    """The learning rate of ``step`` (from 0): linear warm-up over the first ``warmup_share`` of the steps, then constant or half a cosine to zero."""
-    warmup_steps = math.floor(settings.warmup_share * settings.steps)
+    """The learning rate of ``step`` (from 0): linear warm-up over ``warmup_steps`` steps, else the first ``warmup_share`` of them; then constant or half a
+    cosine to zero."""
+    warmup_steps = math.floor(settings.warmup_share * settings.steps) if settings.warmup_steps is None else settings.warmup_steps
     if step < warmup_steps or settings.schedule == "constant":
         return settings.learning_rate * min(1.0, (step + 1) / (warmup_steps + 1))
     return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (settings.steps - warmup_steps)))
@@ -103,6 +109,33 @@ class MasterWeights:
                 parameter.copy_(master)
 
 
+class RunningMean:
+    """The mean of the weights after each step, in which a step counts ``decay`` times as much as the next one (exponential moving average).
+
+    The weights before the first step do not count: after step t it is sum_i decay^(t - i) w_i / sum_i decay^(t - i).
+    """
+
+    def __init__(self, masters: Sequence[torch.nn.Parameter], decay: float) -> None:
+        self._masters = masters
+        self._means = [torch.empty_like(master, requires_grad=False) for master in masters]
+        self._decay = decay
+        self._num_steps = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take in the weights as they are now."""
+        self._num_steps += 1
+        share = (1 - self._decay) / (1 - self._decay**self._num_steps)
+        for mean, master in zip(self._means, self._masters, strict=True):
+            mean.copy_(master) if self._num_steps == 1 else mean.lerp_(master, share)
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Replace the weights by their mean."""
+        for mean, master in zip(self._means, self._masters, strict=True):
+            master.copy_(mean)
+
+
 def finetune(
     model: VideoModel,
     clips: Mapping[Shape, Sequence[str]],
@@ -112,7 +145,8 @@ def finetune(
     training: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[float]:
-    """Train ``model.transformer`` in place for ``settings.steps`` steps; returns the loss of each step.
+    """Train ``model.transformer`` in place for ``settings.steps`` steps; returns the loss of each step. With ``settings.ema`` it ends with the running
+    mean of its weights.
 
     ``clips`` lists the clip ids by latent shape; ``training`` is the number of the training within the arm. The same arguments give the same
     bits. Another ``micro_batch_size`` gives the same numbers up to rounding.
@@ -124,6 +158,7 @@ def finetune(
     optimizer = torch.optim.AdamW(
         weights.masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
+    average = None if settings.ema is None else RunningMean(weights.masters, settings.ema)
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
@@ -144,7 +179,12 @@ def finetune(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         weights.write_back()
+        if average is not None:
+            average.add()
         on_step(step, losses[-1])
+    if average is not None:
+        average.write_back()
+        weights.write_back()
     return losses
 
 
