@@ -115,7 +115,7 @@ class RunningMean:
     The weights before the first step do not count: after step t it is sum_i decay^(t - i) w_i / sum_i decay^(t - i).
     """
 
-    def __init__(self, masters: Sequence[torch.nn.Parameter], decay: float) -> None:
+    def __init__(self, masters: Sequence[torch.Tensor], decay: float) -> None:
         self._masters = masters
         self._means = [torch.empty_like(master, requires_grad=False) for master in masters]
         self._decay = decay
