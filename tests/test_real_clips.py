@@ -22,6 +22,7 @@ from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.video.probe import probe
 from tests.graph_project import SETTINGS, Project
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -97,7 +97,7 @@ def test_results_of_another_history_are_stale_and_made_again(project, second, ca
     assert num_clips(project.config) == 6
     assert statuses(run_stale(project.config, CATALOGS)) == {"clip_catalog": "unchanged", "query_catalog": "unchanged"}
     assert cli.main(["sql", "--config", str(project.file), "SELECT count(*) FROM clips"]) == 0
-    assert "note" not in capsys.readouterr().err
+    assert "made with other settings" not in capsys.readouterr().err
 
 
 def test_a_root_that_was_put_back_from_a_backup_is_brought_up_to_date(project, tmp_path):
