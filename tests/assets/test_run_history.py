@@ -172,6 +172,15 @@ def test_a_damaged_mark_belongs_to_nobody(root, tmp_path, damaged, content):
     assert json.loads((root / ON_ROOT).read_text()) == {"history": new.id, "folder": str(new.folder)}
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 33])
+def test_an_id_that_a_power_cut_emptied_is_made_anew(tmp_path, content):
+    first = RunHistory.at(tmp_path)
+    assert RunHistory.at(tmp_path) == first
+    (tmp_path / IN_HISTORY).write_bytes(content)
+    assert len(RunHistory.at(tmp_path).id.strip("\0")) == 32
+    assert RunHistory.at(tmp_path) != first
+
+
 def test_the_mark_is_written_once(root, tmp_path):
     before = (root / ON_ROOT).stat().st_ino
     claim(root, RunHistory.at(tmp_path / "old"))

@@ -185,6 +185,7 @@ def test_stratified_timesteps_have_one_in_each_equal_part_in_random_order() -> N
     assert len({tuple(np.argsort(draw)) for draw in draws}) == 400
     # The place within a part is uniform: its mean over 6400 numbers deviates by 0.0036; that of a part in one place of the batch by 0.23.
     assert np.mod(draws * 16, 1).mean() == pytest.approx(0.5, abs=0.02)
+    assert np.mod(draws * 16, 1).std() == pytest.approx(12**-0.5, abs=0.02)
     np.testing.assert_allclose(np.floor(draws * 16).mean(0), 7.5, atol=1.2)
 
 
