@@ -46,7 +46,9 @@ LAYOUTS: dict[str, Layout] = {
     "json": Layout(tables=("*.json",), windows=ALL_WINDOWS),
     "jsonl": Layout(tables=("*.jsonl", "*.ndjson"), windows=ALL_WINDOWS),
     "parquet": Layout(tables=("*.parquet", "data/*.parquet"), windows=ALL_WINDOWS),
-    "videofolder": Layout(tables=("**/metadata.csv", "**/metadata.jsonl", "**/metadata.parquet"), path_columns=("file_name",)),
+    "videofolder": Layout(
+        tables=("**/metadata.csv", "**/metadata.jsonl", "**/metadata.parquet"), path_columns=("file_name",), windows=ALL_WINDOWS
+    ),
     "openvid": Layout(tables=("**/OpenVid-1M.csv", "**/OpenVidHD.csv", "**/OpenVid*.csv"), path_columns=("video",), join="name"),
     "vidgen": Layout(tables=("**/VidGen_1M_video_caption.json", "**/*caption*.json"), path_columns=("vid",), join="stem"),
     "4dnex": Layout(tables=("**/*_with_caption_upload.csv",), path_columns=("number",), join="number"),

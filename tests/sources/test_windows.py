@@ -128,6 +128,11 @@ class TestColumns:
             (clips / f"t.{source}").write_text(text)
         assert shown(publish_clip_catalog(workspace(tmp_path, source))) == WANTED
 
+    def test_so_is_each_of_a_videofolder(self, tmp_path, clips):
+        rows = [("long.mp4", a, b, caption) for (a, b), caption in zip(FRAMES, WANTED, strict=True)]
+        write_csv(clips / "metadata.csv", ["file_name", "start_frame", "end_frame", "text"], rows)
+        assert shown(publish_clip_catalog(workspace(tmp_path, "videofolder"))) == WANTED
+
     def test_open_sora_plan_cuts_frames(self, tmp_path, clips):
         rows = [{"path": "long.mp4", "cap": [caption], "cut": list(pair)} for pair, caption in zip(FRAMES, WANTED, strict=True)]
         rows[1] = {"path": "long.mp4", "cap": ["second"], "frame_idx": "17:34", "start": 0, "end": 1}
@@ -152,7 +157,7 @@ class TestColumns:
         }
         assert rejected(publication) == [("bad_row", "line 3 of t.csv: it lists 2 windows and 3 texts in caption")]
 
-    @pytest.mark.parametrize("source", sorted(set(LAYOUTS) - {"csv", "json", "jsonl", "parquet", "open_sora_plan"}))
+    @pytest.mark.parametrize("source", sorted(set(LAYOUTS) - {"csv", "json", "jsonl", "parquet", "videofolder", "open_sora_plan"}))
     def test_no_other_layout_reads_them(self, source):
         assert LAYOUTS[source].windows == ()
 
