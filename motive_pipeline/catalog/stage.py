@@ -141,7 +141,7 @@ def _facts(frame: pd.DataFrame, listings: Sequence[SourceListing]) -> dict[str, 
         "seconds": _range(frame["duration_s"].to_numpy()),
         "width (px)": _range(frame["width"].to_numpy()),
         "height (px)": _range(frame["height"].to_numpy()),
-    } | _window_facts(frame["path"])
+    } | _window_facts(frame["path"].tolist())
 
 
 def _window_facts(locations: Iterable[str]) -> dict[str, int]:
