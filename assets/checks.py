@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 
 from assets.names import asset_key
-from motive_pipeline.catalog.accounting import accounted
+from motive_pipeline.catalog.accounting import accounted, num_lost
 from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import array_of, open_group
@@ -59,7 +59,7 @@ def _no_rejects(_: Workspace, catalog: Publication) -> CheckOutcome:
 
 def _accounted(_: Workspace, catalog: Publication) -> CheckOutcome:
     figures = accounted(catalog)
-    return figures["files"] == sum(figures.values()) - figures["files"], {**figures}
+    return num_lost(figures) == 0, {**figures}
 
 
 def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:

@@ -102,8 +102,8 @@ class _Reasons:
         return words, parents
 
     def _spelled(self, name: str, cause: Cause) -> list[str]:
-        if cause.kind == "code" and self._workspace.has_published(name):
-            return changed_settings(self._config, self._workspace.published(name)) or [cause.words]
+        if cause.kind == "code" and (publication := self._workspace.published_or_none(name)) is not None:
+            return changed_settings(self._config, publication) or [cause.words]
         return [] if cause.kind == "input" and cause.asset in SOURCES else [cause.words]
 
     def _news(self, name: str, source: str) -> list[str]:

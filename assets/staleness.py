@@ -34,11 +34,10 @@ def _causes(key: dg.AssetKey, found: Staleness, workspace: Workspace) -> list[Ca
     if found.is_missing:
         return [Cause(kind="missing", words="never materialized")]
     name = asset_name(key)
-    if not workspace.has_published(name):
+    if (publication := workspace.published_or_none(name)) is None:
         return [Cause(kind="missing", words="what it published is missing or damaged")]
     if found.is_stale:
         return [_cause(reason) for reason in found.reasons]
-    publication = workspace.published(name)
     if publication.fingerprint != workspace.config.fingerprint(workspace.graph.asset(name).stage.name):
         return [Cause(kind="code", words="it was published with other settings, by another history of runs")]
     if publication.data_version != found.data_version:

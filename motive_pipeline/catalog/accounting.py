@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from motive_pipeline.storage.workspace import Publication
 
@@ -21,3 +22,8 @@ def accounted(publication: Publication) -> dict[str, int]:
         "rejects": len(publication.rejects()),
         "not videos": int(publication.facts["not videos"]),
     }
+
+
+def num_lost(figures: Mapping[str, int]) -> int:
+    """How many ``files`` of :func:`accounted` became nothing of the rest; 0 when all add up."""
+    return 2 * figures["files"] - sum(figures.values())

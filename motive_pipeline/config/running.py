@@ -38,6 +38,8 @@ class Schedule(Section):
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
+        if value == "UTC":  # needs no database, whose listing takes longer than reading all other settings
+            return value
         zones = zoneinfo.available_timezones()
         if value not in zones:
             close = difflib.get_close_matches(value, zones, n=1, cutoff=0.5)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from motive_pipeline.catalog.accounting import accounted
+from motive_pipeline.catalog.accounting import accounted, num_lost
 from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.report.tables import Table
@@ -33,10 +33,9 @@ def rejects_table(ws: Workspace) -> Table:
 def accounting(ws: Workspace) -> str:
     """What became of every file of the clips' source, in a sentence."""
     found = accounted(ws.published("clip_catalog"))
-    files = found.pop("files")
-    parts = " + ".join(f"{number} {name}" for name, number in found.items())
-    lost = "" if sum(found.values()) == files else f" These are {sum(found.values())}: files were lost."
-    return f"The clips' source: {files} files = {parts}.{lost}"
+    parts = " + ".join(f"{number} {name}" for name, number in found.items() if name != "files")
+    lost = f" These are {found['files'] - num_lost(found)}: files were lost." if num_lost(found) else ""
+    return f"The clips' source: {found['files']} files = {parts}.{lost}"
 
 
 def settings_table(ws: Workspace) -> Table:

@@ -44,7 +44,7 @@ def check_store(ws: Workspace) -> Checked:
         num_rows += len(store)
         num_bytes += sum(file.num_bytes for commit in store.commits() for file in commit.segments.values())
     problems += ws.damages()
-    whole = [ws.published(asset).folder for asset in ws.assets() if ws.has_published(asset)]
+    whole = [publication.folder for asset in ws.assets() if (publication := ws.published_or_none(asset)) is not None]
     num_bytes += sum(num for folder in whole for num, _ in read_sealed(folder / RECORD)["files"].values())
     problems += ws.scores.damages()
     seconds = time.monotonic() - started

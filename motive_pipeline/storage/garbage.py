@@ -16,13 +16,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from motive_pipeline.errors import NotPublished
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.publication import DAMAGED, RECORD
 from motive_pipeline.storage.sealed import Damaged, read_sealed
 from motive_pipeline.storage.work_folders import MARKS, marks_of
-from motive_pipeline.storage.workspace import POINTER, Publication, Workspace
+from motive_pipeline.storage.workspace import POINTER, Workspace
 
 WORK = {"finetune": "finetuned_checkpoint", "videos": "generated_videos"}
 """Folders of ``work/``, and the asset whose parts they keep. While one of its arms is stale, such parts may be unfinished work."""
@@ -42,7 +41,7 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
 
     ``assets`` are those of the current graph, ``stale`` the stale ones among them, ``keep`` further folders to keep.
     """
-    published = [publication for asset in sorted(assets) if (publication := _published(ws, asset))]
+    published = [publication for asset in sorted(assets) if (publication := ws.published_or_none(asset))]
     kept = {publication.folder for publication in published} | set(keep)
     fingerprints = {ws.config.row_fingerprint(stage) for stage in STAGES}
     fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
@@ -73,13 +72,6 @@ def remove_unused(found: Sequence[Unused]) -> None:
         gone = atomic.temp_beside(each.path)
         os.rename(each.path, gone)
         atomic.remove(gone)
-
-
-def _published(ws: Workspace, asset: str) -> Publication | None:
-    try:
-        return ws.published(asset)
-    except NotPublished:
-        return None
 
 
 def _publications(root: Path) -> Iterator[Path]:
@@ -147,7 +139,7 @@ def _sized(found: dict[Path, str]) -> list[Unused]:
 
 def report_folders(ws: Workspace) -> list[Path]:
     """The publications that the current report names in its ``provenance.json``. They are kept, so that it can be verified."""
-    report = _published(ws, "eval_report")
+    report = ws.published_or_none("eval_report")
     record = report.path / "provenance.json" if report else None
     if record is None or not record.exists():
         return []

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from motive_pipeline.config import Config
-from motive_pipeline.errors import NotPublished
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -32,11 +31,8 @@ def note_on_other_settings(workspace: Workspace) -> str | None:
     changed: dict[str, None] = {}
     num_assets = 0
     for key, asset in workspace.graph.assets.items():
-        try:
-            publication = workspace.published(key)
-        except NotPublished:
-            continue
-        if publication.fingerprint != workspace.config.fingerprint(asset.stage.name):
+        publication = workspace.recorded(key)  # `motive sql` must not wait until a million rows are found to be there
+        if publication is not None and publication.fingerprint != workspace.config.fingerprint(asset.stage.name):
             num_assets += 1
             changed |= dict.fromkeys(changed_settings(workspace.config, publication))
     if not num_assets:

@@ -113,9 +113,8 @@ class Workspace:
         Raises:
             NotPublished: there is no such asset, it has published nothing yet, a file of it is missing, cut or altered, or rows that it lists have gone.
         """
-        pointer = self._folder(asset) / POINTER
         try:
-            folder = pointer.parent / read_sealed(pointer)["version"]
+            folder = self._current_folder(asset)
         except FileNotFoundError:
             raise NotPublished(self._why_absent(asset)) from None
         except Damaged as error:
@@ -123,6 +122,26 @@ class Workspace:
         if wrong := self._unmarked.get(folder) or what_is_wrong(folder) or self._indexes.what_is_wrong(folder):
             raise self._not_whole(asset, f"its published folder {folder} is missing or not whole ({wrong})")
         return Publication.read(asset, folder, check=lambda: self._check(asset, folder))
+
+    def published_or_none(self, asset: str) -> Publication | None:
+        """What :meth:`published` gives; None where it raises."""
+        try:
+            return self.published(asset)
+        except NotPublished:
+            return None
+
+    def recorded(self, asset: str) -> Publication | None:
+        """What ``asset`` has published last, by its record alone: nobody looks whether files and rows are there. None without a record."""
+        try:
+            folder = self._current_folder(asset)
+            return Publication.read(asset, folder, check=lambda: self._check(asset, folder))
+        except (FileNotFoundError, Damaged):
+            return None
+
+    def _current_folder(self, asset: str) -> Path:
+        """The folder that the pointer of ``asset`` names. Raises FileNotFoundError without a pointer, and Damaged."""
+        pointer = self._folder(asset) / POINTER
+        return pointer.parent / read_sealed(pointer)["version"]
 
     def _why_absent(self, asset: str) -> str:
         """Why ``asset`` has no pointer: its name is wrong, or it was never made."""
@@ -178,10 +197,8 @@ class Workspace:
 
     def data_version(self, asset: str) -> str | None:
         """The data version of what ``asset`` has published last; None when nothing counts as published."""
-        try:
-            return self.published(asset).data_version
-        except NotPublished:
-            return None
+        publication = self.published_or_none(asset)
+        return publication.data_version if publication else None
 
     def has_published(self, asset: str) -> bool:
         """Whether :meth:`published` would give something."""
@@ -271,8 +288,7 @@ class Workspace:
         """The pieces of the score tables that the current publications hold."""
         pieces: Pieces = {}
         for asset in self.assets():
-            if self.has_published(asset):
-                publication = self.published(asset)
+            if (publication := self.published_or_none(asset)) is not None:
                 pieces |= stored_pieces(publication.folder / SCORES) | {("rejects", asset): publication.folder / REJECTS}
         return pieces
 

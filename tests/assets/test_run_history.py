@@ -16,6 +16,7 @@ from assets.run_stale import Report, run_stale
 from motive_pipeline import cli
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.published_settings import note_on_other_settings
 from motive_pipeline.storage.run_history import IN_HISTORY, ON_ROOT, RunHistory, claim
 from motive_pipeline.storage.workspace import Workspace
 from tests.assets.test_automation import CATALOGS, clip_file, make_project
@@ -98,6 +99,14 @@ def test_results_of_another_history_are_stale_and_made_again(project, second, ca
     assert statuses(run_stale(project.config, CATALOGS)) == {"clip_catalog": "unchanged", "query_catalog": "unchanged"}
     assert cli.main(["sql", "--config", str(project.file), "SELECT count(*) FROM clips"]) == 0
     assert "made with other settings" not in capsys.readouterr().err
+
+
+def test_the_note_rests_on_the_records_alone(project, monkeypatch):
+    run_stale(project.config, CATALOGS)
+    assert note_on_other_settings(project.workspace) is None
+    project.set("clips.max_reject_share", 0.5)
+    monkeypatch.setattr(Workspace, "published", lambda *_: pytest.fail("it looks whether every row is there"))
+    assert "clips.max_reject_share 0.25 -> 0.5" in (note_on_other_settings(project.workspace) or "")
 
 
 def test_a_root_that_was_put_back_from_a_backup_is_brought_up_to_date(project, tmp_path):

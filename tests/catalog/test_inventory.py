@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.checks import checks
-from motive_pipeline.catalog.accounting import accounted
+from motive_pipeline.catalog.accounting import accounted, num_lost
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.storage.workspace import Publication
 from tests.clip_fixtures import moving_square, project, write_project, write_video
@@ -136,3 +136,9 @@ def test_the_check_in_dagster_fails_when_a_file_is_lost(tmp_path, films):
     assert not _accounted(ws, publication)[0]
     names = [key.name for check in checks(ws.config) for key in check.check_keys]
     assert "every_file_is_accounted_for" in names
+
+
+def test_files_that_became_nothing_are_counted():
+    figures = {"files": 9, "clips": 4, "merged duplicates": 1, "rejects": 1, "not videos": 1}
+    assert num_lost(figures) == 2
+    assert num_lost(figures | {"not videos": 3}) == 0

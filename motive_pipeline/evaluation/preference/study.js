@@ -62,12 +62,12 @@ function catchUp(theirs) {
 
 function merged(ours, theirs) {
   const votes = { ...theirs.votes };
-  for (const [turn, vote] of Object.entries(ours.votes)) votes[turn] = turn in votes ? later(vote, votes[turn]) : vote;
+  for (const [turn, vote] of Object.entries(ours.votes)) votes[turn] = turn in votes ? newer(vote, votes[turn]) : vote;
   return { ...ours, saved: Math.max(ours.saved, theirs.saved), votes };
 }
 
 // Of two answers to one pair the one given later. The text decides between equal orders, so that all tabs agree.
-function later(vote, other) {
+function newer(vote, other) {
   const order = (vote.order || 0) - (other.order || 0) || (JSON.stringify(vote) > JSON.stringify(other) ? 1 : -1);
   return order > 0 ? vote : other;
 }
