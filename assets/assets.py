@@ -36,7 +36,7 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
         owners=OWNERS,
         deps=[asset_key(read) for read in asset.reads],
         description=asset.description,
-        code_version=config.fingerprint(asset.stage.name),
+        code_version=config.fingerprint(asset.stage.name, asset.lane),
         automation_condition=recompute_what_changed() if may_start else None,
         required_resource_keys={"workspace"},
     )

@@ -38,7 +38,7 @@ def _causes(key: dg.AssetKey, found: Staleness, workspace: Workspace) -> list[Ca
         return [Cause(kind="missing", words="what it published is missing or damaged")]
     if found.is_stale:
         return [_cause(reason) for reason in found.reasons]
-    if publication.fingerprint != workspace.config.fingerprint(workspace.graph.asset(name).stage.name):
+    if publication.fingerprint != workspace.fingerprint(name):
         return [Cause(kind="code", words="it was published with other settings, by another history of runs")]
     if publication.data_version != found.data_version:
         return [Cause(kind="foreign", words="another history of runs published it, or a backup was put back")]

@@ -132,7 +132,11 @@ def ours_curation(folder: Path, threads: int) -> Callable[[], object]:
         clip_ids = read_ids(group, "clip_id")
         matrix = InfluenceMatrix(folder / "matrix", read_ids(group, "query_id"), clip_ids, {})
         clips = array_of(group, "clip")
-        matrix.fill(stream_influence(read_column(group, "query"), clips, clips_per_tile=tile_clips(clips, PROJ_DIM), threads=threads))
+        matrix.fill(
+            stream_influence(
+                read_column(group, "query"), clips, slice(0, PROJ_DIM), clips_per_tile=tile_clips(clips, PROJ_DIM), threads=threads
+            )
+        )
         matrix.content()
         order = ranking_order(majority_vote(open_influence(folder / "matrix").blocks(clip_ids), 90.0))
         return clip_ids[order[: num_selected(len(clip_ids), 0.1)]]

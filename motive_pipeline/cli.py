@@ -18,7 +18,6 @@ from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
-from motive_pipeline.graph import ARMS, BASE
 from motive_pipeline.stopping import stoppable
 from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.visible_text import LAYOUT, VisibleFormatter, tell, visible_text
@@ -96,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
     export = command("export", _export, "Write the chosen clips of an arm to a folder in a trainer's layout.")
-    export.add_argument("--arm", required=True, choices=[arm for arm in ARMS if arm != BASE])
+    export.add_argument("--arm", required=True)
     export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder")
     export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer or format")
     export.add_argument(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from motive_pipeline.catalog.changes import Content
 from motive_pipeline.errors import NotPublished
-from motive_pipeline.graph import Role, reads_masks
+from motive_pipeline.graph import Role, weighs_loss
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
 from motive_pipeline.storage.commits import RECORD, read_record
@@ -36,7 +37,7 @@ class Forecast:
     def __init__(self, ws: Workspace, contents: Mapping[Role, Iterable[Content]]) -> None:
         self._ws = ws
         self._contents = {role: list(found) for role, found in contents.items()}
-        self._stores: dict[str, RowStore] = {}
+        self._stores: dict[tuple[str, str], RowStore] = {}
         self._encoders, self._weights, self._grid = encoders_hash(ws), model_hash(ws), latent_grid(ws)
         self._moments = _second_moments(ws)
         self._encoder = _encoder(ws)
@@ -50,7 +51,8 @@ class Forecast:
         stage = declared.stage.name
         if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
             return CostEstimate(rows=None, seconds=_measured_cost(self._asset_s, asset), disk_mb=self._published_mb(asset))
-        rows = sum(self._is_missing(stage, content, masked=reads_masks(declared.lane)) for content in self._contents[declared.role])
+        missing = self._gradient_is_missing(declared.lane, declared.role) if stage == "gradient" else partial(self._is_missing, stage)
+        rows = sum(missing(content) for content in self._contents[declared.role])
         per_row_s, per_row_mb = _measured_cost(self._row_s, asset), self._row_mb(stage)
         return CostEstimate(
             rows=rows,
@@ -58,27 +60,40 @@ class Forecast:
             disk_mb=None if per_row_mb is None else rows * per_row_mb,
         )
 
-    def _is_missing(self, stage: str, content: Content, *, masked: bool) -> bool:
-        """Whether the stage has no row for ``content`` yet. A gradient whose latents or mask are still missing counts as missing."""
+    def _is_missing(self, stage: str, content: Content) -> bool:
+        """Whether the stage has no row for ``content`` yet."""
         if stage == "embeddings":
             return self._store(stage).find(embedding_key(content.clip_id, self._encoder)) is None
-        latents = self._store("latents").find(latent_key(content.clip_id, content.caption, self._encoders))
-        mask = self._store("motion_masks").find(mask_key(content.clip_id, self._grid.temporal_stride, self._grid.spatial_stride))
-        if stage != "gradient":
-            return (latents if stage == "latents" else mask) is None
-        inputs = [latents, mask] if masked else [latents]
-        if content.part == "held_out" or any(isinstance(row, RowReject) for row in inputs):
-            return False
-        hashes = [row.content for row in inputs if isinstance(row, RowRef)]
-        if len(hashes) < len(inputs):
-            return True
-        key = gradient_key(content.clip_id, content.caption, hashes[0], hashes[1] if masked else "", self._weights, self._moments)
-        return self._store("gradient").find(key) is None
+        return (self._latents(content) if stage == "latents" else self._mask(content)) is None
 
-    def _store(self, stage: str) -> RowStore:
-        if stage not in self._stores:
-            self._stores[stage] = self._ws.store(stage, {})
-        return self._stores[stage]
+    def _gradient_is_missing(self, variant: str, role: Role) -> Callable[[Content], bool]:
+        """Whether a variant has no gradient of a clip yet. One whose latents or mask are still missing counts as missing."""
+        config, store = self._ws.config.of_variant(variant), self._store("gradient", variant)
+        is_masked = weighs_loss(config.gradient.mask, role)
+        moments = self._moments if config.influence.uses_adam else None
+
+        def is_missing(content: Content) -> bool:
+            inputs = [self._latents(content), self._mask(content)] if is_masked else [self._latents(content)]
+            if content.part == "held_out" or any(isinstance(row, RowReject) for row in inputs):
+                return False
+            hashes = [row.content for row in inputs if isinstance(row, RowRef)]
+            if len(hashes) < len(inputs):
+                return True
+            key = gradient_key(content.clip_id, content.caption, hashes[0], hashes[1] if is_masked else "", self._weights, moments)
+            return store.find(key) is None
+
+        return is_missing
+
+    def _latents(self, content: Content) -> RowRef | RowReject | None:
+        return self._store("latents").find(latent_key(content.clip_id, content.caption, self._encoders))
+
+    def _mask(self, content: Content) -> RowRef | RowReject | None:
+        return self._store("motion_masks").find(mask_key(content.clip_id, self._grid.temporal_stride, self._grid.spatial_stride))
+
+    def _store(self, stage: str, lane: str = "") -> RowStore:
+        if (stage, lane) not in self._stores:
+            self._stores[stage, lane] = self._ws.store(stage, {}, lane)
+        return self._stores[stage, lane]
 
     def _read_runs(self) -> None:
         """Read the seconds per run, and per row from each asset's run with the most computed rows: loading the model weighs least there."""
@@ -127,7 +142,7 @@ def _num_bytes(folder: Path, *, without: frozenset[tuple[int, int]]) -> int:
 
 def _second_moments(ws: Workspace) -> str | None:
     """The hash of the published second moments in the keys of gradients; None if none are used, or none are published yet."""
-    if ws.config.influence.preconditioner != "adam":
+    if not any(ws.config.of_variant(variant).influence.uses_adam for variant in ws.config.variants):
         return None
     from motive_pipeline.attribution.second_moments import second_moments_content
 

@@ -23,7 +23,7 @@ LIMITS = ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pa
 def setting_lines(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
     """``key: type = default`` for each key of ``section`` and of the sections in it, in the order of the code."""
     for name, field in section.model_fields.items():
-        key, annotation = prefix + name, field.annotation
+        key, annotation = prefix + (field.alias or name), field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from setting_lines(annotation, key + ".")
         else:

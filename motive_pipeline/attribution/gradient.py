@@ -1,7 +1,7 @@
 """Computes the gradient of one clip and projects it while backward runs (docs/method.md; equations 7 to 11 and 17).
 
 As soon as backward has finished the gradient of a parameter, a hook projects and frees it. So the full gradient never exists, and a pass
-costs about as much as a plain forward and backward. Each draw (timestep, noise) takes one pass; the projections are averaged.
+costs about as much as a plain forward and backward. The draws (timestep, noise) go through the model in batches; the projections are averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from motive_pipeline import config
 from motive_pipeline.attribution.factored import FactoredLinears
-from motive_pipeline.attribution.loss import Draw, FrameNorm, mean_motion_weighted_loss
+from motive_pipeline.attribution.loss import Draw, FrameNorm, attribution_draws, mean_motion_weighted_loss
 from motive_pipeline.attribution.preconditioner import Preconditioned
 from motive_pipeline.attribution.projection import Projected, Projector, build_projector
 from motive_pipeline.attribution.streaming import (
@@ -35,8 +35,11 @@ from motive_pipeline.models.protocol import VideoModel
 class Feature:
     """A clip's projected gradient in float32, and the gradient's own length. The projection has unit length; a zero gradient stays zero.
 
-    ``norm`` is exact for one draw. For the mean of several draws it is the length of the projection, an estimate whose square is unbiased. With
+    ``norm`` is exact for one pass. For the mean of several passes it is the length of the projection, an estimate whose square is unbiased. With
     factored Linears it is that of the sketches, likewise unbiased.
+
+    With ``combine: mean_cosine`` the feature is the unit features of the draws one after the other, each divided by the root of their number, so
+    that it has unit length, too; ``norm`` is the mean of theirs.
     """
 
     gradient_P: Float[np.ndarray, " P"]
@@ -47,7 +50,9 @@ class ClipGradient:
     """Computes the projected gradient of the motion-weighted loss, clip by clip.
 
     The gradients of several ``draws`` are averaged before normalization, as in D-TRAK (Zheng et al., 2024). A projection is linear, so the mean
-    of the projections is the projection of the mean, with the memory of one pass. ``factored`` sketches its Linears' weight gradients instead of
+    of the projections is the projection of the mean, with the memory of one pass. ``draws_at_once`` of them go through the model as one batch:
+    one forward and backward pass of their mean loss, with the activations of all. ``keeps_draws`` keeps the feature of each draw instead of
+    their mean (``combine: mean_cosine``). ``factored`` sketches its Linears' weight gradients instead of
     forming them. ``checkpointing`` recomputes activations in backward instead of keeping them. ``deterministic`` uses kernels that give the same
     bits each time, where there are any. The model computes in its own dtype; sums over the gradient are in float32.
 
@@ -67,10 +72,13 @@ class ClipGradient:
         factored: bool = False,
         proj_seed: int = 0,
         deterministic: bool = True,
+        draws_at_once: int = 1,
+        keeps_draws: bool = False,
     ) -> None:
         self.model = model
         self.projector = projector
-        self.draws = draws
+        self.batches = [draws[start : start + draws_at_once] for start in range(0, len(draws), draws_at_once)]
+        self.keeps_draws = keeps_draws
         self.frame_norm: FrameNorm = frame_norm
         self.checkpointing: Checkpointing = checkpointing
         self._deterministic = DeterministicPasses(demanded=deterministic)
@@ -85,25 +93,28 @@ class ClipGradient:
         prompt_LE: Float[torch.Tensor, "L E"],
         mask_FHW: Float[torch.Tensor, "F h w"] | None,
     ) -> Feature:
-        """Run one forward and one backward pass for each draw.
+        """Run one forward and one backward pass for each batch of draws.
 
         Raises:
             RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (tried again in the next run).
         """
         with reject_on_oom(latents_CFHW):
-            projected = _mean([self._deterministic(partial(self._project, latents_CFHW, prompt_LE, mask_FHW, draw)) for draw in self.draws])
-        if not math.isfinite(projected.norm):
-            raise RejectRow(
-                "non_finite_gradient", f"the gradient's length is {projected.norm}; latents, mask or model hold too large a number"
-            )
-        return Feature(gradient_P=_unit_length(projected.entries_P), norm=projected.norm)
+            projected = [self._deterministic(partial(self._project, latents_CFHW, prompt_LE, mask_FHW, batch)) for batch in self.batches]
+        norms = [each.norm for each in projected]
+        if self.keeps_draws:
+            unit_BP = np.stack([_unit_length(each.entries_P) for each in projected])
+            return Feature(gradient_P=(unit_BP / math.sqrt(len(unit_BP))).reshape(-1), norm=_finite(float(np.mean(norms))))
+        mean = _mean(projected, [len(batch) for batch in self.batches])
+        return Feature(gradient_P=_unit_length(mean.entries_P), norm=_finite(mean.norm))
 
-    def _project(self, latents_CFHW: torch.Tensor, prompt_LE: torch.Tensor, mask_FHW: torch.Tensor | None, draw: Draw) -> Projected:
+    def _project(
+        self, latents_CFHW: torch.Tensor, prompt_LE: torch.Tensor, mask_FHW: torch.Tensor | None, draws: Sequence[Draw]
+    ) -> Projected:
         self.projector.start(self._sizes)
         streamed = streamed_gradients(self.model.transformer, self._chosen, self._take, checkpointing=self.checkpointing)
         with streamed, self._factored.sketching():
             loss = mean_motion_weighted_loss(
-                self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=[draw], frame_norm=self.frame_norm
+                self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=draws, frame_norm=self.frame_norm
             )
             loss.backward()
         self._factored.give_to(self.projector.add)
@@ -120,25 +131,35 @@ class ClipGradient:
 def build_clip_gradient(model: VideoModel, gradient: config.Gradient, *, scales: Mapping[str, torch.Tensor] | None = None) -> ClipGradient:
     """Build the gradient pass of the ``gradient`` section. ``scales`` are those of a preconditioner (preconditioner.py)."""
     projector = build_projector(gradient, model.device)
-    seeds = range(gradient.noise_seed, gradient.noise_seed + gradient.num_noises)
+    keeps_draws = gradient.combine == "mean_cosine"
     return ClipGradient(
         model,
         projector=projector if scales is None else Preconditioned(projector, scales),
-        draws=[Draw(timestep=timestep, noise_seed=seed) for timestep in gradient.timesteps for seed in seeds],
+        draws=attribution_draws(gradient),
         parameters=gradient.parameters,
         frame_norm=gradient.frame_norm,
         checkpointing=gradient.checkpointing,
         factored=gradient.projection == "factored",
         proj_seed=gradient.proj_seed,
         deterministic=gradient.deterministic,
+        draws_at_once=1 if keeps_draws else gradient.draws_at_once,
+        keeps_draws=keeps_draws,
     )
 
 
-def _mean(projected: Sequence[Projected]) -> Projected:
-    """The mean of the projections. For several, ``norm`` is the length of that mean: the single norms do not determine the mean gradient's."""
+def _finite(norm: float) -> float:
+    if not math.isfinite(norm):
+        raise RejectRow("non_finite_gradient", f"the gradient's length is {norm}; latents, mask or model hold too large a number")
+    return norm
+
+
+def _mean(projected: Sequence[Projected], num_draws: Sequence[int]) -> Projected:
+    """The mean of the projections over draws. For several, ``norm`` is the length of that mean: the single norms do not determine the mean
+    gradient's."""
     if len(projected) == 1:
         return projected[0]
-    mean_P = torch.stack([each.entries_P for each in projected]).double().mean(dim=0)
+    weighted_BP = torch.stack([each.entries_P.double() * count for each, count in zip(projected, num_draws, strict=True)])
+    mean_P = weighted_BP.sum(dim=0) / sum(num_draws)
     return Projected(entries_P=mean_P.float(), norm=float(torch.linalg.vector_norm(mean_P)))
 
 

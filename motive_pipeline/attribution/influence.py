@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from motive_pipeline import config
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients
 from motive_pipeline.attribution.influence_set import open_influence
 from motive_pipeline.attribution.influence_table import write_influence_table
@@ -38,14 +39,15 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
 
     It contains every clip and every query with a gradient. With ``influence.similarity: cosine`` the prefix of ``influence.proj_dim`` entries is
     normalized again; with ``dot`` it is also multiplied by the norm of the whole gradient, for clips and queries alike. With
-    ``influence.preconditioner: trak`` the inner product is that of the kernel (kernel.py).
+    ``influence.preconditioner: trak`` the inner product is that of the kernel (kernel.py). With ``gradient.combine: mean_cosine`` all this is done
+    for each draw, and the influence is the mean.
 
     Raises:
         GateFailed: no query or no clip has a gradient, or the two sets of gradients were made in different ways.
     """
     started = time.time()
     query_asset, clip_asset = f"query_gradients/{variant}", f"projected_gradients/{variant}"
-    queries, clips = (_load_gradients(ws, asset) for asset in (query_asset, clip_asset))
+    queries, clips = (_load_gradients(ws, asset, variant) for asset in (query_asset, clip_asset))
     _require_equal_settings(variant, queries, clips)
     with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
         matrix = InfluenceMatrix(scratch / "matrix", queries.id_N, clips.id_N, _attributes(ws, variant))
@@ -57,7 +59,7 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
             content=matrix.content(),
             write=lambda folder: move_children(scratch / "matrix", folder),
             started=started,
-            facts=_facts(ws, matrix, clips),
+            facts=_facts(ws.config.of_variant(variant).influence, matrix, clips),
             table_rows=len(queries) * len(clips),
             scores={("influence", variant): scratch / "influence.parquet"},
         )
@@ -113,31 +115,54 @@ def _tiles(
     ws: Workspace, variant: Variant, queries: GradientSet, clips: GradientSet
 ) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
     """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others up to ``influence.proj_dim``."""
-    settings, threads = ws.config.influence, ws.config.engine.threads
+    settings, threads = ws.config.of_variant(variant).influence, ws.config.engine.threads
+    num_parts = clips.attributes.get("features_in_a_row", 1)
+    width = clips.num_entries // num_parts
     proj_dim = clips.num_entries if clips.attributes["projection"] == "exact" else settings.proj_dim
-    if proj_dim > clips.num_entries:
+    if proj_dim > width:
         raise GateFailed(
-            f"influence.proj_dim = {proj_dim}, but the published gradients have {clips.num_entries} entries. Materialize "
+            f"influence.proj_dim = {proj_dim}, but the published gradients have {width} entries. Materialize "
             f"query_gradients/{variant} and projected_gradients/{variant} again."
         )
+    parts = [
+        _part_tiles(settings, queries, clips, slice(first, first + proj_dim), threads=threads)
+        for first in range(0, num_parts * width, width)
+    ]
+    return parts[0] if num_parts == 1 else _mean_tiles(parts)
+
+
+def _part_tiles(
+    settings: config.Influence, queries: GradientSet, clips: GradientSet, columns: slice, *, threads: int
+) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
+    """The influence by ``columns`` of the stored rows, tile by tile."""
     query_norm_Q, clip_norm_N = (queries.norms_N, clips.norms_N) if settings.similarity == "dot" else (None, None)
-    queries_QP = np.asarray(queries.gradient_NP[:, :proj_dim])
-    if settings.preconditioner == "trak":
-        gram_PP = gram_matrix(clips.gradient_NP, proj_dim, clip_norm_N=clip_norm_N, threads=threads)
+    queries_QP = np.asarray(queries.gradient_NP[:, columns])
+    if settings.uses_trak:
+        gram_PP = gram_matrix(clips.gradient_NP, columns, clip_norm_N=clip_norm_N, threads=threads)
         directions = kernel_directions(queries_QP, gram_PP, relative_lambda=settings.trak_lambda, query_norm_Q=query_norm_Q)
         queries_QP, query_norm_Q = directions.unit_Qp, directions.length_Q
     return stream_influence(
         queries_QP,
         clips.gradient_NP,
-        clips_per_tile=tile_clips(clips.gradient_NP, proj_dim),
+        columns,
+        clips_per_tile=tile_clips(clips.gradient_NP, queries_QP.shape[1]),
         threads=threads,
         query_norm_Q=query_norm_Q,
         clip_norm_N=clip_norm_N,
     )
 
 
-def _load_gradients(ws: Workspace, asset: str) -> GradientSet:
-    gradients = open_gradients(ws.published(asset).path, ws.config.influence.proj_dim)
+def _mean_tiles(
+    parts: Sequence[Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]],
+) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
+    """The mean over ``parts``, tile by tile, summed in their order."""
+    for tiles in zip(*parts, strict=True):
+        tile_DQN = np.stack([tile_QN for _, tile_QN in tiles])
+        yield tiles[0][0], tile_DQN.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def _load_gradients(ws: Workspace, asset: str, variant: Variant) -> GradientSet:
+    gradients = open_gradients(ws.published(asset).path, ws.config.of_variant(variant).influence.proj_dim)
     if not len(gradients):
         raise GateFailed(f"{asset} holds no gradient, so no influence can be computed; its rejects say why")
     return gradients
@@ -159,22 +184,22 @@ def _require_equal_settings(variant: Variant, queries: GradientSet, clips: Gradi
 
 
 def _attributes(ws: Workspace, variant: Variant) -> dict[str, Any]:
-    trak = ws.config.influence.preconditioner == "trak"
+    uses_trak = ws.config.of_variant(variant).influence.uses_trak
     return {
         "variant": variant,
-        "equation": "I[q, n] = g(q)^T K^-1 g(n)" if trak else "I[q, n] = g(q) . g(n) (eq. 10)",
-        **ws.config.stage_settings("influence_matrix"),
+        "equation": "I[q, n] = g(q)^T K^-1 g(n)" if uses_trak else "I[q, n] = g(q) . g(n) (eq. 10)",
+        **ws.config.stage_settings("influence_matrix", variant),
         "provenance": ws.provenance(f"influence_matrix/{variant}"),
     }
 
 
-def _facts(ws: Workspace, matrix: InfluenceMatrix, clips: GradientSet) -> dict[str, Any]:
+def _facts(settings: config.Influence, matrix: InfluenceMatrix, clips: GradientSet) -> dict[str, Any]:
     num_queries, num_clips = matrix.shape
     return {
         "queries": num_queries,
         "clips": num_clips,
-        "similarity": ws.config.influence.similarity,
-        "preconditioner": ws.config.influence.preconditioner,
+        "similarity": settings.similarity,
+        "preconditioner": settings.preconditioner,
         "lowest": matrix.lowest,
         "highest": matrix.highest,
         "mean": matrix.total / (num_queries * num_clips),

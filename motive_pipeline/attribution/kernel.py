@@ -36,17 +36,17 @@ class Directions:
 
 
 def gram_matrix(
-    gradient_NP: zarr.Array, proj_dim: int, *, clip_norm_N: Float64[np.ndarray, " N"] | None, threads: int
+    gradient_NP: zarr.Array, columns: slice, *, clip_norm_N: Float64[np.ndarray, " N"] | None, threads: int
 ) -> Float64[torch.Tensor, "p p"]:
-    """Phi^T Phi over the first ``proj_dim`` columns of the stored rows, each scaled to unit length, or to its norm.
+    """Phi^T Phi over ``columns`` (p of them) of the stored rows, each scaled to unit length, or to its norm.
 
     Tiles of a fixed size are added in the order of the clips: equal inputs give equal bits for any number of ``threads``.
     """
-    num_clips = gradient_NP.shape[0]
+    num_clips, proj_dim = gradient_NP.shape[0], columns.stop - columns.start
 
     def tile(start: int) -> Float64[torch.Tensor, "p p"]:
         stop = min(start + TILE_CLIPS, num_clips)
-        rows = on_grid(np.asarray(gradient_NP[start:stop, :proj_dim]))
+        rows = on_grid(np.asarray(gradient_NP[start:stop, columns]))
         features_np = rows.integers_RP.mul_(row_factor(rows, None if clip_norm_N is None else clip_norm_N[start:stop])[:, None])
         return features_np.T @ features_np
 

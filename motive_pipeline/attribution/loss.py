@@ -9,10 +9,15 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 
+from motive_pipeline import config
 from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.models.protocol import VideoModel
 
 FrameNorm = Literal["per_frame", "paper_literal"]
+
+
+FIRST_HELD_OUT_SEED = 2**40
+"""The noise seeds from here on are the held-out loss's; ``gradient.noise_seed`` stays far below, so attribution never shares one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +26,22 @@ class Draw:
 
     timestep: float
     noise_seed: int
+
+
+def attribution_draws(gradient: config.Gradient) -> list[Draw]:
+    """The draws of the ``gradient`` section, the same for all clips and queries: ``draws`` of them, each with a noise of its own, or
+    each of the timesteps with each of ``num_noises`` noises.
+    """
+    first = gradient.noise_seed
+    if gradient.draws is not None:
+        return [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(gradient.spread_timesteps)]
+    seeds = range(first, first + gradient.num_noises)
+    return [Draw(timestep=timestep, noise_seed=seed) for timestep in gradient.timesteps for seed in seeds]
+
+
+def held_out_draws(count: int) -> list[Draw]:
+    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, with noises that attribution never uses, whatever its settings."""
+    return [Draw(timestep=1000.0 * (index + 0.5) / count, noise_seed=FIRST_HELD_OUT_SEED + index) for index in range(count)]
 
 
 def noised(
@@ -70,19 +91,15 @@ def motion_weighted_loss(
 
     The mask weighs the error, never the input or the noise. ``paper_literal`` divides by F once more, as printed in the paper.
     """
-    device = model.device
-    error_FHW = location_error(
+    return _weighted_losses(
         model,
-        latents_CFHW[None].to(device),
-        prompt_LE[None].to(device),
-        timestep_B=torch.tensor([timestep], dtype=torch.float32, device=device),
-        noise_BCFHW=noise_CFHW[None].to(device),
+        latents_CFHW,
+        prompt_LE,
+        mask_FHW=mask_FHW,
+        timestep_B=torch.tensor([timestep], dtype=torch.float32),
+        noise_BCFHW=noise_CFHW[None],
+        frame_norm=frame_norm,
     )[0]
-    weighted_FHW = error_FHW if mask_FHW is None else mask_FHW.to(device) * error_FHW
-    frame_means_F = weighted_FHW.mean(dim=(1, 2))
-    num_frames = len(frame_means_F)
-    loss = frame_means_F.sum() / num_frames
-    return loss / num_frames if frame_norm == "paper_literal" else loss
 
 
 def mean_motion_weighted_loss(
@@ -94,18 +111,41 @@ def mean_motion_weighted_loss(
     draws: Sequence[Draw],
     frame_norm: FrameNorm = "per_frame",
 ) -> Float[torch.Tensor, ""]:
-    """:func:`motion_weighted_loss` averaged over ``draws``. All clips share the noise of a draw."""
+    """:func:`motion_weighted_loss` averaged over ``draws``, which go through the model as one batch. All clips share the noise of a draw."""
     channels, frames, height, width = latents_CFHW.shape
-    losses = [
-        motion_weighted_loss(
-            model,
-            latents_CFHW,
-            prompt_LE,
-            mask_FHW=mask_FHW,
-            timestep=draw.timestep,
-            noise_CFHW=latent_noise(draw.noise_seed, (channels, frames, height, width)),
-            frame_norm=frame_norm,
-        )
-        for draw in draws
-    ]
-    return torch.stack(losses).mean()
+    losses_B = _weighted_losses(
+        model,
+        latents_CFHW,
+        prompt_LE,
+        mask_FHW=mask_FHW,
+        timestep_B=torch.tensor([draw.timestep for draw in draws], dtype=torch.float32),
+        noise_BCFHW=torch.stack([latent_noise(draw.noise_seed, (channels, frames, height, width)) for draw in draws]),
+        frame_norm=frame_norm,
+    )
+    return losses_B.mean()
+
+
+def _weighted_losses(
+    model: VideoModel,
+    latents_CFHW: Float[torch.Tensor, "C F h w"],
+    prompt_LE: Float[torch.Tensor, "L E"],
+    *,
+    mask_FHW: Float[torch.Tensor, "F h w"] | None,
+    timestep_B: Float[torch.Tensor, " B"],
+    noise_BCFHW: Float[torch.Tensor, "B C F h w"],
+    frame_norm: FrameNorm,
+) -> Float[torch.Tensor, " B"]:
+    """L_mot of one clip at several timesteps and noises, as one batch."""
+    device, num_draws = model.device, len(timestep_B)
+    error_BFHW = location_error(
+        model,
+        latents_CFHW.to(device).expand(num_draws, -1, -1, -1, -1),
+        prompt_LE.to(device).expand(num_draws, -1, -1),
+        timestep_B=timestep_B.to(device),
+        noise_BCFHW=noise_BCFHW.to(device),
+    )
+    weighted_BFHW = error_BFHW if mask_FHW is None else mask_FHW.to(device) * error_BFHW
+    frame_means_BF = weighted_BFHW.mean(dim=(2, 3))
+    num_frames = frame_means_BF.shape[1]
+    loss_B = frame_means_BF.sum(dim=1) / num_frames
+    return loss_B / num_frames if frame_norm == "paper_literal" else loss_B

@@ -16,6 +16,7 @@ import numpy as np
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
+from motive_pipeline.attribution.loss import attribution_draws
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
@@ -23,7 +24,7 @@ from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph import Role, reads_masks
+from motive_pipeline.graph import Role, weighs_loss
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
@@ -70,7 +71,8 @@ def load_gradients(ws: Workspace, variant: Variant, role: Role, proj_dim: int) -
 
 
 def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publication:
-    """Compute and publish the gradient of every clip (or query, without held-out ones) that has latents and, for ``motive``, a mask.
+    """Compute and publish the gradient of every clip (or query, without held-out ones) that has latents and, where its loss is weighted by
+    motion, a mask.
 
     Raises:
         NotPublished: the catalog, the latents, the masks or the second moments are not published.
@@ -80,12 +82,12 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     started = time.time()
     asset = gradients_asset(variant, role)
     inputs = _inputs(ws, variant, role)
-    store = ws.store(STAGE, DIMS)
+    store = ws.store(STAGE, DIMS, variant)
     keys = [inputs.key(clip) for clip in inputs.clips]
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, inputs.clips, strict=True)],
-        _RowFunction(ws, inputs),
+        _RowFunction(ws, inputs, variant),
         what=asset,
         commit_rows=ws.config.engine.commit_rows,
         commit_s=ws.config.engine.commit_s,
@@ -111,8 +113,9 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
 class _RowFunction:
     """``clip -> arrays``. It loads the model with the first missing row, so a run without work loads none."""
 
-    def __init__(self, ws: Workspace, inputs: _Inputs) -> None:
+    def __init__(self, ws: Workspace, inputs: _Inputs, variant: Variant) -> None:
         self._ws = ws
+        self._config = ws.config.of_variant(variant)
         self._inputs = inputs
         self._gradient: ClipGradient | None = None
 
@@ -129,7 +132,7 @@ class _RowFunction:
         }
 
     def _build(self) -> ClipGradient:
-        config = self._ws.config
+        config = self._config
         model = load_model(config.model, threads=config.engine.threads)
         if self._inputs.second_moments is None:
             return build_clip_gradient(model, config.gradient)
@@ -139,13 +142,14 @@ class _RowFunction:
 
 def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
     latents = LatentSet(ws, role)
-    masks = MaskSet(ws, role) if reads_masks(variant) else None
+    config = ws.config.of_variant(variant)
+    masks = MaskSet(ws, role) if weighs_loss(config.gradient.mask, role) else None
     wanted = [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
     clips = [clip for clip in wanted if clip.clip_id in latents and (masks is None or clip.clip_id in masks)]
     if not clips:
         needed = "latents and a mask" if masks is not None else "latents"
         raise GateFailed(f"{gradients_asset(variant, role)}: none of {len(wanted)} clips has {needed}. See `rejects` for the reasons.")
-    moments = second_moments_content(ws) if ws.config.influence.preconditioner == "adam" else None
+    moments = second_moments_content(ws) if config.influence.uses_adam else None
     return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws), second_moments=moments)
 
 
@@ -153,7 +157,7 @@ def _write(
     ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], inputs: _Inputs
 ) -> None:
     """Write the Zarr group. Its attributes hold everything that the gradients depend on."""
-    section = ws.config.gradient
+    section = ws.config.of_variant(variant).gradient
     attributes = {
         "variant": variant,
         "role": role,
@@ -162,6 +166,9 @@ def _write(
         "timestep": section.timestep,
         "noise_seed": section.noise_seed,
         "num_noises": section.num_noises,
+        "draws": [[draw.timestep, draw.noise_seed] for draw in attribution_draws(section)],
+        "features_in_a_row": section.draws if section.combine == "mean_cosine" else 1,
+        "mask": section.mask,
         "second_moments": inputs.second_moments,
         "projection": section.projection,
         "proj_seed": section.proj_seed,

@@ -146,25 +146,26 @@ def tile_clips(gradient_NP: zarr.Array, proj_dim: int) -> int:
 def stream_influence(
     queries_QP: Float32[np.ndarray, "Q P"],
     gradient_NP: zarr.Array,
+    columns: slice,
     *,
     clips_per_tile: int,
     threads: int,
     query_norm_Q: Float64[np.ndarray, " Q"] | None = None,
     clip_norm_N: Float64[np.ndarray, " N"] | None = None,
 ) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
-    """Yield ``(first clip, influence)`` tile by tile, from the first P columns of a stored array.
+    """Yield ``(first clip, influence)`` tile by tile, from P ``columns`` of a stored array.
 
     Memory holds a few tiles, whatever N is. Each of ``threads`` workers reads and multiplies its own tile.
     """
     queries = QueryGradients(queries_QP, query_norm_Q)
-    num_clips, proj_dim = gradient_NP.shape[0], queries_QP.shape[1]
+    num_clips = gradient_NP.shape[0]
     idle: SimpleQueue[Scratch] = SimpleQueue()
     for _ in range(threads):
         idle.put(queries.scratch(min(clips_per_tile, num_clips)))
 
     def tile(start: int) -> Float[np.ndarray, "Q tile"]:
         stop = min(start + clips_per_tile, num_clips)
-        clips_NP = np.asarray(gradient_NP[start:stop, :proj_dim])
+        clips_NP = np.asarray(gradient_NP[start:stop, columns])
         scratch = idle.get()
         try:
             return queries.influence(clips_NP, None if clip_norm_N is None else clip_norm_N[start:stop], scratch)

@@ -15,12 +15,14 @@ from motive_pipeline.config.names import (
     VBENCH_DIMENSIONS,
     VBENCH_VIDEOS_PER_PROMPT,
     ArmName,
+    Rule,
     SourceName,
     Variant,
     VBenchDimension,
 )
 from motive_pipeline.config.running import Engine, Schedule
 from motive_pipeline.config.section import Section
+from motive_pipeline.config.variants import VariantArm
 
 __all__ = [
     "DEFAULT_ARMS",
@@ -46,6 +48,7 @@ __all__ = [
     "Policies",
     "Preference",
     "Queries",
+    "Rule",
     "Schedule",
     "Section",
     "SourceName",
@@ -54,6 +57,7 @@ __all__ = [
     "VBench",
     "VBenchDimension",
     "Variant",
+    "VariantArm",
     "Vote",
     "load_config",
     "parse_config",

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from motive_pipeline.config.names import NON_COMMERCIAL, VBENCH_DIMENSIONS, ArmName, VBenchDimension
+from motive_pipeline.config.names import NON_COMMERCIAL, VBENCH_DIMENSIONS, VBenchDimension
 from motive_pipeline.config.section import Section, Share
 
 
@@ -85,7 +85,7 @@ class Evaluate(Section):
 class Preference(Section):
     """The preference study: people watch two arms' videos side by side and choose the one they like better."""
 
-    comparisons: tuple[tuple[ArmName, ArmName], ...] | None = None
+    comparisons: tuple[tuple[str, str], ...] | None = None
     prompt_limit: Annotated[int, Field(ge=1)] | None = None
     pairs_per_rater: Annotated[int, Field(ge=1, le=1000)] = 50
     plans: Annotated[int, Field(ge=1, le=1000)] = 24
@@ -98,7 +98,7 @@ class Preference(Section):
 
     @field_validator("comparisons")
     @classmethod
-    def _different(cls, value: tuple[tuple[ArmName, ArmName], ...] | None) -> tuple[tuple[ArmName, ArmName], ...] | None:
+    def _different(cls, value: tuple[tuple[str, str], ...] | None) -> tuple[tuple[str, str], ...] | None:
         if value is None:
             return None
         if not value:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from motive_pipeline.config.schema import Settings
+from motive_pipeline.config.section import section_names
 
 FRACTIONS = ("share", "dropout")
 """How the keys end whose value is a fraction of 1, as people also give it in per cent."""
@@ -19,7 +20,7 @@ def error_text(error: ValidationError, file: Path) -> str:
     """All mistakes of the config in ``file``, one line each."""
     lines = [f"{file}: {error.error_count()} setting(s) cannot be used:"]
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        key = ".".join(str(part) for part in _places(problem["loc"])) or "(file)"
         if problem["type"] == "extra_forbidden":
             lines.append(f"  {key}: unknown key.{_suggestion(problem['loc'])}")
         elif problem["type"] == "missing":
@@ -29,6 +30,11 @@ def error_text(error: ValidationError, file: Path) -> str:
             shown = f" = {value!r}" if value is not None else ""
             lines.append(f"  {key}{shown}: {problem['msg'].removeprefix('Value error, ')}{_advice(key, problem)}")
     return "\n".join(lines)
+
+
+def _places(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Where the setting stands in the file: without the tag by which pydantic tells the two kinds of arms."""
+    return (*loc[:2], *loc[3:]) if loc[:1] == ("arms",) else loc
 
 
 def _advice(key: str, problem: ErrorDetails) -> str:
@@ -52,6 +58,6 @@ def _suggestion(loc: tuple[int | str, ...]) -> str:
         assert isinstance(annotation, type)
         assert issubclass(annotation, BaseModel)
         section = annotation
-    names = list(section.model_fields)
+    names = section_names(section)
     close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Allowed here: {', '.join(names) or 'nothing'}."

@@ -23,12 +23,19 @@ from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
 class Config(Settings):
     """Every setting of one project, and the fingerprints of its stages."""
 
-    def stage_settings(self, stage: str) -> dict[str, Any]:
-        """The settings that decide what a row of ``stage`` holds, by dotted key.
+    def of_lane(self, stage: str, lane: str) -> Config:
+        """The settings as they are for a lane (variant or arm) of a stage; the project's own for a stage without lanes, or without ``lane``."""
+        lanes = STAGES[stage].lanes
+        return lanes.settings(self, lane) if lanes and lane else self
+
+    def stage_settings(self, stage: str, lane: str = "") -> dict[str, Any]:
+        """The settings that decide what a row of ``stage`` (in ``lane``) holds, by dotted key.
 
         The prompt file and AllTracker's code and weights count by content. The file of Adam's state, which may be as large as the model,
         counts by size and time of change.
         """
+        if (own := self.of_lane(stage, lane)) is not self:
+            return own.stage_settings(stage)
         declared = STAGES[stage]
         further = [key for switch, keys in declared.when.items() if self._holds(switch) for key in keys]
         settings = {key: self.setting(key) for key in (*declared.settings, *further)}
@@ -48,14 +55,19 @@ class Config(Settings):
         if callable(switch):
             return switch(self)
         key, value = switch
-        return self.setting(key) == value
+        found = self.setting(key)
+        return value in found if isinstance(found, list | tuple) else found == value
 
-    def publish_settings(self, stage: str) -> dict[str, Any]:
-        """The settings that decide what ``stage`` publishes, or whether it may, and leave its rows as they are, by dotted key.
+    def publish_settings(self, stage: str, lane: str = "") -> dict[str, Any]:
+        """The settings that decide what ``stage`` (in ``lane``) publishes, or whether it may, and leave its rows as they are, by dotted key.
 
         An encoder's folder counts by the names, sizes and times of its files: noticing a change must not take reading it.
         """
+        if (own := self.of_lane(stage, lane)) is not self:
+            return own.publish_settings(stage)
         settings = {key: self.setting(key) for key in STAGES[stage].publish_settings}
+        if (lanes := STAGES[stage].lanes) and lane:
+            settings |= lanes.choice(self, lane)
         if "embedding" in settings and (folder := Path(self.embedding.encoder)).is_dir():
             stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
             settings["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
@@ -68,13 +80,13 @@ class Config(Settings):
             }
         return settings
 
-    def row_fingerprint(self, stage: str) -> str:
+    def row_fingerprint(self, stage: str, lane: str = "") -> str:
         """16 hex digits over what decides a row: the stage's settings and its code version. Nothing from upstream enters."""
-        return _fingerprint(stage, self.stage_settings(stage))
+        return _fingerprint(stage, self.stage_settings(stage, lane))
 
-    def fingerprint(self, stage: str) -> str:
-        """16 hex digits over all settings of the stage, those of publishing included, and its code version."""
-        return _fingerprint(stage, self.stage_settings(stage) | self.publish_settings(stage))
+    def fingerprint(self, stage: str, lane: str = "") -> str:
+        """16 hex digits over all settings of the stage (in ``lane``), those of publishing included, and its code version."""
+        return _fingerprint(stage, self.stage_settings(stage, lane) | self.publish_settings(stage, lane))
 
 
 def _fingerprint(stage: str, settings: dict[str, Any]) -> str:

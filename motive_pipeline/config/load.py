@@ -11,6 +11,7 @@ from motive_pipeline.config.error_text import error_text
 from motive_pipeline.config.fingerprints import Config
 from motive_pipeline.config.folders import require_usable_folders
 from motive_pipeline.config.paths import resolve_paths
+from motive_pipeline.config.section import section_names
 from motive_pipeline.config.strict_yaml import load_yaml
 from motive_pipeline.errors import ConfigError
 
@@ -38,7 +39,7 @@ def parse_config(text: str, file: Path) -> Config:
     raw = load_yaml(text, file)
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected sections such as 'clips:' at the top level, found {type(raw).__name__}")
-    raw = {key: ({} if value is None and key in Config.model_fields else value) for key, value in raw.items()}
+    raw = {key: ({} if value is None and key in section_names(Config) else value) for key, value in raw.items()}
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from motive_pipeline.config.names import FLOW_HISTOGRAM, TrackerName
-from motive_pipeline.config.section import RejectShare, Section, Share, Timesteps, require_power_of_two
+from motive_pipeline.config.names import FLOW_HISTOGRAM, Rule, TrackerName
+from motive_pipeline.config.section import DrawTimesteps, Preconditioner, RejectShare, Section, Share, Timesteps, require_power_of_two
 from motive_pipeline.graph.trackers import TRACKERS
 
 TRAK_MAX_DIM = 8192
@@ -59,8 +59,14 @@ class Motion(Section):
 
 class Gradient(Section):
     timestep: Timesteps = 500
-    noise_seed: Annotated[int, Field(ge=0)] = 0
+    noise_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     num_noises: Annotated[int, Field(ge=1, le=1000)] = 1
+    draws: Annotated[int, Field(ge=1, le=1000)] | None = None
+    draw_timesteps: DrawTimesteps = "stratified"
+    draw_shift: Annotated[float, Field(gt=0)] = 3.0
+    draws_at_once: Annotated[int, Field(ge=1, le=1000)] = 1
+    combine: Literal["mean_gradient", "mean_cosine"] = "mean_gradient"
+    mask: Literal["both", "query", "none"] = "both"
     projection: Literal["fastfood", "countsketch", "factored", "exact"] = "fastfood"
     proj_seed: Annotated[int, Field(ge=0)] = 0
     store_dim: Annotated[int, Field(ge=2, le=2**20)] = 2048
@@ -75,16 +81,44 @@ class Gradient(Section):
     def _power_of_two(cls, value: int) -> int:
         return require_power_of_two(value)
 
+    @model_validator(mode="after")
+    def _even(self) -> Gradient:
+        if self.draws is not None and not isinstance(self.draw_timesteps, str) and self.draws % len(_listed(self.draw_timesteps)):
+            raise ValueError(
+                f"draws ({self.draws}) must be a multiple of the number of draw_timesteps ({len(_listed(self.draw_timesteps))}), so that each "
+                "timestep is drawn equally often"
+            )
+        if self.draws is None and self.combine == "mean_cosine":
+            raise ValueError("combine: mean_cosine averages over draws; say how many with draws, for instance draws: 4")
+        return self
+
     @property
     def timesteps(self) -> tuple[float, ...]:
         """``timestep`` as a tuple, also when it is one number."""
-        return self.timestep if isinstance(self.timestep, tuple) else (self.timestep,)
+        return _listed(self.timestep)
+
+    @property
+    def spread_timesteps(self) -> tuple[float, ...]:
+        """The timestep of each of the ``draws``.
+
+        ``stratified``: spread evenly as training draws them, 1000 s u / (1 + (s - 1) u) at u = (i + 1/2) / draws, with s = ``draw_shift``. A list is
+        repeated.
+        """
+        draws = self.draws or 0
+        if not isinstance(self.draw_timesteps, str):
+            return _listed(self.draw_timesteps) * (draws // len(_listed(self.draw_timesteps)))
+        places = [(index + 0.5) / draws for index in range(draws)]
+        return tuple(1000.0 * self.draw_shift * place / (1.0 + (self.draw_shift - 1.0) * place) for place in places)
+
+
+def _listed(timesteps: float | tuple[float, ...]) -> tuple[float, ...]:
+    return timesteps if isinstance(timesteps, tuple) else (timesteps,)
 
 
 class Influence(Section):
     proj_dim: Annotated[int, Field(ge=2)] = 512
     similarity: Literal["cosine", "dot"] = "cosine"
-    preconditioner: Literal["none", "adam", "trak"] = "none"
+    preconditioner: Preconditioner = "none"
     adam_state: Path | None = None
     adam_clips: Annotated[int, Field(ge=1)] = 64
     adam_seed: Annotated[int, Field(ge=0)] = 0
@@ -96,9 +130,20 @@ class Influence(Section):
     def _power_of_two(cls, value: int) -> int:
         return require_power_of_two(value)
 
+    @property
+    def uses_adam(self) -> bool:
+        """Whether gradients are divided by the root of Adam's second moment."""
+        return "adam" in self.preconditioner
+
+    @property
+    def uses_trak(self) -> bool:
+        """Whether the inner product is that of TRAK's kernel."""
+        return "trak" in self.preconditioner
+
 
 class Vote(Section):
     percentile: Annotated[float, Field(ge=0, lt=100)] = 90.0
+    rule: Rule = "vote"
 
     @field_validator("percentile")
     @classmethod

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from motive_pipeline.graph.arms import ARMS
 from motive_pipeline.graph.trackers import TRACKERS
@@ -20,6 +20,12 @@ SourceName = Literal[
 
 Variant = str
 """The name of a gradient variant."""
+
+Rule = Literal["vote", "mean_influence"]
+"""The order in which a ranking puts the clips: by the queries' votes, or by the influence averaged over the queries."""
+
+NewName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
+"""The name that a config gives to a variant or an arm; it becomes part of asset keys and folder names."""
 
 
 def _one_of(names: Collection[str], what: str) -> AfterValidator:

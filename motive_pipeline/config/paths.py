@@ -26,7 +26,7 @@ def resolve_paths(config: C, base: Path) -> C:
     if _is_path(model, base):
         model = str(_absolute(Path(model), base))
     motion, evaluate = config.motion, config.evaluate
-    return config.model_copy(
+    resolved = config.model_copy(
         update={
             "storage": _storage(config.storage, base),
             "model": config.model.model_copy(update={"path": model}),
@@ -40,6 +40,10 @@ def resolve_paths(config: C, base: Path) -> C:
             "evaluate": evaluate.model_copy(update={"vbench": _resolved(evaluate.vbench, base, "python", "weights")}),
         }
     )
+    resolved._variants = {
+        name: own.model_copy(update={"influence": _resolved(own.influence, base, "adam_state")}) for name, own in config._variants.items()
+    }
+    return resolved
 
 
 def _storage(storage: Storage, base: Path) -> Storage:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference
 from motive_pipeline.config.data import Clips, Queries, Storage
 from motive_pipeline.config.method import TRAK_MAX_DIM, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
-from motive_pipeline.config.names import COMPARED_BY_PEOPLE, DEFAULT_ARMS, VBENCH_VIDEOS_PER_PROMPT, ArmName, Variant
+from motive_pipeline.config.names import COMPARED_BY_PEOPLE, DEFAULT_ARMS, VBENCH_VIDEOS_PER_PROMPT, NewName, Variant
 from motive_pipeline.config.running import Engine, Schedule
 from motive_pipeline.config.section import Section
-from motive_pipeline.graph.arms import ARMS, variants_of
+from motive_pipeline.config.variants import ArmEntry, Overrides, VariantArm, VariantSections, variant_sections
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph.arms import ARMS, Arm, arm_of_variant
+from motive_pipeline.graph.variants import MAIN_VARIANT, VARIANTS
+
+S = TypeVar("S", bound="Settings")
 
 
 class Settings(Section):
     """Every setting of one project. :class:`~.fingerprints.Config` adds the fingerprints of the stages."""
 
     _file: Path = PrivateAttr(default=Path("motive.yaml"))
+    _arms: dict[str, Arm] = PrivateAttr(default_factory=dict)
+    _variants: dict[Variant, VariantSections] = PrivateAttr(default_factory=dict)
 
     storage: Storage = Storage()
     clips: Clips
@@ -29,7 +37,8 @@ class Settings(Section):
     gradient: Gradient = Gradient()
     influence: Influence = Influence()
     vote: Vote = Vote()
-    arms: tuple[ArmName, ...] = DEFAULT_ARMS
+    variants_: dict[NewName, Overrides] = Field(default={}, alias="variants")
+    arms_: tuple[ArmEntry, ...] = Field(default=DEFAULT_ARMS, alias="arms")
     embedding: Embedding = Embedding()
     subset: Subset = Subset()
     finetune: Finetune = Finetune()
@@ -39,18 +48,37 @@ class Settings(Section):
     engine: Engine = Engine()
     schedule: Schedule = Schedule()
 
-    @field_validator("arms")
+    @field_validator("arms_")
     @classmethod
-    def _arms(cls, value: tuple[ArmName, ...]) -> tuple[ArmName, ...]:
-        if "motive" not in value:
+    def _distinct_arms(cls, value: tuple[ArmEntry, ...]) -> tuple[ArmEntry, ...]:
+        names = [arm.name if isinstance(arm, VariantArm) else arm for arm in value]
+        if "motive" not in names:
             raise ValueError("must contain motive (the arm this pipeline exists for)")
-        if len(set(value)) != len(value):
+        if len(set(names)) != len(names):
             raise ValueError("must not name an arm twice")
-        return tuple(arm for arm in ARMS if arm in value)
+        if taken := [arm.name for arm in value if isinstance(arm, VariantArm) and arm.name in ARMS]:
+            raise ValueError(f"{taken[0]} is the name of a built-in arm; give the arm another name")
+        return (*(arm for arm in ARMS if arm in value), *(arm for arm in value if isinstance(arm, VariantArm)))
+
+    @field_validator("variants_")
+    @classmethod
+    def _own_variants(cls, value: dict[Variant, Overrides]) -> dict[Variant, Overrides]:
+        if MAIN_VARIANT in value:
+            raise ValueError(
+                f"{MAIN_VARIANT} is what the sections gradient, influence and vote say; change it there, or give the variant another name"
+            )
+        return value
 
     @model_validator(mode="after")
     def _across(self) -> Settings:
-        self._require_fitting_influence()
+        for entry in self.arms_:
+            self._arms[entry if isinstance(entry, str) else entry.name] = self._arm_of(entry)
+        own = VariantSections(gradient=self.gradient, influence=self.influence, vote=self.vote)
+        _require_fitting(own)
+        for name in self.variants[1:]:
+            sections = variant_sections(name, own, {**VARIANTS.get(name, {}), **self.variants_.get(name, {})})
+            _require_fitting(sections, f"variants.{name}: ")
+            self._variants[name] = sections
         for pair in self.preference.comparisons or ():
             if missing := [arm for arm in pair if arm not in self.arms]:
                 raise ValueError(f"preference.comparisons names {missing[0]}, which is not among arms ({', '.join(self.arms)})")
@@ -62,30 +90,20 @@ class Settings(Section):
             )
         return self
 
-    def _require_fitting_influence(self) -> None:
-        if self.influence.proj_dim > self.gradient.store_dim:
+    def _arm_of(self, entry: str | VariantArm) -> Arm:
+        if isinstance(entry, str):
+            return ARMS[entry]
+        known = [*VARIANTS, *(name for name in self.variants_ if name not in VARIANTS)]
+        if entry.variant not in known:
+            close = difflib.get_close_matches(entry.variant, known, n=1, cutoff=0.5)
             raise ValueError(
-                f"influence.proj_dim ({self.influence.proj_dim}) must not be above gradient.store_dim "
-                f"({self.gradient.store_dim}): it reads a prefix of what is stored"
+                f"the arm {entry.name} chooses by the variant {entry.variant!r}, which there is not."
+                f"{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(known)}"
             )
-        if self.influence.preconditioner == "adam" and self.gradient.projection == "factored":
-            raise ValueError(
-                "influence.preconditioner: adam divides every entry of a weight's gradient, which gradient.projection: factored never "
-                "forms; use fastfood, countsketch or exact"
-            )
-        if self.influence.preconditioner == "trak" and self.gradient.projection == "exact":
-            raise ValueError(
-                "influence.preconditioner: trak needs a kernel of proj_dim x proj_dim, and gradient.projection: exact keeps every entry; "
-                "use fastfood, countsketch or factored"
-            )
-        if self.influence.preconditioner == "trak" and self.influence.proj_dim > TRAK_MAX_DIM:
-            raise ValueError(
-                f"influence.proj_dim ({self.influence.proj_dim}) must not be above {TRAK_MAX_DIM} with influence.preconditioner: trak, "
-                "whose kernel has proj_dim x proj_dim entries"
-            )
+        return arm_of_variant(entry.name, entry.variant, entry.rule)
 
     @property
-    def comparisons(self) -> tuple[tuple[ArmName, ArmName], ...]:
+    def comparisons(self) -> tuple[tuple[str, str], ...]:
         """The pairs of arms that people compare: ``preference.comparisons``, by default MOTIVE with each of the usual others in ``arms``."""
         if self.preference.comparisons is not None:
             return self.preference.comparisons
@@ -97,9 +115,39 @@ class Settings(Section):
         return self._file
 
     @property
+    def arms(self) -> tuple[str, ...]:
+        """The names of the arms, in the order in which tables show them."""
+        return tuple(self._arms)
+
+    def arm(self, name: str) -> Arm:
+        """The arm called ``name``.
+
+        Raises:
+            MotiveError: ``arms`` has no such arm.
+        """
+        if name not in self._arms:
+            close = difflib.get_close_matches(name, self.arms, n=1, cutoff=0.5)
+            raise MotiveError(
+                f"there is no arm {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(self.arms)}"
+            )
+        return self._arms[name]
+
+    @property
     def variants(self) -> tuple[Variant, ...]:
-        """The gradient variants that the arms need: always ``motive``, and first."""
-        return variants_of(self.arms)
+        """The gradient variants to compute: ``motive`` always, and first; those that the arms need; those that the section ``variants`` names."""
+        needed = {arm.variant for arm in self._arms.values() if arm.variant is not None} | self.variants_.keys()
+        return (
+            MAIN_VARIANT,
+            *(name for name in VARIANTS if name in needed and name != MAIN_VARIANT),
+            *(name for name in self.variants_ if name not in VARIANTS),
+        )
+
+    def of_variant(self: S, name: Variant) -> S:
+        """The settings as they are for a variant: its own sections ``gradient``, ``influence`` and ``vote``, all else as here."""
+        if name == MAIN_VARIANT:
+            return self
+        own = self._variants[name]
+        return self.model_copy(update={key: getattr(own, key) for key in VariantSections.model_fields})
 
     @property
     def min_frames(self) -> int:
@@ -108,7 +156,38 @@ class Settings(Section):
 
     def setting(self, dotted: str) -> Any:
         """The value at ``section.key`` (or a whole section) as plain JSON types."""
-        value: Any = self.model_dump(mode="json")
+        value: Any = self.model_dump(mode="json", by_alias=True)
         for part in dotted.split("."):
             value = value[part]
         return value
+
+
+def _require_fitting(variant: VariantSections, where: str = "") -> None:
+    """Raise ValueError if the variant's sections do not go together. ``where`` names the variant."""
+    gradient, influence = variant.gradient, variant.influence
+    if influence.proj_dim > gradient.store_dim:
+        raise ValueError(
+            f"{where}influence.proj_dim ({influence.proj_dim}) must not be above gradient.store_dim "
+            f"({gradient.store_dim}): it reads a prefix of what is stored"
+        )
+    if influence.uses_adam and gradient.projection == "factored":
+        raise ValueError(
+            f"{where}influence.preconditioner: adam divides every entry of a weight's gradient, which gradient.projection: factored never "
+            "forms; use fastfood, countsketch or exact"
+        )
+    if influence.uses_trak and gradient.projection == "exact":
+        raise ValueError(
+            f"{where}influence.preconditioner: trak needs a kernel of proj_dim x proj_dim, and gradient.projection: exact keeps every entry; "
+            "use fastfood, countsketch or factored"
+        )
+    if influence.uses_trak and influence.proj_dim > TRAK_MAX_DIM:
+        raise ValueError(
+            f"{where}influence.proj_dim ({influence.proj_dim}) must not be above {TRAK_MAX_DIM} with influence.preconditioner: trak, "
+            "whose kernel has proj_dim x proj_dim entries"
+        )
+    if gradient.combine == "mean_cosine" and influence.similarity == "dot":
+        raise ValueError(f"{where}gradient.combine: mean_cosine averages cosines, so influence.similarity must be cosine")
+    if gradient.combine == "mean_cosine" and gradient.projection == "exact":
+        raise ValueError(
+            f"{where}gradient.combine: mean_cosine keeps a gradient for each draw, which gradient.projection: exact would keep whole"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator
 
@@ -16,6 +16,11 @@ class Section(BaseModel):
     """A frozen group of settings. An unknown key is an error, and so is a number that is infinite or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def section_names(section: type[BaseModel]) -> list[str]:
+    """The keys that a section has in ``motive.yaml``."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def require_power_of_two(value: int) -> int:
@@ -46,3 +51,26 @@ def _timesteps(value: object) -> float | tuple[float, ...]:
 # Validated as a whole: pydantic would report two errors for one mistake in a union.
 Timesteps = Annotated[float | tuple[float, ...], PlainValidator(_timesteps), PlainSerializer(lambda value: value)]
 """One timestep, or several different ones."""
+
+DrawTimesteps = Annotated[
+    Literal["stratified"] | float | tuple[float, ...],
+    PlainValidator(lambda value: value if value == "stratified" else _timesteps(value)),
+    PlainSerializer(lambda value: value),
+]
+"""``stratified``, or one or several timesteps."""
+
+_PRECONDITIONERS = ("adam", "trak")
+
+
+def _preconditioner(value: object) -> str | tuple[str, ...]:
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    if listed == ["none"]:
+        return "none"
+    if not listed or any(each not in _PRECONDITIONERS for each in listed) or len(set(listed)) < len(listed):
+        raise ValueError("must be 'none', 'adam', 'trak' or both: [adam, trak]")
+    chosen = tuple(name for name in _PRECONDITIONERS if name in listed)
+    return chosen[0] if len(chosen) == 1 else chosen
+
+
+Preconditioner = Annotated[str | tuple[str, ...], PlainValidator(_preconditioner), PlainSerializer(lambda value: value)]
+"""``none``, ``adam``, ``trak``, or both as a list."""

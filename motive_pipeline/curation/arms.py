@@ -17,7 +17,7 @@ from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.errors import GateFailed, MotiveError
-from motive_pipeline.graph import ARMS, Arm, resolve_dotted
+from motive_pipeline.graph import Arm, resolve_dotted
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -36,7 +36,7 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
         GateFailed: the choice does not have that many different clips of the pool.
     """
     started = time.time()
-    declared = ARMS[arm]
+    declared = ws.config.arm(arm)
     if declared.choose is None:
         raise MotiveError(f"the arm {arm} trains on nothing, so it has no subset")
     pool = load_pool(ws)
@@ -44,7 +44,7 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
     num_clips = len(pool) if declared.takes_all else num_selected(len(pool), ws.config.subset.share)
     num_clips = num_clips if declared.variant is None else min(num_clips, len(preferred))
     chosen = preferred[:num_clips]
-    require_subset(arm, chosen, pool, num_clips)
+    require_subset(declared, chosen, pool, num_clips)
     subset = pd.DataFrame({"clip_id": chosen.astype(str), "rank": np.arange(1, len(chosen) + 1)})
     return ws.publish(
         f"curated_subset/{arm}",
@@ -77,18 +77,21 @@ def nearest_embeddings(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) 
     return np.array(nearest_clips(ws, pool.astype(str).tolist()), dtype="S16")
 
 
-def most_votes(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
-    """The clips of the variant's ranking, best first."""
-    return _ranked(ws, arm, by="rank")
+def first_ranked(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
+    """The clips of the variant's ranking, best first: by the arm's rule, if it has one of its own."""
+    ranking = ws.published(f"voted_ranking/{arm.variant}").table("ranking")
+    if arm.rule is None:
+        return _ids(ranking.sort_values("rank"))
+    scores = ["votes", "mean_influence"] if arm.rule == "vote" else ["mean_influence"]
+    return _ids(ranking.sort_values([*scores, "clip_id"], ascending=[*(False for _ in scores), True]))
 
 
 def lowest_influence(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
     """The clips of the variant's ranking, lowest mean influence first."""
-    return _ranked(ws, arm, by=["mean_influence", "clip_id"])
+    return _ids(ws.published(f"voted_ranking/{arm.variant}").table("ranking").sort_values(["mean_influence", "clip_id"]))
 
 
-def _ranked(ws: Workspace, arm: Arm, by: str | list[str]) -> Shaped[np.ndarray, " M"]:
-    ranking = ws.published(f"voted_ranking/{arm.variant}").table("ranking").sort_values(by)
+def _ids(ranking: pd.DataFrame) -> Shaped[np.ndarray, " M"]:
     return ranking["clip_id"].to_numpy(dtype=object).astype("S16")
 
 
@@ -106,7 +109,7 @@ def highest(pool: Shaped[np.ndarray, " N"], score_N: Float64[np.ndarray, " N"], 
     return pool[np.argsort(-score_N, kind="stable")[:num_clips]]
 
 
-def require_subset(arm: str, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.ndarray, " N"], num_clips: int) -> None:
+def require_subset(arm: Arm, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.ndarray, " N"], num_clips: int) -> None:
     """The gate on a subset: ``num_clips`` different clips, all from the pool.
 
     Raises:
@@ -116,8 +119,8 @@ def require_subset(arm: str, chosen: Shaped[np.ndarray, " K"], pool: Shaped[np.n
     outside = int((~np.isin(chosen, pool)).sum())
     if len(chosen) != num_clips or different != num_clips or outside:
         raise GateFailed(
-            f"curated_subset/{arm}: {num_clips} different clips of eligible_pool expected, found {len(chosen)} clips, {different} different, "
-            f"{outside} outside the pool. The ranking and the pool are out of step: materialize {' and '.join(ARMS[arm].chooses_by) or 'eligible_pool'} again."
+            f"curated_subset/{arm.name}: {num_clips} different clips of eligible_pool expected, found {len(chosen)} clips, {different} different, "
+            f"{outside} outside the pool. The ranking and the pool are out of step: materialize {' and '.join(arm.chooses_by) or 'eligible_pool'} again."
         )
 
 

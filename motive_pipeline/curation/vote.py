@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64, Int64, Shaped
 
+from motive_pipeline import config
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.attribution.influence_table import id_strings
-from motive_pipeline.config import Variant
+from motive_pipeline.config import Rule, Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.storage.digest import digest_arrays
@@ -99,8 +100,13 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
     return Votes(votes_N=counted.votes_N, mean_influence_N=counted.total_N / counted.num_queries, num_queries=counted.num_queries)
 
 
-def ranking_order(votes: Votes) -> Int64[np.ndarray, " N"]:
-    """Positions of the clips from the best to the last: by votes, ties by mean influence, then by clip id. NaN counts as the lowest mean."""
+def ranking_order(votes: Votes, rule: Rule = "vote") -> Int64[np.ndarray, " N"]:
+    """Positions of the clips from the best to the last, ties by clip id. NaN counts as the lowest mean.
+
+    ``vote``: by votes, ties by mean influence. ``mean_influence``: by that alone.
+    """
+    if rule == "mean_influence":
+        return np.argsort(-votes.mean_influence_N, kind="stable")
     return np.lexsort((-votes.mean_influence_N, -votes.votes_N))  # the last key decides first; the sort is stable
 
 
@@ -115,11 +121,12 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
             no clip is left to rank.
     """
     started = time.time()
+    section = ws.config.of_variant(variant).vote
     eligible_N = load_pool(ws)
     influence = load_influence(ws, variant)
     pool_N = _ranked_clips(ws, variant, eligible_N, influence.clip_id_N)
-    votes = majority_vote(influence.blocks(pool_N), ws.config.vote.percentile)
-    order_N = ranking_order(votes)
+    votes = majority_vote(influence.blocks(pool_N), section.percentile)
+    order_N = ranking_order(votes, section.rule)
     num_chosen = min(num_selected(len(eligible_N), ws.config.subset.share), len(pool_N))
     columns = _columns(pool_N, votes, order_N, num_chosen)
     with scratch_folder(ws, f"voted_ranking/{variant}") as scratch:
@@ -129,7 +136,7 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
             content=digest_arrays(columns),
             write=lambda folder: pq.write_table(_table(columns), folder / "ranking.parquet"),
             started=started,
-            facts=_facts(ws, columns, votes, num_chosen) | {"eligible clips without a gradient": len(eligible_N) - len(pool_N)},
+            facts=_facts(section, columns, votes, num_chosen) | {"eligible clips without a gradient": len(eligible_N) - len(pool_N)},
             table_rows=len(pool_N),
             scores={("ranking", variant): scratch / "ranking.parquet"},
         )
@@ -181,7 +188,7 @@ def _write_score_piece(file: Path, variant: Variant, columns: dict[str, np.ndarr
     pq.write_table(table.cast(TABLES["ranking"]), file)
 
 
-def _facts(ws: Workspace, columns: dict[str, np.ndarray], votes: Votes, num_chosen: int) -> dict[str, Any]:
+def _facts(section: config.Vote, columns: dict[str, np.ndarray], votes: Votes, num_chosen: int) -> dict[str, Any]:
     best = [
         {"rank": int(rank), "clip_id": clip_id.decode(), "votes": int(count), "mean_influence": float(mean)}
         for clip_id, count, mean, rank in zip(
@@ -192,7 +199,8 @@ def _facts(ws: Workspace, columns: dict[str, np.ndarray], votes: Votes, num_chos
         "clips": len(columns["rank"]),
         "queries": votes.num_queries,
         "selected": num_chosen,
-        "percentile": ws.config.vote.percentile,
+        "percentile": section.percentile,
+        "rule": section.rule,
         "most_votes": int(columns["votes"][0]),
         "votes_of_last_selected": int(columns["votes"][num_chosen - 1]),
         "clips_without_vote": int((votes.votes_N == 0).sum()),

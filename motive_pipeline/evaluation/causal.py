@@ -17,8 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from motive_pipeline import config
-from motive_pipeline.attribution.loss import Draw, FrameNorm, motion_weighted_loss
+from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.engine import Work, compute_rows
@@ -33,9 +32,6 @@ from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 
-FIRST_NOISE_SEED = 1_000_003
-"""Distance of the check's noise seeds from attribution's first one; ``gradient.num_noises`` allows far fewer, so the two never share a seed."""
-
 DIMS = {"loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair", "feature")}
 
 
@@ -46,26 +42,6 @@ class Weights:
     training: int
     content: str
     load: Callable[[], VideoModel]
-
-
-def held_out_draws(gradient: config.Gradient, count: int) -> list[Draw]:
-    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, each with its own noise.
-
-    A timestep that attribution uses is moved up by a quarter of a step, or to the next free place below that.
-    """
-    step = 1000.0 / count
-    timesteps = [_free_timestep(step * (index + 0.5), gradient.timesteps, step) for index in range(count)]
-    first = FIRST_NOISE_SEED + gradient.noise_seed
-    return [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(timesteps)]
-
-
-def _free_timestep(timestep: float, used: Sequence[float], step: float) -> float:
-    """``timestep``, moved by 1/4, -1/8, 1/16, ... of a step until it is none of ``used``; it stays nearer to its own place than to the next."""
-    shift = step / 4
-    while any(abs(timestep - own) < 1e-6 for own in used):
-        timestep += shift
-        shift /= -2
-    return timestep
 
 
 def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
@@ -116,7 +92,7 @@ class _CausalCheck:
         held_out = [clip for clip in usable if clip.part == "held_out"]
         self.metric = HELD_OUT_DROP if held_out else IN_SAMPLE_DROP
         self.queries: Sequence[CatalogClip] = held_out or usable
-        self.draws = held_out_draws(ws.config.gradient, ws.config.evaluate.held_out_draws)
+        self.draws = held_out_draws(ws.config.evaluate.held_out_draws)
         self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
         self._commit_rows, self._commit_s = ws.config.engine.commit_rows, ws.config.engine.commit_s
         self._store: RowStore = ws.store("eval_scores", DIMS)

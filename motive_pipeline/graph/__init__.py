@@ -4,17 +4,20 @@
 provenance of a publication, ``motive plan``, the eligible pool, the table of rejects and the report's versions all derive from it.
 """
 
-from motive_pipeline.graph.arms import ARMS, BASE, Arm, reads_masks
+from motive_pipeline.graph.arms import ARMS, BASE, Arm
 from motive_pipeline.graph.declare import CURATION_GROUPS, Output, Project, Role, Source, Stage
 from motive_pipeline.graph.resolve import Asset, Graph, resolve_dotted
 from motive_pipeline.graph.stages import SOURCES, STAGES
+from motive_pipeline.graph.variants import MAIN_VARIANT, VARIANTS, weighs_loss
 
 __all__ = [
     "ARMS",
     "BASE",
     "CURATION_GROUPS",
+    "MAIN_VARIANT",
     "SOURCES",
     "STAGES",
+    "VARIANTS",
     "Arm",
     "Asset",
     "Graph",
@@ -23,6 +26,6 @@ __all__ = [
     "Role",
     "Source",
     "Stage",
-    "reads_masks",
     "resolve_dotted",
+    "weighs_loss",
 ]

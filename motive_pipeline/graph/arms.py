@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from motive_pipeline.graph.variants import MAIN_VARIANT, UNMASKED
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One way to choose the training subset.
 
     ``label`` is its name in the report, ``description`` its rule in a sentence. ``choose`` is the dotted name of the choosing function; an
-    arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from;
-    ``reads`` are the other assets it chooses by, besides the eligible pool. ``takes_all`` takes every clip, whatever ``subset.share`` says. ``is_rival``: the
+    arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from, ``rule``
+    the order in which it takes the clips (``vote`` or ``mean_influence``; None: that of the ranking); ``reads`` are the other assets it chooses by, besides the eligible pool. ``takes_all`` takes every clip, whatever ``subset.share`` says. ``is_rival``: the
     report's verdict says whether MOTIVE beats it.
     """
 
@@ -24,6 +26,7 @@ class Arm:
     description: str
     choose: str | None = None
     variant: str | None = None
+    rule: str | None = None
     reads: tuple[str, ...] = ()
     takes_all: bool = False
     is_rival: bool = False
@@ -42,12 +45,6 @@ class Arm:
 
 BASE = "base"
 """The arm that trains on nothing."""
-
-MAIN_VARIANT = "motive"
-"""The gradient variant that every project has."""
-
-UNMASKED = "no_mask"
-"""The gradient variant whose loss is not weighted by motion."""
 
 
 def _listed(*arms: Arm) -> dict[str, Arm]:
@@ -98,7 +95,7 @@ ARMS: dict[str, Arm] = _listed(
         name="no_mask",
         label="unmasked gradient",
         description="The clips with most votes when the loss is not weighted by motion.",
-        choose="motive_pipeline.curation.arms:most_votes",
+        choose="motive_pipeline.curation.arms:first_ranked",
         variant=UNMASKED,
         is_rival=True,
     ),
@@ -106,19 +103,28 @@ ARMS: dict[str, Arm] = _listed(
         name="motive",
         label="MOTIVE",
         description="The clips with most votes under the motion-weighted loss.",
-        choose="motive_pipeline.curation.arms:most_votes",
+        choose="motive_pipeline.curation.arms:first_ranked",
         variant=MAIN_VARIANT,
+    ),
+    Arm(
+        name="motive_plus",
+        label="MOTIVE+",
+        description="The first clips by several draws, the mask on the queries alone, Adam's second moments and TRAK's kernel.",
+        choose="motive_pipeline.curation.arms:first_ranked",
+        variant="motive_plus",
     ),
 )
 """Every arm there is, by name, in the order in which tables show them."""
 
 
-def reads_masks(variant: str) -> bool:
-    """Whether the loss of a gradient variant is weighted by motion."""
-    return variant != UNMASKED
-
-
-def variants_of(arms: tuple[str, ...]) -> tuple[str, ...]:
-    """The gradient variants that ``arms`` need: the main one always, and first."""
-    needed = {arm.variant for name in arms if (arm := ARMS[name]).variant is not None}
-    return (MAIN_VARIANT, *sorted(variant for variant in needed if variant is not None and variant != MAIN_VARIANT))
+def arm_of_variant(name: str, variant: str, rule: str | None) -> Arm:
+    """An arm of the config: the clips that ``variant`` ranks first, by ``rule``."""
+    order = {None: "its ranking", "vote": "most votes", "mean_influence": "highest mean influence"}[rule]
+    return Arm(
+        name=name,
+        label=name.replace("_", " "),
+        description=f"The first clips of the variant {variant}, by {order}.",
+        choose="motive_pipeline.curation.arms:first_ranked",
+        variant=variant,
+        rule=rule,
+    )

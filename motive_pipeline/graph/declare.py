@@ -23,6 +23,10 @@ class Project(Protocol):
     @property
     def variants(self) -> Sequence[str]: ...
 
+    def arm(self, name: str) -> Any: ...
+
+    def of_variant(self, name: str) -> Any: ...
+
     @property
     def comparisons(self) -> Sequence[tuple[str, str]]: ...
 
@@ -35,15 +39,18 @@ Reads = Sequence[str] | Callable[[Project, str], Iterable[str]]
 Kinds = frozenset[str] | Callable[[Project], frozenset[str]]
 
 Switch = tuple[str, object] | Callable[[Project], bool]
-"""A setting and its value, or a condition on the project."""
+"""A setting and its value (or one of its values, where it is a list), or a condition on the project."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lanes:
-    """Copies of a stage, one for each gradient variant or arm. ``argument`` is the parameter of the publishing function that takes the lane."""
+    """Copies of a stage, one for each gradient variant or arm. ``argument`` is the parameter of the publishing function that takes the lane;
+    ``settings`` gives the project's settings as they are for a lane, ``choice`` what else decides a lane's result."""
 
     argument: str
     of: Callable[[Project], Sequence[str]]
+    settings: Callable[[Any, str], Any] = lambda project, lane: project
+    choice: Callable[[Any, str], Mapping[str, Any]] = lambda project, lane: {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.graph.arms import ARMS
 from motive_pipeline.graph.declare import AssetGroup, Output, Project, Reads, Role, Stage
 from motive_pipeline.graph.stages import SOURCES, STAGES
 
@@ -26,6 +25,8 @@ class Asset:
     reads: tuple[str, ...]
     looks_up: tuple[str, ...]
     kinds: frozenset[str]
+    description: str
+    """What it is, for a person; of a subset also how its arm chooses."""
 
     @property
     def name(self) -> str:
@@ -41,12 +42,6 @@ class Asset:
     def role(self) -> Role | None:
         """Whether it has a row for each clip or for each query; None when it is made as a whole."""
         return self.output.role
-
-    @property
-    def description(self) -> str:
-        """What it is, for a person; of a subset also how its arm chooses."""
-        rule = f" {ARMS[self.lane].description}" if self.name == "curated_subset" else ""
-        return self.output.description + rule
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -137,6 +132,7 @@ def _assets(stage: Stage, project: Project) -> Iterable[Asset]:
                 reads=_read(output.reads, project, lane),
                 looks_up=_read(output.looks_up, project, lane),
                 kinds=kinds,
+                description=output.description + (f" {project.arm(lane).description}" if output.name == "curated_subset" else ""),
             )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from motive_pipeline.graph.arms import ARMS, BASE, reads_masks
-from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage, Switch
+from motive_pipeline.graph.arms import BASE
+from motive_pipeline.graph.declare import Lanes, Output, Project, Role, Source, Stage, Switch
 from motive_pipeline.graph.trackers import TRACKERS
+from motive_pipeline.graph.variants import weighs_loss
 
 CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
 """Where the clips lie."""
@@ -24,13 +25,18 @@ TONE_MAPPED: Mapping[Switch, tuple[str, ...]] = {("clips.policies.hdr", "repair"
 MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
-PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants)
+PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants, settings=lambda project, variant: project.of_variant(variant))
 PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
 PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in project.arms if arm != BASE])
+PER_SUBSET = Lanes(
+    argument="arm",
+    of=PER_TRAINED_ARM.of,
+    choice=lambda project, arm: {} if project.arm(arm).rule is None else {"rule": project.arm(arm).rule},
+)
 
 
 def _has_embeddings(project: Project) -> bool:
-    return any(ARMS[arm].needs_embeddings for arm in project.arms)
+    return any(project.arm(arm).needs_embeddings for arm in project.arms)
 
 
 def _has_comparisons(project: Project) -> bool:
@@ -42,19 +48,24 @@ def _is_not(key: str, value: object) -> Switch:
     return lambda project: project.setting(key) != value
 
 
+def _divides_by_moments(project: Project, variant: str) -> bool:
+    """Whether the gradients of a variant are divided by the root of their second moments."""
+    return "adam" in project.of_variant(variant).setting("influence.preconditioner")
+
+
 def _uses_adam(project: Project) -> bool:
-    return project.setting("influence.preconditioner") == "adam"
+    return any(_divides_by_moments(project, variant) for variant in project.variants)
 
 
-def _gradient_reads(*inputs: str, masks: str):
-    """Latents, masks for a variant that weights the loss by motion, the model and, with Adam's preconditioner, the second moments."""
+def _gradient_reads(*inputs: str, masks: str, role: Role):
+    """Latents, masks where the variant weights the role's loss by motion, the model and, with Adam's preconditioner, the second moments."""
 
     def reads(project: Project, variant: str) -> Iterable[str]:
         yield from inputs
-        if reads_masks(variant):
+        if weighs_loss(project.of_variant(variant).setting("gradient.mask"), role):
             yield masks
         yield "base_model"
-        if _uses_adam(project):
+        if _divides_by_moments(project, variant):
             yield "second_moments"
 
     return reads
@@ -308,7 +319,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="second_moments",
             settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
-            when={("influence.preconditioner", "adam"): ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
+            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
             version=2,
             publish="motive_pipeline.attribution.second_moments:publish_second_moments",
             group="attribution",
@@ -327,9 +338,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="gradient",
             settings=(
-                "gradient.timestep",
                 "gradient.noise_seed",
-                "gradient.num_noises",
                 "gradient.projection",
                 "gradient.proj_seed",
                 "gradient.store_dim",
@@ -339,8 +348,15 @@ STAGES: dict[str, Stage] = {
                 "engine.threads",
                 *MODEL,
             ),
-            when={("influence.preconditioner", "adam"): ("influence.preconditioner", "influence.adam_eps")},
-            publish_settings=("gradient.max_reject_share", "queries.max_reject_share"),
+            when={
+                ("gradient.draws", None): ("gradient.timestep", "gradient.num_noises"),
+                _is_not("gradient.draws", None): ("gradient.draws", "gradient.draw_timesteps", "gradient.draw_shift"),
+                _is_not("gradient.draws_at_once", 1): ("gradient.draws_at_once",),
+                _is_not("gradient.combine", "mean_gradient"): ("gradient.combine",),
+                ("influence.preconditioner", "adam"): ("influence.adam_eps",),
+            },
+            # the mask itself stands in a row's key
+            publish_settings=("gradient.mask", "gradient.max_reject_share", "queries.max_reject_share"),
             version=2,
             publish="motive_pipeline.attribution.stage:publish_gradients",
             group="attribution",
@@ -354,15 +370,15 @@ STAGES: dict[str, Stage] = {
             outputs=(
                 Output(
                     name="projected_gradients",
-                    description="One gradient of the loss (motion-weighted; plain for no_mask) for each clip, projected, unit length.",
-                    reads=_gradient_reads("latents", masks="motion_masks"),
+                    description="One gradient of the loss (motion-weighted where the variant says so) for each clip, projected, unit length.",
+                    reads=_gradient_reads("latents", masks="motion_masks", role="clip"),
                     looks_up=("clip_catalog",),
                     role="clip",
                 ),
                 Output(
                     name="query_gradients",
                     description="One gradient of the loss for each query, projected as the clips' are.",
-                    reads=_gradient_reads("query_catalog", "query_latents", masks="query_masks"),
+                    reads=_gradient_reads("query_catalog", "query_latents", masks="query_masks", role="query"),
                     role="query",
                 ),
             ),
@@ -417,12 +433,12 @@ STAGES: dict[str, Stage] = {
             settings=("subset",),
             when={_has_embeddings: ("vote.percentile",)},  # the arm of the nearest embeddings votes, too
             publish="motive_pipeline.curation.arms:publish_subset",
-            lanes=PER_TRAINED_ARM,
+            lanes=PER_SUBSET,
             outputs=(
                 Output(
                     name="curated_subset",
                     description="The clips that the arm trains on, best first.",
-                    reads=lambda _, arm: ("eligible_pool", *ARMS[arm].chooses_by),
+                    reads=lambda project, arm: ("eligible_pool", *project.arm(arm).chooses_by),
                     looks_up=("clip_catalog", "motion_masks"),
                     reports=True,
                 ),
@@ -493,11 +509,9 @@ STAGES: dict[str, Stage] = {
             settings=("model.expert", "engine.threads", *MODEL),
             publish_settings=(
                 "evaluate",
-                "gradient.timestep",
-                "gradient.noise_seed",
                 "gradient.frame_norm",
-            ),  # the causal check's draws and loss
-            version=3,
+            ),  # the causal check's loss
+            version=4,
             publish="motive_pipeline.evaluation.stage:publish_eval_scores",
             group="evaluation",
             lanes=PER_ARM,

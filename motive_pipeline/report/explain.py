@@ -144,7 +144,7 @@ def _query_votes(ws: Workspace, variant: Variant, clip_id: str) -> list[QueryVot
                 QueryVote(
                     query_id=query_ids[len(found)],
                     influence=own,
-                    threshold=float(threshold(influence_N, ws.config.vote.percentile)),
+                    threshold=float(threshold(influence_N, ws.config.of_variant(variant).vote.percentile)),
                     place=1 + int((influence_N > own).sum()),
                 )
             )

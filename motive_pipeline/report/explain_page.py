@@ -147,11 +147,11 @@ def _facts(row: pd.Series) -> list[tuple[str, str]]:
 def _influence_in_words(ws: Workspace) -> str:
     """The definition of influence under the settings."""
     settings = ws.config.influence
-    if settings.preconditioner == "trak":
-        return "the inner product, under TRAK's kernel, of the clip's gradient with the query's"
+    divided = ", both scaled by Adam's second moments" if settings.uses_adam else ""
+    if settings.uses_trak:
+        return f"the inner product, under TRAK's kernel, of the clip's gradient with the query's{divided}"
     product = "cosine" if settings.similarity == "cosine" else "inner product"
-    divided = ", both scaled by Adam's second moments," if settings.preconditioner == "adam" else ""
-    return f"the {product} of the clip's gradient with the query's{divided}".rstrip(",")
+    return f"the {product} of the clip's gradient with the query's{divided}"
 
 
 def _votes_table(ws: Workspace, main: Standing, plain: Standing | None) -> Table:

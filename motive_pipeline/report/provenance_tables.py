@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.catalog.accounting import accounted, num_lost
+from motive_pipeline.config import VariantArm
 from motive_pipeline.evaluation.vbench.record import version_rows
 from motive_pipeline.models.load import model_hash
 from motive_pipeline.report.tables import Table
@@ -47,11 +48,16 @@ def settings_table(ws: Workspace) -> Table:
 def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, without paths of this machine."""
     places = {"python", "weights", "timeout_s"} if ws.config.evaluate.backend == "vbench" else True
-    hidden = {"storage": True, "schedule": True, "arms": True, "evaluate": {"vbench": places}}
-    sections = ws.config.model_dump(mode="json", exclude=hidden)
+    hidden = {"storage": True, "schedule": True, "arms_": True, "evaluate": {"vbench": places}}
+    sections = ws.config.model_dump(mode="json", exclude=hidden, by_alias=True)
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     kept = {name: value for name, value in settings.items() if not name.endswith(("path", "table", "prompts")) or name == "model.path"}
-    return kept | {"arms": ", ".join(ws.config.arms), "embedding.encoder": _without_folder(ws.config.embedding.encoder)}
+    return kept | {"arms": ", ".join(map(_choice, ws.config.arms_)), "embedding.encoder": _without_folder(ws.config.embedding.encoder)}
+
+
+def _choice(arm: str | VariantArm) -> str:
+    """An arm, and how it chooses if it is one of the config's own."""
+    return arm if isinstance(arm, str) else f"{arm.name} ({', '.join(filter(None, (arm.variant, arm.rule)))})"
 
 
 def _without_folder(encoder: str) -> str:

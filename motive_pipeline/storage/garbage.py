@@ -44,6 +44,7 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     published = [publication for asset in sorted(assets) if (publication := ws.published_or_none(asset))]
     kept = {publication.folder for publication in published} | set(keep)
     fingerprints = {ws.config.row_fingerprint(stage) for stage in STAGES}
+    fingerprints |= {ws.config.row_fingerprint(asset.stage.name, asset.lane) for asset in ws.graph.assets.values()}
     fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
     found = {path: "a publication that no longer counts" for path in _publications(ws.root) if path not in kept}
     found |= {path: "rows of other settings" for path in _grandchildren(ws.root / "rows") if path.name not in fingerprints}

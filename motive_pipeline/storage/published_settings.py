@@ -18,7 +18,8 @@ def changed_settings(config: Config, publication: Publication) -> list[str]:
     """``["gradient.timestep 500 -> 751"]``: how the settings and the code differ from those the publication was made with."""
     saved = publication.provenance
     stage: str = saved["stage"]
-    now = config.stage_settings(stage) | config.publish_settings(stage)
+    lane = saved.get("lane", "")
+    now = config.stage_settings(stage, lane) | config.publish_settings(stage, lane)
     before = saved["settings"] | saved.get("gates", {})
     words = [text for key in now | before for text in _differences(key, before.get(key), now.get(key))]
     if saved["code_version"] != STAGES[stage].version:
@@ -30,9 +31,9 @@ def note_on_other_settings(workspace: Workspace) -> str | None:
     """What whoever reads published results must know if some were made with other settings than the config has; None if none were."""
     changed: dict[str, None] = {}
     num_assets = 0
-    for key, asset in workspace.graph.assets.items():
+    for key in workspace.graph.assets:
         publication = workspace.recorded(key)  # `motive sql` must not wait until a million rows are found to be there
-        if publication is not None and publication.fingerprint != workspace.config.fingerprint(asset.stage.name):
+        if publication is not None and publication.fingerprint != workspace.fingerprint(key):
             num_assets += 1
             changed |= dict.fromkeys(changed_settings(workspace.config, publication))
     if not num_assets:

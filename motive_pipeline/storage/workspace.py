@@ -91,9 +91,14 @@ class Workspace:
         """The assets of this project."""
         return Graph(self.config)
 
-    def store(self, stage: str, dims: dict[str, tuple[str, ...]]) -> RowStore:
-        """The row store of ``stage`` under the current settings, with what other processes committed meanwhile."""
-        return self.store_at(f"{stage}/{self.config.row_fingerprint(stage)}", dims)
+    def store(self, stage: str, dims: dict[str, tuple[str, ...]], lane: str = "") -> RowStore:
+        """The row store of ``stage`` (in ``lane``) under the current settings, with what other processes committed meanwhile."""
+        return self.store_at(f"{stage}/{self.config.row_fingerprint(stage, lane)}", dims)
+
+    def fingerprint(self, asset: str) -> str:
+        """The fingerprint of ``asset`` under the current settings."""
+        declared = self.graph.asset(asset)
+        return self.config.fingerprint(declared.stage.name, declared.lane)
 
     def store_at(self, name: str, dims: dict[str, tuple[str, ...]] | None = None) -> RowStore:
         """The row store ``name`` (its folder below ``rows/``, as a published index has it), with what other processes committed meanwhile.
@@ -230,7 +235,7 @@ class Workspace:
         stale, and the next run publishes it again.
         """
         reject_frame = pd.DataFrame([vars(reject) for reject in rejects], columns=list(REJECT_COLUMNS), dtype="object")
-        fingerprint = self.config.fingerprint(self.graph.asset(asset).stage.name)
+        fingerprint = self.fingerprint(asset)
         data_version = digest(content, digest_frame(reject_frame))
         name = f"{data_version[:16]}-{fingerprint[:8]}"
         target = self._folder(asset) / name
@@ -295,12 +300,13 @@ class Workspace:
     def provenance(self, asset: str) -> dict[str, Any]:
         """What ``asset`` is made from: settings, code version, versions of its inputs (None: not published), libraries, machine."""
         declared = self.graph.asset(asset)
-        stage = declared.stage.name
+        stage, lane = declared.stage.name, declared.lane
         return {
             "stage": stage,
-            "settings": self.config.stage_settings(stage),
-            "gates": self.config.publish_settings(stage),
-            "row_fingerprint": self.config.row_fingerprint(stage),
+            "lane": lane,
+            "settings": self.config.stage_settings(stage, lane),
+            "gates": self.config.publish_settings(stage, lane),
+            "row_fingerprint": self.config.row_fingerprint(stage, lane),
             "code_version": STAGES[stage].version,
             "upstream": {key: self.data_version(key) for key in declared.inputs},
             "libraries": self.libraries(),

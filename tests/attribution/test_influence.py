@@ -102,7 +102,7 @@ def test_streaming_gives_the_same_bits_for_any_tile_and_number_of_threads(
 ) -> None:
     monkeypatch.setattr(tiles_module, "AHEAD_ENTRIES", ahead_entries)
     stored = zarr.create_array(tmp_path / "a.zarr", data=CLIPS, chunks=(7, 32), compressors=None)
-    tiles = list(stream_influence(QUERIES[:, :48], stored, clips_per_tile=clips_per_tile, threads=threads))
+    tiles = list(stream_influence(QUERIES[:, :48], stored, slice(0, 48), clips_per_tile=clips_per_tile, threads=threads))
     assert [start for start, _ in tiles] == list(range(0, 40, clips_per_tile))
     assert bits(np.concatenate([tile for _, tile in tiles], axis=1)) == bits(influence_tiles(QUERIES[:, :48], CLIPS[:, :48]))
 

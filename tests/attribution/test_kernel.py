@@ -40,7 +40,7 @@ def explicit(queries: np.ndarray, clips: np.ndarray, relative_lambda: float) -> 
 
 
 def scores(queries, stored, proj_dim, relative_lambda, *, query_norm=None, clip_norm=None, threads=1) -> np.ndarray:
-    gram = gram_matrix(stored, proj_dim, clip_norm_N=clip_norm, threads=threads)
+    gram = gram_matrix(stored, slice(0, proj_dim), clip_norm_N=clip_norm, threads=threads)
     found = kernel_directions(queries[:, :proj_dim], gram, relative_lambda=relative_lambda, query_norm_Q=query_norm)
     return influence_tiles(found.unit_Qp, np.asarray(stored[:, :proj_dim]), query_norm_Q=found.length_Q, clip_norm_N=clip_norm)
 
@@ -73,7 +73,7 @@ def test_what_all_clips_share_counts_less_than_what_one_has_alone(tmp_path):
     shared, alone = np.eye(8, dtype=np.float32)[0], np.eye(8, dtype=np.float32)[1]
     clips = np.stack([*[shared] * 9, alone])
     query = unit((shared + alone)[None]).astype(np.float32)
-    gram = gram_matrix(on_disk(tmp_path / "c.zarr", clips), 8, clip_norm_N=None, threads=1)
+    gram = gram_matrix(on_disk(tmp_path / "c.zarr", clips), slice(0, 8), clip_norm_N=None, threads=1)
     found = kernel_directions(query, gram, relative_lambda=0.1)
     influence = influence_tiles(found.unit_Qp, clips, query_norm_Q=found.length_Q)[0]
     assert influence[9] > 3 * influence[0] > 0

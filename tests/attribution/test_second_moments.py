@@ -40,7 +40,7 @@ def test_adams_gradients_are_those_over_the_published_second_moments(folder):
     expected = build_clip_gradient(model, ws.config.gradient, scales=scales)(*latents.get(found.clip_ids[1]), masks.get(found.clip_ids[1]))
     assert np.array_equal(np.asarray(found.gradient_NP[1]), expected.gradient_P)
     assert found.attributes["second_moments"]
-    assert found.attributes["provenance"]["settings"]["influence.preconditioner"] == "adam"
+    assert found.attributes["provenance"]["settings"]["influence.adam_eps"] == 1e-3
     assert "second_moments" in publication.provenance["upstream"]
     plain = publish_gradients(workspace(folder), variant="motive", role="clip")
     assert plain.counts.computed == 3, "without the preconditioner they are other gradients"

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from motive_pipeline.config import Config, load_config, parse_config
+from motive_pipeline.config.section import section_names
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.graph import SOURCES, STAGES
 
@@ -29,9 +30,9 @@ def test_defaults_are_the_methods():
 def test_motive_yaml_names_every_key_with_a_comment_and_its_true_default():
     text = (REPOSITORY / "motive.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
-    assert set(raw) == set(Config.model_fields)
+    assert set(raw) == set(section_names(Config))
     for section, field in Config.model_fields.items():
-        if section == "arms":
+        if field.alias in ("arms", "variants"):
             continue
         assert set(raw[section] or {}) == set(field.annotation.model_fields), section
     for line in text.splitlines():
@@ -46,7 +47,8 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
     told = 0
     for line in (REPOSITORY / "motive.yaml").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith((" ", "#")):
-            section = Config.model_fields[line.partition(":")[0]].annotation
+            key = line.partition(":")[0]
+            section = Config.model_fields[key].annotation if key in Config.model_fields else None
         if "Default: " in line and line.startswith("  ") and not line.startswith("   "):
             key, default = line.strip().partition(":")[0], yaml.safe_load(line.partition("Default: ")[2].partition(" (")[0])
             actual = section.model_fields[key].default
@@ -76,7 +78,7 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "preference: {comparisons: [[motive, motive]]}", ["preference.comparisons", "different arms", "motive"]),
         (BASE + "preference: {comparisons: [[motive, base], [base, motive]]}", ["preference.comparisons", "twice"]),
         (BASE + "preference: {comparisons: []}", ["preference.comparisons", "[[motive, base]]"]),
-        (BASE + "preference: {comparisons: [[motive, nobody]]}", ["preference.comparisons", "'no_mask'"]),
+        (BASE + "preference: {comparisons: [[motive, nobody]]}", ["preference.comparisons names nobody", "no_mask"]),
         (BASE + "arms: [motive, full]\npreference: {comparisons: [[motive, base]]}", ["preference.comparisons names base", "motive"]),
         (BASE + "preference: {catch_share: 0.9}", ["preference.catch_share = 0.9", "0.5"]),
         (BASE + "generate: {guidance: 0.5}", ["generate.guidance = 0.5", "greater than or equal to 1"]),
@@ -160,14 +162,14 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     switches = [(switch, keys) for stage in STAGES.values() for switch, keys in stage.when.items()]
     switched = [key for switch, keys in switches for key in (*(() if callable(switch) else switch[:1]), *keys)]
     used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.publish_settings)} | set(switched)
-    used |= {key for source in SOURCES.values() for key in source.settings}
+    used |= {"variants", *(key for source in SOURCES.values() for key in source.settings)}
     elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
         "storage.root", "storage.state", "model.device", "gradient.checkpointing", "gradient.deterministic", "finetune.checkpointing",
         "engine.commit_rows", "engine.commit_s",
         "engine.decode_workers", "engine.decode_timeout_s",
         "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.timezone", "schedule.auto_heavy",
     }  # fmt: skip
-    for section, fields in config.model_dump(mode="json").items():
+    for section, fields in config.model_dump(mode="json", by_alias=True).items():
         for key in fields if isinstance(fields, dict) else [None]:
             dotted = f"{section}.{key}" if key else section
             assert section in used or dotted in used or dotted in elsewhere, dotted
@@ -177,10 +179,16 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     ("change", "stale"),
     [
         ("vote: {percentile: 80}", {"voted_ranking"}),
-        ("gradient: {timestep: [250, 500]}", {"gradient", "eval_scores"}),
+        ("gradient: {timestep: [250, 500]}", {"gradient"}),
         ("gradient: {timestep: [500]}", set()),
         ("gradient: {num_noises: 2}", {"gradient"}),
-        ("gradient: {timestep: 751}", {"gradient", "eval_scores"}),
+        ("gradient: {timestep: 751}", {"gradient"}),
+        ("gradient: {draws: 4}", {"gradient"}),
+        ("gradient: {draw_shift: 1.0, draw_timesteps: [100]}", set()),
+        ("gradient: {mask: query}", {"gradient"}),
+        ("gradient: {draws_at_once: 4}", {"gradient"}),
+        ("vote: {rule: mean_influence}", {"voted_ranking"}),
+        ("variants: {quick: {draws: 4}}", set()),
         ("influence: {proj_dim: 256}", {"influence_matrix"}),
         ("influence: {preconditioner: trak}", {"influence_matrix"}),
         ("influence: {preconditioner: adam}", {"second_moments", "gradient"}),

@@ -120,7 +120,7 @@ def test_a_ranking_of_another_pool_stops_the_arm(ws: Workspace) -> None:
 @pytest.mark.parametrize("chosen", [POOL[:3], POOL[:5], POOL[[0, 1, 2, 2]], np.append(POOL[:3], np.array([b"x"], "S16"))])
 def test_the_gate_refuses_a_wrong_subset(chosen: np.ndarray) -> None:
     with pytest.raises(GateFailed, match="4 different clips"):
-        require_subset("motive", chosen, POOL, 4)
+        require_subset(ARMS["motive"], chosen, POOL, 4)
 
 
 def test_a_subset_keeps_its_data_version_while_the_choice_stays(ws: Workspace) -> None:

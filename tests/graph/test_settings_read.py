@@ -12,18 +12,20 @@ from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
 EVERY_ARM = """
-arms: [base, full, random, motion_magnitude, embedding, bottom, no_mask, motive]
+arms: [base, full, random, motion_magnitude, embedding, bottom, no_mask, motive, {name: own, variant: quick, rule: mean_influence}]
+variants: {quick: {draws: 2, mask: query, preconditioner: [adam, trak], combine: mean_cosine, percentile: 80}}
 influence: {proj_dim: 256, preconditioner: adam, adam_clips: 2}
 preference: {comparisons: [[motive, base]]}
 """
 
 HOW_AND_WHERE = (
     "storage", "schedule", "engine", "model.device", "model.path", "model.revision", "gradient.checkpointing", "gradient.deterministic",
-    "finetune.checkpointing",
+    "finetune.checkpointing", "variants_",
 )  # fmt: skip
-"""Where things lie and how the work is done. A model's weights count by content."""
+"""Where things lie, how the work is done, and which variants there are: each has assets of its own. A model's weights count by content."""
 
 BY_CONTENT = {
+    "second_moments": {"preference.comparisons"},  # the tests' type checks look at every property of a project
     "clip_catalog": {"queries.demo"},  # the demo's clips are made for its queries; the files enter by content
     "latents": {"model.expert"},  # loading a model names its denoiser, which encodes nothing
     "generated_videos": {"model.expert", "clips.policies.hdr"},  # the checkpoint enters by content; generated videos are no HDR
@@ -31,7 +33,7 @@ BY_CONTENT = {
     "preference_bundle": {"clips"},  # likewise
     "preference_study": {"preference.results_path"},  # the result files enter by content
     "eval_report": {"clips", "queries", "embedding", "model", "vote", "subset", "evaluate", "gradient", "influence", "motion", "finetune",
-                    "generate", "preference", "arms"},  # it prints the settings of what it shows
+                    "generate", "preference", "arms_"},  # it prints the settings of what it shows
     "rejected_clips": {"clips", "queries"},
 }  # fmt: skip
 """Settings that a stage reads and that reach its result through what it reads from upstream: a change makes that stale first."""
@@ -50,6 +52,8 @@ def recorded(monkeypatch, config: Config):
                 name_all(value, f"{prefix}{key}.")
 
     name_all(config, "")
+    for variant in config.variants[1:]:
+        name_all(config.of_variant(variant), "")
     read: set[str] = set()
     quiet = [0]
 
