@@ -25,7 +25,8 @@ def require_devices(workspace: Workspace, may_run: Iterable[dg.AssetKey]) -> Non
     Raises:
         MotiveError: one does not exist here.
     """
-    stages = {stage.name: stage for stage in (workspace.graph.asset(asset_name(key)).stage for key in may_run)}
+    assets = workspace.graph.assets  # a run can also observe sources, which are none
+    stages = {assets[name].stage.name: assets[name].stage for name in map(asset_name, may_run) if name in assets}
     if any(stage.on_device for stage in stages.values()):
         require_device(workspace.config.model.device)
     if "eval_scores" in stages and workspace.config.evaluate.backend == "vbench":
