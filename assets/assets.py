@@ -7,6 +7,7 @@ Belongs here: how a stage of the library becomes a Dagster asset. Does not belon
 import dagster as dg
 
 from assets.automation import recompute_what_changed
+from assets.devices import require_devices_of_run
 from assets.metadata import metadata_of
 from assets.names import asset_key
 from motive_pipeline.config import Config
@@ -43,6 +44,7 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
     def body(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         workspace: Workspace = context.resources.workspace
         try:
+            require_devices_of_run(workspace, context)
             publication: Publication = asset.publish(workspace)
         except MotiveError as error:
             raise dg.Failure(description=error_with_file(error, config.file), allow_retries=False) from error

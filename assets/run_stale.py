@@ -11,13 +11,13 @@ import dagster as dg
 from assets.dagster_internals import DagsterExecutionInterruptedError, was_interrupted
 from assets.dead_runs import BY_SHELL, cancel_runs, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
+from assets.devices import require_devices
 from assets.instance import claim_root, open_instance
 from assets.names import asset_key, asset_name
 from assets.selection import hint_upstream, selected_assets
 from assets.staleness import failed_last, stale_assets, unanswered_checks
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.models.load import require_device
 from motive_pipeline.storage.layout import mark_layout
 from motive_pipeline.storage.workspace import Workspace
 
@@ -69,7 +69,8 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
     run left without an answer are run by themselves.
 
     Raises:
-        MotiveError: a part of the selection matches nothing, another run holds the root, a source cannot be observed, or ``model.device`` does not exist here.
+        MotiveError: a part of the selection matches nothing, another run holds the root, a source cannot be observed, or a device that is needed
+            (``model.device``, ``evaluate.vbench.device``) does not exist here.
         KeyboardInterrupt: it was stopped. The run is marked as canceled, and nothing as failed; what was committed is kept.
     """
     workspace = Workspace(config)
@@ -90,9 +91,12 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         failed: set[dg.AssetKey] = set()
         tries: Counter[dg.AssetKey] = Counter()
         again = selected & failed_last(graph, instance)
+        looked_at: set[dg.AssetKey] = set()
         while True:
             stale = set(stale_assets(graph, instance, workspace)) | again | failed
-            _require_device(workspace, {key for key in selected if ({key} | _ancestors(workspace, key)) & stale})
+            may_run = {key for key in selected if ({key} | _ancestors(workspace, key)) & stale}
+            require_devices(workspace, may_run - looked_at)
+            looked_at |= may_run
             ready = {key for key in selected & stale - failed if not (_ancestors(workspace, key) & stale)}
             if not ready:
                 break
@@ -183,12 +187,6 @@ def _in_process(job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: 
         cancel_runs(instance, workspace.state, result.run_id)
         raise KeyboardInterrupt
     return result
-
-
-def _require_device(workspace: Workspace, may_run: set[dg.AssetKey]) -> None:
-    """Stop before any work if ``model.device``, which something in ``may_run`` needs, does not exist here."""
-    if any(workspace.graph.asset(asset_name(key)).stage.on_device for key in may_run):
-        require_device(workspace.config.model.device)
 
 
 def _ancestors(workspace: Workspace, key: dg.AssetKey) -> set[dg.AssetKey]:

@@ -120,11 +120,12 @@ class Forecast:
 
     def _published_mb(self, asset: str) -> float | None:
         """Megabytes of the asset's current publication, without the model's own files (hard links)."""
-        if not self._ws.has_published(asset):
+        publication = self._ws.published_or_none(asset)
+        if publication is None:
             return None
         folder = model_folder(self._ws.config.model)
         model = frozenset((file.stat().st_dev, file.stat().st_ino) for file in model_files(folder))
-        return _num_bytes(self._ws.published(asset).data_folder, without=model) / 1e6
+        return _num_bytes(publication.data_folder, without=model) / 1e6
 
 
 def _measured_cost(measured: Mapping[str, float], asset: str) -> float | None:

@@ -1,10 +1,14 @@
 """Small videos, good and bad, made on the fly; a project folder around them."""
 
+import errno
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import yaml
 
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
@@ -152,3 +156,15 @@ def write_project(folder: Path) -> None:
     for number in range(2):
         write_video(folder / "queries" / "slide" / f"query_{number}.mp4", moving_square(step_px=3.0, seed=10 + number))
     write_video(folder / "held_out" / "held.mp4", moving_square(step_px=3.0, seed=20))
+
+
+def forbid_listing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``folder`` cannot be listed, as one without the right to read. Tests run as root, whom no permission stops."""
+    listed = os.scandir
+
+    def scandir(path=".") -> Iterator[os.DirEntry]:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)

@@ -75,9 +75,9 @@ def _contents(part: str, files: list[SourceFile]) -> list[Content]:
 def _catalogued(ws: Workspace, role: Role) -> tuple[list[Content], set[str]]:
     """The contents of the published catalog, and the clip ids that it rejected."""
     asset = catalog_asset(role)
-    if not ws.has_published(asset):
+    publication = ws.published_or_none(asset)
+    if publication is None:
         return [], set()
-    publication = ws.published(asset)
     frame = publication.table("catalog").assign(role="clip") if role == "clip" else publication.table("queries")
     frame = frame.rename(columns={"query_id": "clip_id"})
     rows: list[tuple[Any, ...]] = list(frame[["clip_id", "caption", "role", "sources"]].itertuples(index=False))

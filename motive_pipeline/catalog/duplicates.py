@@ -41,9 +41,10 @@ def duplicates_table(ws: Workspace) -> pd.DataFrame:
     phash_of: dict[tuple[Role, str], str] = {}
     paths: dict[tuple[Role, str], str] = {}
     for role, asset in roles:
-        if not ws.has_published(asset):
+        publication = ws.published_or_none(asset)
+        if publication is None:
             continue
-        index = ws.published(asset).table("index")
+        index = publication.table("index")
         if "phash" in index:
             phash_of |= {(role, str(clip)): str(phash) for clip, phash in zip(index["clip_id"], index["phash"], strict=True) if phash}
             paths |= {(role, clip.clip_id): clip.location for clip in catalog_clips(ws, role)}

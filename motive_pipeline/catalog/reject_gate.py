@@ -46,7 +46,7 @@ def require_few_rejects(ws: Workspace, asset: str, rejects: Sequence[Reject], *,
 def lost_queries(ws: Workspace) -> str | None:
     """A warning when queries were rejected: what follows rests on the others. None when all are used."""
     of_queries = [asset.key for asset in ws.graph.assets.values() if asset.output.role == "query" or asset.key == "query_catalog"]
-    rejects = [ws.published(key).rejects() for key in of_queries if ws.has_published(key)]
+    rejects = [publication.rejects() for key in of_queries if (publication := ws.published_or_none(key))]
     lost = pd.concat(rejects).drop_duplicates("path") if rejects else pd.DataFrame()
     if lost.empty:
         return None

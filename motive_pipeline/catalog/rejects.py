@@ -27,7 +27,7 @@ def publish_rejected(ws: Workspace) -> Publication:
     ``duplicates.parquet`` lists the clips that look alike, and the queries that are also among the clips. These clips are used.
     """
     started = time.time()
-    tables = [ws.published(asset).rejects() for asset in ws.graph.rejecting if ws.has_published(asset)]
+    tables = [publication.rejects() for asset in ws.graph.rejecting if (publication := ws.published_or_none(asset))]
     frame = pd.concat([pd.DataFrame(columns=list(REJECT_COLUMNS), dtype="object"), *tables], ignore_index=True)
     counts = reason_counts(frame)
     duplicates = duplicates_table(ws)

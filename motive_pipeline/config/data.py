@@ -30,6 +30,7 @@ class Policies(Section):
 
     alpha: Accept = "accept"
     caption_cut: Accept = "accept"
+    cropped_by_file: Repair = "repair"
     frozen: Accept = "accept"
     hdr: Literal["accept", "repair", "reject"] = "accept"
     hidden_cut: Accept = "accept"

@@ -38,7 +38,7 @@ def require_usable_folder(key: str, folder: Path, max_bytes: int) -> None:
     """Every library that opens files below ``folder`` understands its path. ``key`` names the setting in the message.
 
     Raises:
-        ConfigError: the path is too long, is not UTF-8, or has a character that SQLAlchemy or DuckDB reads as part of an address.
+        ConfigError: the path is too long, is not UTF-8, has a NUL, or has a character that SQLAlchemy or DuckDB reads as part of an address.
     """
     text = str(folder)
     if found := _AMBIGUOUS.search(text):
@@ -46,6 +46,8 @@ def require_usable_folder(key: str, folder: Path, max_bytes: int) -> None:
             f"{key} = {text}: {found.group()} is not possible in this path. Dagster's database and DuckDB take it for a part of an address and would "
             "write elsewhere. Rename the folder, or choose another one. Nothing was written."
         )
+    if "\0" in text:
+        raise ConfigError(f"{key} = {text!r}: no path can hold the character NUL. Choose another folder.")
     try:
         num_bytes = len(text.encode())
     except UnicodeEncodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from motive_pipeline.errors import ConfigError
 MAX_NODES = 100_000
 """More keys and values than a settings file has. A few short lines of aliases of aliases can stand for billions."""
 
-_FLOAT = "tag:yaml.org,2002:float"
+_INT, _FLOAT, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "map"))
+_OTHER_BASE = re.compile(r"[-+]?0[0-7_]+|[-+]?[0-9_]+(:[0-9.]+)+")
+"""Numbers that YAML 1.1 reads in base 8 (``017`` is 15) or 60 (``1:30`` is 90)."""
 
 
 def load_yaml(text: str, file: Path) -> Any:
     """The value of ``text``, the content of ``file``.
 
     Raises:
-        ConfigError: it is no YAML, a key is given twice, an alias stands inside of what it names, a number is infinite or NaN, or a value is none
-            of its kind (a date, a number of 5,000 digits).
+        ConfigError: it is no YAML, a key is given twice, an alias stands inside of what it names, a number is infinite or NaN or would be
+            read in base 8 or 60, a value is none of its kind (a date, a number of 5,000 digits), or a list is written as a set.
     """
     loader = yaml.SafeLoader(text)
     try:
@@ -54,6 +57,8 @@ class _Check:
         if any(node is each for each in above):
             raise self._refusal(node, path, "an alias (*name) stands inside of what it names. Write the value out")
         if isinstance(node, yaml.MappingNode):
+            if node.tag != _MAP:
+                raise self._refusal(node, path, f"{node.tag} is no kind of value that a setting has. Write a list: [a, b]")
             self._check_keys(node, path)
             for key, value in node.value:
                 self.check(value, (*path, str(key.value)), (*above, node))
@@ -76,6 +81,8 @@ class _Check:
             value = self._loader.construct_object(node)
         except (ValueError, OverflowError) as error:
             raise self._refusal(node, path, f"cannot be read ({error})") from error
+        if node.tag in (_INT, _FLOAT) and _OTHER_BASE.fullmatch(node.value):
+            raise self._refusal(node, path, f"YAML reads {node.value} as {value}. Write {value}, or the number that you mean")
         if node.tag == _FLOAT and not math.isfinite(value):
             raise self._refusal(node, path, f"{node.value} is not a number that a setting can have. Write a finite one")
 

@@ -78,8 +78,8 @@ def score_table(ws: Workspace, table: pd.DataFrame) -> pd.DataFrame:
     masks = ws.published("motion_masks").table("index")[["clip_id", "motion_magnitude_px"]]
     scores = table[["clip_id", "rank", "path", "caption"]].merge(masks, on="clip_id", how="left")
     for variant in ws.config.variants:
-        if ws.has_published(f"voted_ranking/{variant}"):
-            ranking = ws.published(f"voted_ranking/{variant}").table("ranking")
+        if publication := ws.published_or_none(f"voted_ranking/{variant}"):
+            ranking = publication.table("ranking")
             named = ranking.rename(columns={name: f"{name}_{variant}" for name in ("votes", "mean_influence", "rank", "selected")})
             scores = scores.merge(named, on="clip_id", how="left")
     return scores

@@ -83,6 +83,11 @@ def disk_errors_as_rejects() -> Iterator[None]:
         raise RejectRow("unreadable", f"cannot be read: {error.strerror}", transient=True) from error
 
 
+def unlisted(error: OSError) -> str:
+    """The sentence for a folder that cannot be listed."""
+    return f"the folder cannot be listed, so nothing in it is used: {error.strerror}. Give yourself the right to read it, or move it away"
+
+
 def printable(text: str) -> str:
     """``text`` with bytes that are not UTF-8 written as escapes, so that a table can hold it."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -15,9 +15,10 @@ CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column",
 FRAMES = ("clips.num_frames", "clips.min_frames", "clips.fps", "clips.width", "clips.height")
 """The settings that decide the pixels that any stage sees."""
 
-FRAMES_VERSION = 3
+FRAMES_VERSION = 4
 """The version of the code that reads frames. Raise it when a file's frames change under the same settings: every stage that reads them is then
-stale. 2: mirrored videos, and B-frames without presentation times. 3: videos that turn interlaced after their first frame."""
+stale. 2: mirrored videos, and B-frames without presentation times. 3: videos that turn interlaced after their first frame. 4: a
+crop that only the container states."""
 
 TONE_MAPPED: Mapping[Switch, tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
 """The one policy that decides pixels, too."""
@@ -183,7 +184,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage(
             name="clip_catalog",
-            version=3,
+            version=4,
             publish_settings=(*CLIP_SOURCE, "clips.max_reject_share", "clips.policies.no_caption"),
             publish="motive_pipeline.catalog.stage:publish_clip_catalog",
             group="clips",
@@ -200,7 +201,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="query_catalog",
-            version=3,
+            version=4,
             publish_settings=("queries", "clips.demo", "clips.policies.no_caption"),
             publish="motive_pipeline.catalog.stage:publish_query_catalog",
             group="clips",

@@ -49,6 +49,7 @@ PROMPT_BLOCK = 32
 REJECTABLE = {
     "alpha": "it has an alpha channel, which is left out",
     "caption_cut": "its caption has more tokens than model.max_prompt_tokens, and the rest is not used",
+    "cropped_by_file": "its file says that only a part of its picture is to be shown",
     "frozen": "nothing changes in it",
     "hdr": "it is HDR (PQ or HLG)",
     "hidden_cut": "a cut hides in it",

@@ -98,8 +98,8 @@ def rejections(ws: Workspace, known: KnownClip) -> list[Rejection]:
     """Every rejection of the clip, in the order of the graph."""
     found = []
     for asset in ws.graph.rejecting:
-        if ws.has_published(asset):
-            frame = ws.published(asset).rejects()
+        if publication := ws.published_or_none(asset):
+            frame = publication.rejects()
             own = (frame["clip_id"] == known.clip_id) & (known.clip_id != "") | frame["path"].isin(list(known.paths))
             rows = zip(*(frame.loc[own, name].astype(str) for name in ("stage", "reason", "detail")), strict=True)
             found += [Rejection(stage=stage, reason=reason, detail=detail) for stage, reason, detail in rows]
@@ -196,6 +196,5 @@ def nearest_by_gradient(ws: Workspace, clip_id: str) -> list[tuple[str, float]]:
 def arms_containing(ws: Workspace, clip_id: str) -> list[str]:
     """The arms whose published subset contains the clip."""
     subsets = {arm: f"curated_subset/{arm}" for arm in ws.config.arms if arm != "base"}
-    return [
-        arm for arm, asset in subsets.items() if ws.has_published(asset) and clip_id in set(ws.published(asset).table("subset")["clip_id"])
-    ]
+    published = {arm: ws.published_or_none(asset) for arm, asset in subsets.items()}
+    return [arm for arm, subset in published.items() if subset and clip_id in set(subset.table("subset")["clip_id"])]

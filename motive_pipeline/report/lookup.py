@@ -109,6 +109,6 @@ def _source_paths(path: str, sources: Sequence[str]) -> list[str]:
 def _rejects(ws: Workspace) -> Iterator[tuple[str, str]]:
     """(clip_id or an empty text, path) of everything that a stage rejected."""
     for asset in ws.graph.rejecting:
-        if ws.has_published(asset):
-            frame = ws.published(asset).rejects()
+        if publication := ws.published_or_none(asset):
+            frame = publication.rejects()
             yield from zip(frame["clip_id"].astype(str), frame["path"].astype(str), strict=True)

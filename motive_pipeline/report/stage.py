@@ -85,9 +85,8 @@ def summary(ws: Workspace) -> str:
 
 def _preference_hint(ws: Workspace) -> list[str]:
     """The path of the page on which people can compare the arms."""
-    if not ws.has_published("preference_bundle"):
-        return []
-    return ["", f"Ask people, blind: {ws.published('preference_bundle').path / 'index.html'} (docs/preference.md)"]
+    bundle = ws.published_or_none("preference_bundle")
+    return ["", f"Ask people, blind: {bundle.path / 'index.html'} (docs/preference.md)"] if bundle else []
 
 
 def _published_arms_table(report: Publication) -> Table:

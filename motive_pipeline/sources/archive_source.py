@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.archive import ARCHIVE_SUFFIXES, ArchiveMember, is_archive, list_archive, read_small_members
-from motive_pipeline.files.file_stat import printable
+from motive_pipeline.files.file_stat import printable, unlisted
 from motive_pipeline.files.media_file import MEMBER_MARK, MediaFile
 from motive_pipeline.files.split_archive import FIRST_PART, parts_without_first
 from motive_pipeline.files.unread_archive import has_unread_name, parts_without_last
@@ -41,7 +41,7 @@ class ArchiveSource:
         return f"{self.key} = {self.root}"
 
     def entries(self) -> Iterator[SourceEntry | BadEntry]:
-        """Every video of every archive, in the order of ``relative``.
+        """Every video of every archive, and every folder that cannot be listed, in the order of ``relative``.
 
         Raises:
             ConfigError: there is no such folder or archive.
@@ -49,26 +49,30 @@ class ArchiveSource:
         if not self.root.is_file():
             require_folder(self.root, self.key)
         found: list[SourceEntry | BadEntry] = []
-        for archive in archives_below(self.root):
+        for archive in archives_below(self.root, lambda folder, why: found.append(self._bad(folder, "unreadable", why))):
             found.extend(self._listed(archive))
         yield from sorted(found, key=lambda entry: entry.relative)
 
     def _listed(self, archive: Path) -> Iterator[SourceEntry | BadEntry]:
-        relative = archive.name if archive == self.root else archive.relative_to(self.root).as_posix()
+        relative = self._relative(archive)
         try:
             stat, members = list_archive(archive)
             annotations = self._annotations(archive, members)
             videos = _videos(archive, members)
         except RejectRow as rejection:
-            yield BadEntry(
-                path=printable(str(archive)), relative=printable(relative), reason=rejection.reason, detail=printable(rejection.detail)
-            )
+            yield self._bad(archive, rejection.reason, rejection.detail)
             return
         for member in members:
             if member.is_rest or member.path in videos:
                 file = MediaFile(path=Path(printable(str(archive))), member=printable(member.path), stat=stat)
                 name = f"{printable(relative)}{MEMBER_MARK}{file.member}"
                 yield self._entry(file, name, member, self._annotation_of(member, annotations))
+
+    def _relative(self, path: Path) -> str:
+        return path.name if path == self.root else path.relative_to(self.root).as_posix()
+
+    def _bad(self, path: Path, reason: str, detail: str) -> BadEntry:
+        return BadEntry(path=printable(str(path)), relative=printable(self._relative(path)), reason=reason, detail=printable(detail))
 
     def _entry(self, file: MediaFile, relative: str, member: ArchiveMember, annotation: Annotation) -> SourceEntry | BadEntry:
         problem = member.problem or annotation.problem
@@ -106,12 +110,13 @@ class ArchiveSource:
         return _composed(f"/{folder}/{stem}" if folder else f"/{stem}")
 
 
-def archives_below(root: Path) -> list[Path]:
-    """Every archive at or below ``root``, in the order of names. Of a split archive: its first part, or the lowest that is there."""
+def archives_below(root: Path, unlistable: Callable[[Path, str], None] = lambda folder, why: None) -> list[Path]:
+    """Every archive at or below ``root``, in the order of names. Of a split archive: its first part, or the lowest that is there. ``unlistable``
+    is called with each folder that cannot be listed, and why."""
     if root.is_file():
         return [root]
     found = []
-    for folder, below, names in os.walk(root):
+    for folder, below, names in os.walk(root, onerror=lambda error: unlistable(Path(error.filename or root), unlisted(error))):
         below[:] = sorted(name for name in below if not name.startswith("."))
         found += [Path(folder, name) for name in names if _looks_like_archive(Path(folder, name))]
         shown = {name for name in names if not name.startswith(".")}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat
+from motive_pipeline.files.file_stat import disk_errors_as_rejects, printable, regular_file_stat, unlisted
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.captions import Annotation, CaptionError, NoAnnotation, read_sidecar
 from motive_pipeline.sources.endings import HEAD_BYTES, VIDEO_SUFFIXES, is_video, needs_head
@@ -67,7 +67,8 @@ class FolderSource:
         category = self.category if self.category is not None else below[0] if below else ""
         spelled = {_spelled(name): name for name in sorted(names, reverse=True)}
         for name in names:
-            if is_video(name, _head(at + name) if needs_head(name) else b""):
+            head = _head(at + name) if needs_head(name) else b""
+            if head is None or is_video(name, head):
                 stem = os.path.splitext(name)[0]
                 beside = (base + ending for ending in self.sidecars for base in (stem, name))
                 sidecar = next(
@@ -123,7 +124,7 @@ def folders_below(root: Path, without: Path | None, unlistable: Callable[[Path, 
             with os.scandir(folder) as listing:
                 below = sorted((entry for entry in listing if not entry.name.startswith(".") and _is_folder(entry)), key=lambda e: e.name)
         except OSError as error:
-            unlistable(folder, f"the folder cannot be listed: {error.strerror}")
+            unlistable(folder, unlisted(error))
             continue
         yield folder
         links.extend(Path(entry.path) for entry in below if entry.is_symlink())
@@ -143,14 +144,16 @@ def _spelled(name: str) -> str:
     return unicodedata.normalize("NFC", stem) + ending.lower()
 
 
-def _head(path: str) -> bytes:
-    """The first bytes of a file; none if it cannot be read."""
+def _head(path: str) -> bytes | None:
+    """The first bytes of a file; none of what is no file, None of a file that cannot be read."""
     try:
         regular_file_stat(path)
         with open(path, "rb") as opened:
             return opened.read(HEAD_BYTES)
-    except (OSError, RejectRow):
-        return b""
+    except RejectRow as rejection:
+        return None if rejection.reason == "unreadable" else b""
+    except OSError:
+        return None
 
 
 def _require_caption_file(path: str) -> None:

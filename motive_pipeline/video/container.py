@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
@@ -23,15 +23,15 @@ from av.video.stream import VideoStream
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.file_stat import regular_file_stat
 from motive_pipeline.files.media_file import MediaFile, media_file
-from motive_pipeline.video.mp4_boxes import top_level_boxes
+from motive_pipeline.video.container_crop import MP4, StatedCrop, stated_crop
+from motive_pipeline.video.mp4_boxes import MAX_BOXES, top_level_boxes
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,mxf,h264,hevc,ivf,gif,nut"
 
 _WHITELIST = f"{FORMATS},mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """FFmpeg compares whole names, and some of its demuxers have several (``mov,mp4,m4a,...``)."""
 
-_MAX_BOXES = 1000
-_OWN_LENGTHS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi", "mpegts", "mxf", "nut")
+_OWN_LENGTHS = (MP4, "avi", "mpegts", "mxf", "nut")
 """Formats, by FFmpeg's names, in which each stream has a length of its own."""
 
 _ROUNDED_S = 0.002
@@ -47,18 +47,35 @@ def open_video(source: MediaFile | Path) -> Iterator[tuple[InputContainer, Video
             ``not_a_video``, ``no_video_stream``, ``unsupported_codec``; for a member of an archive also those of
             :meth:`~motive_pipeline.files.media_file.MediaFile.open`, which can come while the block reads.
     """
+    with _opened_with_data(media_file(source)) as (container, stream, _):
+        yield container, stream
+
+
+@contextmanager
+def open_pictures(source: MediaFile | Path) -> Iterator[tuple[InputContainer, VideoStream, StatedCrop | None]]:
+    """What :func:`open_video` gives, and the crop that the container states: for readers of pixels. Raises as :func:`open_video` does."""
     file = media_file(source)
+    with _opened_with_data(file) as (container, stream, data):
+        track, position = stream.id, container.streams.video.index(stream)
+        with file.open() if data is None else nullcontext(data) as readable:
+            crop = stated_crop(readable, container.format.name, track, position)
+        yield container, stream, crop
+
+
+@contextmanager
+def _opened_with_data(file: MediaFile) -> Iterator[tuple[InputContainer, VideoStream, BufferedReader | None]]:
+    """The open container, its video stream, and the stream of bytes that FFmpeg reads if it does not open the file itself."""
     if not file.member:
         if regular_file_stat(file.path).size == 0:
             raise RejectRow("empty_file", "the file has 0 bytes")
         with _opened(file, str(file.path)) as container:
-            yield container, _video_stream(container)
+            yield container, _video_stream(container), None
         return
-    with file.open() as stream:
-        if not stream.peek(1):
+    with file.open() as data:
+        if not data.peek(1):
             raise RejectRow("empty_file", "the archive's member has 0 bytes")
-        with _opened(file, stream) as container:
-            yield container, _video_stream(container)
+        with _opened(file, data) as container:
+            yield container, _video_stream(container), data
 
 
 def stated_length_s(container: InputContainer, stream: VideoStream) -> float | None:
@@ -110,7 +127,7 @@ def _opened(file: MediaFile, source: str | BufferedReader) -> Iterator[InputCont
 
 def _no_video(file: MediaFile, error: av.error.FFmpegError) -> RejectRow:
     with file.open() as stream:
-        names = {box.name for box in islice(top_level_boxes(stream, file.num_bytes()), _MAX_BOXES)}
+        names = {box.name for box in islice(top_level_boxes(stream, file.num_bytes()), MAX_BOXES)}
     if "ftyp" in names and "moov" not in names:
         return RejectRow("no_moov", "an MP4 without its index (moov): the download or the recording was cut off")
     return RejectRow("not_a_video", f"no video container ({error.strerror}); perhaps an error page that was saved under a video's name")

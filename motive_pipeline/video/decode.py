@@ -27,7 +27,8 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.graph.stages import FRAMES_VERSION
 from motive_pipeline.video.appearance import Appearance
-from motive_pipeline.video.container import open_video, stated_length_s
+from motive_pipeline.video.container import open_pictures, open_video, stated_length_s
+from motive_pipeline.video.container_crop import StatedCrop
 from motive_pipeline.video.flags import FLAGS
 from motive_pipeline.video.frame_times import StampsOutOfOrder, TimedFrames, presentation_stamps
 from motive_pipeline.video.geometry import frame_flags, geometry
@@ -112,39 +113,47 @@ def read_clip(source: MediaFile | Path, rule: FrameRule) -> DecodedClip:
 
 def _read(file: MediaFile, rule: FrameRule, stamps: Iterator[Fraction] | None = None) -> DecodedClip:
     """A whole file, with the frames' own time stamps or with ``stamps``."""
-    with open_video(file) as (container, stream):
-        return _taken(TimedFrames(stream, stamps), container, rule, stated_s=stated_length_s(container, stream))
+    with open_pictures(file) as (container, stream, crop):
+        return _taken(TimedFrames(stream, stamps), container, rule, crop, stated_s=stated_length_s(container, stream))
 
 
 def _read_window(file: MediaFile, rule: FrameRule) -> DecodedClip:
     """The window of a file: from the key frame before it, or from the beginning if the container cannot be sought in."""
-    with open_video(file) as (container, stream):
+    with open_pictures(file) as (container, stream, crop):
         span = find_span(file, container, stream)
         packets = packets_from_key(container, stream, span.first)
         if packets is not None:
             with suppress(LostFrames):
-                return _of_span(file, rule, container, SpanFilter(stream, span, after_seek=True), packets)
-    with open_video(file) as (container, stream):
-        return _of_span(file, rule, container, SpanFilter(stream, span, after_seek=False), container.demux(stream))
+                return _of_span(file, rule, container, crop, SpanFilter(stream, span, after_seek=True), packets)
+    with open_pictures(file) as (container, stream, crop):
+        return _of_span(file, rule, container, crop, SpanFilter(stream, span, after_seek=False), container.demux(stream))
 
 
-def _of_span(file: MediaFile, rule: FrameRule, container: InputContainer, among: SpanFilter, packets: Iterator[av.Packet]) -> DecodedClip:
-    return _taken(TimedFrames(among.stream, among=among), container, rule, packets=packets, of=file, among=among)
+def _of_span(
+    file: MediaFile,
+    rule: FrameRule,
+    container: InputContainer,
+    crop: StatedCrop | None,
+    among: SpanFilter,
+    packets: Iterator[av.Packet],
+) -> DecodedClip:
+    return _taken(TimedFrames(among.stream, among=among), container, rule, crop, packets=packets, of=file, among=among)
 
 
 def _read_counted(file: MediaFile, rule: FrameRule) -> DecodedClip:
     """The window of a file whose frames carry each other's stamps: read from the beginning."""
     assert file.window is not None
     start, stamps = place_of_sorted(file, file.window)
-    with open_video(file) as (container, stream):
+    with open_pictures(file) as (container, stream, crop):
         timed = TimedFrames(stream, iter(stamps), among=lambda frames: islice(frames, start, start + len(stamps)))
-        return _taken(timed, container, rule, of=file)
+        return _taken(timed, container, rule, crop, of=file)
 
 
 def _taken(
     timed: TimedFrames,
     container: InputContainer,
     rule: FrameRule,
+    crop: StatedCrop | None,
     *,
     stated_s: float | None = None,
     packets: Iterator[av.Packet] | None = None,
@@ -152,7 +161,7 @@ def _taken(
     among: SpanFilter | None = None,
 ) -> DecodedClip:
     """The clip that ``timed`` reads, as ``rule`` says. ``of`` is the file if the clip is a window of it."""
-    targets = _Targets(rule)
+    targets = _Targets(rule, crop)
     for time, frame in timed.frames(container, packets):
         if targets.offer(time, frame, timed.stream):
             break
@@ -179,7 +188,7 @@ def frame_near(source: MediaFile | Path, share: float, *, width: int, height: in
     """
     file = media_file(source)
     span = None if file.window is None else window_facts(file).span
-    with open_video(file) as (container, stream):
+    with open_pictures(file) as (container, stream, crop):
         if span is None:
             start_s = float((stream.start_time or 0) * (stream.time_base or 0))
             length_s = stated_length_s(container, stream) or (container.duration or 0) / av.time_base
@@ -202,18 +211,19 @@ def frame_near(source: MediaFile | Path, share: float, *, width: int, height: in
             return frame_near(file, 0.0, width=width, height=height)
         if found is None:
             raise RejectRow("zero_frames", "no frame could be decoded")
-        return picture(found, geometry(found, stream), width=width, height=height)
+        return picture(found, geometry(found, stream, crop), width=width, height=height)
 
 
 @dataclass
 class _Targets:
-    """The pictures and times of the targets of ``rule``.
+    """The pictures and times of the targets of ``rule``. ``crop`` is the one that the container states.
 
     ``damaged_from`` is the time of the first frame that the decoder calls corrupt, whether it was taken or not: the decoder conceals the
     damage there, and builds later frames on it.
     """
 
     rule: FrameRule
+    crop: StatedCrop | None
     pictures: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list)
     times: list[Fraction] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
@@ -258,7 +268,7 @@ class _Targets:
         self.times.append(time)
 
     def _picture(self, frame: VideoFrame, stream: VideoStream) -> UInt8[np.ndarray, "H W 3"]:
-        shape = geometry(frame, stream)
+        shape = geometry(frame, stream, self.crop)
         self.flags.update(frame_flags(frame, shape))
         size = {"width": self.rule.width, "height": self.rule.height}
         if cover_scale(*shape.shown_size(frame.width, frame.height), **size) > UPSCALED_FROM:

@@ -6,8 +6,9 @@ from functools import cache
 
 FLAGS = (
     "alpha", "hdr", "interlaced", "non_square_pixels", "rotated", "time_repaired", "truncated", "upscaled", "variable_rate",
+    "cropped_by_file",
 )  # fmt: skip
-"""The position of a flag is its bit in :func:`flag_bits`."""
+"""The position of a flag is its bit in :func:`flag_bits`, so a new one comes last."""
 
 
 def flag_bits(flags: tuple[str, ...]) -> int:

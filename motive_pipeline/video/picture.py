@@ -1,7 +1,7 @@
 """One decoded frame -> an RGB picture of the wanted size.
 
-The frame is converted to RGB, turned and mirrored by its display matrix, its pixels are made square, and it is scaled until it covers the wanted size and
-centre-cropped. Last, HDR is mapped to SDR if the caller asks for it (tone_map.py). Shrinking averages over areas, which avoids aliasing;
+The frame is converted to RGB, cropped as its container says, turned and mirrored by its display matrix, its pixels are made square, and it is
+scaled until it covers the wanted size and centre-cropped. Last, HDR is mapped to SDR if the caller asks for it (tone_map.py). Shrinking averages over areas, which avoids aliasing;
 enlarging is bilinear; a picture that has the wanted size is not resampled.
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from av.video.stream import VideoStream
 
 from motive_pipeline.files.media_file import MediaFile, media_file
-from motive_pipeline.video.container import first_frame, open_video, stated_length_s
+from motive_pipeline.video.container import first_frame, open_pictures, open_video, stated_length_s
 from motive_pipeline.video.geometry import frame_flags, geometry
 from motive_pipeline.video.window_frames import window_facts
 
@@ -19,8 +19,8 @@ _SANE_FPS = (0.01, 100_000)
 class VideoFacts:
     """What the container and the first frame say.
 
-    ``width`` and ``height`` are those of the picture as shown: turned, and with square pixels. ``num_frames`` is the container's count, or
-    the number of packets if it states none. ``fps`` and ``duration_s`` are NaN when neither is known. ``flags`` are among
+    ``width`` and ``height`` are those of the picture as shown: cropped as the container says, turned, and with square pixels. ``num_frames``
+    is the container's count, or the number of packets if it states none. ``fps`` and ``duration_s`` are NaN when neither is known. ``flags`` are among
     :data:`~.flags.FLAGS`.
     """
 
@@ -40,9 +40,9 @@ def probe(source: MediaFile | Path) -> VideoFacts:
             window those of :func:`~.window_frames.window_facts`.
     """
     file = media_file(source)
-    with open_video(file) as (container, stream):
+    with open_pictures(file) as (container, stream, crop):
         first = first_frame(container, stream)
-        shape = geometry(first, stream)
+        shape = geometry(first, stream, crop)
         width, height = shape.shown_size(first.width, first.height)
         num_frames = stream.frames or None
         rate = _rate(stream)

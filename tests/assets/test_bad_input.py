@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import zarr
 
+from assets.definitions import build_definitions
+from assets.instance import open_instance
+from assets.names import asset_key
 from assets.run_stale import run_stale
 from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.catalog import stage as catalog_stage
@@ -17,6 +20,7 @@ from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.encode import write_mp4
 from tests.graph_project import SETTINGS, Project
+from tests.vbench_standin import make_environment
 
 CURATE = "+" + 'key:"voted_ranking/motive"'
 
@@ -111,6 +115,38 @@ def test_a_device_that_is_not_there_stops_the_run_before_any_work_unless_nothing
     assert project.workspace.assets() == [], "nothing was computed"
     assert set(project.run("--select", 'key:"clip_catalog"').assets) == {"clip_catalog"}
     refused(project, "model.device = 'cuda:99'")
+
+
+def failures_in_ui(project: Project, *names: str) -> dict[str, str]:
+    """What each asset of a run that was started in the UI says, if it failed."""
+    job = build_definitions(project.config).resolve_job_def("everything")
+    with open_instance(project.config) as instance:
+        keys = [asset_key(name) for name in names]
+        ended = job.execute_in_process(instance=instance, raise_on_error=False, asset_selection=keys)
+    failed = [event for event in ended.all_events if event.is_step_failure]
+    return {event.step_key: event.step_failure_data.user_failure_data.description for event in failed}
+
+
+def test_a_run_in_the_ui_finds_out_so_too_and_does_nothing(project):
+    project.set("model.device", "cuda:99")
+    told = failures_in_ui(project, "clip_catalog", "query_catalog", "latents")
+    assert set(told) == {"clip_catalog", "query_catalog"}
+    assert all("model.device = 'cuda:99' cannot be used here" in words for words in told.values())
+    assert project.workspace.assets() == [], "nothing was computed"
+    assert failures_in_ui(project, "clip_catalog") == {}
+
+
+def test_so_it_is_with_vbenchs_device(project):
+    environment = make_environment(project.folder / "venv")
+    project.set("evaluate", {**project.settings["evaluate"], "backend": "vbench"})
+    project.set("evaluate.vbench", {"python": str(environment), "device": "cuda:7", "dimensions": ["temporal_flickering"]})
+    words = "evaluate.vbench.device = 'cuda:7': torch"
+    told = project.motive("run")
+    assert told.code == 1
+    assert words in told.err
+    assert words in failures_in_ui(project, "clip_catalog", "eval_scores/base")["clip_catalog"]
+    assert project.workspace.assets() == [], "nothing was computed"
+    assert failures_in_ui(project, "clip_catalog") == {}, "nothing in this run needs it"
 
 
 def test_an_unexpected_error_of_a_library_is_one_line_that_says_where(project, monkeypatch):

@@ -11,7 +11,7 @@ from motive_pipeline.catalog.source_listing import TEXT_COLUMNS, catalog_table
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.errors import ConfigError, GateFailed, MotiveError
 from motive_pipeline.files.hash_memory import HashMemory
-from tests.clip_fixtures import counting_frames, cut, moving_square, noise, project, write_project, write_sound, write_video
+from tests.clip_fixtures import counting_frames, cut, forbid_listing, moving_square, noise, project, write_project, write_sound, write_video
 
 
 def rows(publication, name: str = "catalog") -> dict[str, dict]:
@@ -157,6 +157,17 @@ def test_queries_that_are_all_bad_stop_the_stage_and_one_good_one_is_enough(tmp_
     publication = publish_query_catalog(project(tmp_path, queries={"max_reject_share": 0.6}))
     assert publication.facts["queries"] == 1
     assert len(publication.rejects()) == 2
+
+
+def test_a_sub_folder_of_queries_that_cannot_be_listed_stops_the_stage_and_is_named(tmp_path, monkeypatch):
+    write_project(tmp_path)
+    write_video(tmp_path / "queries" / "closed" / "q.mp4", moving_square(seed=30))
+    forbid_listing(tmp_path / "queries" / "closed", monkeypatch)
+    with pytest.raises(GateFailed, match=r"(?s)unreadable.*queries/closed.*cannot be listed"):
+        publish_query_catalog(project(tmp_path))
+    ws = project(tmp_path, queries={"max_reject_share": 0.5})
+    rejects = publish_query_catalog(ws).rejects()
+    assert [(row.path, row.reason) for row in rejects.itertuples()] == [(str(tmp_path / "queries" / "closed"), "unreadable")]
 
 
 def test_a_sheet_of_middle_frames_is_the_preview(tmp_path):

@@ -109,6 +109,10 @@ def test_the_defaults_that_motive_yaml_tells_are_the_defaults_in_code():
         (BASE + "motion: {floor_px: .nan}", ["line 3: motion.floor_px: .nan"]),
         (BASE + "motion: {floor_px: 1.0e+999}", ["line 3: motion.floor_px: 1.0e+999"]),
         (BASE + "motion: {floor_px: 1e999}", ["motion.floor_px = '1e999'", "finite number"]),
+        (BASE + "engine: {threads: 010}", ["line 3: engine.threads: YAML reads 010 as 8"]),
+        (BASE + "motion: {floor_px: 1:30}", ["line 3: motion.floor_px: YAML reads 1:30 as 90"]),
+        (BASE + "motion: {floor_px: 1:30.5}", ["line 3: motion.floor_px: YAML reads 1:30.5 as 90.5"]),
+        (BASE + "arms: !!set {base, motive}", ["line 3: arms: ", "Write a list"]),
         (BASE + "arms: &a [base, *a]", ["line 3: arms.1: an alias (*name) stands inside of what it names"]),
         (BASE + "vote: &v {percentile: *v}", ["line 3: vote.percentile: an alias"]),
         (

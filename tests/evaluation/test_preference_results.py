@@ -20,6 +20,7 @@ from motive_pipeline.evaluation.preference.results import (
     results_folder,
 )
 from motive_pipeline.evaluation.preference.study import evaluate_study, publish_preference_study
+from tests.clip_fixtures import forbid_listing
 from tests.preference_fixtures import drop, published_key, result_of, signed, study_workspace
 
 
@@ -336,6 +337,24 @@ def test_a_named_folder_that_is_missing_is_an_error_that_names_the_key(tmp_path)
     key = published_key(ws)
     drop(ws, result_of(key, 1, prefers_motive))
     assert result_files(ws)[0].parent == tmp_path / "votes"
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row_and_counts_once_it_can(ws, key, good, monkeypatch):
+    drop(ws, good)
+    inner = results_folder(ws) / "second rater"
+    inner.mkdir()
+    drop(ws, result_of(key, 2, prefers_motive), "second rater/b.json")
+    everything = observe_preference_files(ws)[0]
+    with monkeypatch.context() as closed:
+        forbid_listing(inner, closed)
+        taken, refused = load_results(result_files(ws), key)
+        assert len(taken) == 1
+        assert [(each.path, each.reason) for each in refused] == [(inner, "unreadable")]
+        assert "cannot be listed" in refused[0].detail
+        assert observe_preference_files(ws)[0] != everything, "so the study is stale once the folder can be read"
+        forbid_listing(results_folder(ws), closed)
+        assert [each.path for each in load_results(result_files(ws), key)[1]] == [results_folder(ws)]
+    assert len(load_results(result_files(ws), key)[0]) == 2
 
 
 def test_half_a_copy_is_left_alone_for_a_while(ws, good):

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from motive_pipeline.sources.captions import CaptionError, read_sidecar
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
-from tests.clip_fixtures import project
+from tests.clip_fixtures import forbid_listing, project
 
 
 def listed(folder: Path, **settings) -> list[SourceEntry | BadEntry]:
@@ -146,6 +147,39 @@ def test_a_caption_file_that_is_a_pipe_or_a_link_to_itself_is_not_waited_for(tmp
         told, ("a pipe, a socket or a device", "cannot be read", "a folder", f"a link to {tmp_path / 'nowhere.txt'}"), strict=True
     ):
         assert words in detail
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "csv"])
+def test_a_folder_that_cannot_be_listed_is_a_bad_entry_that_names_it(tmp_path, monkeypatch, kind):
+    clips = tmp_path / "clips"
+    touch(clips / "a.mp4", clips / "closed" / "b.mp4")
+    with zipfile.ZipFile(clips / "c.zip", "w") as packed:
+        packed.writestr("c.mp4", b"x")
+    if kind == "csv":
+        (clips / "t.csv").write_text("video,caption\na.mp4,one\nclosed/b.mp4,two\nc.mp4,three\n")
+    forbid_listing(clips / "closed", monkeypatch)
+    found = list(clip_source(project(tmp_path, clips={"source": kind})).entries())
+    (closed,) = [entry for entry in found if isinstance(entry, BadEntry) and entry.path == str(clips / "closed")]
+    assert (closed.relative, closed.reason) == ("closed", "unreadable")
+    assert "cannot be listed" in closed.detail
+    assert "Permission denied" in closed.detail
+    of_kind = {"folder": ["a.mp4"], "zip": ["c.zip!/c.mp4"], "csv": ["a.mp4", "c.zip!/c.mp4", "closed/b.mp4"]}
+    assert names(found) == sorted(["closed", *of_kind[kind]])
+
+
+def test_a_file_that_cannot_be_read_counts_as_the_video_that_its_name_says(tmp_path, monkeypatch):
+    touch(tmp_path / "a.ts", tmp_path / "b.mp4")
+    assert names(listed(tmp_path)) == ["b.mp4"], "a program in TypeScript"
+    opened = open
+    forbidden = str(tmp_path / "a.ts")
+
+    def refuse(path, *arguments, **options):
+        if path == forbidden:
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert names(listed(tmp_path)) == ["a.ts", "b.mp4"], "reading it will say why it cannot be used"
 
 
 def test_a_missing_folder_and_a_file_in_its_place_name_the_setting_and_the_path(tmp_path):

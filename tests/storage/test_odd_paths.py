@@ -116,7 +116,9 @@ def test_a_root_of_the_longest_path_works_and_a_longer_one_is_refused(tmp_path):
         config_at(tmp_path / ("é" * 128))
 
 
-def test_a_path_that_is_not_utf_8_is_refused(tmp_path):
+def test_a_path_that_is_not_utf_8_or_holds_nul_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"storage\.root = .*NUL"):
+        config_at(Path(f"{tmp_path}/a\0b"))
     with pytest.raises(ConfigError, match=r"storage\.root = .*not UTF-8"):
         config_at(Path(f"{tmp_path}/\udcff"))
 

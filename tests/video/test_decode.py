@@ -1,6 +1,5 @@
 """The one reader: frames by time, at one size, whatever the file is like; a reason code where it cannot be read."""
 
-import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ from motive_pipeline.video.flags import FLAGS, flag_bits, flag_names
 from motive_pipeline.video.frame_times import TimedFrames, sorted_stamps
 from motive_pipeline.video.probe import probe
 from tests.clip_fixtures import RULE, counting_frames, cut, damage, noise, which_frames, write_sound, write_video
+from tests.shown_files import ORIENTATIONS, with_display_matrix
 
 
 def reason(path: Path, rule=RULE) -> str:
@@ -58,29 +58,6 @@ def with_sound(path: Path, frames_THWC: np.ndarray, codec: str, *, seconds: floa
             silence.sample_rate, silence.pts = 44100, number * 1152
             container.mux(sound.encode(silence))
         container.mux(sound.encode())
-    return path
-
-
-ORIENTATIONS = {
-    "as stored": ((1, 0, 0, 1), lambda picture: picture),
-    "mirrored": ((-1, 0, 0, 1), np.fliplr),
-    "upside down and mirrored": ((1, 0, 0, -1), np.flipud),
-    "half a turn": ((-1, 0, 0, -1), lambda picture: np.rot90(picture, 2)),
-    "a quarter turn clockwise": ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
-    "a quarter turn counter-clockwise": ((0, -1, 1, 0), np.rot90),
-    "transposed": ((0, 1, 1, 0), lambda picture: picture.swapaxes(0, 1)),
-    "transposed over the other diagonal": ((0, -1, -1, 0), lambda picture: np.rot90(picture, 2).swapaxes(0, 1)),
-}
-"""(a, b, c, d) of the display matrix, and what it does to a picture: the point (x, y) is shown at (a x + c y, b x + d y). These are the pictures
-that ``ffmpeg -i`` gives (FFmpeg 5.1)."""
-
-
-def with_display_matrix(path: Path, matrix: tuple[float, float, float, float]) -> Path:
-    """Write a display matrix into the track header of an MP4; the offsets stay zero, as no player needs them."""
-    data = path.read_bytes()
-    place = data.index(b"tkhd") + 4 + 4 + 5 * 4 + 8 + 8
-    a, b, c, d = (round(value * 65536) for value in matrix)
-    path.write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
     return path
 
 

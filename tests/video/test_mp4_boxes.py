@@ -17,7 +17,7 @@ def wide_box(name: bytes, body: bytes) -> bytes:
 
 
 def boxes(data: bytes) -> list[tuple[str, int, int]]:
-    return [tuple(each) for each in top_level_boxes(io.BufferedReader(io.BytesIO(data)), len(data))]
+    return [(each.name, each.start, each.end) for each in top_level_boxes(io.BufferedReader(io.BytesIO(data)), len(data))]
 
 
 def test_boxes_follow_one_another_with_lengths_of_32_or_64_bits():

@@ -62,7 +62,7 @@ def from_the_beginning(path: Path) -> np.ndarray:
     """The oracle: every frame of the file, decoded from the beginning, as the reader shows it."""
     with open_video(path) as (container, stream):
         decoded = [frame for _, frame in TimedFrames(stream).frames(container)]
-        return np.stack([picture(frame, geometry(frame, stream), width=64, height=48) for frame in decoded])
+        return np.stack([picture(frame, geometry(frame, stream, None), width=64, height=48) for frame in decoded])
 
 
 class TestSeek:

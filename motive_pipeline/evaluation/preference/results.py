@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from motive_pipeline.errors import ConfigError, RejectRow
 from motive_pipeline.evaluation.preference.key import FORMAT, Key
-from motive_pipeline.files.file_stat import printable
+from motive_pipeline.files.file_stat import printable, unlisted
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.visible_text import visible_text
@@ -95,7 +97,8 @@ def results_folder(ws: Workspace) -> Path:
 
 
 def result_files(ws: Workspace) -> list[Path]:
-    """Every file in and below the folder, except hidden ones; none while the default folder does not exist.
+    """Every file in and below the folder, except hidden ones, and every folder there that cannot be listed (as a file, it cannot be read); none
+    while the default folder does not exist.
 
     Raises:
         ConfigError: ``preference.results_path`` is not a folder.
@@ -105,8 +108,19 @@ def result_files(ws: Workspace) -> list[Path]:
         raise ConfigError(
             f"preference.results_path = {str(folder)!r}: no such folder. Create it, or leave the key out to use {DEFAULT_FOLDER}/ below storage.root."
         )
-    below = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    found, closed = list[Path](), list[Path]()
+    for parent, below, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename or folder))):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted([path for path in found if _is_file(path)] + [path for path in closed if os.path.isdir(path)])
+
+
+def _is_file(path: Path) -> bool:
+    """Whether this is a file, or what cannot be looked at."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
 
 
 def observe_preference_files(ws: Workspace) -> tuple[str, dict[str, Any]]:
@@ -151,7 +165,7 @@ def _hash(path: Path) -> str:
 def _unsettled(path: Path, now_s: float, settle_s: float) -> bool:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return False
     ages_s = [now_s - stamp_s for stamp_s in (status.st_mtime, status.st_ctime)]
     if any(0 <= age_s < settle_s for age_s in ages_s):
@@ -183,7 +197,7 @@ def _bytes(path: Path) -> bytes:
             if len(data) > MAX_BYTES:
                 raise RejectRow("too_large", f"{path.stat().st_size} bytes; a result file has a few KB, at most {MAX_BYTES}")
     except OSError as error:
-        raise RejectRow("unreadable", f"cannot be read: {error.strerror}") from error
+        raise RejectRow("unreadable", unlisted(error) if os.path.isdir(path) else f"cannot be read: {error.strerror}") from error
     return data
 
 

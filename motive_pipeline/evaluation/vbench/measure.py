@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motive_pipeline.config import VBENCH_VIDEOS_PER_PROMPT
+from motive_pipeline.config import VBENCH_VIDEOS_PER_PROMPT, Config
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.evaluation.vbench.child import Child, Installed, VBenchFailed
@@ -102,12 +102,7 @@ def _prepare(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
     settings = ws.config.evaluate.vbench
     memory = HashMemory(ws.state)
     weights = require_weights(dimensions, settings.weights_folder, memory, accept_other=settings.accept_other_weights)
-    child = Child(
-        python=require_interpreter(settings),
-        weights=settings.weights_folder,
-        threads=ws.config.engine.threads,
-        timeout_s=settings.timeout_s,
-    )
+    child = _child(ws.config)
     suite = [dimension.name for dimension in dimensions] if settings.suite == "standard" else []
     installed = child.installed(settings.device, suite)
     lacking = {name: dimension.name for dimension in dimensions for name in dimension.packages if name not in installed.versions}
@@ -120,6 +115,23 @@ def _prepare(ws: Workspace, dimensions: Sequence[Dimension]) -> _Setup:
 
         torch.cuda.empty_cache()  # memory that an earlier training left in the cache is needed by the child
     return _Setup(child=child, installed=installed, weights=weights)
+
+
+def require_vbench_device(config: Config) -> None:
+    """Check that VBench's environment finds the device that ``evaluate.vbench.device`` names. ``auto`` and ``cpu`` always exist, and start nothing.
+
+    Raises:
+        MotiveError: it does not, or there is no environment; see :func:`~.environment.require_interpreter`.
+    """
+    if config.evaluate.vbench.device not in ("auto", "cpu"):
+        _child(config).installed(config.evaluate.vbench.device)
+
+
+def _child(config: Config) -> Child:
+    settings = config.evaluate.vbench
+    return Child(
+        python=require_interpreter(settings), weights=settings.weights_folder, threads=config.engine.threads, timeout_s=settings.timeout_s
+    )
 
 
 def _of_suite(listed: pd.DataFrame, prompts: Iterable[str], arm: str) -> pd.DataFrame:
