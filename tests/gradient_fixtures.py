@@ -25,7 +25,8 @@ def write_prepared_project(folder: Path) -> Path:
 
 def workspace(folder: Path, **sections) -> Workspace:
     """The project at ``folder`` with other settings in some sections."""
-    settings = {name: SETTINGS.get(name, {}) | sections.get(name, {}) for name in {*SETTINGS, *sections}}
+    merged = {name: values | sections.get(name, {}) for name, values in SETTINGS.items()}
+    settings = sections | merged
     return project(folder, **settings, model={"path": str(folder / "wan"), "max_prompt_tokens": 8})
 
 
