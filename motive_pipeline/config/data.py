@@ -21,7 +21,7 @@ class Storage(Section):
 
 class DemoClips(Section):
     seed: Annotated[int, Field(ge=0)] = 0
-    split: Literal["plain", "confound"] = "confound"
+    split: Literal["plain", "confound", "spoiled"] = "confound"
     num_clips: Annotated[int, Field(ge=9, le=100_000)] = 320
 
 

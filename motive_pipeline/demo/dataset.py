@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from motive_pipeline.demo.generator import (
     BACKGROUND_COLOURS,
+    FLAWS,
     FPS,
     MOTIONS,
     RARE_MOTION,
@@ -27,9 +28,12 @@ from motive_pipeline.demo.generator import (
 from motive_pipeline.storage import atomic
 from motive_pipeline.video.encode import write_mp4
 
-VERSION = 2  # raise it whenever the same settings give other files
-SPLITS = ("plain", "confound")
+VERSION = 3  # raise it whenever the same settings give other files
+SPLITS = ("plain", "confound", "spoiled")
 TIED_SHARE = 0.875  # of the clips in the pool of the `confound` split have the background colour of their motion
+WANTED_SHARE = 0.1
+"""In the pool of the `spoiled` split, of three kinds each: good clips of the queries' motion; spoiled ones; clean clips of other motions on the
+queries' background."""
 ROLE_FOLDERS = {"clip": "clips", "query": "queries", "held_out": "held_out"}
 
 
@@ -58,14 +62,35 @@ def demo_specs(
         raise ValueError(f"query_motion must be one of {', '.join(MOTIONS)}, not {query_motion!r}")
     is_confounded = split == "confound"
     rng = _stream(seed, "clip")
-    for motion in rng.permutation(np.resize(rng.permutation(MOTIONS), num_clips)):
-        colour = _pool_colour(rng, str(motion)) if is_confounded else None
-        yield "clip", sample_spec(rng, motion=str(motion), background_colour=colour, is_off_shade=is_confounded)
+    if split == "spoiled":
+        yield from (("clip", spec) for spec in _spoiled_pool(rng, num_clips, query_motion))
+    else:
+        for motion in rng.permutation(np.resize(rng.permutation(MOTIONS), num_clips)):
+            colour = _pool_colour(rng, str(motion)) if is_confounded else None
+            yield "clip", sample_spec(rng, motion=str(motion), background_colour=colour, is_off_shade=is_confounded)
+    is_confounded |= split == "spoiled"
     lure_colour = tied_colour(lure_motion(query_motion)) if is_confounded else None
     for role, number in (("query", num_queries), ("held_out", num_held_out)):
         rng = _stream(seed, role)
         for _ in range(number):
             yield role, sample_spec(rng, motion=query_motion, background_colour=lure_colour, is_off_shade=is_confounded)
+
+
+def _spoiled_pool(rng: np.random.Generator, num_clips: int, query_motion: str) -> list[ClipSpec]:
+    """The pool of the `spoiled` split, in random order: a share `WANTED_SHARE` each of good clips of the queries' motion, of spoiled ones (the
+    flaws in turn), and of clean clips of other motions on the queries' background; the rest are clean clips of other motions. Only the
+    third kind has the queries' background."""
+    count = round(WANTED_SHARE * num_clips)
+    background = tied_colour(lure_motion(query_motion))
+    others = [motion for motion in MOTIONS if motion != query_motion]
+    kinds = [(query_motion, None, False)] * count
+    kinds += [(query_motion, FLAWS[number % len(FLAWS)], False) for number in range(count)]
+    kinds += [(others[number % len(others)], None, number < count) for number in range(num_clips - 2 * count)]
+    colours = [colour for colour in BACKGROUND_COLOURS if colour != background]
+    return [
+        sample_spec(rng, motion=motion, background_colour=background if is_akin else pick_one(rng, colours), is_off_shade=True, flaw=flaw)
+        for motion, flaw, is_akin in (kinds[number] for number in rng.permutation(len(kinds)))
+    ]
 
 
 def _pool_colour(rng: np.random.Generator, motion: str) -> str:

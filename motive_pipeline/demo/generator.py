@@ -6,6 +6,7 @@ A `ClipSpec` decides every pixel. The caption names some of its attributes (shap
 Axes: F frames, H W pixels, C channels (RGB), 2 = (dx, dy). Distances are in pixels; y grows downwards; (0, 0) is a pixel's centre.
 """
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -48,6 +49,12 @@ OFF_SHADE = 0.1
 # The demo draws only these: a model of 2 M parameters learns round shapes sooner than corners and checks.
 DRAWN_SHAPES = ("disc",)
 DRAWN_TEXTURES = ("ringed",)
+FLAWS = ("flicker", "jumps", "hurried", "wrong_caption")
+"""How the `spoiled` split spoils a clip: its brightness alternates from frame to frame; it stands still and jumps; it goes there and back
+three times in the time of one; its caption describes another clip."""
+_FLICKER = 0.3  # share of the brightness, up and down
+_HELD_FRAMES = 4  # that a clip with jumps stands still
+_HURRIED_ROUNDS = 3
 SPEED_PX = (0.45, 1.1)  # per frame; half of them below the dynamic-degree threshold of 0.75
 GROWTH_PX = (0.4, 0.8)  # of the radius per frame
 
@@ -66,7 +73,7 @@ class ClipSpec:
     `speed_px` is the mean speed per frame of the shape (translation, bounce, sway), of its rim (grow, shrink) or of the whole scene (pan);
     0 for static. `centre_px` and `radius_px` hold in the middle of the clip, but a bounce or a sway starts and ends at `centre_px`.
     `heading` is the direction of a pan; other motions have none. With `is_off_shade`, the background's colour is mixed with a share
-    `OFF_SHADE` of the same colour with its channels rotated; the caption does not say so.
+    `OFF_SHADE` of the same colour with its channels rotated; the caption does not say so. `flaw` is one of :data:`FLAWS`.
     """
 
     motion: str
@@ -80,6 +87,7 @@ class ClipSpec:
     centre_px: tuple[float, float]
     heading: str | None = None
     is_off_shade: bool = False
+    flaw: str | None = None
 
     def __post_init__(self) -> None:
         allowed = {
@@ -96,6 +104,8 @@ class ClipSpec:
                 raise ValueError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
         if (self.motion == "pan") != (self.heading in _DIRECTIONS):
             raise ValueError(f"heading belongs to a pan and to nothing else: {self.motion}, {self.heading!r}")
+        if self.flaw is not None and self.flaw not in FLAWS:
+            raise ValueError(f"flaw must be one of {', '.join(FLAWS)}, not {self.flaw!r}")
 
     @property
     def radius_px(self) -> float:
@@ -122,7 +132,17 @@ class ClipTruth:
 
 
 def caption(spec: ClipSpec) -> str:
-    """The caption: it says what the clip looks like and not how it moves."""
+    """The caption: it says what the clip looks like and not how it moves. That of a clip with the flaw `wrong_caption` is of another size, other
+    colours and another pattern."""
+    if spec.flaw == "wrong_caption":
+        spec = dataclasses.replace(
+            spec,
+            flaw=None,
+            size=_next(RADIUS_PX, spec.size),
+            colour=_next(SHAPE_COLOURS, spec.colour),
+            background_colour=_next(BACKGROUND_COLOURS, spec.background_colour),
+            background_pattern=_next(PATTERNS, spec.background_pattern),
+        )
     return f"a {spec.size} {spec.colour} {spec.texture} {spec.shape} on a {spec.background_colour} {spec.background_pattern} background"
 
 
@@ -132,6 +152,7 @@ def sample_spec(
     motion: str | None = None,
     background_colour: str | None = None,
     is_off_shade: bool = False,
+    flaw: str | None = None,
     shapes: tuple[str, ...] = DRAWN_SHAPES,
     textures: tuple[str, ...] = DRAWN_TEXTURES,
 ) -> ClipSpec:
@@ -155,6 +176,7 @@ def sample_spec(
         centre_px=_centre_px(rng, motion, heading, RADIUS_PX[size], _REACH[shape], speed_px),
         heading=heading,
         is_off_shade=is_off_shade,
+        flaw=flaw,
     )
 
 
@@ -169,6 +191,8 @@ def render_clip(spec: ClipSpec) -> np.ndarray:
     pattern_FHW = _pattern(spec.background_pattern, x_HW - shift_x_F, y_HW - shift_y_F)
     background_FHWC = spec.background_rgb + _BACKGROUND_SWING * pattern_FHW[..., None]
     frames_FHWC = background_FHWC + coverage_FHW[..., None] * (shape_FHWC - background_FHWC)
+    if spec.flaw == "flicker":
+        frames_FHWC = frames_FHWC * (1 + _FLICKER * (-1.0) ** np.arange(NUM_FRAMES))[:, None, None, None]
     return np.clip(np.rint(frames_FHWC), 0, 255).astype(np.uint8)
 
 
@@ -198,14 +222,19 @@ class _Pose:
 
 def _pose(spec: ClipSpec) -> _Pose:
     frame_F = np.arange(NUM_FRAMES, dtype=np.float32)
+    if spec.flaw == "jumps":
+        frame_F = frame_F // _HELD_FRAMES * _HELD_FRAMES
     from_middle_F = frame_F - (NUM_FRAMES - 1) / 2
     radius_F = np.full(NUM_FRAMES, spec.radius_px, np.float32)
     offset_F2 = np.zeros((NUM_FRAMES, 2), np.float32)
     scene_F2 = np.zeros((NUM_FRAMES, 2), np.float32)
+    rounds = _HURRIED_ROUNDS if spec.flaw == "hurried" else 1
     if spec.motion in ("grow", "shrink"):
         radius_F += spec.speed_px * from_middle_F * (1 if spec.motion == "grow" else -1)
     elif spec.motion in _THERE_AND_BACK:
-        offset_F2[:, _THERE_AND_BACK[spec.motion]] = _depth_px(spec.speed_px) * (1 - np.cos(2 * np.pi * frame_F / (NUM_FRAMES - 1))) / 2
+        offset_F2[:, _THERE_AND_BACK[spec.motion]] = (
+            _depth_px(spec.speed_px) * (1 - np.cos(2 * np.pi * rounds * frame_F / (NUM_FRAMES - 1))) / 2
+        )
     elif spec.motion != "static":
         step_2 = spec.speed_px * np.array(_DIRECTIONS[spec.heading or spec.motion], np.float32)
         offset_F2 = from_middle_F[:, None] * step_2
@@ -280,3 +309,9 @@ def _pattern(pattern: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def pick_one(rng: np.random.Generator, values: Collection[str]) -> str:
     """One of ``values``, drawn uniformly."""
     return tuple(values)[rng.integers(len(values))]
+
+
+def _next(values: Collection[str], value: str) -> str:
+    """The value that follows in ``values``, the first after the last."""
+    names = tuple(values)
+    return names[(names.index(value) + 1) % len(names)]
