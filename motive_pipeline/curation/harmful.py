@@ -20,6 +20,6 @@ def harmful_clips(ranking: pd.DataFrame) -> pd.DataFrame:
     They are the K clips with the lowest mean influence, K being the number that the ranking selects (``subset.share``), without those whose mean
     influence is not below zero: such a clip helps less than others, but it does no harm.
     """
-    worst = worst_first(ranking).head(int(ranking["selected"].sum()))
+    worst = worst_first(ranking).head(ranking["selected"].tolist().count(True))
     harmful = worst.loc[worst["mean_influence"] < 0, ["clip_id", "mean_influence"]]
-    return harmful.assign(rank=np.arange(1, len(harmful) + 1))
+    return pd.DataFrame(harmful).assign(rank=np.arange(1, len(harmful) + 1))

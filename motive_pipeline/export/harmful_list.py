@@ -14,10 +14,13 @@ from motive_pipeline.config import Variant
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.export.subset import require_apart
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.views import quoted
 from motive_pipeline.storage.workspace import Workspace
 
 ENDINGS = (".txt", ".csv")
+
+_CLIPS = (
+    "SELECT variant, harmful.rank, clip_id, mean_influence, path, caption FROM harmful JOIN clips USING (clip_id) ORDER BY harmful.rank"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +45,8 @@ def export_harmful(ws: Workspace, variant: Variant, file: Path) -> HarmfulList:
         raise MotiveError(f"--to {file}: the name of a list ends in {' or '.join(ENDINGS)} (paths alone, or a table).")
     require_apart(ws, file)
     num_ranked = len(ws.published(f"voted_ranking/{variant}").table("ranking"))
-    clips = ws.scores.query(
-        "SELECT harmful.rank, clip_id, mean_influence, path, caption FROM harmful JOIN clips USING (clip_id) "
-        f"WHERE variant = {quoted(variant)} ORDER BY harmful.rank"
-    ).df()
+    found = ws.scores.query(_CLIPS).df()
+    clips = found[found["variant"] == variant].drop(columns="variant")
     data = _text(clips, file).encode("utf-8")
     if file.exists() and (not file.is_file() or file.read_bytes() != data):
         raise MotiveError(f"--to {file}: something else is there, and it is not changed. Name another file, or remove this one.")

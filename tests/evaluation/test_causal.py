@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from motive_pipeline.attribution.held_out import held_out_draws
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.evaluation.causal import drop_percent, held_out_draws
+from motive_pipeline.evaluation.causal import drop_percent
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 40])

@@ -19,9 +19,9 @@ preference: {comparisons: [[motive, base]]}
 
 HOW_AND_WHERE = (
     "storage", "schedule", "engine", "model.device", "model.path", "model.revision", "gradient.checkpointing", "gradient.deterministic",
-    "finetune.checkpointing",
+    "finetune.checkpointing", "finetune.eval_every",
 )  # fmt: skip
-"""Where things lie and how the work is done. A model's weights count by content."""
+"""Where things lie and how the work is done; whether a training is watched. A model's weights count by content."""
 
 BY_CONTENT = {
     "clip_catalog": {"queries.demo"},  # the demo's clips are made for its queries; the files enter by content
