@@ -578,7 +578,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_report",
             settings=("evaluate.bootstrap_samples", "arms"),
-            version=3,
+            version=4,
             publish="motive_pipeline.report.stage:publish_report",
             group="evaluation",
             kinds=frozenset({"html", "markdown"}),

@@ -11,10 +11,13 @@ from motive_pipeline.models.protocol import VideoModel
 
 @dataclass(kw_only=True)
 class HeldOutCurve:
-    """Measures ``model`` whenever :meth:`watch` is called. The point at 0 steps is the base model."""
+    """Measures ``model`` whenever :meth:`watch` is called. The point at 0 steps is the base model, from which every training starts: it is measured once
+    for all curves that share ``base``."""
 
     held_out: HeldOutLoss
     model: VideoModel
+    base: list[float] = field(default_factory=list)
+    """The loss at 0 steps, once it is known."""
     steps: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     mean_weights_loss: list[float] = field(default_factory=list)
@@ -26,7 +29,9 @@ class HeldOutCurve:
         Raises:
             GateFailed: a loss is not finite, or a query can no longer be read.
         """
-        loss = self.held_out.mean(self.model)
+        loss = self.base[0] if step == 0 and self.base else self.held_out.mean(self.model)
+        if step == 0:
+            self.base[:] = [loss]
         if has_mean_weights:
             self.mean_weights_loss.append(loss)
         else:

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
     clips = _by_shape(arm, clip_ids, latents)
-    held_out = None if ws.config.finetune.eval_every is None else HeldOutLoss(ws)
-    trainings = [_train_or_reuse(ws, arm, clips, latents, number, held_out) for number in range(ws.config.finetune.seeds)]
+    curve_of = None if ws.config.finetune.eval_every is None else functools.partial(HeldOutCurve, held_out=HeldOutLoss(ws), base=[])
+    trainings = [_train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
 
     def write(folder: Path) -> None:
@@ -106,9 +106,14 @@ def _by_shape(arm: ArmName, clip_ids: Sequence[str], latents: LatentSet) -> dict
 
 
 def _train_or_reuse(
-    ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int, held_out: HeldOutLoss | None
+    ws: Workspace,
+    arm: ArmName,
+    clips: Mapping[Shape, Sequence[str]],
+    latents: LatentSet,
+    number: int,
+    curve_of: Callable[..., HeldOutCurve] | None,
 ) -> Training:
-    """Training ``number`` of the arm: a finished one if there is one, else trained now, and watched on ``held_out`` if it is given."""
+    """Training ``number`` of the arm: a finished one if there is one, else trained now, and watched by ``curve_of(model=...)`` if that is given."""
     base = model_hash(ws)
     content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
     settings = _settings(ws)
@@ -123,7 +128,7 @@ def _train_or_reuse(
     model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
     progress = Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps, unit="steps")
 
-    curve = None if held_out is None else HeldOutCurve(held_out=held_out, model=model)
+    curve = None if curve_of is None else curve_of(model=model)
 
     def on_step(_step: int, loss: float) -> None:
         progress.step(note=f"loss {loss:.4f}" + ("" if curve is None else f", {curve.note}"))

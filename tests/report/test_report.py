@@ -402,7 +402,15 @@ def test_a_file_that_is_no_video_and_a_clip_without_a_gradient_are_counted_but_d
     ranking = ws.published("voted_ranking/motive").table("ranking")
     republish(ws, "voted_ranking/motive", ranking=ranking.iloc[:-1])
     assert clip_participants(ws, len(ranking) - 1).told == "8 of 9 training clips"
-    assert query_participants(ws, "query", load_influence(ws, "motive").query_ids).told == "2 queries"
+    used = load_influence(ws, "motive").query_ids
+    assert query_participants(ws, "query", used).told == "2 queries"
+    assert query_participants(ws, "held_out", []).told.startswith("0 of 2 held-out queries: ")
+    catalog = ws.published("query_catalog").table("queries").set_index("query_id")
+    still = Reject(path=catalog.at[used[0], "path"], clip_id=used[0], stage="query_masks", reason="no_motion", detail="")
+    masks = ws.published("query_masks").table("index")
+    left = masks[masks["clip_id"] != used[0]]
+    ws.publish("query_masks", content="x", write=lambda to: left.to_parquet(to / "index.parquet"), started=0.0, rejects=[still])
+    assert query_participants(ws, "query", used[1:]).told == f"1 of 2 queries: {Path(still.path).name} rejected, no_motion"
     old, broken = ws.published("query_catalog"), ws.config.queries.held_out_path or tmp_path
     unread = [
         Reject(path=str(broken / f"{name}.mp4"), clip_id="", stage="query_catalog", reason="unreadable", detail="") for name in "abcd"
