@@ -18,6 +18,7 @@ from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
+from motive_pipeline.graph.arms import MAIN_VARIANT
 from motive_pipeline.stopping import stoppable
 from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.visible_text import LAYOUT, VisibleFormatter, tell, visible_text
@@ -94,10 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
-    export = command("export", _export, "Write the chosen clips of an arm to a folder in a trainer's layout.")
-    export.add_argument("--arm", required=True)
-    export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder")
-    export.add_argument("--for", required=True, dest="trainer", choices=tuple(TRAINERS), help="the trainer or format")
+    export = command(
+        "export", _export, "Write the chosen clips of an arm to a folder in a trainer's layout, or the list of harmful clips to a file."
+    )
+    what = export.add_mutually_exclusive_group(required=True)
+    what.add_argument("--arm")
+    what.add_argument("--harmful", action="store_true", help="the clips of the view `harmful`, as a list of paths (.txt) or a table (.csv)")
+    export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder; with --harmful a new file")
+    export.add_argument("--for", dest="trainer", choices=tuple(TRAINERS), help="with --arm: the trainer or format")
+    export.add_argument(
+        "--variant", metavar="NAME", help=f"with --harmful: the gradient variant that ranked the clips (default: {MAIN_VARIANT})"
+    )
     export.add_argument(
         "--videos",
         choices=get_args(Videos),
@@ -286,7 +294,25 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export_harmful(config: Config, arguments: argparse.Namespace) -> int:
+    from motive_pipeline.export.harmful_list import export_harmful
+    from motive_pipeline.storage.workspace import Workspace
+
+    if arguments.trainer is not None:
+        raise MotiveError("--for belongs to --arm: the list of harmful clips is a plain file (.txt or .csv)")
+    workspace = Workspace(config)
+    _note_other_settings(workspace)
+    workspace.follow_moved_root()
+    written = export_harmful(workspace, arguments.variant or MAIN_VARIANT, Path(arguments.to))
+    tell(f"{written.num_clips} harmful clips of {written.num_ranked} in {written.file}")
+    return 0
+
+
 def _export(config: Config, arguments: argparse.Namespace) -> int:
+    if arguments.harmful:
+        return _export_harmful(config, arguments)
+    if arguments.trainer is None or arguments.variant is not None:
+        raise MotiveError("--arm needs --for, the trainer or format of the export, and takes no --variant: the arm names its own")
     from assets.plan import plan
     from motive_pipeline.export.subset import export_subset
     from motive_pipeline.storage.workspace import Workspace

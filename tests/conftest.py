@@ -27,6 +27,8 @@ TOGETHER = {
             "test_vbench",
             "test_api",
             "test_golden",
+            "test_harmful_list",
+            "test_held_out",
         ),
         "evaluated",
     ),

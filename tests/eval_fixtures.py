@@ -78,3 +78,13 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
         losses = pd.concat([losses, losses.assign(query_id=losses["query_id"].str[::-1])], ignore_index=True)
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
         republish(ws, f"eval_scores/{arm}", per_video=videos, causal=losses, flow=flow)
+
+
+def with_harmful_clips(ws: Workspace, num_harmful: int = 2) -> None:
+    """Rankings whose ``num_harmful`` lowest mean influences are below zero: those of a model with random weights are all above it."""
+    for variant in ws.config.variants:
+        ranking = ws.published(f"voted_ranking/{variant}").table("ranking")
+        lowest = sorted(ranking["mean_influence"])
+        moved = ranking.assign(mean_influence=ranking["mean_influence"] - (lowest[num_harmful - 1] + lowest[num_harmful]) / 2)
+        republish(ws, f"voted_ranking/{variant}", ranking=moved)
+        ws.scores.publish({("ranking", variant): moved.assign(variant=variant)})

@@ -29,6 +29,7 @@ class Finetune(Section):
     sampling: Literal["uniform", "logit_normal"] = "uniform"
     timesteps: Literal["independent", "stratified"] = "independent"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    eval_every: Annotated[int, Field(ge=1)] | None = None
     checkpointing: bool = False
 
 

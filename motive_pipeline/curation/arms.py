@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import Float64, Shaped
 
 from motive_pipeline.curation.embeddings import nearest_clips
+from motive_pipeline.curation.harmful import worst_first
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.errors import GateFailed, MotiveError
@@ -28,7 +29,7 @@ SHOWN_CLIPS = 10
 def publish_subset(ws: Workspace, arm: str) -> Publication:
     """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first.
 
-    It holds K = max(1, floor(share * N + 0.5)) of the N clips of the pool, or all of them for an arm that takes all. An arm that chooses from a
+    It holds K = max(1, floor(share * N + 0.5)) of the N clips of the pool, or all that the arm's function gives if the arm takes all. An arm that chooses from a
     ranking has fewer if the ranking has fewer: a clip without a gradient cannot be ranked.
 
     Raises:
@@ -41,7 +42,7 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
         raise MotiveError(f"the arm {arm} trains on nothing, so it has no subset")
     pool = load_pool(ws)
     preferred = resolve_dotted(declared.choose)(ws, declared, pool)
-    num_clips = len(pool) if declared.takes_all else num_selected(len(pool), ws.config.subset.share)
+    num_clips = len(preferred) if declared.takes_all else num_selected(len(pool), ws.config.subset.share)
     num_clips = num_clips if declared.variant is None else min(num_clips, len(preferred))
     chosen = preferred[:num_clips]
     require_subset(declared, chosen, pool, num_clips)
@@ -89,6 +90,16 @@ def first_ranked(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Sha
 def lowest_influence(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
     """The clips of the variant's ranking, lowest mean influence first."""
     return _ids(ws.published(f"voted_ranking/{arm.variant}").table("ranking").sort_values(["mean_influence", "clip_id"]))
+
+
+def all_but_the_worst(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
+    """The pool without the K clips of lowest mean influence, best first; at least one clip is left.
+
+    A clip without a gradient has no influence, so nothing speaks against it: it stays, behind the ranked ones.
+    """
+    ranked = _ids(worst_first(ws.published(f"voted_ranking/{arm.variant}").table("ranking")))
+    num_left_out = min(num_selected(len(pool), ws.config.subset.share), len(pool) - 1)
+    return np.concatenate([ranked[num_left_out:][::-1], np.setdiff1d(pool, ranked)])
 
 
 def _ids(ranking: pd.DataFrame) -> Shaped[np.ndarray, " M"]:

@@ -14,21 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
-from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, motion_weighted_loss
-from motive_pipeline.attribution.noise import latent_noise
-from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
-from motive_pipeline.engine import Work, compute_rows
+from motive_pipeline.attribution.held_out import HeldOutLoss
+from motive_pipeline.catalog.catalog_clips import CatalogClip
+from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph.metrics import HELD_OUT_DROP, IN_SAMPLE_DROP
-from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
-from motive_pipeline.storage.rows import RowRef, RowStore
+from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 
@@ -83,63 +79,48 @@ def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
 
 
 class _CausalCheck:
-    """The queries, masks and draws of the check. Counts the losses that it computes and reuses."""
+    """The losses of the check, row by row. Counts those that it computes and reuses."""
 
     def __init__(self, ws: Workspace) -> None:
-        self._latents: LatentSet = LatentSet(ws, "query")
-        self._masks: MaskSet = MaskSet(ws, "query")
-        usable = [clip for clip in catalog_clips(ws, "query") if clip.clip_id in self._latents and clip.clip_id in self._masks]
-        held_out = [clip for clip in usable if clip.part == "held_out"]
-        self.metric = HELD_OUT_DROP if held_out else IN_SAMPLE_DROP
-        self.queries: Sequence[CatalogClip] = held_out or usable
-        self.draws = held_out_draws(ws.config.evaluate.held_out_draws)
-        self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
+        self._held_out = HeldOutLoss(ws)
+        self.metric = HELD_OUT_DROP if self._held_out.is_held_out else IN_SAMPLE_DROP
+        self.queries, self.draws = self._held_out.queries, self._held_out.draws
         self._commit_rows, self._commit_s = ws.config.engine.commit_rows, ws.config.engine.commit_s
         self._store: RowStore = ws.store("eval_scores", DIMS)
         self.counts = RowCounts()
 
     def losses(self, weights: Weights) -> Float[np.ndarray, "Q B"]:
-        """The motion-weighted loss [query, draw] under these weights."""
+        """The motion-weighted loss [query, draw] under these weights.
+
+        Raises:
+            GateFailed: a query has no loss, or one that is not finite.
+        """
         model = functools.cache(weights.load)
-        keys = [self._key(weights, query) for query in self.queries]
+        keys = [digest("loss", weights.content, *self._held_out.content(query)) for query in self.queries]
         outcome = compute_rows(
             self._store,
             [Work(key=key, item=query) for key, query in zip(keys, self.queries, strict=True)],
-            lambda query: {"loss": self._loss(model(), query)},
+            lambda query: {"loss": self._held_out.losses(model(), query)},
             what="losses of the causal check",
             commit_rows=self._commit_rows,
             commit_s=self._commit_s,
         )
         counts = outcome.counts
         self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)
-        found = [self._store.find(key) for key in keys]
-        loss_QB = np.stack([self._store.read(ref, "loss") for ref in found if isinstance(ref, RowRef)])
+        _require_every_query(self.queries, keys, outcome)
+        loss_QB = np.stack([self._store.read(outcome.refs[key], "loss") for key in keys])
         if not np.isfinite(loss_QB).all():
             raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite: the training has diverged")
         return loss_QB
 
-    def _key(self, weights: Weights, query: CatalogClip) -> str:
-        draws = [[draw.timestep, draw.noise_seed] for draw in self.draws]
-        content = [self._latents.content(query.clip_id), self._masks.content(query.clip_id)]
-        return digest("loss", weights.content, query.clip_id, content, draws, self._frame_norm)
 
-    def _loss(self, model: VideoModel, query: CatalogClip) -> Float[np.ndarray, " B"]:
-        latents_CFHW, prompt_LE = self._latents.get(query.clip_id)
-        channels, frames, height, width = latents_CFHW.shape
-        with torch.no_grad():
-            losses = [
-                motion_weighted_loss(
-                    model,
-                    latents_CFHW,
-                    prompt_LE,
-                    mask_FHW=self._masks.get(query.clip_id),
-                    timestep=draw.timestep,
-                    noise_CFHW=latent_noise(draw.noise_seed, (channels, frames, height, width)),
-                    frame_norm=self._frame_norm,
-                )
-                for draw in self.draws
-            ]
-        return torch.stack(losses).double().cpu().numpy()
+def _require_every_query(queries: Sequence[CatalogClip], keys: Sequence[str], outcome: Outcome) -> None:
+    """All arms are compared on the same queries: one that can no longer be measured stops the check, and is not left out in silence."""
+    lost = [f"{query.location} ({outcome.rejects[key].detail})" for query, key in zip(queries, keys, strict=True) if key in outcome.rejects]
+    if lost:
+        raise GateFailed(
+            f"the causal check cannot measure {len(lost)} of {len(queries)} queries: {'; '.join(lost[:5])}. Run `motive run` to read the queries again."
+        )
 
 
 def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
         Locked: another process exports to the same folder.
     """
     folder = folder.resolve()
-    _require_apart(ws, folder)
+    require_apart(ws, folder)
     if arm == "base":
         raise MotiveError("the arm base is the untrained model and has no clips to export. Name another arm with --arm.")
     kind = TRAINERS[trainer]
@@ -188,7 +188,7 @@ def _finished_manifest(folder: Path) -> dict | None:
     return manifest if isinstance(manifest, dict) and "key" in manifest else None
 
 
-def _require_apart(ws: Workspace, folder: Path) -> None:
+def require_apart(ws: Workspace, folder: Path) -> None:
     """The folder is neither one that clips are read from nor one that the pipeline writes.
 
     Raises:
@@ -197,7 +197,7 @@ def _require_apart(ws: Workspace, folder: Path) -> None:
     for key, source in source_folders(ws.config):
         if folder.is_relative_to(source):
             raise MotiveError(
-                f"--to {folder}: it lies inside {key} = {source}, so the exported videos would be taken for clips. Name a folder outside of it."
+                f"--to {folder}: it lies inside {key} = {source}, so what is exported would be taken for clips and captions. Name a folder outside of it."
             )
     root = ws.root.resolve()
     inside = folder.relative_to(root).parts if folder.is_relative_to(root) else ("elsewhere",)

@@ -1,7 +1,7 @@
 """The arms: ways to choose the clips to train on. To add one, write its entry here and the function that chooses.
 
 A choosing function takes ``(workspace, arm, pool)`` and gives the clips in the order in which the arm prefers them; the stage
-``curated_subset`` takes the first K of them, or all for an arm that ``takes_all``.
+``curated_subset`` takes the first K of them, or all of them for an arm that ``takes_all``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ class Arm:
 
     ``label`` is its name in the report, ``description`` its rule in a sentence. ``choose`` is the dotted name of the choosing function; an
     arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from, ``rule``
-    the order in which it takes the clips (``vote`` or ``mean_influence``; None: that of the ranking); ``reads`` are the other assets it chooses by, besides the eligible pool. ``takes_all`` takes every clip, whatever ``subset.share`` says. ``is_rival``: the
+    the order in which it takes the clips (``vote`` or ``mean_influence``; None: that of the ranking); ``reads`` are the other assets it chooses
+    by, besides the eligible pool. ``takes_all`` takes every clip that its function gives, not only K. ``is_rival``: the
     report's verdict says whether MOTIVE beats it.
     """
 
@@ -60,6 +61,14 @@ ARMS: dict[str, Arm] = _listed(
         choose="motive_pipeline.curation.arms:whole_pool",
         takes_all=True,
         is_rival=True,
+    ),
+    Arm(
+        name="without_harmful",
+        label="pool without its worst",
+        description="The eligible pool without the clips whose mean influence is lowest: it leaves out as many as the other arms choose.",
+        choose="motive_pipeline.curation.arms:all_but_the_worst",
+        variant=MAIN_VARIANT,
+        takes_all=True,
     ),
     Arm(
         name="random",

@@ -78,6 +78,12 @@ def _second_moments_reads(project: Project, _: str) -> Iterable[str]:
         yield "latents"
 
 
+def _checkpoint_reads(project: Project, arm: str) -> Iterable[str]:
+    yield from (f"curated_subset/{arm}", "latents", "base_model")
+    if project.setting("finetune.eval_every") is not None:  # a training is watched on the queries, which does not change it
+        yield from ("query_catalog", "query_latents", "query_masks")
+
+
 def _videos_reads(project: Project, arm: str) -> Iterable[str]:
     yield "base_model" if arm == BASE else f"finetuned_checkpoint/{arm}"
     if project.setting("generate.prompts") is None:
@@ -482,7 +488,8 @@ STAGES: dict[str, Stage] = {
                 Output(
                     name="finetuned_checkpoint",
                     description="The base model after the same number of AdamW steps as every other arm, on this arm's subset.",
-                    reads=lambda _, arm: (f"curated_subset/{arm}", "latents", "base_model"),
+                    reads=_checkpoint_reads,
+                    reports=True,
                 ),
             ),
         ),
@@ -586,7 +593,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_report",
             settings=("evaluate.bootstrap_samples", "arms"),
-            version=3,
+            version=4,
             publish="motive_pipeline.report.stage:publish_report",
             group="evaluation",
             kinds=frozenset({"html", "markdown"}),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.catalog.reject_gate import lost_queries
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.bootstrap import Estimate
@@ -15,8 +16,8 @@ from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
 from motive_pipeline.evaluation.values import difference, difference_matrix, estimate, metrics_of, num_trainings, unit_values, value_matrix
 from motive_pipeline.graph.metrics import DYNAMIC, FRECHET, HELD_OUT_DROP, HISTOGRAM, IN_SAMPLE_DROP, QUERY_MOTION, Metric
-from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, precision_table
+from motive_pipeline.report.participants import Participants, clip_participants, query_participants
 from motive_pipeline.report.plots import Dots
 from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section
 from motive_pipeline.report.prompt_by_prompt import by_unit_table, counts, missing_videos, unit_texts
@@ -28,6 +29,7 @@ from motive_pipeline.report.tables import (
     arm_name,
     with_origin,
 )
+from motive_pipeline.report.training_curves import TrainingCurves, curve_table, load_curves
 from motive_pipeline.report.verdict import Verdict, verdict
 from motive_pipeline.storage.workspace import Workspace
 
@@ -56,6 +58,9 @@ class Findings:
     overlap: Sequence[str]
     """Ids of queries whose clips are also in the pool."""
     facts: dict[str, int | float | str]
+    took_part: dict[str, Participants]
+    """The ``clips``, ``queries`` and ``held_out`` queries behind the numbers."""
+    curves: TrainingCurves
 
     @property
     def drop_metric(self) -> Metric:
@@ -119,6 +124,7 @@ def load_findings(ws: Workspace) -> Findings:
     texts = unit_texts(ws)
     truth = load_truth(ws)
     precision = precision_rows(ws, truth) if truth is not None else []
+    curves = load_curves(ws)
     tables: dict[str, Table] = {}
     numbers: list[Number] = []
     parts = [
@@ -127,6 +133,8 @@ def load_findings(ws: Workspace) -> Findings:
         *(by_unit_table(units, metric, others, texts, key=key) for metric, key in zip(main_metrics, BY_UNIT, strict=True)),
         lengths_table(ws),
         *([precision_table(precision, truth)] if truth is not None else []),
+        *_without_harmful(units, metrics, distances, num_samples=num_samples),
+        *([curve_table(curves)] if curves.steps else []),
         *(by_backend("trainings", metrics, lambda chosen: trainings_table(arms, chosen, units)) if num_trainings(units, arms) > 1 else []),
     ]
     for table, its_numbers in parts:
@@ -154,7 +162,21 @@ def load_findings(ws: Workspace) -> Findings:
         numbers=numbers,
         overlap=overlap,
         facts=_facts(ws, units),
+        took_part=_took_part(ws, units),
+        curves=curves,
     )
+
+
+def _without_harmful(
+    units: pd.DataFrame, metrics: Sequence[Metric], distances: FlowDistances, *, num_samples: int
+) -> list[tuple[Table, list[Number]]]:
+    """The tables of what leaving out the worst clips does, where both arms are there to be compared."""
+    arm, other = "without_harmful", "full"
+    if not {arm, other} <= set(units["arm"]):
+        return []
+    found = {(metric, other): difference(units, metric, arm, other, num_samples=num_samples) for metric in metrics}
+    found[FRECHET, other] = distances.difference(arm, other)
+    return list(by_backend(arm, metrics, lambda chosen: differences_table([other], chosen, found, arm=arm, key=arm)))
 
 
 def _distances(ws: Workspace) -> FlowDistances:
@@ -180,16 +202,22 @@ def _overlap(ws: Workspace) -> list[str]:
 
 
 def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
-    queries = ws.published("query_catalog").table("queries")
     prompts = set(units.loc[(units["metric"] == DYNAMIC.name) & (units["arm"] == "motive"), "unit"])
-    roles = queries.loc[queries["query_id"].isin(MaskSet(ws, "query").clip_ids), "role"].tolist()
     return {
         "clips": len(load_pool(ws)),
         "chosen": len(chosen_clips(ws, "motive")),
-        "queries": roles.count("query"),
-        "held_out": roles.count("held_out"),
+        "without_harmful": len(chosen_clips(ws, "without_harmful")) if "without_harmful" in ws.config.arms else 0,
         "prompts": len(prompts),
         "draws": ws.config.evaluate.held_out_draws,
         "lost_queries": lost_queries(ws) or "",
         "accounting": accounting(ws),
+    }
+
+
+def _took_part(ws: Workspace, units: pd.DataFrame) -> dict[str, Participants]:
+    measured = units.loc[units["metric"].isin([HELD_OUT_DROP.name, IN_SAMPLE_DROP.name]), "unit"]
+    return {
+        "clips": clip_participants(ws, len(ws.published("voted_ranking/motive").table("ranking"))),
+        "queries": query_participants(ws, "query", set(load_influence(ws, "motive").query_ids)),
+        "held_out": query_participants(ws, "held_out", set(measured)),
     }

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from motive_pipeline.attribution.influence_set import InfluenceSet
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.ground_truth import GroundTruth
+from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.report.pictures import Animation, animation
@@ -28,11 +29,13 @@ MAX_PROMPTS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One looping picture with its caption (untrusted text) and the lines below it. ``is_chosen``: the method chose this clip."""
+    """One looping picture with its caption and, for a clip, its file's name (both untrusted text), and the lines below it. ``is_chosen``: the method
+    chose this clip."""
 
     animation: Animation
     caption: str
     lines: Sequence[str]
+    name: str = ""
     is_chosen: bool = False
 
 
@@ -122,14 +125,22 @@ class Gallery:
         mask_FHW = self._query_masks.get(query_id).numpy() if query_id in self._query_masks else None
         category = str(row["category"])
         return Card(
-            animation=self._animated(Path(str(row["path"])), mask_FHW), caption=str(row["caption"]), lines=[category] if category else []
+            animation=self._animated(Path(str(row["path"])), mask_FHW),
+            caption=str(row["caption"]),
+            lines=[category] if category else [],
+            name=MediaFile.parse(str(row["path"])).name,
         )
 
     def _clip(self, clip_id: str, influence: float, place: int) -> Card:
-        lines = [f"no. {place} · {format_number(influence, 3, signed=True)}", self.standing(clip_id)]
-        if self._truth is not None and clip_id in self._truth.motion.index:
-            lines.append(f"truth: {self._truth.motion.loc[clip_id]}")
-        return self.clip(clip_id, lines)
+        return self.clip(
+            clip_id, [f"no. {place} · {format_number(influence, 3, signed=True)}", self.standing(clip_id), *self.truth(clip_id)]
+        )
+
+    def truth(self, clip_id: str) -> list[str]:
+        """The true motion of a clip as a line, where it is known."""
+        if self._truth is None or clip_id not in self._truth.motion.index:
+            return []
+        return [f"truth: {self._truth.motion.loc[clip_id]}"]
 
     def clip(self, clip_id: str, lines: Sequence[str]) -> Card:
         """A card of a clip of the pool with its mask and ``lines`` below it."""
@@ -137,7 +148,8 @@ class Gallery:
         if clip_id not in self._animations:
             self._animations[clip_id] = self._animated(Path(str(row["path"])), self._clip_masks.get(clip_id).numpy())
         is_chosen = bool(self._ranking.at[clip_id, "selected"])
-        return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, is_chosen=is_chosen)
+        name = MediaFile.parse(str(row["path"])).name
+        return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, name=name, is_chosen=is_chosen)
 
     def standing(self, clip_id: str) -> str:
         """Votes and rank of a clip of the pool, as text."""
@@ -159,9 +171,10 @@ def _votes(number: int) -> str:
 
 
 def best_clips(ws: Workspace, count: int) -> list[Mapping[str, object]]:
-    """The first clips of the ranking: rank, votes, mean influence, caption, file."""
+    """The first clips of the ranking that have a vote: rank, votes, mean influence, caption, file. What no query voted for is not among the best,
+    however few there are."""
     catalog = ws.published("clip_catalog").table("catalog").set_index("clip_id")
-    ranking = ws.published("voted_ranking/motive").table("ranking").sort_values("rank").head(count)
+    ranking = ws.published("voted_ranking/motive").table("ranking").query("votes > 0").sort_values("rank").head(count)
     return [
         {
             "rank": int(row["rank"]),

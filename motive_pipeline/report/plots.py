@@ -90,7 +90,7 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
     """One panel for each metric, one row for each arm: the mean (dot), its interval (bar), each training (small dots)."""
     lines = -(-len(panels) // PANELS_A_LINE)
     columns = -(-len(panels) // lines)
-    figure = _figure(WIDTH_IN, lines * (0.34 * len(next(iter(panels.values()))) + 0.95))
+    figure = new_figure(WIDTH_IN, lines * (0.34 * len(next(iter(panels.values()))) + 0.95))
     axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for empty in axes[len(panels) :]:
         empty.set_axis_off()
@@ -107,7 +107,7 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
 
 def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figure:
     """The causal check: each query as a small dot, the mean and its interval, and a line at zero (the base model) if zero is in the range."""
-    figure = _figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
+    figure = new_figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
     axes = figure.subplots()
     _dots(axes, palette, rows, factor=metric.style.factor)
     left, right = axes.get_xlim()
@@ -119,7 +119,7 @@ def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figur
 
 def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Figure:
     """One panel for each metric, one row for each arm: the difference of each unit as a small dot, the mean and its interval, a line at 0."""
-    figure = _figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
+    figure = new_figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, (metric, rows) in zip(axes, panels.items(), strict=True):
         style = metric.style
@@ -141,7 +141,7 @@ def precision_figure(
     palette: Palette, names: Sequence[str], precision: Sequence[float], lure: Sequence[float], kinds: Sequence[str], chance: float
 ) -> Figure:
     """Precision (full dot) and lure (hollow diamond) of each choice; the dashed line is chance."""
-    figure = _figure(WIDTH_IN, 0.32 * len(names) + 0.85)
+    figure = new_figure(WIDTH_IN, 0.32 * len(names) + 0.85)
     axes = figure.subplots()
     height = np.arange(len(names))[::-1]
     colours = [palette.accent if name == "motive" else palette.other for name in names]
@@ -160,7 +160,8 @@ def precision_figure(
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, with the margins of all plots of the page."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.0, hspace=0.06))
 
 

@@ -55,20 +55,26 @@ def arms_table(arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[t
 
 
 def differences_table(
-    others: Sequence[str], metrics: Sequence[Metric], differences: dict[tuple[Metric, str], Estimate]
+    others: Sequence[str],
+    metrics: Sequence[Metric],
+    differences: dict[tuple[Metric, str], Estimate],
+    *,
+    arm: str = "motive",
+    key: str = "differences",
 ) -> tuple[Table, list[Number]]:
-    """The table of the paired differences MOTIVE - other arm, and its numbers."""
+    """The table of the paired differences ``arm`` - other arm, and its numbers."""
+    name = arm_name(arm)
     numbers = {
         (other, metric): estimate_number(
-            "differences", other, metric, differences[metric, other], source=f"eval_scores/motive, eval_scores/{other}", signed=True
+            key, other, metric, differences[metric, other], source=f"eval_scores/{arm}, eval_scores/{other}", signed=True
         )
         for other in others
         for metric in metrics
     }
     table = Table(
-        key="differences",
-        title="MOTIVE minus each other arm",
-        columns=["MOTIVE minus …", *(column_heading(metric) for metric in metrics)],
+        key=key,
+        title=f"{name} minus each other arm" if len(others) > 1 else f"{name[0].upper()}{name[1:]}, minus {arm_name(others[0])}",
+        columns=[f"{name} minus …", *(column_heading(metric) for metric in metrics)],
         rows=[[arm_name(other), *(numbers[other, metric].shown for metric in metrics)] for other in others],
         caption="Paired differences with 95 % intervals: same prompt, same sampling seed, same training number. An interval that contains 0 "
         "does not show which arm is better.",

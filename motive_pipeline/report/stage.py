@@ -12,8 +12,10 @@ from markupsafe import Markup
 
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
+from motive_pipeline.report.curve_plot import curves_figure
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
+from motive_pipeline.report.harmful_section import load_harmful_section
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
 from motive_pipeline.report.tables import Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
@@ -35,7 +37,11 @@ def publish_report(ws: Workspace) -> Publication:
     started = time.time()
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
-    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws, "motive")), "prompts": gallery.prompts(findings.arms)}
+    context = _context(ws, findings) | {
+        "queries": gallery.queries(load_influence(ws, "motive")),
+        "prompts": gallery.prompts(findings.arms),
+        "harmful": load_harmful_section(ws, gallery),
+    }
     page = render_template("report.html.j2", context | _figures(findings))
     text = render_template("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
@@ -69,12 +75,13 @@ def summary(ws: Workspace) -> str:
         NotPublished: there is no report yet.
     """
     report = ws.published("eval_report")
+    best = _best_table(ws)
     return "\n".join(
         [
             f"Report: {report.path / 'report.html'}",
             "",
-            "The ten clips that teach the motion best",
-            plain_text(_best_table(ws)),
+            f"{best.title} by MOTIVE's vote" if best.rows else best.title,
+            *([plain_text(best)] if best.rows else []),
             "",
             f"The arms side by side (95 % intervals): {report.facts['verdict']}",
             plain_text(_published_arms_table(report)),
@@ -119,6 +126,7 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
     return {
         "findings": findings,
         "tables": findings.tables,
+        "took_part": findings.took_part,
         "facts": findings.facts,
         "motion": " · ".join(categories),
         "metrics": [(metric, metric.style) for metric in findings.metrics],
@@ -142,7 +150,10 @@ def _figures(findings: Findings) -> dict[str, Markup]:
             name="differences",
         ),
         "precision_plot": "",
+        "curve_plot": "",
     }
+    if findings.curves.steps:
+        figures["curve_plot"] = plots.svg(functools.partial(curves_figure, curves=findings.curves), name="curve")
     if findings.precision:
         *rows, chance = findings.precision
         drawing = functools.partial(
@@ -173,12 +184,14 @@ def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Tab
         ]
         for clip in best_clips(ws, SUMMARY_CLIPS)
     ]
+    # what no query voted for is not shown, however few clips are left
+    title = f"The {'ten' if len(rows) == SUMMARY_CLIPS else len(rows)} best clips" if rows else "No clip stands out: none has a vote"
     return Table(
         key="best",
-        title="The ten best clips",
+        title="The best clip" if len(rows) == 1 else title,
         columns=["rank", "votes", "mean influence", "caption", "file"],
         rows=rows,
-        caption="By votes, then by mean influence over the queries.",
+        caption="By votes, then by mean influence over the queries. Clips without a vote are not listed.",
         words=frozenset({3, 4}),
     )
 

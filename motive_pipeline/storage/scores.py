@@ -105,13 +105,17 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
 }
-"""Tables on disk. The views have the same names; the view ``clips`` is ``catalog`` joined with ``clip_flags`` and ``motion``.
+"""Tables on disk. The views have the same names; the view ``clips`` is ``catalog`` joined with ``clip_flags`` and ``motion``, and ``harmful`` is chosen from ``ranking``.
 
 The catalog has the flags of the first frame, ``clip_flags`` those of the frames that are used."""
 
 # '' is not JSON, so published->>'x' would fail on it
 _CLIPS_VIEW = """SELECT c.* EXCLUDE (source) REPLACE (nullif(c.published, '') AS published, coalesce(f.flags, c.flags) AS flags), m.motion_magnitude_px,
 c.source FROM catalog c LEFT JOIN motion m USING (clip_id) LEFT JOIN clip_flags f USING (clip_id)"""
+
+_HARMFUL_VIEW = """SELECT variant, clip_id, mean_influence, place AS rank FROM (SELECT *, count(*) FILTER (selected) OVER (PARTITION BY variant) AS num,
+row_number() OVER (PARTITION BY variant ORDER BY mean_influence, clip_id) AS place FROM ranking) WHERE place <= num AND mean_influence < 0"""
+"""The clips of ``curation/harmful.py``, for every variant."""
 
 _NO_FLAGS = "SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS flags WHERE false"
 """Stands for ``clip_flags`` in a version that an older version of the software wrote."""
@@ -288,7 +292,7 @@ def _views(version: Path, where: str = "") -> dict[str, str]:
         for table in TABLES
         if (version / table).is_dir()
     }
-    return {"clip_flags": _NO_FLAGS} | views | {"clips": _CLIPS_VIEW}
+    return {"clip_flags": _NO_FLAGS} | views | {"clips": _CLIPS_VIEW, "harmful": _HARMFUL_VIEW}
 
 
 def _is_read(version: Path) -> bool:

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import STAGES
@@ -24,6 +25,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
+from motive_pipeline.training.curve import HeldOutCurve
 from motive_pipeline.training.loop import Shape, finetune
 
 log = logging.getLogger(__name__)
@@ -47,16 +49,18 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     """Publish ``finetuned_checkpoint/<arm>``: the folder is the diffusers pipeline of training 0; ``seed-1``, ... hold the others.
 
     Each finished training is kept below ``work/finetune`` under a key of its inputs (clips by content, base model, settings, number). So a
-    killed run repeats only the unfinished training, and arms that chose the same clips share their trainings.
+    killed run repeats only the unfinished training, and arms that chose the same clips share their trainings. ``finetune.eval_every`` is no part of the key: a
+    training that is there already is not repeated to be watched.
 
     Raises:
-        GateFailed: a training diverged, or a clip of the subset has no latents.
+        GateFailed: a training diverged, a clip of the subset has no latents, or ``finetune.eval_every`` is set and no query can be measured.
     """
     started = time.time()
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
     clips = _by_shape(arm, clip_ids, latents)
-    trainings = [_train_or_reuse(ws, arm, clips, latents, number) for number in range(ws.config.finetune.seeds)]
+    curve_of = None if ws.config.finetune.eval_every is None else functools.partial(HeldOutCurve, held_out=HeldOutLoss(ws), base=[])
+    trainings = [_train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
 
     def write(folder: Path) -> None:
@@ -82,7 +86,7 @@ def checkpoint_folder(published: Path, training: int) -> Path:
 
 
 def load_records(published: Path) -> list[dict[str, Any]]:
-    """The record of each training: number, content, losses, settings, seconds."""
+    """The record of each training: number, content, losses, settings, seconds, and the held-out loss by step where the training was watched."""
     return json.loads((published / RECORD).read_text(encoding="utf-8"))["trainings"]
 
 
@@ -101,8 +105,15 @@ def _by_shape(arm: ArmName, clip_ids: Sequence[str], latents: LatentSet) -> dict
     return clips
 
 
-def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[str]], latents: LatentSet, number: int) -> Training:
-    """Training ``number`` of the arm: a finished one if there is one, else trained now."""
+def _train_or_reuse(
+    ws: Workspace,
+    arm: ArmName,
+    clips: Mapping[Shape, Sequence[str]],
+    latents: LatentSet,
+    number: int,
+    curve_of: Callable[..., HeldOutCurve] | None,
+) -> Training:
+    """Training ``number`` of the arm: a finished one if there is one, else trained now, and watched by ``curve_of(model=...)`` if that is given."""
     base = model_hash(ws)
     content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
     settings = _settings(ws)
@@ -117,10 +128,14 @@ def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[
     model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
     progress = Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps, unit="steps")
 
-    def on_step(_step: int, loss: float) -> None:
-        progress.step(note=f"loss {loss:.4f}")
+    curve = None if curve_of is None else curve_of(model=model)
 
-    losses = finetune(model, clips, latents.get, ws.config.finetune, training=number, on_step=on_step)
+    def on_step(_step: int, loss: float) -> None:
+        progress.step(note=f"loss {loss:.4f}" + ("" if curve is None else f", {curve.note}"))
+
+    losses = finetune(
+        model, clips, latents.get, ws.config.finetune, training=number, on_step=on_step, watch=None if curve is None else curve.watch
+    )
     with atomic.new_folder(folder) as temp:
         model.save(temp / PIPELINE)
         record = {
@@ -130,6 +145,7 @@ def _train_or_reuse(ws: Workspace, arm: ArmName, clips: Mapping[Shape, Sequence[
             "settings": settings,
             "clips": len(content),
             "losses": losses,
+            **({} if curve is None else {"held_out": curve.record()}),
             "seconds": round(time.time() - started, 1),
         }
         save_work(temp, RECORD, record)
@@ -154,6 +170,15 @@ def _weights_digest(folder: Path) -> str:
     return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])
 
 
+def _held_out_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The held-out loss at the start and at the end, averaged over the trainings; nothing unless all were watched on the same queries and draws."""
+    curves = [record["held_out"] for record in records if "held_out" in record]
+    if len(curves) < len(records) or len({curve["key"] for curve in curves}) > 1:
+        return {}
+    ends = [(curve["mean_weights_loss"] or curve["loss"])[-1] for curve in curves]
+    return {"held_out_loss_of_base": curves[0]["loss"][0], "held_out_loss_at_end": float(np.mean(ends))}
+
+
 def _facts(records: Sequence[Mapping[str, Any]], num_clips: int, batch_size: int) -> dict[str, Any]:
     first, last = [
         np.mean([_mean_of_end(record["losses"], side) for record in records])
@@ -167,7 +192,7 @@ def _facts(records: Sequence[Mapping[str, Any]], num_clips: int, batch_size: int
         "first_loss": float(first),
         "last_loss": float(last),
         "seconds": float(sum(record["seconds"] for record in records)),
-    }
+    } | _held_out_facts(records)
 
 
 def _mean_of_end(losses: Sequence[float], side: slice) -> float:

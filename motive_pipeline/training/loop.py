@@ -19,10 +19,14 @@ from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.training.weights import MasterWeights, RunningMean
 
 CACHE_BYTES = 2**31
 
 Shape = tuple[int, ...]
+Watch = Callable[[int, bool], None]
+"""(steps done, whether the model has the running mean of its weights now) -> None"""
+
 ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
 """clip id -> (latents_CFHW, prompt_LE)"""
 
@@ -86,56 +90,6 @@ class Batches:
         return [next(stream) for _ in range(batch_size)]
 
 
-class MasterWeights:
-    """The trainable parameters in float32 for the optimizer. A float32 parameter is its own master."""
-
-    def __init__(self, transformer: torch.nn.Module) -> None:
-        self._parameters = [parameter.requires_grad_(True) for parameter in transformer.parameters()]
-        self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self._parameters]
-
-    def take_gradients(self) -> None:
-        """Add the parameters' gradients to those of their masters, in float32."""
-        for parameter, master in zip(self._parameters, self.masters, strict=True):
-            if master is not parameter and parameter.grad is not None:
-                gradient = parameter.grad.float()
-                master.grad = gradient if master.grad is None else master.grad + gradient
-                parameter.grad = None
-
-    @torch.no_grad()
-    def write_back(self) -> None:
-        """Write the masters back to the parameters, rounded to their type."""
-        for parameter, master in zip(self._parameters, self.masters, strict=True):
-            if master is not parameter:
-                parameter.copy_(master)
-
-
-class RunningMean:
-    """The mean of the weights after each step, in which a step counts ``decay`` times as much as the next one (exponential moving average).
-
-    The weights before the first step do not count: after step t it is sum_i decay^(t - i) w_i / sum_i decay^(t - i).
-    """
-
-    def __init__(self, masters: Sequence[torch.Tensor], decay: float) -> None:
-        self._masters = masters
-        self._means = [torch.empty_like(master, requires_grad=False) for master in masters]
-        self._decay = decay
-        self._num_steps = 0
-
-    @torch.no_grad()
-    def add(self) -> None:
-        """Take in the weights as they are now."""
-        self._num_steps += 1
-        share = (1 - self._decay) / (1 - self._decay**self._num_steps)
-        for mean, master in zip(self._means, self._masters, strict=True):
-            mean.copy_(master) if self._num_steps == 1 else mean.lerp_(master, share)
-
-    @torch.no_grad()
-    def write_back(self) -> None:
-        """Replace the weights by their mean."""
-        for mean, master in zip(self._means, self._masters, strict=True):
-            master.copy_(mean)
-
-
 def finetune(
     model: VideoModel,
     clips: Mapping[Shape, Sequence[str]],
@@ -144,12 +98,16 @@ def finetune(
     *,
     training: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    watch: Watch | None = None,
 ) -> list[float]:
     """Train ``model.transformer`` in place for ``settings.steps`` steps; returns the loss of each step. With ``settings.ema`` it ends with the running
     mean of its weights.
 
     ``clips`` lists the clip ids by latent shape; ``training`` is the number of the training within the arm. The same arguments give the same
     bits. Another ``micro_batch_size`` gives the same numbers up to rounding.
+
+    ``watch`` is called before the first step, after every ``eval_every`` steps and after the last one, with the model as it is then; with ``ema`` once more
+    with the mean of its weights. It may use the model, and changes no bit of the training as long as it draws no random numbers from torch.
 
     Raises:
         GateFailed: a loss or a gradient is not finite; the message names the step, counted from 1.
@@ -163,6 +121,8 @@ def finetune(
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
     losses: list[float] = []
+    if watch is not None:
+        watch(0, False)
     for step in range(settings.steps):
         draw = step_draw(training, step, settings)
         batch = [read(clip_id) for clip_id in batches.take(draw.group, settings.batch_size)]
@@ -181,11 +141,21 @@ def finetune(
         weights.write_back()
         if average is not None:
             average.add()
+        if watch is not None and is_watched(step + 1, settings):
+            watch(step + 1, False)
+            if average is not None:
+                with average.in_place(weights):
+                    watch(step + 1, True)
         on_step(step, losses[-1])
     if average is not None:
         average.write_back()
         weights.write_back()
     return losses
+
+
+def is_watched(num_steps: int, settings: Finetune) -> bool:
+    """Whether ``watch`` is called after ``num_steps`` steps."""
+    return num_steps == settings.steps or (settings.eval_every is not None and num_steps % settings.eval_every == 0)
 
 
 def _losses(

@@ -96,6 +96,7 @@ def test_the_tables_of_the_contract_are_filled(project):
         "queries": "query_id, path, caption, category",
         "influence": "variant, query_id, clip_id, influence, rank",
         "ranking": "variant, clip_id, votes, mean_influence, rank, selected",
+        "harmful": "variant, clip_id, mean_influence, rank",
         "subsets": "arm, clip_id, rank",
         "eval_scores": "arm, seed, metric, backend, value, ci_low, ci_high, num_videos",
         "preference": "arm_a, arm_b, wins, ties, losses, win_rate, ci_low, ci_high",
@@ -106,6 +107,7 @@ def test_the_tables_of_the_contract_are_filled(project):
     assert counts["clips"] == 18
     assert counts["influence"] == 2 * 2 * 18
     assert counts["ranking"] == 2 * 18
+    assert 1 <= counts["harmful"] <= 2 * 4
     assert counts["subsets"] == 18 + 4 * 4
     assert counts["runs"] >= 39
     assert counts["preference"] == counts["audit"] == 0

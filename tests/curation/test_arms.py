@@ -45,6 +45,7 @@ def test_every_arm_chooses_by_its_own_rule(ws: Workspace) -> None:
     by_motion = sorted(range(40), key=lambda n: -MAGNITUDE_PX[n])[:4]
     expected = {
         "full": NAMES,
+        "without_harmful": [NAMES[n] for n in sorted(range(40), key=lambda n: (MEAN_INFLUENCE[n], n))[4:][::-1]],
         "random": random_choice(POOL, 4, 7).astype(str).tolist(),
         "motion_magnitude": [NAMES[n] for n in by_motion],
         "bottom": [NAMES[n] for n in sorted(range(40), key=lambda n: (MEAN_INFLUENCE[n], n))[:4]],
@@ -70,6 +71,7 @@ def test_every_arm_chooses_by_its_own_rule(ws: Workspace) -> None:
         "motive": 4,
         "no_mask": 4,
         "random": 4,
+        "without_harmful": 36,
     }
 
 

@@ -12,7 +12,7 @@ from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
 EVERY_ARM = """
-arms: [base, full, random, motion_magnitude, embedding, bottom, no_mask, motive, {name: own, variant: quick, rule: mean_influence}]
+arms: [base, full, without_harmful, random, motion_magnitude, embedding, bottom, no_mask, motive, {name: own, variant: quick, rule: mean_influence}]
 variants: {quick: {draws: 2, mask: query, preconditioner: [adam, trak], combine: mean_cosine, percentile: 80}}
 influence: {proj_dim: 256, preconditioner: adam, adam_clips: 2}
 preference: {comparisons: [[motive, base]]}
@@ -20,9 +20,10 @@ preference: {comparisons: [[motive, base]]}
 
 HOW_AND_WHERE = (
     "storage", "schedule", "engine", "model.device", "model.path", "model.revision", "gradient.checkpointing", "gradient.deterministic",
-    "finetune.checkpointing", "variants_",
+    "finetune.checkpointing", "finetune.eval_every", "variants_",
 )  # fmt: skip
-"""Where things lie, how the work is done, and which variants there are: each has assets of its own. A model's weights count by content."""
+"""Where things lie, how the work is done, whether a training is watched, and which variants there are: each has assets of its own. A model's weights
+count by content."""
 
 BY_CONTENT = {
     "second_moments": {"preference.comparisons"},  # the tests' type checks look at every property of a project

@@ -5,25 +5,32 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.bootstrap import Estimate
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.evaluation.stage import publish_eval_scores
 from motive_pipeline.evaluation.vbench.dimensions import VBENCH_METRICS
+from motive_pipeline.graph import ARMS as ARM_NAMES
 from motive_pipeline.graph.metrics import DYNAMIC, FLICKERING, HELD_OUT_DROP, HISTOGRAM, METRICS
 from motive_pipeline.report.gallery import Gallery
+from motive_pipeline.report.participants import clip_participants, query_participants
 from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
 from motive_pipeline.report.stage import publish_report, summary
 from motive_pipeline.report.tables import format_estimate, format_number, plain_text
+from motive_pipeline.report.training_curves import load_curves
 from motive_pipeline.report.verdict import verdict
+from motive_pipeline.storage.workspace import Reject
+from motive_pipeline.training.finetune import load_records
 from tests.browser import low_contrast
-from tests.eval_fixtures import copied, republish, several_trainings, with_settings
+from tests.eval_fixtures import copied, republish, several_trainings, with_harmful_clips, with_settings
 from tests.preference_fixtures import drop, edit_publication, result_of
 
 LONG = "a" * 300
@@ -379,13 +386,45 @@ def test_a_query_that_is_not_used_is_not_counted_and_is_named(evaluated, tmp_pat
         ws.graph.asset(key).publish(ws)
     report = ws.published("eval_report")
     text = Page((report.path / "report.html").read_text(encoding="utf-8")).text
-    roles = ws.published("query_catalog").table("queries").set_index("query_id")["role"]
-    left = roles.drop(slowest["clip_id"]).value_counts()
-    assert f"with {left['query']} queries" in text
-    assert f"of {left['held_out']} held-out queries" in text
+    queries = ws.published("query_catalog").table("queries").set_index("query_id")
+    lost = queries.loc[slowest["clip_id"]]
+    told = {role: {"query": "2 queries", "held_out": "2 held-out queries"}[role] for role in ("query", "held_out")}
+    told[lost["role"]] = f"1 of {told[lost['role']]}"
+    assert f"with {told['query']} and chose" in text
+    assert f"measured on {told['held_out']}, which" in text
     for shown in (text, (report.path / "report.md").read_text(encoding="utf-8").replace("\\", "")):
         assert "1 query is not used, and the ranking and the scores rest on the others" in shown
-        assert "no_motion" in shown
+        assert f"{told[lost['role']]}: {Path(lost['path']).name} rejected, no_motion" in shown
+
+
+def test_a_file_that_is_no_video_and_a_clip_without_a_gradient_are_counted_but_did_not_take_part(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    ranking = ws.published("voted_ranking/motive").table("ranking")
+    republish(ws, "voted_ranking/motive", ranking=ranking.iloc[:-1])
+    assert clip_participants(ws, len(ranking) - 1).told == "8 of 9 training clips"
+    used = load_influence(ws, "motive").query_ids
+    assert query_participants(ws, "query", used).told == "2 queries"
+    assert query_participants(ws, "held_out", []).told.startswith("0 of 2 held-out queries: ")
+    catalog = ws.published("query_catalog").table("queries").set_index("query_id")
+    still = Reject(path=catalog.at[used[0], "path"], clip_id=used[0], stage="query_masks", reason="no_motion", detail="")
+    masks = ws.published("query_masks").table("index")
+    left = masks[masks["clip_id"] != used[0]]
+    ws.publish("query_masks", content="x", write=lambda to: left.to_parquet(to / "index.parquet"), started=0.0, rejects=[still])
+    assert query_participants(ws, "query", used[1:]).told == f"1 of 2 queries: {Path(still.path).name} rejected, no_motion"
+    old, broken = ws.published("query_catalog"), ws.config.queries.held_out_path or tmp_path
+    unread = [
+        Reject(path=str(broken / f"{name}.mp4"), clip_id="", stage="query_catalog", reason="unreadable", detail="") for name in "abcd"
+    ]
+    ws.publish(
+        "query_catalog",
+        content="other",
+        write=lambda folder: shutil.copytree(old.path, folder, dirs_exist_ok=True) and None,
+        started=0.0,
+        facts=old.facts,
+        rejects=unread,
+    )
+    expected = "a.mp4 rejected, unreadable; b.mp4 rejected, unreadable; c.mp4 rejected, unreadable; and 1 more"
+    assert query_participants(ws, "query", load_influence(ws, "motive").query_ids).told == f"2 of 6 queries: {expected}"
 
 
 def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):
@@ -409,9 +448,130 @@ def test_the_same_inputs_give_the_same_report(evaluated, report):
 def test_the_summary_has_the_report_the_best_clips_and_the_arms(evaluated, report):
     text = summary(evaluated)
     assert str(report[0].path / "report.html") in text
-    assert sum(".mp4" in line for line in text.splitlines()) == 9
+    ranking = evaluated.published("voted_ranking/motive").table("ranking")
+    num_voted = (ranking["votes"] > 0).sum()
+    assert 0 < num_voted < len(ranking)
+    assert sum(".mp4" in line for line in text.splitlines()) == num_voted
     for number in report[0].table("numbers").query("table == 'arms'")["shown"]:
         assert number in text
+
+
+def test_a_clip_without_a_vote_is_not_among_the_best(evaluated, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    ranking = ws.published("voted_ranking/motive").table("ranking")
+    republish(ws, "voted_ranking/motive", ranking=ranking.assign(votes=[1] + [0] * 8))
+    publication = publish_report(ws)
+    text = (publication.path / "report.md").read_text(encoding="utf-8")
+    assert "## The best clip" in text
+    assert "The best clip by MOTIVE's vote" in summary(ws)
+    assert sum(".mp4" in line for line in summary(ws).splitlines()) == 1
+    republish(ws, "voted_ranking/motive", ranking=ranking.assign(votes=0))
+    publish_report(ws)
+    assert "No clip stands out: none has a vote" in summary(ws)
+    assert ".mp4" not in summary(ws)
+
+
+class Tiles(HTMLParser):
+    """The pictures of each section: whether they are outlined as chosen, and the file's name below each."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.names, self._section, self._in_name = {}, "", False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self._section = attributes.get("id", "") if tag == "section" else self._section
+        self._in_name = attributes.get("class") == "name"
+        if tag == "figure":
+            self.names.setdefault(self._section, []).append("")
+
+    def handle_data(self, data):
+        if self._in_name:
+            self.names[self._section][-1] += data
+
+
+def test_every_tile_of_a_clip_has_its_files_name(evaluated, report):
+    clips, queries = evaluated.published("clip_catalog").table("catalog"), evaluated.published("query_catalog").table("queries")
+    named = {Path(path).name for path in (*clips["path"], *queries["path"])}
+    found = Tiles(report[1]).names["clips"]
+    assert len(found) == 2 * (1 + 4 + 4)
+    assert set(found) <= named
+
+
+def test_where_no_mean_influence_is_below_zero_the_report_says_so(report):
+    for shown in (Page(report[1]).text, report[2]):
+        assert "none is below zero: no clip is listed as harmful" in shown
+    assert "harmful" not in Tiles(report[1]).names
+
+
+@pytest.fixture(scope="module")
+def watched(evaluated, tmp_path_factory, tiny_model):
+    """A project with two harmful clips and the arm without them, whose trainings (but for one arm's) were watched."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("watched"), tiny_model)
+    with_harmful_clips(ws)
+    finetune = ws.config.finetune.model_copy(update={"steps": 2, "eval_every": 1, "seeds": 2, "ema": 0.5})
+    ws = with_settings(ws, arms=tuple(arm for arm in ARM_NAMES if arm in (*ws.config.arms, "without_harmful")), finetune=finetune)
+    for key, asset in ws.graph.assets.items():
+        if asset.lane == "without_harmful" or (asset.name == "finetuned_checkpoint" and asset.lane != "random"):
+            ws.graph.asset(key).publish(ws)
+    scores = ws.published("eval_scores/without_harmful")
+    tables = {name: scores.table(name) for name in ("per_video", "causal", "flow")}
+    republish(ws, "eval_scores/without_harmful", **{name: table[table["training"] == 0] for name, table in tables.items()})
+    publication = publish_report(ws)
+    return ws, publication, (publication.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_harmful_clips_are_shown_the_worst_first(watched):
+    ws, publication, html = watched
+    worst = ws.published("voted_ranking/motive").table("ranking").sort_values("mean_influence")["clip_id"].head(2)
+    paths = ws.published("clip_catalog").table("catalog").set_index("clip_id").loc[worst, "path"]
+    assert Tiles(html).names["harmful"] == [Path(path).name for path in paths]
+    assert "2 are below zero" in Page(html).text
+    markdown = (publication.path / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert all(f"- {Path(path).name}: mean −" in markdown for path in paths)
+
+
+def test_the_pool_without_its_worst_is_compared_with_the_full_pool(watched):
+    _, publication, html = watched
+    numbers = publication.table("numbers")
+    drop = "held_out_loss_drop"
+    shown = numbers[(numbers["table"] == "without_harmful") & (numbers["column"] == drop)].iloc[0]
+    arms = numbers[(numbers["table"] == "arms") & (numbers["column"] == drop)].set_index("row")["value"]
+    assert shown["row"] == "full"
+    assert shown["value"] == pytest.approx(arms["without_harmful"] - arms["full"])
+    assert shown["shown"] in Page(html).text
+    assert "Pool without its worst, minus full pool" in html
+    assert "“pool without its worst” on 6" in html
+
+
+def test_the_curves_are_those_of_the_records_and_an_arm_without_one_is_named(watched):
+    ws, publication, html = watched
+    text = Page(html).text
+    numbers = publication.table("numbers").query("table == 'training_curve'").set_index(["row", "column"])
+    assert set(numbers.index.get_level_values("row")) == {"0", "1", "2"}
+    for arm in ("full", "without_harmful", "motive"):
+        records = load_records(ws.published(f"finetuned_checkpoint/{arm}").path)
+        mean = np.mean([record["held_out"]["mean_weights_loss"] for record in records], axis=0)
+        assert [numbers.loc[(step, arm), "value"] for step in "012"] == pytest.approx(mean.tolist())
+        assert all(numbers.loc[(step, arm), "shown"] in text for step in "012")
+    assert "No curve of random: trained before finetune.eval_every was set, and not trained again for it." in text
+    assert "Dotted: the weights without their running mean." in text
+
+
+def test_curves_over_other_queries_are_not_drawn(watched):
+    ws, _, _ = watched
+    assert set(load_curves(ws).loss) == {"full", "without_harmful", "motion_magnitude", "no_mask", "motive"}
+    evaluate = ws.config.evaluate.model_copy(update={"held_out_draws": 3})
+    curves = load_curves(with_settings(ws, evaluate=evaluate))
+    assert not curves.loss
+    assert not curves.steps
+    assert any("watched on other queries or draws than those of now" in note for note in curves.notes)
+
+
+def test_without_watched_trainings_there_is_no_curve(report):
+    assert "finetune.eval_every" not in Page(report[1]).text.partition("Provenance")[0]
+    assert "The loss while training" not in report[1]
 
 
 def test_a_verdict_needs_three_trainings_and_a_rival():

@@ -19,7 +19,8 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.load import load_model
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records, publish_checkpoint
-from motive_pipeline.training.loop import Batches, MasterWeights, RunningMean, finetune, learning_rate, shuffled_forever, step_draw
+from motive_pipeline.training.loop import Batches, finetune, learning_rate, shuffled_forever, step_draw
+from motive_pipeline.training.weights import MasterWeights, RunningMean
 from tests.curation_fixtures import clip_names, publish_latents, publish_table
 from tests.tiny_wan import build_model, save_tiny_wan
 
@@ -233,6 +234,62 @@ def test_the_mean_of_bfloat16_weights_is_taken_in_float32() -> None:
     assert weights.masters[0].item() == pytest.approx((0.25 * 1.0 + 0.5 * 1.001 + 1.002) / 1.75, abs=1e-7)
     weights.write_back()
     assert layer.weight.item() == 1.0
+
+
+@pytest.mark.parametrize("ema", [None, 0.7])
+def test_a_watched_training_has_the_same_bits(ema: float | None) -> None:
+    """The watcher runs the model, as it does to measure a loss."""
+    settings = SETTINGS.model_copy(update={"ema": ema})
+    plain, watched = build_model(), build_model()
+    losses = finetune(plain, BY_SHAPE, CLIPS.__getitem__, settings, training=0)
+
+    def watch(_step: int, _has_mean: bool) -> None:
+        latents, prompt = CLIPS["a"]
+        with torch.no_grad():
+            watched.predict(latents[None], torch.tensor([500.0]), prompt[None])
+
+    every_second = settings.model_copy(update={"eval_every": 2})
+    assert finetune(watched, BY_SHAPE, CLIPS.__getitem__, every_second, training=0, watch=watch) == losses
+    assert state(watched) == state(plain)
+
+
+def test_it_is_watched_at_the_start_every_few_steps_and_at_the_end_with_the_mean_of_its_weights_too() -> None:
+    decay = 0.7
+    model = build_model()
+    name, parameter = next(iter(model.transformer.named_parameters()))
+    seen: list[tuple[int, bool]] = []
+    after_step, means = [], {}
+
+    def watch(step: int, has_mean: bool) -> None:
+        seen.append((step, has_mean))
+        if has_mean:
+            means[step] = parameter.detach().double().clone()
+
+    def keep(_step: int, _loss: float) -> None:
+        after_step.append(parameter.detach().double().clone())
+
+    settings = SETTINGS.model_copy(update={"steps": 5, "eval_every": 2, "ema": decay})
+    finetune(model, BY_SHAPE, CLIPS.__getitem__, settings, training=0, on_step=keep, watch=watch)
+    assert seen == [(0, False), (2, False), (2, True), (4, False), (4, True), (5, False), (5, True)]
+    for steps, mean in means.items():
+        weights = [decay ** (steps - 1 - step) for step in range(steps)]
+        expected = sum(weight * each for weight, each in zip(weights, after_step, strict=False)) / sum(weights)
+        torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-7, msg=lambda text: f"{name}: {text}")
+    assert torch.equal(parameter.detach().double(), means[5]), "it ends with that mean"
+
+
+def test_bfloat16_weights_are_the_same_to_the_bit_after_their_mean_was_in_place() -> None:
+    layer = torch.nn.Linear(3, 2).bfloat16()
+    weights = MasterWeights(layer)
+    mean = RunningMean(weights.masters, 0.5)
+    for value in (1.0, 1.001, 3.0):
+        weights.masters[0].data.fill_(value)
+        mean.add()
+    weights.write_back()
+    before = [each.detach().clone() for each in (*layer.parameters(), *weights.masters)]
+    with mean.in_place(weights):
+        assert (layer.weight == torch.tensor((0.25 * 1.0 + 0.5 * 1.001 + 3.0) / 1.75).bfloat16()).all()
+    assert all(torch.equal(*pair) for pair in zip(before, (*layer.parameters(), *weights.masters), strict=True))
 
 
 def test_every_clip_is_seen_equally_often_in_batches_of_one_shape() -> None:
