@@ -27,6 +27,7 @@ TOGETHER = {
             "test_vbench",
             "test_api",
             "test_golden",
+            "test_influence_maps",
         ),
         "evaluated",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from motive_pipeline.graph.arms import ARMS, BASE, reads_masks
+from motive_pipeline.graph.arms import ARMS, BASE, MAIN_VARIANT, reads_masks
 from motive_pipeline.graph.declare import Lanes, Output, Project, Source, Stage, Switch
 from motive_pipeline.graph.trackers import TRACKERS
 
@@ -25,6 +25,7 @@ MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
 PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants)
+MAPPED_VARIANT = Lanes(argument="variant", of=lambda project: (MAIN_VARIANT,))
 PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
 PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in project.arms if arm != BASE])
 
@@ -58,6 +59,15 @@ def _gradient_reads(*inputs: str, masks: str):
             yield "second_moments"
 
     return reads
+
+
+def _maps_reads(project: Project, variant: str) -> Iterable[str]:
+    yield from ("latents", "query_latents")
+    if reads_masks(variant):
+        yield from ("motion_masks", "query_masks")
+    yield from ("base_model", f"projected_gradients/{variant}", f"influence_matrix/{variant}", "eligible_pool")
+    if _uses_adam(project):
+        yield "second_moments"
 
 
 def _second_moments_reads(project: Project, _: str) -> Iterable[str]:
@@ -393,6 +403,36 @@ STAGES: dict[str, Stage] = {
                     name="eligible_pool",
                     description="The clips that every stage before attribution accepted; all arms draw from it.",
                     reads=_pool_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="influence_maps",
+            settings=(
+                "gradient.timestep",
+                "gradient.noise_seed",
+                "gradient.num_noises",
+                "gradient.frame_norm",
+                "gradient.parameters",
+                "influence.similarity",
+                "model.expert",
+                "engine.threads",
+                *MODEL,
+            ),
+            when={("influence.preconditioner", "adam"): ("influence.preconditioner", "influence.adam_eps")},
+            publish="motive_pipeline.evaluation.influence_maps:publish_influence_maps",
+            group="evaluation",
+            kinds=frozenset({"parquet", "torch"}),
+            lanes=MAPPED_VARIANT,
+            by_rows=True,
+            on_device=True,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="influence_maps",
+                    description="Where and when in a clip its influence arises, for the clips at both ends of each query's row.",
+                    reads=_maps_reads,
                     reports=True,
                 ),
             ),

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from motive_pipeline.attribution.influence_set import load_influence
+from motive_pipeline.evaluation.influence_maps import MapSet, caveats
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
@@ -35,7 +35,7 @@ def publish_report(ws: Workspace) -> Publication:
     started = time.time()
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
-    context = _context(ws, findings) | {"queries": gallery.queries(load_influence(ws, "motive")), "prompts": gallery.prompts(findings.arms)}
+    context = _context(ws, findings) | {"queries": gallery.queries(), "prompts": gallery.prompts(findings.arms)}
     page = render_template("report.html.j2", context | _figures(findings))
     text = render_template("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
@@ -125,6 +125,8 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
         "metrics": [(metric, metric.style) for metric in findings.metrics],
         "is_in_sample": findings.drop_metric.name.startswith("in_sample"),
         "best": _best_table(ws, letters=None),
+        "maps_note": MapSet(ws, "motive").note,
+        "maps_caveats": caveats(ws),
     }
 
 

@@ -177,13 +177,13 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     ("change", "stale"),
     [
         ("vote: {percentile: 80}", {"voted_ranking"}),
-        ("gradient: {timestep: [250, 500]}", {"gradient", "eval_scores"}),
+        ("gradient: {timestep: [250, 500]}", {"gradient", "influence_maps", "eval_scores"}),
         ("gradient: {timestep: [500]}", set()),
-        ("gradient: {num_noises: 2}", {"gradient"}),
-        ("gradient: {timestep: 751}", {"gradient", "eval_scores"}),
+        ("gradient: {num_noises: 2}", {"gradient", "influence_maps"}),
+        ("gradient: {timestep: 751}", {"gradient", "influence_maps", "eval_scores"}),
         ("influence: {proj_dim: 256}", {"influence_matrix"}),
         ("influence: {preconditioner: trak}", {"influence_matrix"}),
-        ("influence: {preconditioner: adam}", {"second_moments", "gradient"}),
+        ("influence: {preconditioner: adam}", {"second_moments", "gradient", "influence_maps"}),
         ("influence: {trak_lambda: 3, adam_clips: 8, adam_eps: 0.1}", set()),
         ("motion: {floor_px: 2.0}", {"motion_masks"}),
         ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
@@ -205,7 +205,7 @@ def test_a_setting_changes_the_fingerprint_of_its_own_stages_only(change, stale)
 @pytest.mark.parametrize(
     ("switch", "change", "stale"),
     [
-        ("adam", "adam_eps: 0.1", {"gradient"}),
+        ("adam", "adam_eps: 0.1", {"gradient", "influence_maps"}),
         ("adam", "adam_clips: 8", {"second_moments"}),
         ("adam", "adam_seed: 1", {"second_moments"}),
         ("adam", "trak_lambda: 3", set()),
