@@ -29,6 +29,7 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.workspace import Workspace
 
+STAGE = "influence_maps"
 Network = Literal["trained", "untrained"]
 NETWORKS: tuple[Network, ...] = ("trained", "untrained")
 """The model, and a network of its architecture with random weights."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from motive_pipeline.config import Variant
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.evaluation.influence_maps import STAGE, ClipMap, MapSet, caveats, compute_clip_maps
-from motive_pipeline.evaluation.map_rows import MEAN, Pair
+from motive_pipeline.evaluation.clip_maps import ClipMap, MapSet, caveats, compute_clip_maps
+from motive_pipeline.evaluation.map_rows import MEAN, STAGE, Pair
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.report.explain import QueryVote, Rejection, Standing
 from motive_pipeline.report.gallery import Card, Gallery

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.evaluation.clip_maps import ClipMap, MapSet
 from motive_pipeline.evaluation.ground_truth import GroundTruth
-from motive_pipeline.evaluation.influence_maps import ClipMap, End, MapSet, shown_ends
+from motive_pipeline.evaluation.influence_maps import End, shown_ends
 from motive_pipeline.evaluation.map_rows import MEAN, Pair
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup
 
 from motive_pipeline.attribution.influence_map import best_window, over_time
-from motive_pipeline.evaluation.influence_maps import ClipMap
+from motive_pipeline.evaluation.clip_maps import ClipMap
 from motive_pipeline.report.pictures import Animation, Film, at_frame, looped, masked
 from motive_pipeline.report.tables import format_number
 

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from motive_pipeline.evaluation.influence_maps import MapSet, caveats
+from motive_pipeline.evaluation.clip_maps import MapSet, caveats
 from motive_pipeline.report import plots
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips

@@ -9,13 +9,8 @@ from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.evaluation.influence_maps import (
-    MapSet,
-    caveats,
-    compute_clip_maps,
-    publish_influence_maps,
-    shown_ends,
-)
+from motive_pipeline.evaluation.clip_maps import MapSet, caveats, compute_clip_maps
+from motive_pipeline.evaluation.influence_maps import publish_influence_maps, shown_ends
 from motive_pipeline.evaluation.map_rows import MEAN, Pair
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model

@@ -246,7 +246,7 @@ def test_the_command_writes_below_the_root_and_an_unknown_name_ends_with_1(evalu
     page = ws.root / "explain" / f"{clip_id}.html"
     assert out.splitlines()[-1] == f"Page: {page}"
     assert page.is_file()
-    assert cli.main(["explain", clip_id, "--out", str(tmp_path / "deep" / "x.html")]) == 0
+    assert cli.main(["explain", clip_id, "--no-maps", "--out", str(tmp_path / "deep" / "x.html")]) == 0
     assert (tmp_path / "deep" / "x.html").is_file()
     capsys.readouterr()
     assert cli.main(["explain", "no such clip"]) == 1
