@@ -7,7 +7,7 @@ import torch
 from motive_pipeline.attribution import influence_map
 from motive_pipeline.attribution.influence_map import STEPS, TOLERANCE, InfluenceMaps, best_window, over_time
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
-from motive_pipeline.attribution.weight_direction import DoesNotFit, LossInputs, MovableWeights
+from motive_pipeline.attribution.weight_direction import DoesNotFit, LossInputs, MovableWeights, norm
 from motive_pipeline.errors import MotiveError
 from tests import tiny_wan
 
@@ -92,15 +92,19 @@ def test_each_cell_is_the_derivative_of_that_cells_error(model):
     clip, query = inputs(1, masked=True), inputs(11, masked=True)
     maps = InfluenceMaps(model, draws=DRAWS)
     direction = maps.direction([query])
-    (found,) = maps.maps(direction, [clip], maps.step(direction, query))
+    step = maps.step(direction, query)
+    (found,) = maps.maps(direction, [clip], step)
     assert clip.mask_FHW is not None
-    named = dict(model.transformer.named_parameters())
+    named = {name: weight.detach() for name, weight in model.transformer.named_parameters()}
     for cell in ((0, 0, 0), (1, 2, 3), (2, 3, 1)):
         only = torch.zeros_like(clip.mask_FHW)
         only[cell] = clip.mask_FHW[cell]
         one = LossInputs(latents_CFHW=clip.latents_CFHW, prompt_LE=clip.prompt_LE, mask_FHW=only)
         expected = only.numel() * dot(exact_gradient(model, one), {name: direction.unit[name] for name in named})
-        assert found[cell] == pytest.approx(direction.length * expected, rel=5e-3, abs=1e-4 * float(np.abs(found).max()))
+        # a cell's error is near 1 and rounded to 2^-24; the difference of two is divided by twice the step
+        rounding = 4 * 2.0**-24 / (2 * step.size * norm(named)) * direction.length
+        assert found[cell] == pytest.approx(direction.length * expected, rel=TOLERANCE, abs=rounding)
+        assert rounding < 0.01 * np.abs(found).max(), "so that the comparison says something"
 
 
 def test_only_the_chosen_parameters_count(model):
