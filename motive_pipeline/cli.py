@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
+    explain.add_argument("--no-maps", action="store_true", help="show only published influence maps; compute none (loads no model)")
     export = command(
         "export", _export, "Write the chosen clips of an arm to a folder in a trainer's layout, or the list of harmful clips to a file."
     )
@@ -288,7 +289,8 @@ def _explain(config: Config, arguments: argparse.Namespace) -> int:
 
     workspace = Workspace(config)
     _note_other_settings(workspace)
-    file, text = write_explanation(workspace, arguments.name, file=Path(arguments.out) if arguments.out else None)
+    out = Path(arguments.out) if arguments.out else None
+    file, text = write_explanation(workspace, arguments.name, file=out, compute_maps=not arguments.no_maps)
     tell(text)
     tell(f"Page: {file}")
     return 0

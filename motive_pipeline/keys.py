@@ -6,7 +6,7 @@ It is made of content, never of an upstream asset's version: a row stays valid a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from motive_pipeline.storage.digest import digest
 
@@ -30,6 +30,12 @@ def gradient_key(clip_id: str, caption: str, latents: str, mask: str, weights: s
     """A projected gradient: the clip, its caption, and the hashes of its latents, its mask (empty without), the whole model, and the second
     moments that divide it (None without a preconditioner)."""
     return digest(clip_id, caption, latents, mask, weights, *([] if second_moments is None else [second_moments]))
+
+
+def influence_map_key(network: str, weights: str, second_moments: str | None, queries: Sequence[Sequence[str]], clip: Sequence[str]) -> str:
+    """An influence map: which network, the hashes of the whole model and of the second moments (None without a preconditioner), and the hashes of
+    latents and mask (empty without) of each query and of the clip."""
+    return digest(network, weights, second_moments, [list(query) for query in queries], list(clip))
 
 
 def vbench_key(dimension: str, video: str, versions: Mapping[str, str], weights: Mapping[str, str], device: str) -> str:

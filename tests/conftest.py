@@ -29,6 +29,7 @@ TOGETHER = {
             "test_golden",
             "test_harmful_list",
             "test_held_out",
+            "test_influence_maps",
         ),
         "evaluated",
     ),

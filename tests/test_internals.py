@@ -76,12 +76,13 @@ def test_the_versions_it_was_tested_with_are_those_that_may_be_installed(library
 
 class TestTorch:
     def test_operations_on_lists_are_those_on_each(self):
-        from motive_pipeline.internals.torch import copy_each, lerp_each, subtract_each
+        from motive_pipeline.internals.torch import add_each, copy_each, lerp_each, subtract_each
 
         generator = torch.Generator().manual_seed(0)
         left, right = ([torch.randn(shape, generator=generator) for shape in ((3,), (2, 5))] for _ in range(2))
         for change, single in (
             (subtract_each, lambda a, b: a - b),
+            (lambda a, b: add_each(a, b, 0.25), lambda a, b: torch.add(a, b, alpha=0.25)),
             (copy_each, lambda _a, b: b),
             (lambda a, b: lerp_each(a, b, 0.25), lambda a, b: torch.lerp(a, b, 0.25)),
         ):

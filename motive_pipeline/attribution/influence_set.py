@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from motive_pipeline.config import Variant
 from motive_pipeline.storage.workspace import Workspace
@@ -57,6 +57,13 @@ class InfluenceSet:
         for first in range(0, len(self.query_id_Q), step):
             block_BN = np.asarray(self.influence_QN[first : first + step])
             yield block_BN if isinstance(columns, slice) else np.ascontiguousarray(block_BN[:, columns])
+
+
+def both_ends(influence_N: Float[np.ndarray, " N"], count: int) -> tuple[list[int], list[int]]:
+    """The places of the ``count`` highest values, the highest first, and of the lowest, the lowest first; fewer where one would stand at both ends."""
+    order_N = np.argsort(-influence_N, kind="stable")
+    side = min(count, len(order_N) // 2)
+    return order_N[:side].tolist(), order_N[::-1][:side].tolist()
 
 
 def load_influence(ws: Workspace, variant: Variant) -> InfluenceSet:

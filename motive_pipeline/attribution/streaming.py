@@ -73,7 +73,7 @@ def reject_on_oom(latents_CFHW: torch.Tensor) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -107,7 +107,8 @@ class DeterministicPasses:
         return run()
 
 
-def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
+    """Whether the error says that memory ran out, on any device."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 

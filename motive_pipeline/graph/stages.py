@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from motive_pipeline.graph.arms import BASE
 from motive_pipeline.graph.declare import Lanes, Output, Project, Role, Source, Stage, Switch
 from motive_pipeline.graph.trackers import TRACKERS
-from motive_pipeline.graph.variants import weighs_loss
+from motive_pipeline.graph.variants import MAIN_VARIANT, weighs_loss
 
 CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
 """Where the clips lie."""
@@ -27,6 +27,7 @@ MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
 PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants, settings=lambda project, variant: project.of_variant(variant))
+MAPPED_VARIANT = Lanes(argument="variant", of=lambda project: (MAIN_VARIANT,), settings=PER_VARIANT.settings)
 PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
 PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in project.arms if arm != BASE])
 PER_SUBSET = Lanes(
@@ -70,6 +71,18 @@ def _gradient_reads(*inputs: str, masks: str, role: Role):
             yield "second_moments"
 
     return reads
+
+
+def _maps_reads(project: Project, variant: str) -> Iterable[str]:
+    yield from ("latents", "query_latents")
+    mask = project.of_variant(variant).setting("gradient.mask")
+    if weighs_loss(mask, "clip"):
+        yield "motion_masks"
+    if weighs_loss(mask, "query"):
+        yield "query_masks"
+    yield from ("base_model", f"projected_gradients/{variant}", f"influence_matrix/{variant}", "eligible_pool")
+    if _divides_by_moments(project, variant):
+        yield "second_moments"
 
 
 def _second_moments_reads(project: Project, _: str) -> Iterable[str]:
@@ -132,6 +145,13 @@ def _tracker_kinds(project: Project) -> frozenset[str]:
 def _encoder_kinds(project: Project) -> frozenset[str]:
     return frozenset({"parquet"} | ({"opencv"} if project.setting("embedding.encoder") == "flow_histogram" else {"torch", "huggingface"}))
 
+
+DRAWS: Mapping[Switch, tuple[str, ...]] = {
+    ("gradient.draws", None): ("gradient.timestep", "gradient.num_noises"),
+    _is_not("gradient.draws", None): ("gradient.draws", "gradient.draw_timesteps", "gradient.draw_shift"),
+    _is_not("gradient.draws_at_once", 1): ("gradient.draws_at_once",),  # a batch changes the last bits
+}
+"""The settings that decide the (timestep, noise) draws of attribution, besides the first noise seed."""
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -356,9 +376,7 @@ STAGES: dict[str, Stage] = {
                 *MODEL,
             ),
             when={
-                ("gradient.draws", None): ("gradient.timestep", "gradient.num_noises"),
-                _is_not("gradient.draws", None): ("gradient.draws", "gradient.draw_timesteps", "gradient.draw_shift"),
-                _is_not("gradient.draws_at_once", 1): ("gradient.draws_at_once",),
+                **DRAWS,
                 _is_not("gradient.combine", "mean_gradient"): ("gradient.combine",),
                 ("influence.preconditioner", "adam"): ("influence.adam_eps",),
             },
@@ -416,6 +434,35 @@ STAGES: dict[str, Stage] = {
                     name="eligible_pool",
                     description="The clips that every stage before attribution accepted; all arms draw from it.",
                     reads=_pool_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(
+            name="influence_maps",
+            settings=(
+                "gradient.noise_seed",
+                "gradient.frame_norm",
+                "gradient.parameters",
+                "influence.similarity",
+                "model.expert",
+                "engine.threads",
+                *MODEL,
+            ),
+            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",)},
+            publish_settings=("gradient.mask", "influence.preconditioner"),  # the mask stands in a row's key; a note speaks of the kernel
+            publish="motive_pipeline.evaluation.influence_maps:publish_influence_maps",
+            group="evaluation",
+            kinds=frozenset({"parquet", "torch"}),
+            lanes=MAPPED_VARIANT,
+            by_rows=True,
+            on_device=True,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="influence_maps",
+                    description="Where and when in a clip its influence arises, for the clips at both ends of each query's row.",
+                    reads=_maps_reads,
                     reports=True,
                 ),
             ),

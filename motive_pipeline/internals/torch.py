@@ -25,6 +25,11 @@ def subtract_each(tensors: Sequence[torch.Tensor], amounts: Sequence[torch.Tenso
     torch._foreach_sub_(list(tensors), list(amounts))  # pyright: ignore[reportPrivateImportUsage]
 
 
+def add_each(tensors: Sequence[torch.Tensor], amounts: Sequence[torch.Tensor], factor: float) -> None:
+    """``tensor += factor * amount`` for each pair, in few kernels."""
+    torch._foreach_add_(list(tensors), list(amounts), alpha=factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def copy_each(targets: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     """``target.copy_(source)`` for each pair, in few kernels."""
     torch._foreach_copy_(list(targets), list(sources))  # pyright: ignore[reportPrivateImportUsage]

@@ -47,7 +47,7 @@ _base_models: dict[tuple[object, ...], VideoModel] = {}
 def load_model(model: config.Model, *, threads: int, path: Path | None = None) -> VideoModel:
     """The base model, or the checkpoint at ``path`` with the same settings.
 
-    The base model is loaded once per process (and again when its files have changed) and shared, so nobody may change its weights: for training,
+    The base model is loaded once per process (and again when its files have changed) and shared, so nobody may leave its weights changed: for training,
     load the base model's own folder as ``path``. A checkpoint is loaded anew each time.
 
     Raises:

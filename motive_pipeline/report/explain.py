@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from motive_pipeline.attribution.gradient_set import open_gradients
-from motive_pipeline.attribution.influence_set import load_influence
+from motive_pipeline.attribution.influence_set import both_ends, load_influence
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.curation.vote import threshold
@@ -165,18 +165,15 @@ def query_summary(ws: Workspace, query_id: str, *, count: int) -> QuerySummary |
     is_voted_N = influence_N > threshold(influence_N, ws.config.vote.percentile)
     ranking = ws.published("voted_ranking/motive").table("ranking")
     chosen = ranking.loc[ranking["selected"], "clip_id"]
-    order_N = np.argsort(-influence_N, kind="stable")
-    side = min(count, len(order_N) // 2)
-    ends = (*order_N[:side].tolist(), *order_N[::-1][:side].tolist())
-    ordered = [(bytes(pool_N[place]).decode(), float(influence_N[place])) for place in ends]
+    best, worst = ([(bytes(pool_N[place]).decode(), float(influence_N[place])) for place in end] for end in both_ends(influence_N, count))
     return QuerySummary(
         threshold=float(threshold(influence_N, ws.config.vote.percentile)),
         num_clips=len(pool_N),
         num_votes=int(is_voted_N.sum()),
         num_chosen_votes=int(chosen.isin(pool_N[is_voted_N].astype(str)).sum()),
         num_chosen=len(chosen),
-        best=ordered[:side],
-        worst=ordered[side:],
+        best=best,
+        worst=worst,
     )
 
 

@@ -29,6 +29,7 @@ from motive_pipeline.report.explain import (
     rejections,
     standing,
 )
+from motive_pipeline.report.explain_maps import MapSection, map_section, rejected_section
 from motive_pipeline.report.frames_sheet import Strip, strips
 from motive_pipeline.report.gallery import Card, Gallery
 from motive_pipeline.report.lookup import KnownClip, find_clip, load_known_clips
@@ -63,10 +64,10 @@ class ClipPictures:
     note: str = ""
 
 
-def write_explanation(ws: Workspace, name: str, *, file: Path | None = None) -> tuple[Path, str]:
+def write_explanation(ws: Workspace, name: str, *, file: Path | None = None, compute_maps: bool = True) -> tuple[Path, str]:
     """Write the page about the clip or query that ``name`` names; returns its file and the text for the terminal.
 
-    ``file`` defaults to ``<root>/explain/<id>.html``, or to ``<id>.html`` in the working folder if the root cannot be written.
+    Influence maps that are not published are computed now, with ``compute_maps``. ``file`` defaults to ``<root>/explain/<id>.html``, or to ``<id>.html`` in the working folder if the root cannot be written.
 
     Raises:
         MotiveError: ``name`` matches no clip or query, or several.
@@ -75,26 +76,33 @@ def write_explanation(ws: Workspace, name: str, *, file: Path | None = None) -> 
     known = find_clip(load_known_clips(ws), name)
     name = f"{known.clip_id or Path(known.paths[0]).stem}.html"
     target = file or (ws.root / "explain" / name if atomic.is_writable(ws.root / "explain") else Path.cwd() / name)
-    context = _context(ws, known)
+    context = _context(ws, known, compute_maps)
     atomic.write_bytes(target, render_template("explain.html.j2", context).encode("utf-8"))
     lines = [f"{known.clip_id or 'no id'}  {known.paths[0]}", *context["sentences"]]
     return target, "\n".join(map(visible_text, lines))
 
 
-def _context(ws: Workspace, known: KnownClip) -> dict[str, Any]:
+def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, Any]:
     row = _catalog_row(ws, known)
     places = {variant: standing(ws, variant, known.clip_id) for variant in ws.config.variants} if "clip" in known.roles else {}
     summary = query_summary(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
     rejected = rejections(ws, known)
     gallery = Gallery(ws, load_truth(ws))
     main, plain = places.get("motive"), places.get("no_mask")
+    maps = MapSection()
+    if main is not None:
+        maps = map_section(ws, gallery, main, known.clip_id, compute=compute_maps)
+    elif rejected:
+        maps = rejected_section(rejected)
+    arms = arms_containing(ws, known.clip_id) if places else []
     return {
         "name": Path(known.paths[0]).name,
         "clip_id": known.clip_id,
         "paths": known.paths,
         "caption": str(row["caption"]) if row is not None else "",
         "facts": _facts(row) if row is not None else [],
-        "sentences": _sentences(known, main, plain, summary, rejected, arms_containing(ws, known.clip_id) if places else []),
+        "sentences": [*_sentences(known, main, plain, summary, rejected, arms), *maps.sentences],
+        "maps": maps,
         "is_chosen": main is not None and main.is_chosen,
         "roles": sorted(known.roles),
         "rejected": rejected,

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from markupsafe import Markup
 
-from motive_pipeline.attribution.influence_set import InfluenceSet
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.evaluation.clip_maps import ClipMap, MapSet
 from motive_pipeline.evaluation.ground_truth import GroundTruth
+from motive_pipeline.evaluation.influence_maps import End, shown_ends
+from motive_pipeline.evaluation.map_rows import MEAN, Pair
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
-from motive_pipeline.report.pictures import Animation, animation
+from motive_pipeline.report.map_pictures import curve_svg, map_lines, map_loop
+from motive_pipeline.report.pictures import Animation, Film, film, looped, masked
 from motive_pipeline.report.tables import arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.readers import ClipReader
 
-MAX_QUERIES = 6
-CLIPS_PER_END = 4
 MAX_PROMPTS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
     """One looping picture with its caption and, for a clip, its file's name (both untrusted text), and the lines below it. ``is_chosen``: the method
-    chose this clip."""
+    chose this clip. ``curve``: its influence over time, an SVG."""
 
     animation: Animation
     caption: str
     lines: Sequence[str]
     name: str = ""
     is_chosen: bool = False
+    curve: Markup | str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryCards:
-    """A query with the clips of highest and of lowest influence on it."""
+    """A query (None: the mean of all) with the clips of highest and of lowest influence on it."""
 
-    query: Card
+    query: Card | None
     best: Sequence[Card]
     worst: Sequence[Card]
 
@@ -70,28 +73,19 @@ class Gallery:
         self._ranking = ws.published("voted_ranking/motive").table("ranking").set_index("clip_id")
         self._clip_masks, self._query_masks = MaskSet(ws, "clip"), MaskSet(ws, "query")
         self._animations: dict[str, Animation] = {}
+        self._films: dict[Path, Film] = {}
 
-    def queries(self, matrix: InfluenceSet) -> list[QueryCards]:
-        """The first queries, each with the best and worst clips of the eligible pool."""
-        in_pool = np.array([clip_id in self._ranking.index for clip_id in matrix.clip_ids])
-        columns = np.flatnonzero(in_pool)
-        clip_ids = matrix.clip_ids
-        cards = []
-        for query_id in matrix.query_ids[:MAX_QUERIES]:
-            influence_N = matrix.query(query_id)
-            order = columns[np.argsort(-influence_N[columns], kind="stable")]
-            side = min(CLIPS_PER_END, len(order) // 2)
-            ranked = list(enumerate((clip_ids[column], float(influence_N[column])) for column in order.tolist()))
-            cards.append(
-                QueryCards(
-                    query=self._query(query_id),
-                    best=[self._clip(clip_id, influence, place + 1) for place, (clip_id, influence) in ranked[:side]],
-                    worst=[
-                        self._clip(clip_id, influence, place + 1) for place, (clip_id, influence) in reversed(ranked[len(ranked) - side :])
-                    ],
-                )
+    def queries(self) -> list[QueryCards]:
+        """The mean of all queries, then the first queries, each with the best and worst clips of the eligible pool and their maps."""
+        maps = MapSet(self._ws, "motive")
+        return [
+            QueryCards(
+                query=None if each.query_id == MEAN else self._query(each.query_id),
+                best=[self._clip(end, maps.get(Pair(query_id=each.query_id, clip_id=end.clip_id))) for end in each.best],
+                worst=[self._clip(end, maps.get(Pair(query_id=each.query_id, clip_id=end.clip_id))) for end in each.worst],
             )
-        return cards
+            for each in shown_ends(self._ws, "motive")
+        ]
 
     def prompts(self, arms: Sequence[str]) -> list[PromptCards]:
         """The first prompts, each with the first video of training 0 of every arm."""
@@ -131,10 +125,9 @@ class Gallery:
             name=MediaFile.parse(str(row["path"])).name,
         )
 
-    def _clip(self, clip_id: str, influence: float, place: int) -> Card:
-        return self.clip(
-            clip_id, [f"no. {place} · {format_number(influence, 3, signed=True)}", self.standing(clip_id), *self.truth(clip_id)]
-        )
+    def _clip(self, end: End, clip_map: ClipMap | None) -> Card:
+        lines = [f"no. {end.place} · {format_number(end.influence, 3, signed=True)}", self.standing(end.clip_id), *self.truth(end.clip_id)]
+        return self.clip(end.clip_id, lines, clip_map)
 
     def truth(self, clip_id: str) -> list[str]:
         """The true motion of a clip as a line, where it is known."""
@@ -142,14 +135,28 @@ class Gallery:
             return []
         return [f"truth: {self._truth.motion.loc[clip_id]}"]
 
-    def clip(self, clip_id: str, lines: Sequence[str]) -> Card:
-        """A card of a clip of the pool with its mask and ``lines`` below it."""
+    def clip(self, clip_id: str, lines: Sequence[str], clip_map: ClipMap | None = None) -> Card:
+        """A card of a clip of the pool with its mask, its influence map if one is given, and ``lines`` below it."""
         row = self._clips.loc[clip_id]
-        if clip_id not in self._animations:
-            self._animations[clip_id] = self._animated(Path(str(row["path"])), self._clip_masks.get(clip_id).numpy())
         is_chosen = bool(self._ranking.at[clip_id, "selected"])
-        name = MediaFile.parse(str(row["path"])).name
-        return Card(animation=self._animations[clip_id], caption=str(row["caption"]), lines=lines, name=name, is_chosen=is_chosen)
+        mask_FHW = self._clip_masks.get(clip_id).numpy()
+        card = Card(
+            animation=self._loop(clip_id, Path(str(row["path"])), mask_FHW, clip_map),
+            caption=str(row["caption"]),
+            lines=lines,
+            name=MediaFile.parse(str(row["path"])).name,
+            is_chosen=is_chosen,
+        )
+        if clip_map is None:
+            return card
+        return replace(card, lines=[*lines, *map_lines(clip_map)], curve=curve_svg(clip_map.map_FHW))
+
+    def _loop(self, clip_id: str, path: Path, mask_FHW: Float[np.ndarray, "F h w"], clip_map: ClipMap | None) -> Animation:
+        if clip_map is not None:
+            return map_loop(self._film(path), mask_FHW, clip_map, self._stride)
+        if clip_id not in self._animations:
+            self._animations[clip_id] = self._animated(path, mask_FHW)
+        return self._animations[clip_id]
 
     def standing(self, clip_id: str) -> str:
         """Votes and rank of a clip of the pool, as text."""
@@ -157,13 +164,20 @@ class Gallery:
         return f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"
 
     def _animated(self, file: Path, mask_FHW: Float[np.ndarray, "F h w"] | None) -> Animation:
-        try:
-            frames_THWC = self._read(file).frames_THWC
-        except RejectRow as rejection:
-            raise GateFailed(
-                f"{file} can no longer be read ({rejection.detail}). Run `motive run` to read the changed files."
-            ) from rejection
-        return animation(frames_THWC, float(self._rule.fps), mask_FHW=mask_FHW, temporal_stride=self._stride)
+        shown = self._film(file)
+        return looped(masked(shown, mask_FHW, self._stride), shown.duration_ms)
+
+    def _film(self, file: Path) -> Film:
+        """The small frames of a file, read once."""
+        if file not in self._films:
+            try:
+                frames_THWC = self._read(file).frames_THWC
+            except RejectRow as rejection:
+                raise GateFailed(
+                    f"{file} can no longer be read ({rejection.detail}). Run `motive run` to read the changed files."
+                ) from rejection
+            self._films[file] = film(frames_THWC, float(self._rule.fps))
+        return self._films[file]
 
 
 def _votes(number: int) -> str:

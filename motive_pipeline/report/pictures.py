@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,24 +33,51 @@ class Animation:
     height: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """Frames of a clip, scaled down to fit 128 x 96 pixels: at most 20, evenly spaced. ``numbers`` are their numbers in the clip."""
+
+    pictures: Sequence[UInt8[np.ndarray, "H W 3"]]
+    numbers: Sequence[int]
+    duration_ms: int
+    """For which each frame is shown."""
+
+
+def film(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Film:
+    """The frames that a loop shows."""
+    step = -(-len(frames_THWC) // MAX_FRAMES)
+    numbers = range(0, len(frames_THWC), step)
+    return Film(pictures=[_small(frames_THWC[number]) for number in numbers], numbers=numbers, duration_ms=round(1000 * step / fps))
+
+
 def animation(
     frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, *, mask_FHW: Float[np.ndarray, "F h w"] | None = None, temporal_stride: int = 4
 ) -> Animation:
-    """The frames as a loop at their own speed, scaled down to fit 128 x 96 pixels, at most 20 frames. The mask is drawn over them in red.
+    """The frames as a loop at their own speed (:func:`film`). The mask is drawn over them in red. ``temporal_stride`` frames share one latent frame of it."""
+    shown = film(frames_THWC, fps)
+    return looped(masked(shown, mask_FHW, temporal_stride), shown.duration_ms)
 
-    ``temporal_stride`` frames share one latent frame of the mask.
-    """
-    step = -(-len(frames_THWC) // MAX_FRAMES)
-    pictures = []
-    for frame in range(0, len(frames_THWC), step):
-        picture_HWC = _small(frames_THWC[frame])
-        if mask_FHW is not None:
-            picture_HWC = overlay_mask(picture_HWC, mask_FHW[min(latent_frame(frame, temporal_stride), len(mask_FHW) - 1)])
-        pictures.append(Image.fromarray(picture_HWC))
-    loop = _webp(
-        pictures[0], save_all=True, append_images=pictures[1:], duration=round(1000 * step / fps), loop=0, method=4, minimize_size=True
-    )
-    return Animation(uri=loop, still=_webp(pictures[len(pictures) // 2]), width=pictures[0].width, height=pictures[0].height)
+
+def masked(shown: Film, mask_FHW: Float[np.ndarray, "F h w"] | None, temporal_stride: int) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The pictures with the mask drawn over them."""
+    if mask_FHW is None:
+        return list(shown.pictures)
+    return [
+        overlay_mask(picture_HWC, at_frame(mask_FHW, number, temporal_stride))
+        for picture_HWC, number in zip(shown.pictures, shown.numbers, strict=True)
+    ]
+
+
+def at_frame(grid_FHW: Float[np.ndarray, "F h w"], frame: int, temporal_stride: int) -> Float[np.ndarray, "h w"]:
+    """The part of a mask or map that belongs to a decoded frame."""
+    return grid_FHW[min(latent_frame(frame, temporal_stride), len(grid_FHW) - 1)]
+
+
+def looped(pictures: Sequence[UInt8[np.ndarray, "H W 3"]], duration_ms: int) -> Animation:
+    """The pictures as a loop, each shown for ``duration_ms``. The still is the middle one."""
+    frames = [Image.fromarray(picture_HWC) for picture_HWC in pictures]
+    loop = _webp(frames[0], save_all=True, append_images=frames[1:], duration=duration_ms, loop=0, method=4, minimize_size=True)
+    return Animation(uri=loop, still=_webp(frames[len(frames) // 2]), width=frames[0].width, height=frames[0].height)
 
 
 def _webp(picture: Image.Image, **options: Any) -> str:

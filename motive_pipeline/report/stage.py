@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from motive_pipeline.attribution.influence_set import load_influence
+from motive_pipeline.evaluation.clip_maps import MapSet, caveats
+from motive_pipeline.graph import MAIN_VARIANT
 from motive_pipeline.report import plots
 from motive_pipeline.report.curve_plot import curves_figure
 from motive_pipeline.report.findings import Findings, load_findings
@@ -38,7 +39,7 @@ def publish_report(ws: Workspace) -> Publication:
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
     context = _context(ws, findings) | {
-        "queries": gallery.queries(load_influence(ws, "motive")),
+        "queries": gallery.queries(),
         "prompts": gallery.prompts(findings.arms),
         "harmful": load_harmful_section(ws, gallery),
     }
@@ -132,6 +133,8 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
         "metrics": [(metric, metric.style) for metric in findings.metrics],
         "is_in_sample": findings.drop_metric.name.startswith("in_sample"),
         "best": _best_table(ws, letters=None),
+        "maps_note": MapSet(ws, MAIN_VARIANT).note,
+        "maps_caveats": caveats(ws, MAIN_VARIANT),
     }
 
 

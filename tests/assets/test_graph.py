@@ -17,7 +17,7 @@ def test_every_asset_was_computed(project):
     assert {run["status"] for run in project.first.assets.values()} == {"computed"}
     expected = {
         "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool", "rejected_clips", "eval_report",
-        "preference_bundle", "preference_study",
+        "preference_bundle", "preference_study", "influence_maps/motive",
         *(f"{name}/{v}" for v in ("motive", "no_mask") for name in ("projected_gradients", "query_gradients", "influence_matrix", "voted_ranking")),
         *(f"{name}/{arm}" for arm in TRAINED for name in ("curated_subset", "finetuned_checkpoint")),
         *(f"{name}/{arm}" for arm in DEFAULT_ARMS for name in ("generated_videos", "eval_scores")),

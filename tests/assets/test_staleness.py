@@ -68,7 +68,7 @@ class Observed:
 
 ORDER = (
     "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "projected_gradients", "query_gradients",
-    "influence_matrix", "eligible_pool", "voted_ranking", "curated_subset", "finetuned_checkpoint", "generated_videos", "eval_scores",
+    "influence_matrix", "eligible_pool", "influence_maps", "voted_ranking", "curated_subset", "finetuned_checkpoint", "generated_videos", "eval_scores",
     "preference_bundle", "preference_study", "rejected_clips", "eval_report",
 )  # fmt: skip
 

@@ -140,13 +140,44 @@ def test_a_chosen_clips_page_says_why(evaluated, ranking, tmp_path):
         assert sentence in shown
     for words in ("Influence by query", "mask on the latent grid", "8 x 8 cells", "The nearest clips", "motion.floor_px"):
         assert words in shown, words
-    assert sum(tag == "img" for tag, _ in Page(html).tags) == 4 + 6
+    assert sum(tag == "img" for tag, _ in Page(html).tags) == 3 + 4 + 6, "maps, strips, nearest clips"
 
 
 def test_a_clip_that_was_not_chosen_is_set_beside_the_last_one_that_was(evaluated, ranking, tmp_path):
     _, text = page_of(evaluated, ranking["clip_id"][8], tmp_path)
     assert text.splitlines()[1].startswith("Not chosen: rank 9 of 9")
     assert f"the last chosen clip has {ranking['votes'][2]} (" in text
+
+
+def test_a_clips_page_shows_where_its_influence_arises(evaluated, ranking, queries, tmp_path):
+    html, text = page_of(evaluated, ranking["clip_id"][4], tmp_path)
+    shown = " ".join(Page(html).text.split())
+    assert re.search(r"Best half: \d\.\d\d to \d\.\d\d s, mean influence [+−]\d\.\d{4} there and [+−]\d\.\d{4} over the whole clip\.", text)
+    assert "Where and when the influence arises" in shown
+    assert "mean of all queries" in shown
+    for path in queries.query("role == 'query'")["path"]:
+        assert Path(path).name in shown
+    assert sum(tag == "svg" for tag, _ in Page(html).tags) == 3, "a curve over time for each map"
+
+
+def test_without_maps_no_model_is_loaded(evaluated, ranking, tmp_path, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.evaluation.map_rows.load_model", None)
+    monkeypatch.setattr("motive_pipeline.report.explain_maps.MapSet.get", lambda *_: None)
+    html = write_explanation(evaluated, ranking["clip_id"][4], file=tmp_path / "page.html", compute_maps=False)[0].read_text()
+    assert "3 of 3 influence maps are not computed yet, and --no-maps was given." in html
+    assert "Where and when" not in html
+
+
+def test_a_model_that_no_longer_fits_the_gradients_is_named_instead_of_maps(evaluated, ranking, tmp_path, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.evaluation.map_rows.model_hash", lambda _: "0" * 64)
+    monkeypatch.setattr("motive_pipeline.report.explain_maps.MapSet.get", lambda *_: None)
+    html, text = page_of(evaluated, ranking["clip_id"][4], tmp_path)
+    assert "Chosen" in text or "Not chosen" in text
+    assert re.search(
+        r"No influence map: the model .* is not the one that the published gradients were made with \(hash 0{12} instead of", text
+    )
+    assert "Run `motive run` to compute the gradients again, or set model.path" in text
+    assert "Where and when" not in html
 
 
 def test_queries_have_a_page_too(evaluated, queries, tmp_path):
@@ -198,7 +229,7 @@ def test_a_browser_shows_the_page_whole_on_wide_and_on_narrow_screens(browser, h
         page.on("request", lambda request, asked=asked: asked.append(request.url))
         page.goto(file.as_uri())
         sizes = page.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.clientWidth])")
-        assert len(sizes) == 10
+        assert len(sizes) == 13
         assert all(complete and natural > 0 and shown > 20 for complete, natural, shown in sizes)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("h1").inner_text().endswith(".mp4")
@@ -215,7 +246,7 @@ def test_the_command_writes_below_the_root_and_an_unknown_name_ends_with_1(evalu
     page = ws.root / "explain" / f"{clip_id}.html"
     assert out.splitlines()[-1] == f"Page: {page}"
     assert page.is_file()
-    assert cli.main(["explain", clip_id, "--out", str(tmp_path / "deep" / "x.html")]) == 0
+    assert cli.main(["explain", clip_id, "--no-maps", "--out", str(tmp_path / "deep" / "x.html")]) == 0
     assert (tmp_path / "deep" / "x.html").is_file()
     capsys.readouterr()
     assert cli.main(["explain", "no such clip"]) == 1
@@ -258,6 +289,7 @@ def test_a_file_that_was_rejected_is_explained_by_the_stage_and_the_reason(evalu
     )  # fmt: skip
     html, text = page_of(ws, "broken.mp4", tmp_path)
     assert "Rejected by clip_catalog: not_a_video: it is <b>a web page</b>" in text
+    assert "No influence map: clip_catalog rejected the clip, so there is no gradient to break down." in text
     assert "<b>" not in html
     evil = broken.with_name("evil\x1b[2J\n\u202e.mp4")
     ws.publish(
