@@ -129,7 +129,11 @@ class _CausalCheck:
         outcome = compute_rows(
             self._store,
             [Work(key=key, item=query) for key, query in zip(keys, self.queries, strict=True)],
-            lambda query: {"loss": self._loss(model(), query)},
+            lambda query: {
+                "loss": draw_losses(
+                    model(), *self._latents.get(query.clip_id), self._masks.get(query.clip_id), self.draws, self._frame_norm
+                )
+            },
             what="losses of the causal check",
             commit_rows=self._commit_rows,
             commit_s=self._commit_s,
@@ -147,23 +151,31 @@ class _CausalCheck:
         content = [self._latents.content(query.clip_id), self._masks.content(query.clip_id)]
         return digest("loss", weights.content, query.clip_id, content, draws, self._frame_norm)
 
-    def _loss(self, model: VideoModel, query: CatalogClip) -> Float[np.ndarray, " B"]:
-        latents_CFHW, prompt_LE = self._latents.get(query.clip_id)
-        channels, frames, height, width = latents_CFHW.shape
-        with torch.no_grad():
-            losses = [
-                motion_weighted_loss(
-                    model,
-                    latents_CFHW,
-                    prompt_LE,
-                    mask_FHW=self._masks.get(query.clip_id),
-                    timestep=draw.timestep,
-                    noise_CFHW=latent_noise(draw.noise_seed, (channels, frames, height, width)),
-                    frame_norm=self._frame_norm,
-                )
-                for draw in self.draws
-            ]
-        return torch.stack(losses).double().cpu().numpy()
+
+def draw_losses(
+    model: VideoModel,
+    latents_CFHW: Float[torch.Tensor, "C F h w"],
+    prompt_LE: Float[torch.Tensor, "L E"],
+    mask_FHW: Float[torch.Tensor, "F h w"],
+    draws: Sequence[Draw],
+    frame_norm: FrameNorm,
+) -> Float[np.ndarray, " B"]:
+    """The motion-weighted loss of one query under each draw."""
+    channels, frames, height, width = latents_CFHW.shape
+    with torch.no_grad():
+        losses = [
+            motion_weighted_loss(
+                model,
+                latents_CFHW,
+                prompt_LE,
+                mask_FHW=mask_FHW,
+                timestep=draw.timestep,
+                noise_CFHW=latent_noise(draw.noise_seed, (channels, frames, height, width)),
+                frame_norm=frame_norm,
+            )
+            for draw in draws
+        ]
+    return torch.stack(losses).double().cpu().numpy()
 
 
 def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:

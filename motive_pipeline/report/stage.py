@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.report import plots
+from motive_pipeline.report.audit_plot import scores_figure
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
@@ -143,7 +144,11 @@ def _figures(findings: Findings) -> dict[str, Markup]:
             name="differences",
         ),
         "precision_plot": "",
+        "audit_plot": "",
     }
+    if len(findings.audit.scores):
+        drawing = functools.partial(scores_figure, scores=findings.audit.scores, variants=findings.variants)
+        figures["audit_plot"] = plots.svg(drawing, name="audit")
     if findings.precision:
         *rows, chance = findings.precision
         drawing = functools.partial(

@@ -12,7 +12,7 @@ from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
 EVERY_ARM = """
-arms: [base, full, random, motion_magnitude, embedding, bottom, no_mask, motive]
+arms: [base, full, random, motion_magnitude, embedding, flow_similarity, untrained, bottom, no_mask, motive]
 influence: {proj_dim: 256, preconditioner: adam, adam_clips: 2}
 preference: {comparisons: [[motive, base]]}
 """
