@@ -595,8 +595,13 @@ STAGES: dict[str, Stage] = {
             name="attribution_audit",
             settings=("model.expert", "engine.threads", *FRAMES, *MODEL),
             reads_frames=True,
-            when={_audits("lds"): ("finetune", "evaluate.held_out_draws"), **TONE_MAPPED},
-            publish_settings=("audit", "gradient", "influence", "vote", "subset.share", "arms", "clips.source", "queries.source"),
+            when={
+                _audits("lds"): ("finetune", "evaluate.held_out_draws", "evaluate.bootstrap_samples"),
+                _has_arm("flow_similarity"): ("arms",),  # then the control is that of the whole pool
+                _has_arm("untrained"): ("arms",),
+                **TONE_MAPPED,
+            },
+            publish_settings=("audit", "vote", "subset.share", "clips.source", "queries.source"),
             publish="motive_pipeline.evaluation.audit.stage:publish_audit",
             group="evaluation",
             kinds=frozenset({"parquet", "torch"}),

@@ -176,7 +176,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ("vote: {percentile: 80}", {"voted_ranking"}),
+        ("vote: {percentile: 80}", {"voted_ranking", "attribution_audit"}),
         ("gradient: {timestep: [250, 500]}", {"gradient", "eval_scores"}),
         ("gradient: {timestep: [500]}", set()),
         ("gradient: {num_noises: 2}", {"gradient"}),
@@ -187,7 +187,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         ("influence: {trak_lambda: 3, adam_clips: 8, adam_eps: 0.1}", set()),
         ("motion: {floor_px: 2.0}", {"motion_masks"}),
         ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
-        ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
+        ("subset: {share: 0.2}", {"voted_ranking", "curated_subset", "attribution_audit"}),
         ("engine: {commit_rows: 7}", set()),
         ("preference: {seed: 1, plans: 3}", {"preference_bundle"}),
         ("preference: {exclude_failed: false}", {"preference_study"}),

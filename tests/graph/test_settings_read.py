@@ -30,6 +30,7 @@ BY_CONTENT = {
     "eval_scores": {"clips", "queries.demo.motion", "queries.source"},  # videos and queries, whose frames it reads, enter by content
     "preference_bundle": {"clips"},  # likewise
     "preference_study": {"preference.results_path"},  # the result files enter by content
+    "attribution_audit": {"gradient", "influence"},  # the gradients and the influence that it audits enter by content
     "eval_report": {"clips", "queries", "embedding", "model", "vote", "subset", "evaluate", "gradient", "influence", "motion", "finetune",
                     "generate", "preference", "arms"},  # it prints the settings of what it shows
     "rejected_clips": {"clips", "queries"},

@@ -16,7 +16,7 @@ from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.curation.controls import Features, flow_similarity_features, untrained_features
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.audit.agreement import cosines, hashed_sample
-from motive_pipeline.evaluation.ground_truth import load_truth
+from motive_pipeline.evaluation.ground_truth import has_truth
 from motive_pipeline.storage.workspace import Workspace
 
 FLOW, UNTRAINED, MAGNITUDE, RANDOM = "flow_similarity", "untrained", "motion_magnitude", "random"
@@ -72,7 +72,7 @@ def control_scores(ws: Workspace, query_ids: Sequence[str]) -> list[Scores]:
     """The controls of this project. Flow similarity is that of a sample of clips, and the untrained network is missing, unless an arm, a check of the
     audit or the report's precision needs the whole pool's."""
     pool = load_pool(ws)
-    is_known, checks = load_truth(ws) is not None, ws.config.audit.checks
+    is_known, checks = has_truth(ws), ws.config.audit.checks
     whole_flow = is_known or "flow_similarity" in ws.config.arms or "lds" in checks
     whole_untrained = is_known or "untrained" in ws.config.arms or bool(checks)
     some = None if whole_flow else set(pool[hashed_sample(pool, FLOW_SAMPLE, "audit flow")].astype(str).tolist())

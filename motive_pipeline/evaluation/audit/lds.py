@@ -81,14 +81,14 @@ class Resampled:
 
     def score(self, estimator: int) -> Scored:
         """The mean score of one estimator."""
-        return self._scored(float(self.mean_V[estimator]), self.mean_BV[:, estimator])
+        return self._scored(float(self.mean_V[estimator]), self.mean_BV[:, estimator], most=1.0)
 
     def difference(self, first: int, second: int) -> Scored:
         """The mean score of ``first`` minus that of ``second``, in pairs: on the same subsets and queries."""
-        return self._scored(float(self.mean_V[first] - self.mean_V[second]), self.mean_BV[:, first] - self.mean_BV[:, second])
+        return self._scored(float(self.mean_V[first] - self.mean_V[second]), self.mean_BV[:, first] - self.mean_BV[:, second], most=2.0)
 
-    def _scored(self, value: float, resampled_B: np.ndarray) -> Scored:
-        """With fewer than three queries nobody knows how queries differ: no interval, no p-value."""
+    def _scored(self, value: float, resampled_B: np.ndarray, *, most: float) -> Scored:
+        """With fewer than three queries nobody knows how queries differ: no interval, no p-value. No value lies outside of -``most`` to ``most``."""
         if self.num_queries < MIN_PROMPTS:
             return Scored(value=value, std_error=math.nan, low=math.nan, high=math.nan, p_value=math.nan)
         std_error = float(resampled_B.std(ddof=1)) * math.sqrt(self.num_queries / (self.num_queries - 1))
@@ -96,9 +96,8 @@ class Resampled:
             return Scored(value=value, std_error=0.0, low=math.nan, high=math.nan, p_value=1.0 if value == 0 else math.nan)
         t = stats.t(min(self.num_queries, self.num_subsets) - 1)
         reach = float(t.ppf(0.975)) * std_error
-        return Scored(
-            value=value, std_error=std_error, low=value - reach, high=value + reach, p_value=2 * float(t.sf(abs(value) / std_error))
-        )
+        low, high = max(-most, value - reach), min(most, value + reach)
+        return Scored(value=value, std_error=std_error, low=low, high=high, p_value=2 * float(t.sf(abs(value) / std_error)))
 
 
 def resampled_scores(

@@ -179,6 +179,7 @@ def number_rows(variant: str, passes: Passes, draws: Sequence[OneDraw]) -> Itera
         against="Spearman-Brown",
         parameter=str(PREDICTED_DRAWS),
         value=math.nan if math.isnan(single) else spearman_brown(single, PREDICTED_DRAWS),
+        num_units=len(disjoint_parts(len(draws), 1)),
         unit="splits",
         seconds=PREDICTED_DRAWS * passes.seconds_a_pass,
         verdict="predicted from one draw",

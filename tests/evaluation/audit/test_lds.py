@@ -113,8 +113,8 @@ def test_the_standard_error_is_what_scores_vary_by_when_subsets_and_queries_are_
     expected = np.mean(differences)
     covered = np.mean([abs(value - expected) < 2.365 * error for value, error in zip(differences, difference_errors, strict=True)])
     assert covered > 0.9
-    assert score.high - score.value == pytest.approx(2.3646 * score.std_error, rel=1e-3), "Student's t of eight queries"
-    assert score.low == pytest.approx(2 * score.value - score.high)
+    assert score.value - score.low == pytest.approx(2.3646 * score.std_error, rel=1e-3), "Student's t of eight queries"
+    assert score.high == pytest.approx(min(1.0, 2 * score.value - score.low))
     assert score.p_value == pytest.approx(2 * stats.t(7).sf(abs(score.value) / score.std_error))
 
 
@@ -139,6 +139,7 @@ def test_one_or_two_queries_give_a_value_and_no_interval(num_queries):
 def test_holm_steps_down_and_never_back():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([0.6, 0.9, 0.7]) == [1.0, 1.0, 1.0]
     assert holm([]) == []
     adjusted = holm([math.nan, 0.02])
     assert math.isnan(adjusted[0])
@@ -152,3 +153,26 @@ def test_holm_keeps_false_rejections_of_a_family_at_the_level():
     controlled = np.mean([min(holm(family.tolist())) <= 0.05 for family in families])
     assert plain > 0.2
     assert controlled == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_resample_draws_subsets_and_queries_and_ranks_anew():
+    """The slow way: with the same draws, every drawn query on every drawn subset, one by one."""
+    rng = np.random.default_rng(9)
+    effect = rng.normal(size=(5, 14))
+    predicted = np.stack([effect + rng.normal(size=effect.shape), rng.normal(size=effect.shape)])
+    found = resampled_scores(predicted, effect, num_samples=6, seed=3)
+    draws = np.random.default_rng(3)
+    for sample in range(6):
+        queries, chosen = draws.integers(5, size=5), draws.integers(14, size=14)
+        for estimator in range(2):
+            slow = [stats.spearmanr(predicted[estimator, query, chosen], effect[query, chosen]).statistic for query in queries]
+            assert found.mean_BV[sample, estimator] == pytest.approx(np.mean(slow), abs=1e-12)
+
+
+def test_no_interval_leaves_what_a_score_can_be():
+    rng = np.random.default_rng(10)
+    effect = rng.normal(size=(3, 12))
+    wild = effect * rng.choice([-1.0, 1.0], size=(3, 1))
+    found = resampled_scores(np.stack([wild, -wild]), effect, num_samples=100)
+    assert (found.score(0).low, found.score(0).high) == (-1.0, 1.0)
+    assert max(abs(found.difference(0, 1).low), abs(found.difference(0, 1).high)) == 2.0
