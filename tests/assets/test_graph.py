@@ -155,7 +155,7 @@ def test_a_changed_vote_threshold_touches_no_gradient(project):
 def test_an_audit_whose_time_is_up_is_gone_on_with_by_the_next_run_once(project):
     project.set("audit", {"checks": ["lds"], "subsets": 12, "steps": 1, "budget_minutes": 1e-6})
     assert project.run().assets["attribution_audit"]["status"] == "computed"
-    assert project.workspace.published("attribution_audit").facts["unfinished"].startswith("24 of 24 trainings are left")
+    assert project.workspace.published("attribution_audit").facts["unfinished"] == "24 of 24 trainings are left; the next run goes on"
     again = project.run().assets
     assert {name for name, run in again.items() if run["seconds"]} == {"attribution_audit"}, (
         "it is run again, once, and nothing waits for it"

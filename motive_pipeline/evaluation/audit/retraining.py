@@ -44,6 +44,8 @@ VERSION = 1
 FIRST_SUBSET_SEED = 1_000_003
 """Distance of the subsets' seeds from that of the random arm."""
 
+DRAWS_A_SUBSET = 10
+
 
 class BudgetSpent(Exception):
     """``audit.budget_minutes`` are over; what is committed counts."""
@@ -89,9 +91,13 @@ def training_settings(config: Config) -> Finetune:
 
 
 def random_subsets(clip_id_N: Shaped[np.ndarray, " N"], size: int, count: int, seed: int) -> list[tuple[str, ...]]:
-    """``count`` random subsets of ``size`` clips, each ascending; of a small pool fewer, since no subset comes twice."""
-    drawn = [random_choice(clip_id_N, size, FIRST_SUBSET_SEED * (seed + 1) + number) for number in range(count)]
-    return list(dict.fromkeys(tuple(sorted(subset.astype(str).tolist())) for subset in drawn))
+    """``count`` different random subsets of ``size`` clips, each ascending; fewer if a small pool gives no more in :data:`DRAWS_A_SUBSET` draws for each."""
+    found: dict[tuple[str, ...], None] = {}
+    for number in range(DRAWS_A_SUBSET * count):
+        if len(found) < count:
+            subset = random_choice(clip_id_N, size, FIRST_SUBSET_SEED * (seed + 1) + number)
+            found[tuple(sorted(subset.astype(str).tolist()))] = None
+    return list(found)
 
 
 def planned_subsets(ws: Workspace) -> list[tuple[str, ...]]:

@@ -178,6 +178,7 @@ def test_subsets_are_shared_different_and_seeded():
     assert all(len(set(subset)) == 8 and list(subset) == sorted(subset) for subset in subsets)
     assert subsets == retraining.random_subsets(pool, 8, 30, 0)
     assert not set(subsets) & set(retraining.random_subsets(pool, 8, 30, 1))
+    assert len(retraining.random_subsets(pool[:6], 2, 14, 0)) == 14, "of fifteen"
     assert len(retraining.random_subsets(pool[:2], 1, 30, 0)) == 2, "a pool of two clips has two subsets of one"
 
 
