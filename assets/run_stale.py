@@ -15,7 +15,7 @@ from assets.devices import require_devices
 from assets.instance import claim_root, open_instance
 from assets.names import asset_key, asset_name
 from assets.selection import hint_upstream, selected_assets
-from assets.staleness import failed_last, stale_assets, unanswered_checks
+from assets.staleness import failed_last, stale_assets, unanswered_checks, unfinished
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.layout import mark_layout
@@ -64,7 +64,7 @@ class Report:
 def run_stale(config: Config, selection: str | None = None) -> Report:
     """Bring the selected assets (all, by default) up to date.
 
-    Exactly those that are stale run, and those that the UI shows as failed. One that is left with a stale ancestor (outside the selection,
+    Exactly those that are stale run, those that the UI shows as failed, and, once, those that stopped before all was done (``audit.budget_minutes``). One that is left with a stale ancestor (outside the selection,
     or because it failed) is ``blocked``, also where Dagster still calls it fresh: it may be out of date. Checks of what is up to date that a
     run left without an answer are run by themselves.
 
@@ -90,7 +90,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
         job = definitions.resolve_job_def("everything")
         failed: set[dg.AssetKey] = set()
         tries: Counter[dg.AssetKey] = Counter()
-        again = selected & failed_last(graph, instance)
+        again = selected & (failed_last(graph, instance) | unfinished(graph, workspace))
         looked_at: set[dg.AssetKey] = set()
         while True:
             stale = set(stale_assets(graph, instance, workspace)) | again | failed

@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.dagster_internals import AssetGraph, Reason, Staleness, planned_checks, staleness_of, versions_read
 from assets.names import asset_key, asset_name
+from motive_pipeline.storage.publication import UNFINISHED
 from motive_pipeline.storage.workspace import Workspace
 
 
@@ -76,6 +77,12 @@ def failed_last(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.Asset
             runs[entry.asset_key] = entry.last_run_id
     ended = _ended(instance, set(runs.values()))
     return {key for key, run_id in runs.items() if run_id in ended}
+
+
+def unfinished(graph: AssetGraph, workspace: Workspace) -> set[dg.AssetKey]:
+    """Assets whose publication says that work is left: their time was up. They are not stale, and a run goes on with them once."""
+    keys = list(graph.materializable_asset_keys)
+    return {key for key in keys if (found := workspace.recorded(asset_name(key))) is not None and UNFINISHED in found.facts}
 
 
 def unanswered_checks(graph: AssetGraph, instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:

@@ -19,6 +19,9 @@ TOGETHER = {
         (
             "test_report",
             "test_causal",
+            "test_audit_stage",
+            "test_audit_section",
+            "test_published_checks",
             "test_provenance",
             "test_controls",
             "test_eval_stage",

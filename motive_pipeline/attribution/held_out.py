@@ -44,9 +44,7 @@ class HeldOutLoss:
         held_out = [clip for clip in queries if clip.part == "held_out"]
         self.is_held_out = bool(held_out)
         """False where there are no held-out queries, and the queries themselves are used."""
-        self.queries: Sequence[CatalogClip] = [
-            clip for clip in (held_out or queries) if clip.clip_id in self._latents and clip.clip_id in self._masks
-        ]
+        self.queries: Sequence[CatalogClip] = [clip for clip in (held_out or queries) if self.can_measure(clip)]
         if not self.queries:
             raise GateFailed(
                 f"none of {len(held_out or queries)} {'held-out ' if held_out else ''}queries has both latents and a motion mask, so there is nothing to "
@@ -54,6 +52,10 @@ class HeldOutLoss:
             )
         self.draws = held_out_draws(ws.config.evaluate.held_out_draws)
         self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
+
+    def can_measure(self, query: CatalogClip) -> bool:
+        """Whether the query has latents and a mask."""
+        return query.clip_id in self._latents and query.clip_id in self._masks
 
     def content(self, query: CatalogClip) -> tuple[Any, ...]:
         """Everything that the losses of a query depend on, besides the weights."""

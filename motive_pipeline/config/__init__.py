@@ -3,6 +3,7 @@
 Defaults that come from the method are in the sections; ``motive.yaml`` comments every key.
 """
 
+from motive_pipeline.config.auditing import Audit
 from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference, VBench
 from motive_pipeline.config.data import Clips, DemoClips, DemoQueries, Policies, Queries, Storage
 from motive_pipeline.config.fingerprints import Config
@@ -32,6 +33,7 @@ __all__ = [
     "VBENCH_VIDEOS_PER_PROMPT",
     "AllTracker",
     "ArmName",
+    "Audit",
     "Clips",
     "Config",
     "DemoClips",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from motive_pipeline.config.auditing import Audit
 from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference
 from motive_pipeline.config.data import Clips, Queries, Storage
 from motive_pipeline.config.method import TRAK_MAX_DIM, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
@@ -44,6 +45,7 @@ class Settings(Section):
     finetune: Finetune = Finetune()
     generate: Generate = Generate()
     evaluate: Evaluate = Evaluate()
+    audit: Audit = Audit()
     preference: Preference = Preference()
     engine: Engine = Engine()
     schedule: Schedule = Schedule()

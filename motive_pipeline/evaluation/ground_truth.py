@@ -67,10 +67,13 @@ LABELLED_SOURCES: dict[str, LabelledSource] = {
 
 def load_truth(ws: Workspace) -> GroundTruth | None:
     """The ground truth, or None: clips and queries do not both come from one labelled source."""
+    return resolve_dotted(LABELLED_SOURCES[ws.config.clips.source].truth)(ws) if has_truth(ws) else None
+
+
+def has_truth(ws: Workspace) -> bool:
+    """Whether clips and queries come from one labelled source."""
     source = ws.config.clips.source
-    if source not in LABELLED_SOURCES or source != ws.config.queries.source:
-        return None
-    return resolve_dotted(LABELLED_SOURCES[source].truth)(ws)
+    return source in LABELLED_SOURCES and source == ws.config.queries.source
 
 
 def query_motion(ws: Workspace) -> str | None:

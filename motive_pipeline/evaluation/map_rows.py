@@ -19,8 +19,8 @@ from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.attribution.weight_direction import LossInputs, refuse_on_oom
 from motive_pipeline.config import Variant
+from motive_pipeline.curation.controls import UNTRAINED_SEED, reset_weights
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.evaluation.controls import UNTRAINED_SEED, reset_weights
 from motive_pipeline.graph import Role, weighs_loss
 from motive_pipeline.keys import influence_map_key
 from motive_pipeline.latents.stage import LatentSet

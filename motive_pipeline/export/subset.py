@@ -28,6 +28,7 @@ from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.storage.layout import source_folders
 from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.publication import WARNING
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.decode import FrameRule
 
@@ -79,7 +80,7 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
     about = {"key": key, "arm": arm, "videos": videos, "trainer": trainer, "subset": subset.data_version}
     lock = FileLock(folder.parent / f".{folder.name}.export.lock", f"the export to {folder}")
     if (there := _finished_manifest(folder)) is not None and there["key"] == key:
-        return _result(folder, trainer, table, 0, there["warnings"])
+        return _result(folder, trainer, table, 0, [*_of_the_audit(ws), *there["warnings"]])
     _require_free_folder(folder)
     try:
         with lock.holding(who=f"motive export --to {folder}"):
@@ -98,7 +99,7 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
             *warnings,
             f"beside it are parts of other exports to this folder that were stopped: {', '.join(others)}; you can remove them",
         ]
-    return _result(folder, trainer, table, num_written, warnings)
+    return _result(folder, trainer, table, num_written, [*_of_the_audit(ws), *warnings])
 
 
 def _write_export(
@@ -117,6 +118,12 @@ def _write_export(
     os.rename(work, folder)
     atomic.sync_folder(folder.parent)
     return num_written, warnings
+
+
+def _of_the_audit(ws: Workspace) -> list[str]:
+    """What the audit says against choosing by influence; nothing before it found anything."""
+    audit = ws.recorded("attribution_audit")
+    return [audit.facts[WARNING]] if audit is not None and WARNING in audit.facts else []
 
 
 def _result(folder: Path, trainer: str, table: pd.DataFrame, num_written: int, warnings: list[str]) -> ExportResult:

@@ -93,6 +93,22 @@ ARMS: dict[str, Arm] = _listed(
         is_rival=True,
     ),
     Arm(
+        name="flow_similarity",
+        label="similar flow",
+        description="The clips with most votes when the queries vote by the similarity of optical flow, without a model.",
+        choose="motive_pipeline.curation.controls:similar_flow",
+        reads=("query_catalog", "base_encoders"),
+        is_rival=True,
+    ),
+    Arm(
+        name="untrained",
+        label="untrained network",
+        description="The clips with most votes when the gradients are those of the same network with random weights.",
+        choose="motive_pipeline.curation.controls:untrained_gradients",
+        reads=("latents", "motion_masks", "query_catalog", "query_latents", "query_masks", "base_model"),
+        is_rival=True,
+    ),
+    Arm(
         name="bottom",
         label="lowest influence",
         description="The clips with the most negative influence, averaged over the queries.",

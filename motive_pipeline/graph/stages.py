@@ -41,6 +41,11 @@ def _has_embeddings(project: Project) -> bool:
     return any(project.arm(arm).needs_embeddings for arm in project.arms)
 
 
+def _has_arm(name: str) -> Switch:
+    """Whether a project has the arm ``name``."""
+    return lambda project: name in project.arms
+
+
 def _has_comparisons(project: Project) -> bool:
     return bool(project.comparisons)
 
@@ -120,6 +125,19 @@ def _pool_reads(project: Project, _: str) -> Iterable[str]:
 
 def _rejected_reads(project: Project, _: str) -> Iterable[str]:
     return _keys(project, lambda stage, output: stage.rejects)
+
+
+def _audit_reads(project: Project, _: str) -> Iterable[str]:
+    for variant in project.variants:
+        yield from (f"{asset}/{variant}" for asset in ("projected_gradients", "query_gradients", "influence_matrix", "voted_ranking"))
+    yield from ("latents", "query_latents", "motion_masks", "query_masks", "query_catalog", "eligible_pool", "base_model")
+    if _uses_adam(project):
+        yield "second_moments"
+
+
+def _audits(check: str) -> Switch:
+    """Whether a project asks for a costly check of the audit."""
+    return lambda project: check in project.setting("audit.checks")
 
 
 def _report_reads(project: Project, _: str) -> Iterable[str]:
@@ -485,7 +503,11 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="curated_subset",
             settings=("subset",),
-            when={_has_embeddings: ("vote.percentile",)},  # the arm of the nearest embeddings votes, too
+            when={  # these arms vote, too, by features that they compute themselves
+                _has_embeddings: ("vote.percentile",),
+                _has_arm("flow_similarity"): ("vote.percentile", *FRAMES, "clips.policies.hdr"),
+                _has_arm("untrained"): ("vote.percentile", "gradient", "influence.proj_dim", "model.expert", "engine.threads", *MODEL),
+            },
             publish="motive_pipeline.curation.arms:publish_subset",
             lanes=PER_SUBSET,
             outputs=(
@@ -633,6 +655,33 @@ STAGES: dict[str, Stage] = {
                     name="rejected_clips",
                     description="Every file that some stage could not use, with the stage, a reason code and a sentence.",
                     reads=_rejected_reads,
+                    reports=True,
+                ),
+            ),
+        ),
+        Stage(name="audit_rows", settings=("model.expert", "engine.threads", *MODEL)),  # draws, subsets and trainings stand in a row's key
+        Stage(
+            name="attribution_audit",
+            settings=("model.expert", "engine.threads", *FRAMES, *MODEL),
+            reads_frames=True,
+            when={
+                _audits("lds"): ("finetune", "evaluate.held_out_draws", "evaluate.bootstrap_samples"),
+                _has_arm("flow_similarity"): ("arms",),  # then the control is that of the whole pool
+                _has_arm("untrained"): ("arms",),
+                **TONE_MAPPED,
+            },
+            publish_settings=("audit", "vote", "subset.share", "clips.source", "queries.source"),
+            publish="motive_pipeline.evaluation.audit.stage:publish_audit",
+            group="evaluation",
+            kinds=frozenset({"parquet", "torch"}),
+            on_device=True,
+            heavy=True,
+            outputs=(
+                Output(
+                    name="attribution_audit",
+                    description="How far the attribution can be trusted: projection, draws, queries, controls, leakage and, where asked, what training shows.",
+                    reads=_audit_reads,
+                    looks_up=("clip_catalog",),
                     reports=True,
                 ),
             ),

@@ -16,6 +16,7 @@ from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
 from motive_pipeline.evaluation.values import difference, difference_matrix, estimate, metrics_of, num_trainings, unit_values, value_matrix
 from motive_pipeline.graph.metrics import DYNAMIC, FRECHET, HELD_OUT_DROP, HISTOGRAM, IN_SAMPLE_DROP, QUERY_MOTION, Metric
+from motive_pipeline.report.audit_section import AuditSection, load_audit_section
 from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, precision_table
 from motive_pipeline.report.participants import Participants, clip_participants, query_participants
 from motive_pipeline.report.plots import Dots
@@ -39,6 +40,7 @@ class Findings:
     """Everything the report states."""
 
     arms: Sequence[str]
+    variants: tuple[str, ...]
     units: pd.DataFrame
     metrics: Sequence[Metric]
     estimates: dict[tuple[Metric, str], Estimate]
@@ -51,6 +53,7 @@ class Findings:
     num_trainings: int
     verdict: Verdict
     preference: PreferenceSection
+    audit: AuditSection
     precision: Sequence[Precision]
     truth: GroundTruth | None
     tables: dict[str, Table]
@@ -141,12 +144,14 @@ def load_findings(ws: Workspace) -> Findings:
         tables[table.key] = with_origin(table, its_numbers)
         numbers += its_numbers
     preference = load_preference_section(ws)
-    numbers += preference.numbers
+    audit = load_audit_section(ws)
+    numbers += [*preference.numbers, *audit.numbers]
     for table in (*preference.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
         arms=arms,
+        variants=tuple(ws.config.variants),
         units=units,
         metrics=metrics,
         estimates=estimates,
@@ -156,6 +161,7 @@ def load_findings(ws: Workspace) -> Findings:
         missing_videos=missing_videos(units, arms),
         verdict=verdict(differences, main_metrics, num_trainings=num_trainings(units, arms)),
         preference=preference,
+        audit=audit,
         precision=precision,
         truth=truth,
         tables=tables,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from motive_pipeline.evaluation.clip_maps import MapSet, caveats
 from motive_pipeline.graph import MAIN_VARIANT
 from motive_pipeline.report import plots
+from motive_pipeline.report.audit_plot import scores_figure
 from motive_pipeline.report.curve_plot import curves_figure
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
@@ -154,9 +155,13 @@ def _figures(findings: Findings) -> dict[str, Markup]:
         ),
         "precision_plot": "",
         "curve_plot": "",
+        "audit_plot": "",
     }
     if findings.curves.steps:
         figures["curve_plot"] = plots.svg(functools.partial(curves_figure, curves=findings.curves), name="curve")
+    if len(findings.audit.scores):
+        drawing = functools.partial(scores_figure, scores=findings.audit.scores, variants=findings.variants)
+        figures["audit_plot"] = plots.svg(drawing, name="audit")
     if findings.precision:
         *rows, chance = findings.precision
         drawing = functools.partial(

@@ -26,6 +26,12 @@ DAMAGED = "damaged.json"
 INDEX = "index.parquet"
 """Data that lists rows of row stores (columns ``key`` and ``store``) instead of holding them."""
 
+UNFINISHED = "unfinished"
+"""The fact of a publication that stopped before all was done (its time was up): it says what is left, and the next `motive run` goes on."""
+
+WARNING = "warning"
+"""The fact of a publication that whoever uses the chosen clips should read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowCounts:

@@ -93,7 +93,23 @@ TABLES: dict[str, pa.Schema] = {
             ("agreement", _F),
         ]
     ),
-    "audit": pa.schema([("check", _S), ("variant", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F)]),
+    "audit": pa.schema(
+        [
+            ("check", _S),
+            ("variant", _S),
+            ("against", _S),
+            ("parameter", _S),
+            ("query_id", _S),
+            ("value", _F),
+            ("std_error", _F),
+            ("ci_low", _F),
+            ("ci_high", _F),
+            ("num_units", _I),
+            ("unit", _S),
+            ("seconds", _F),
+            ("verdict", _S),
+        ]
+    ),
     "runs": pa.schema(
         [
             ("asset", _S),

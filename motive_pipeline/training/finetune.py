@@ -58,7 +58,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     started = time.time()
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
-    clips = _by_shape(arm, clip_ids, latents)
+    clips = clips_by_shape(clip_ids, latents, asset=f"finetuned_checkpoint/{arm}", chosen_by=f"curated_subset/{arm}")
     curve_of = None if ws.config.finetune.eval_every is None else functools.partial(HeldOutCurve, held_out=HeldOutLoss(ws), base=[])
     trainings = [_train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
@@ -90,18 +90,23 @@ def load_records(published: Path) -> list[dict[str, Any]]:
     return json.loads((published / RECORD).read_text(encoding="utf-8"))["trainings"]
 
 
-def _by_shape(arm: ArmName, clip_ids: Sequence[str], latents: LatentSet) -> dict[Shape, list[str]]:
-    """The clips by the shape of their latents (frames, height, width)."""
+def clips_by_shape(clip_ids: Sequence[str], latents: LatentSet, *, asset: str, chosen_by: str) -> dict[Shape, list[str]]:
+    """The clips by the shape of their latents (frames, height, width). ``asset`` trains on them, ``chosen_by`` listed them.
+
+    Raises:
+        GateFailed: a clip has no latents.
+    """
     index = latents.index.set_index("clip_id")[["frames", "height", "width"]]
     absent = [clip_id for clip_id in clip_ids if clip_id not in index.index]
     if absent:
         raise GateFailed(
-            f"finetuned_checkpoint/{arm}: {len(absent)} clips of its subset have no latents (the first: {absent[0]}). "
-            f"Materialize eligible_pool and curated_subset/{arm} again."
+            f"{asset}: {len(absent)} clips of its subset have no latents (the first: {absent[0]}). "
+            f"Materialize eligible_pool and {chosen_by} again."
         )
+    shapes = index.loc[list(clip_ids)].to_numpy().tolist()
     clips: dict[Shape, list[str]] = {}
-    for clip_id in clip_ids:
-        clips.setdefault(tuple(int(size) for size in index.loc[clip_id]), []).append(clip_id)
+    for clip_id, shape in zip(clip_ids, shapes, strict=True):
+        clips.setdefault(tuple(int(size) for size in shape), []).append(clip_id)
     return clips
 
 

@@ -17,7 +17,7 @@ def test_every_asset_was_computed(project):
     assert {run["status"] for run in project.first.assets.values()} == {"computed"}
     expected = {
         "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool", "rejected_clips", "eval_report",
-        "preference_bundle", "preference_study", "influence_maps/motive",
+        "attribution_audit", "preference_bundle", "preference_study", "influence_maps/motive",
         *(f"{name}/{v}" for v in ("motive", "no_mask") for name in ("projected_gradients", "query_gradients", "influence_matrix", "voted_ranking")),
         *(f"{name}/{arm}" for arm in TRAINED for name in ("curated_subset", "finetuned_checkpoint")),
         *(f"{name}/{arm}" for arm in DEFAULT_ARMS for name in ("generated_videos", "eval_scores")),
@@ -100,7 +100,7 @@ def test_the_tables_of_the_contract_are_filled(project):
         "subsets": "arm, clip_id, rank",
         "eval_scores": "arm, seed, metric, backend, value, ci_low, ci_high, num_videos",
         "preference": "arm_a, arm_b, wins, ties, losses, win_rate, ci_low, ci_high",
-        "audit": '"check", variant, value, ci_low, ci_high',
+        "audit": '"check", variant, against, parameter, query_id, value, std_error, ci_low, ci_high, num_units, unit, seconds, verdict',
         "runs": "asset, fingerprint, started_at, seconds, rows_computed, rows_reused",
     }
     counts = {name: len(project.workspace.scores.query(f"SELECT {wanted} FROM {name}").fetchall()) for name, wanted in columns.items()}
@@ -109,8 +109,9 @@ def test_the_tables_of_the_contract_are_filled(project):
     assert counts["ranking"] == 2 * 18
     assert 1 <= counts["harmful"] <= 2 * 4
     assert counts["subsets"] == 18 + 4 * 4
-    assert counts["runs"] >= 39
-    assert counts["preference"] == counts["audit"] == 0
+    assert counts["runs"] >= 40
+    assert counts["preference"] == 0
+    assert counts["audit"] > 60
 
 
 def test_all_arms_but_full_train_on_subsets_of_equal_size(project):
@@ -151,6 +152,20 @@ def test_a_changed_vote_threshold_touches_no_gradient(project):
         assert after[name] == {"status": "unchanged", "rows_computed": 0, "rows_reused": 0, "rows_rejected": 0, "seconds": 0.0}, name
     project.set("vote.percentile", 90)
     project.run()
+
+
+def test_an_audit_whose_time_is_up_is_gone_on_with_by_the_next_run_once(project):
+    project.set("audit", {"checks": ["lds"], "subsets": 12, "steps": 1, "budget_minutes": 1e-6})
+    assert project.run().assets["attribution_audit"]["status"] == "computed"
+    assert project.workspace.published("attribution_audit").facts["unfinished"] == "24 of 24 trainings are left; the next run goes on"
+    again = project.run().assets
+    assert {name for name, run in again.items() if run["seconds"]} == {"attribution_audit"}, (
+        "it is run again, once, and nothing waits for it"
+    )
+    del project.settings["audit"]
+    project.save()
+    project.run()
+    assert {run["status"] for run in project.run().assets.values()} == {"unchanged"}
 
 
 def test_a_gate_that_fails_blocks_what_follows_and_the_exit_code_says_so(project):

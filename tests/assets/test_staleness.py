@@ -34,6 +34,7 @@ WITHOUT_ROWS = (
     "rejected_clips",
     "preference_bundle",
     "preference_study",
+    "attribution_audit",
     "eval_report",
 )
 """Assets that are made as a whole, in little time: their rows say nothing about what was computed again."""
@@ -69,7 +70,7 @@ class Observed:
 ORDER = (
     "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "projected_gradients", "query_gradients",
     "influence_matrix", "eligible_pool", "influence_maps", "voted_ranking", "curated_subset", "finetuned_checkpoint", "generated_videos", "eval_scores",
-    "preference_bundle", "preference_study", "rejected_clips", "eval_report",
+    "preference_bundle", "preference_study", "rejected_clips", "attribution_audit", "eval_report",
 )  # fmt: skip
 
 

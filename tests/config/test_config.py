@@ -182,7 +182,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
-        ("vote: {percentile: 80}", {"voted_ranking"}),
+        ("vote: {percentile: 80}", {"voted_ranking", "attribution_audit"}),
         ("gradient: {timestep: [250, 500]}", {"gradient", "influence_maps"}),
         ("gradient: {timestep: [500]}", set()),
         ("gradient: {num_noises: 2}", {"gradient", "influence_maps"}),
@@ -191,7 +191,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         ("gradient: {draw_shift: 1.0, draw_timesteps: [100]}", set()),
         ("gradient: {mask: query}", {"gradient", "influence_maps"}),
         ("gradient: {draws_at_once: 4}", {"gradient", "influence_maps"}),
-        ("vote: {rule: mean_influence}", {"voted_ranking"}),
+        ("vote: {rule: mean_influence}", {"voted_ranking", "attribution_audit"}),
         ("variants: {quick: {draws: 4}}", set()),
         ("influence: {proj_dim: 256}", {"influence_matrix"}),
         ("influence: {preconditioner: trak}", {"influence_matrix", "influence_maps"}),
@@ -199,7 +199,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
         ("influence: {trak_lambda: 3, adam_clips: 8, adam_eps: 0.1}", set()),
         ("motion: {floor_px: 2.0}", {"motion_masks"}),
         ("finetune: {learning_rate: 2.0e-5}", {"finetuned_checkpoint"}),
-        ("subset: {share: 0.2}", {"voted_ranking", "curated_subset"}),
+        ("subset: {share: 0.2}", {"voted_ranking", "curated_subset", "attribution_audit"}),
         ("engine: {commit_rows: 7}", set()),
         ("preference: {seed: 1, plans: 3}", {"preference_bundle"}),
         ("preference: {exclude_failed: false}", {"preference_study"}),

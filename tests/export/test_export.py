@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from motive_pipeline.export.subset import export_subset
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.lock import Locked
+from motive_pipeline.storage.publication import WARNING
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.probe import probe
@@ -499,3 +501,9 @@ def test_the_command_says_how_to_use_it_and_that_the_subset_is_out_of_date(tmp_p
     wrong = subprocess.run([*command, "diffsinth"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert "diffusion_pipe" in wrong.stderr
+
+
+def test_what_the_audit_found_is_said_also_of_a_finished_export(tmp_path, ws):
+    said = "the audit found no ground to choose by influence"
+    ws.publish("attribution_audit", content="made up", write=lambda folder: None, started=time.time(), facts={WARNING: said})
+    assert [export_subset(ws, "motive", tmp_path / "a", "videofolder").warnings for _ in range(2)] == [[said]] * 2

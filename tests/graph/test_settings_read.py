@@ -12,7 +12,7 @@ from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
 EVERY_ARM = """
-arms: [base, full, without_harmful, random, motion_magnitude, embedding, bottom, no_mask, motive, {name: own, variant: quick, rule: mean_influence}]
+arms: [base, full, without_harmful, random, motion_magnitude, embedding, flow_similarity, untrained, bottom, no_mask, motive, {name: own, variant: quick, rule: mean_influence}]
 variants: {quick: {draws: 2, mask: query, preconditioner: [adam, trak], combine: mean_cosine, percentile: 80}}
 influence: {proj_dim: 256, preconditioner: adam, adam_clips: 2}
 preference: {comparisons: [[motive, base]]}
@@ -33,6 +33,7 @@ BY_CONTENT = {
     "eval_scores": {"clips", "queries.demo.motion", "queries.source"},  # videos and queries, whose frames it reads, enter by content
     "preference_bundle": {"clips"},  # likewise
     "preference_study": {"preference.results_path"},  # the result files enter by content
+    "attribution_audit": {"gradient", "influence"},  # the gradients and the influence that it audits enter by content
     "eval_report": {"clips", "queries", "embedding", "model", "vote", "subset", "evaluate", "gradient", "influence", "motion", "finetune",
                     "generate", "preference", "arms_"},  # it prints the settings of what it shows
     "rejected_clips": {"clips", "queries"},

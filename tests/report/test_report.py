@@ -495,7 +495,7 @@ def test_every_tile_of_a_clip_has_its_files_name(evaluated, report):
     clips, queries = evaluated.published("clip_catalog").table("catalog"), evaluated.published("query_catalog").table("queries")
     named = {Path(path).name for path in (*clips["path"], *queries["path"])}
     found = Tiles(report[1]).names["clips"]
-    assert len(found) == 2 * (1 + 4 + 4)
+    assert len(found) == 2 * (1 + 4 + 4) + (4 + 4), "each query with its ends, and the ends of all queries"
     assert set(found) <= named
 
 
