@@ -22,8 +22,8 @@ from motive_pipeline.attribution.influence_map import InfluenceMaps
 from motive_pipeline.attribution.loss import Draw
 from motive_pipeline.attribution.weight_direction import LossInputs
 from motive_pipeline.config import Model, Motion
+from motive_pipeline.curation.controls import UNTRAINED_SEED, reset_weights
 from motive_pipeline.demo.generator import RARE_MOTION, SIZE_PX, ClipSpec, caption, render_clip, render_truth, sample_spec
-from motive_pipeline.evaluation.controls import UNTRAINED_SEED, reset_weights
 from motive_pipeline.models.load import load_model, model_folder
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.field import MaskRule, motion_field

@@ -48,7 +48,7 @@ def copied(ws: Workspace, folder: Path, model: Path) -> Workspace:
 
 def with_settings(ws: Workspace, **sections) -> Workspace:
     """The same project under other settings, whole sections of them."""
-    config = ws.config.model_copy(update=sections)
+    config = type(ws.config).model_validate(ws.config.model_dump(by_alias=True) | sections)
     config._file = ws.config.file
     return Workspace(config)
 
