@@ -73,7 +73,7 @@ def differences_table(
     }
     table = Table(
         key=key,
-        title=f"{name} minus each other arm" if len(others) > 1 else f"{name[0].upper()}{name[1:]}, minus {arm_name(others[0])}",
+        title=f"{name} minus each other arm" if len(others) != 1 else f"{name[0].upper()}{name[1:]}, minus {arm_name(others[0])}",
         columns=[f"{name} minus …", *(column_heading(metric) for metric in metrics)],
         rows=[[arm_name(other), *(numbers[other, metric].shown for metric in metrics)] for other in others],
         caption="Paired differences with 95 % intervals: same prompt, same sampling seed, same training number. An interval that contains 0 "
