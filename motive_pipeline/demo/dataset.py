@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 import pyarrow.parquet as pq
 
 from motive_pipeline.demo.generator import (
@@ -26,6 +26,7 @@ from motive_pipeline.demo.generator import (
     sample_spec,
 )
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.video.encode import write_mp4
 
 VERSION = 3  # raise it whenever the same settings give other files
@@ -175,7 +176,7 @@ def _write_all(folder: Path, settings: dict) -> None:
     with ThreadPoolExecutor(2) as pool:
         rows = list(pool.map(lambda job: _write_clip(*job), jobs))
     _require_disjoint(rows)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "truth.parquet")
+    write_parquet(pd.DataFrame(rows), folder / "truth.parquet")
     (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 

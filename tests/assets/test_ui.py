@@ -89,7 +89,7 @@ def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project
         expect(nodes.get_by_text(lane, exact=True)).to_be_visible()
     page.keyboard.press("Alt+e")
     keys = build_definitions(project.config).resolve_asset_graph().get_all_asset_keys()
-    assert len(keys) == 46
+    assert len(keys) == 48
     for title, number in Counter(key.path[-1] for key in keys).items():
         expect(nodes.get_by_text(title, exact=True)).to_have_count(number)
 
