@@ -254,7 +254,7 @@ def test_an_answer_that_another_tab_overwrote_is_written_again(half_done):
     tab = half_done.tab()
     tab.page.evaluate("const lost = stored(); delete lost.votes[1]; lost.votes[2] = { choice: 'tie', plays: 1, ms: 5, order: 3 }; "
                       "localStorage.setItem(memory, JSON.stringify(lost))")  # fmt: skip
-    half_done.page.wait_for_function("Object.keys(stored().votes).length === 3")
+    half_done.page.wait_for_function("() => Object.keys(stored().votes).length === 3")
     assert half_done.page.evaluate("result().votes.map(vote => vote.choice)") == ["left", "tie", "tie"]
 
 

@@ -105,7 +105,7 @@ def test_provenance_names_settings_inputs_and_libraries(workspace):
         started=time.time(),
     )
     saved = published.provenance
-    assert saved["settings"]["vote"] == {"percentile": 90.0}
+    assert saved["settings"]["vote"] == {"percentile": 90.0, "rule": "vote"}
     assert saved["upstream"] == {
         "eligible_pool": workspace.published("eligible_pool").data_version,
         "influence_matrix/motive": None,  # not published here
