@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from motive_pipeline.storage.run_history import RunHistory
 
 TEMPLATE = Path(__file__).with_name("dagster.yaml")
 BOUND_TO = "storage_root.txt"
+
+EMPTY_FOR_S = 2.0
+"""A database that stays empty for so long is not one that another process is just creating."""
 
 
 def place_of_instance(config: Config) -> Path:
@@ -92,19 +96,28 @@ def _require_whole_databases(folder: Path) -> None:
         MotiveError: a database of it is empty, cut or altered.
     """
     for file in sorted(folder.rglob("*.db")):
-        try:
-            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
-                is_empty = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            wrong = "holds nothing" if is_empty else None
-        except sqlite3.OperationalError:  # locked, or no right to read: Dagster itself says it better
-            continue
-        except sqlite3.DatabaseError as error:
-            wrong = str(error)
-        if wrong:
+        if wrong := _what_is_wrong(file):
             raise MotiveError(
                 f"{file}, part of Dagster's history of runs, is damaged ({wrong}). All results are kept: move the folder {file.parent} away, and the "
                 "next `motive run` begins a new history, finds every row and publication, and computes none of them again."
             )
+
+
+def _what_is_wrong(file: Path) -> str | None:
+    """What is wrong with a database; None if it can be opened, or if Dagster itself says it better (locked, no right to read)."""
+    end = time.monotonic() + EMPTY_FOR_S
+    while True:
+        try:
+            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as db:
+                if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    return None
+        except sqlite3.OperationalError:
+            return None
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        if time.monotonic() >= end:
+            return "holds nothing"
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_the_page_of_the_report_shows_it_and_says_where_it_lies(page, ui, projec
 
 
 @pytest.mark.slow
-def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what_follows(page, ui, project):
+def test_a_changed_setting_marks_the_assets_that_use_it_only_and_materialize_runs_it_and_what_follows(page, ui, project):
     before = project.materializations()
     dialog = unsynced_dialog(page, ui)
     expect(dialog.get_by_text("All assets are up to date")).to_be_visible()
@@ -136,21 +136,23 @@ def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what
     page.get_by_role("button", name="Reload definitions").click()
     expect(page.get_by_text("Definitions reloaded").first).to_be_visible()
 
-    assert offered(unsynced_dialog(page, ui)) == RANKINGS
+    users = {*RANKINGS, "attribution_audit"}  # all that use the setting: the audit tries the vote without single queries
+    assert offered(unsynced_dialog(page, ui)) == users
     open_asset(page, ui, "voted_ranking/motive")
     expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
     open_asset(page, ui, "curated_subset/motive")
     expect(page.get_by_text("Latest materialization").first).to_be_visible()
     expect(page.get_by_text("Unsynced")).to_have_count(0)
 
-    unsynced_dialog(page, ui).get_by_role("button", name="Materialize 2 assets").click()
+    unsynced_dialog(page, ui).get_by_role("button", name="Materialize 3 assets").click()
     expect(page.get_by_text("Launched run").first).to_be_visible()
     open_asset(page, ui, "curated_subset/motive")
     expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
-    open_asset(page, ui, "voted_ranking/motive")
-    expect(page.get_by_text("Latest materialization").first).to_be_visible()
-    expect(page.get_by_text("Unsynced")).to_have_count(0)
-    assert project.materializations() - before == Counter(RANKINGS)
+    for asset in ("voted_ranking/motive", "attribution_audit"):
+        open_asset(page, ui, asset)
+        expect(page.get_by_text("Latest materialization").first).to_be_visible()
+        expect(page.get_by_text("Unsynced")).to_have_count(0)
+    assert project.materializations() - before == Counter(users)
 
     followers = {"curated_subset/motive", "curated_subset/no_mask", "eval_report"}
     assert offered(unsynced_dialog(page, ui)) == followers
@@ -158,7 +160,7 @@ def test_a_changed_setting_marks_its_asset_only_and_materialize_runs_it_and_what
     expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
     page.get_by_role("button", name="Materialize").first.click()
     expect(page.get_by_text("Unsynced")).to_have_count(0)
-    assert project.materializations() - before == Counter([*RANKINGS, "curated_subset/motive"])
+    assert project.materializations() - before == Counter([*users, "curated_subset/motive"])
 
 
 def report_page(browser: Browser, report: Path, **context) -> Page:
