@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, motion_weighted_loss
-from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, mean_motion_weighted_loss
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.latents.stage import LatentSet
@@ -74,18 +73,10 @@ class HeldOutLoss:
             RejectRow: the query can no longer be read (only with ``engine.keep_latents: false``).
         """
         latents_CFHW, prompt_LE = self._latents.get(query.clip_id)
-        channels, frames, height, width = latents_CFHW.shape
-        with torch.no_grad():
+        mask_FHW = self._masks.get(query.clip_id)
+        with torch.no_grad():  # one draw at a time: the memory of one pass
             losses = [
-                motion_weighted_loss(
-                    model,
-                    latents_CFHW,
-                    prompt_LE,
-                    mask_FHW=self._masks.get(query.clip_id),
-                    timestep=draw.timestep,
-                    noise_CFHW=latent_noise(draw.noise_seed, (channels, frames, height, width)),
-                    frame_norm=self._frame_norm,
-                )
+                mean_motion_weighted_loss(model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=[draw], frame_norm=self._frame_norm)
                 for draw in self.draws
             ]
         return torch.stack(losses).double().cpu().numpy()

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
 
-from motive_pipeline.attribution.loss import Draw, FrameNorm, location_error
-from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.attribution.loss import Draw, FrameNorm, errors_of_draws
 from motive_pipeline.attribution.streaming import selected_parameters
 from motive_pipeline.attribution.weight_direction import (
     Direction,
@@ -147,25 +146,14 @@ class InfluenceMaps:
         """W~ L~ of a clip, the mean over the draws: its mean over frames and places is the loss of the gradient pass."""
         total_FHW = torch.zeros(clip.latents_CFHW.shape[1:], dtype=torch.float64, device=self._model.device)
         for start in range(0, len(self._draws), self._at_once):
-            total_FHW += self._errors(clip, self._draws[start : start + self._at_once]).double().sum(dim=0)
+            draws = self._draws[start : start + self._at_once]
+            total_FHW += errors_of_draws(self._model, clip.latents_CFHW, clip.prompt_LE, draws).double().sum(dim=0)
         error_FHW = total_FHW / len(self._draws)
         if clip.mask_FHW is not None:
             error_FHW = error_FHW * clip.mask_FHW.to(error_FHW)
         if self._frame_norm == "paper_literal":
             error_FHW = error_FHW / len(error_FHW)
         return error_FHW.cpu().numpy()
-
-    def _errors(self, clip: LossInputs, draws: Sequence[Draw]) -> Float[torch.Tensor, "B F h w"]:
-        device, count = self._model.device, len(draws)
-        channels, frames, height, width = clip.latents_CFHW.shape
-        noises = [latent_noise(draw.noise_seed, (channels, frames, height, width)) for draw in draws]
-        return location_error(
-            self._model,
-            clip.latents_CFHW.to(device).expand(count, -1, -1, -1, -1),
-            clip.prompt_LE.to(device).expand(count, -1, -1),
-            timestep_B=torch.tensor([draw.timestep for draw in draws], dtype=torch.float32, device=device),
-            noise_BCFHW=torch.stack(noises).to(device),
-        )
 
 
 def over_time(map_FHW: Float[np.ndarray, "F h w"]) -> Float64[np.ndarray, " F"]:

@@ -91,15 +91,15 @@ def motion_weighted_loss(
 
     The mask weighs the error, never the input or the noise. ``paper_literal`` divides by F once more, as printed in the paper.
     """
-    return _weighted_losses(
+    device = model.device
+    error_1FHW = location_error(
         model,
-        latents_CFHW,
-        prompt_LE,
-        mask_FHW=mask_FHW,
-        timestep_B=torch.tensor([timestep], dtype=torch.float32),
-        noise_BCFHW=noise_CFHW[None],
-        frame_norm=frame_norm,
-    )[0]
+        latents_CFHW[None].to(device),
+        prompt_LE[None].to(device),
+        timestep_B=torch.tensor([timestep], dtype=torch.float32, device=device),
+        noise_BCFHW=noise_CFHW[None].to(device),
+    )
+    return _weighted(error_1FHW, mask_FHW, frame_norm)[0]
 
 
 def mean_motion_weighted_loss(
@@ -111,40 +111,30 @@ def mean_motion_weighted_loss(
     draws: Sequence[Draw],
     frame_norm: FrameNorm = "per_frame",
 ) -> Float[torch.Tensor, ""]:
-    """:func:`motion_weighted_loss` averaged over ``draws``, which go through the model as one batch. All clips share the noise of a draw."""
+    """:func:`motion_weighted_loss` averaged over ``draws``, which go through the model as one batch."""
+    return _weighted(errors_of_draws(model, latents_CFHW, prompt_LE, draws), mask_FHW, frame_norm).mean()
+
+
+def errors_of_draws(
+    model: VideoModel, latents_CFHW: Float[torch.Tensor, "C F h w"], prompt_LE: Float[torch.Tensor, "L E"], draws: Sequence[Draw]
+) -> Float[torch.Tensor, "B F h w"]:
+    """:func:`location_error` of one clip at each of ``draws``, which go through the model as one batch. All clips share the noise of a draw."""
+    device, num_draws = model.device, len(draws)
     channels, frames, height, width = latents_CFHW.shape
-    losses_B = _weighted_losses(
-        model,
-        latents_CFHW,
-        prompt_LE,
-        mask_FHW=mask_FHW,
-        timestep_B=torch.tensor([draw.timestep for draw in draws], dtype=torch.float32),
-        noise_BCFHW=torch.stack([latent_noise(draw.noise_seed, (channels, frames, height, width)) for draw in draws]),
-        frame_norm=frame_norm,
-    )
-    return losses_B.mean()
-
-
-def _weighted_losses(
-    model: VideoModel,
-    latents_CFHW: Float[torch.Tensor, "C F h w"],
-    prompt_LE: Float[torch.Tensor, "L E"],
-    *,
-    mask_FHW: Float[torch.Tensor, "F h w"] | None,
-    timestep_B: Float[torch.Tensor, " B"],
-    noise_BCFHW: Float[torch.Tensor, "B C F h w"],
-    frame_norm: FrameNorm,
-) -> Float[torch.Tensor, " B"]:
-    """L_mot of one clip at several timesteps and noises, as one batch."""
-    device, num_draws = model.device, len(timestep_B)
-    error_BFHW = location_error(
+    return location_error(
         model,
         latents_CFHW.to(device).expand(num_draws, -1, -1, -1, -1),
         prompt_LE.to(device).expand(num_draws, -1, -1),
-        timestep_B=timestep_B.to(device),
-        noise_BCFHW=noise_BCFHW.to(device),
+        timestep_B=torch.tensor([draw.timestep for draw in draws], dtype=torch.float32, device=device),
+        noise_BCFHW=torch.stack([latent_noise(draw.noise_seed, (channels, frames, height, width)) for draw in draws]).to(device),
     )
-    weighted_BFHW = error_BFHW if mask_FHW is None else mask_FHW.to(device) * error_BFHW
+
+
+def _weighted(
+    error_BFHW: Float[torch.Tensor, "B F h w"], mask_FHW: Float[torch.Tensor, "F h w"] | None, frame_norm: FrameNorm
+) -> Float[torch.Tensor, " B"]:
+    """The losses whose errors these are (equation 16)."""
+    weighted_BFHW = error_BFHW if mask_FHW is None else mask_FHW.to(error_BFHW.device) * error_BFHW
     frame_means_BF = weighted_BFHW.mean(dim=(2, 3))
     num_frames = frame_means_BF.shape[1]
     loss_B = frame_means_BF.sum(dim=1) / num_frames

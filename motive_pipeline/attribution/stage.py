@@ -17,6 +17,7 @@ import numpy as np
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
 from motive_pipeline.attribution.loss import attribution_draws
+from motive_pipeline.attribution.loss_masks import LossMasks
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
@@ -24,11 +25,10 @@ from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph import Role, weighs_loss
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_hash
-from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -41,19 +41,25 @@ DIMS = {"gradient": ("proj",)}
 class _Inputs:
     """What the gradients of one variant and role are computed from.
 
-    ``masks`` is None if the variant uses no mask, ``second_moments`` (their hash) without Adam's preconditioner.
+    ``second_moments`` (their hash) is None without Adam's preconditioner.
     """
 
     clips: list[CatalogClip]
     latents: LatentSet
-    masks: MaskSet | None
+    masks: LossMasks
     model_hash: str
     second_moments: str | None
 
     def key(self, clip: CatalogClip) -> str:
         """The row's key in the store."""
-        mask = self.masks.content(clip.clip_id) if self.masks is not None else ""
-        return gradient_key(clip.clip_id, clip.caption, self.latents.content(clip.clip_id), mask, self.model_hash, self.second_moments)
+        return gradient_key(
+            clip.clip_id,
+            clip.caption,
+            self.latents.content(clip.clip_id),
+            self.masks.content(clip.clip_id),
+            self.model_hash,
+            self.second_moments,
+        )
 
 
 def gradients_asset(variant: Variant, role: Role) -> str:
@@ -123,8 +129,7 @@ class _RowFunction:
         if self._gradient is None:
             self._gradient = self._build()
         latents_CFHW, prompt_LE = self._inputs.latents.get(clip.clip_id)
-        mask_FHW = self._inputs.masks.get(clip.clip_id) if self._inputs.masks is not None else None
-        feature = self._gradient(latents_CFHW, prompt_LE, mask_FHW)
+        feature = self._gradient(latents_CFHW, prompt_LE, self._inputs.masks.get(clip.clip_id))
         return {
             "gradient": feature.gradient_P,
             "grad_norm": np.array(feature.norm, np.float64),
@@ -143,11 +148,11 @@ class _RowFunction:
 def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
     latents = LatentSet(ws, role)
     config = ws.config.of_variant(variant)
-    masks = MaskSet(ws, role) if weighs_loss(config.gradient.mask, role) else None
+    masks = LossMasks(ws, role, config.gradient)
     wanted = [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
-    clips = [clip for clip in wanted if clip.clip_id in latents and (masks is None or clip.clip_id in masks)]
+    clips = [clip for clip in wanted if clip.clip_id in latents and clip.clip_id in masks]
     if not clips:
-        needed = "latents and a mask" if masks is not None else "latents"
+        needed = "latents and a mask" if masks.are_used else "latents"
         raise GateFailed(f"{gradients_asset(variant, role)}: none of {len(wanted)} clips has {needed}. See `rejects` for the reasons.")
     moments = second_moments_content(ws) if config.influence.uses_adam else None
     return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws), second_moments=moments)

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from motive_pipeline.config.names import FLOW_HISTOGRAM, Rule, TrackerName
+from motive_pipeline.config.names import FLOW_HISTOGRAM, TrackerName
 from motive_pipeline.config.section import DrawTimesteps, Preconditioner, RejectShare, Section, Share, Timesteps, require_power_of_two
 from motive_pipeline.graph.trackers import TRACKERS
+from motive_pipeline.graph.variants import Rule
 
 TRAK_MAX_DIM = 8192
 """The largest ``influence.proj_dim`` with TRAK, whose kernel has proj_dim x proj_dim entries."""

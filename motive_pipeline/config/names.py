@@ -21,9 +21,6 @@ SourceName = Literal[
 Variant = str
 """The name of a gradient variant."""
 
-Rule = Literal["vote", "mean_influence"]
-"""The order in which a ranking puts the clips: by the queries' votes, or by the influence averaged over the queries."""
-
 NewName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]{0,39}$")]
 """The name that a config gives to a variant or an arm; it becomes part of asset keys and folder names."""
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Tag, ValidationError
 
 from motive_pipeline.config.method import Gradient, Influence, Vote
-from motive_pipeline.config.names import ArmName, NewName, Rule, Variant
+from motive_pipeline.config.names import ArmName, NewName, Variant
 from motive_pipeline.config.section import Section
-from motive_pipeline.graph.variants import SHARED_BY_VARIANTS
+from motive_pipeline.graph.variants import SHARED_BY_VARIANTS, Rule
 
 Overrides = dict[str, Any]
 """Keys of ``gradient``, ``influence`` and ``vote``, and the variant's values for them."""

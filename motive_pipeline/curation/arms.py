@@ -16,7 +16,7 @@ from jaxtyping import Float64, Shaped
 from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.harmful import worst_first
 from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.curation.vote import num_selected
+from motive_pipeline.curation.vote import num_selected, order_by
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import Arm, resolve_dotted
 from motive_pipeline.storage.digest import digest_frame
@@ -83,13 +83,13 @@ def first_ranked(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Sha
     ranking = ws.published(f"voted_ranking/{arm.variant}").table("ranking")
     if arm.rule is None:
         return _ids(ranking.sort_values("rank"))
-    scores = ["votes", "mean_influence"] if arm.rule == "vote" else ["mean_influence"]
-    return _ids(ranking.sort_values([*scores, "clip_id"], ascending=[*(False for _ in scores), True]))
+    by_id = ranking.sort_values("clip_id")
+    return _ids(by_id.iloc[order_by(arm.rule, by_id["votes"].to_numpy(np.int64), by_id["mean_influence"].to_numpy(np.float64))])
 
 
 def lowest_influence(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
     """The clips of the variant's ranking, lowest mean influence first."""
-    return _ids(ws.published(f"voted_ranking/{arm.variant}").table("ranking").sort_values(["mean_influence", "clip_id"]))
+    return _ids(worst_first(ws.published(f"voted_ranking/{arm.variant}").table("ranking")))
 
 
 def all_but_the_worst(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:

@@ -17,16 +17,16 @@ from jaxtyping import Float, Float32, Shaped, UInt8
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import prefix
+from motive_pipeline.attribution.loss_masks import LossMasks
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.curation.embeddings import voted_choice
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph import Arm, Role, weighs_loss
+from motive_pipeline.graph import Arm, Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
 from motive_pipeline.motion.parallel import in_parallel
-from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -100,21 +100,21 @@ def flow_field(frames_THWC: UInt8[np.ndarray, "T H W 3"], grid: LatentGrid) -> F
 
 def untrained_features(ws: Workspace, role: Role) -> Features:
     """The projected gradient of each clip for the same architecture with random weights: same mask, loss, noise and projection."""
-    latents, masks = LatentSet(ws, role), MaskSet(ws, role) if weighs_loss(ws.config.gradient.mask, role) else None
+    latents, masks = LatentSet(ws, role), LossMasks(ws, role, ws.config.gradient)
     gradient = functools.cache(lambda: untrained_gradient(ws))
     store = _store(ws, "untrained_network")
-    clips = [clip for clip in _clips(ws, role) if clip.clip_id in latents and (masks is None or clip.clip_id in masks)]
+    clips = [clip for clip in _clips(ws, role) if clip.clip_id in latents and clip.clip_id in masks]
     weights = model_hash(ws)
     work = [
         Work(
-            key=digest(VERSION, UNTRAINED_SEED, weights, latents.content(clip.clip_id), masks.content(clip.clip_id) if masks else ""),
+            key=digest(VERSION, UNTRAINED_SEED, weights, latents.content(clip.clip_id), masks.content(clip.clip_id)),
             item=clip,
         )
         for clip in clips
     ]
 
     def row(clip: CatalogClip) -> dict[str, np.ndarray]:
-        return {"feature": gradient()(*latents.get(clip.clip_id), masks.get(clip.clip_id) if masks else None).gradient_P}
+        return {"feature": gradient()(*latents.get(clip.clip_id), masks.get(clip.clip_id)).gradient_P}
 
     features = _features(store, work, compute_rows(store, work, row, what=f"{UNTRAINED} ({role})"))
     num_entries = min(ws.config.influence.proj_dim, *(len(feature) for feature in features.values()))

@@ -23,9 +23,10 @@ from jaxtyping import Float32, Float64, Int64, Shaped
 from motive_pipeline import config
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.attribution.influence_table import id_strings
-from motive_pipeline.config import Rule, Variant
+from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.graph import Rule
 from motive_pipeline.storage.digest import digest_arrays
 from motive_pipeline.storage.scores import TABLES
 from motive_pipeline.storage.work_folders import scratch_folder
@@ -101,13 +102,18 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
 
 
 def ranking_order(votes: Votes, rule: Rule = "vote") -> Int64[np.ndarray, " N"]:
-    """Positions of the clips from the best to the last, ties by clip id. NaN counts as the lowest mean.
+    """Positions of the clips from the best to the last; see :func:`order_by`."""
+    return order_by(rule, votes.votes_N, votes.mean_influence_N)
+
+
+def order_by(rule: Rule, votes_N: Int64[np.ndarray, " N"], mean_influence_N: Float64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """Positions of the clips, which come in the order of clip id, from the best to the last; ties by clip id. NaN counts as the lowest mean.
 
     ``vote``: by votes, ties by mean influence. ``mean_influence``: by that alone.
     """
     if rule == "mean_influence":
-        return np.argsort(-votes.mean_influence_N, kind="stable")
-    return np.lexsort((-votes.mean_influence_N, -votes.votes_N))  # the last key decides first; the sort is stable
+        return np.argsort(-mean_influence_N, kind="stable")
+    return np.lexsort((-mean_influence_N, -votes_N))  # the last key decides first; the sort is stable
 
 
 def publish_ranking(ws: Workspace, variant: Variant) -> Publication:

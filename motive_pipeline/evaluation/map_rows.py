@@ -15,18 +15,18 @@ import numpy as np
 from motive_pipeline.attribution.influence_map import InfluenceMaps
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.attribution.loss import attribution_draws
+from motive_pipeline.attribution.loss_masks import LossMasks
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.attribution.weight_direction import LossInputs, refuse_on_oom
 from motive_pipeline.config import Variant
 from motive_pipeline.curation.controls import UNTRAINED_SEED, reset_weights
 from motive_pipeline.errors import RejectRow
-from motive_pipeline.graph import Role, weighs_loss
+from motive_pipeline.graph import Role
 from motive_pipeline.keys import influence_map_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.workspace import Workspace
 
 STAGE = "influence_maps"
@@ -62,8 +62,7 @@ class MapInputs:
         self.gradient, self.influence = config.gradient, config.influence
         self.query_ids = load_influence(ws, variant).query_ids
         self._latents: dict[Role, LatentSet] = {"clip": LatentSet(ws, "clip"), "query": LatentSet(ws, "query")}
-        roles: tuple[Role, ...] = ("clip", "query")
-        self._masks = {role: MaskSet(ws, role) for role in roles if weighs_loss(self.gradient.mask, role)}
+        self._masks: dict[Role, LossMasks] = {role: LossMasks(ws, role, self.gradient) for role in self._latents}
         self._moments = second_moments_content(ws) if self.influence.uses_adam else None
 
     @cached_property
@@ -78,9 +77,7 @@ class MapInputs:
     def get(self, role: Role, clip_id: str) -> LossInputs:
         """What the variant's loss of a clip, or of a query, is computed from."""
         latents_CFHW, prompt_LE = self._latents[role].get(clip_id)
-        return LossInputs(
-            latents_CFHW=latents_CFHW, prompt_LE=prompt_LE, mask_FHW=self._masks[role].get(clip_id) if role in self._masks else None
-        )
+        return LossInputs(latents_CFHW=latents_CFHW, prompt_LE=prompt_LE, mask_FHW=self._masks[role].get(clip_id))
 
     def key(self, pair: Pair, network: Network) -> str:
         """The row's key in the store."""
@@ -89,8 +86,7 @@ class MapInputs:
         return influence_map_key(network, self.model_hash, moments, queries, self._content("clip", pair.clip_id))
 
     def _content(self, role: Role, clip_id: str) -> list[str]:
-        mask = self._masks[role].content(clip_id) if role in self._masks else ""
-        return [self._latents[role].content(clip_id), mask]
+        return [self._latents[role].content(clip_id), self._masks[role].content(clip_id)]
 
 
 class MapRows:

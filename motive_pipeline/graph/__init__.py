@@ -8,7 +8,7 @@ from motive_pipeline.graph.arms import ARMS, BASE, Arm
 from motive_pipeline.graph.declare import CURATION_GROUPS, Output, Project, Role, Source, Stage
 from motive_pipeline.graph.resolve import Asset, Graph, resolve_dotted
 from motive_pipeline.graph.stages import SOURCES, STAGES
-from motive_pipeline.graph.variants import MAIN_VARIANT, VARIANTS, weighs_loss
+from motive_pipeline.graph.variants import MAIN_VARIANT, VARIANTS, Rule, weighs_loss
 
 __all__ = [
     "ARMS",
@@ -24,6 +24,7 @@ __all__ = [
     "Output",
     "Project",
     "Role",
+    "Rule",
     "Source",
     "Stage",
     "resolve_dotted",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motive_pipeline.graph.variants import MAIN_VARIANT, UNMASKED
+from motive_pipeline.graph.variants import MAIN_VARIANT, UNMASKED, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Arm:
     description: str
     choose: str | None = None
     variant: str | None = None
-    rule: str | None = None
+    rule: Rule | None = None
     reads: tuple[str, ...] = ()
     takes_all: bool = False
     is_rival: bool = False
@@ -142,7 +142,7 @@ ARMS: dict[str, Arm] = _listed(
 """Every arm there is, by name, in the order in which tables show them."""
 
 
-def arm_of_variant(name: str, variant: str, rule: str | None) -> Arm:
+def arm_of_variant(name: str, variant: str, rule: Rule | None) -> Arm:
     """An arm of the config: the clips that ``variant`` ranks first, by ``rule``."""
     order = {None: "its ranking", "vote": "most votes", "mean_influence": "highest mean influence"}[rule]
     return Arm(

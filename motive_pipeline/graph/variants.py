@@ -7,9 +7,12 @@ variant ``motive`` is these sections themselves: by default the paper's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from motive_pipeline.graph.declare import Role
+
+Rule = Literal["vote", "mean_influence"]
+"""The order in which a ranking puts the clips: by the queries' votes, or by the influence averaged over the queries."""
 
 MAIN_VARIANT = "motive"
 """The variant that every project has: the sections of the config as they are."""

@@ -65,7 +65,7 @@ def clip_participants(ws: Workspace, num_used: int) -> Participants:
 
 def _rejects(ws: Workspace, assets: Collection[str]) -> list[tuple[str, str, str]]:
     """(path, clip_id, reason) of what these assets rejected, one for each path."""
-    found = [ws.published(asset).rejects() for asset in assets if ws.has_published(asset)]
+    found = [publication.rejects() for asset in assets if (publication := ws.published_or_none(asset)) is not None]
     frame = pd.concat(found).drop_duplicates("path") if found else pd.DataFrame(columns=["path", "clip_id", "reason"])
     return list(frame[["path", "clip_id", "reason"]].astype(str).itertuples(index=False, name=None))
 

@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from assets import instance
 from assets.instance import claim_root, instance_folder
 from assets.plan import plan
 from assets.run_stale import Report, run_stale
@@ -207,3 +211,34 @@ def test_an_instance_that_forgets_is_refused_and_any_other_is_its_folder(root, t
         pytest.raises(MotiveError, match="belongs to the run history in"),
     ):
         claim_root(instance, root)
+
+
+def database(folder: Path) -> Path:
+    """A whole database in a history of runs."""
+    file = folder / "history" / "runs.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("CREATE TABLE runs (id INTEGER)")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"), [(lambda file: file.write_bytes(b""), "holds nothing"), (lambda file: file.write_text("x" * 4096), "not a database")]
+)
+def test_a_damaged_history_is_named_with_what_to_do(tmp_path, monkeypatch, spoil, why):
+    monkeypatch.setattr(instance, "EMPTY_FOR_S", 0.3)
+    file = database(tmp_path)
+    instance._require_whole_databases(tmp_path)
+    spoil(file)
+    with pytest.raises(MotiveError, match=why) as caught:
+        instance._require_whole_databases(tmp_path)
+    assert f"move the folder {file.parent} away" in str(caught.value)
+
+
+def test_a_database_that_another_process_is_just_creating_is_not_damaged(tmp_path):
+    file = database(tmp_path)
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    threading.Timer(0.4, file.write_bytes, [whole]).start()
+    instance._require_whole_databases(tmp_path)
+    assert file.read_bytes() == whole, "it was waited for"

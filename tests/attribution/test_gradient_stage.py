@@ -195,8 +195,8 @@ def test_the_published_hash_of_the_model_is_the_present_one_even_where_no_gradie
 def test_a_clip_without_motion_weight_is_a_zero_row(folder, monkeypatch):
     ws = workspace(folder)
     still = MaskSet(ws, "clip").clip_ids[0]
-    get = stage.MaskSet.get
-    monkeypatch.setattr(stage.MaskSet, "get", lambda self, clip_id: get(self, clip_id) * (clip_id != still))
+    get = MaskSet.get
+    monkeypatch.setattr(MaskSet, "get", lambda self, clip_id: get(self, clip_id) * (clip_id != still))
     publication = publish_gradients(ws, variant="motive", role="clip")
     found = load_gradients(ws, "motive", "clip", 256)
     zero = [clip_id for clip_id, row in zip(found.clip_ids, found.rows(), strict=True) if not row.any()]

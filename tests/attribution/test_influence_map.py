@@ -134,7 +134,7 @@ def test_the_weights_come_back_to_the_bit_after_an_error_in_any_pass(model, monk
     query = inputs(11, masked=True)
     direction = maps.direction([query])
     step = maps.step(direction, query)
-    real, done = influence_map.location_error, []
+    real, done = influence_map.errors_of_draws, []
 
     def failing(*arguments, **named):
         if len(done) == passes:
@@ -144,7 +144,7 @@ def test_the_weights_come_back_to_the_bit_after_an_error_in_any_pass(model, monk
         return real(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(influence_map, "location_error", failing)
+        patch.setattr(influence_map, "errors_of_draws", failing)
         with pytest.raises(KeyboardInterrupt):
             maps.maps(direction, [inputs(1, masked=True), inputs(2, masked=True)], step)
     after = model.transformer.state_dict()
@@ -188,7 +188,7 @@ def test_running_out_of_memory_is_refused_and_any_other_error_passes(model, monk
     query = inputs(11, masked=True)
     direction = maps.direction([query])
     for error, raised in ((torch.OutOfMemoryError("CUDA out of memory"), DoesNotFit), (ValueError("another"), ValueError)):
-        monkeypatch.setattr(influence_map, "location_error", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(influence_map, "errors_of_draws", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         with pytest.raises(raised):
             maps.step(direction, query)
 

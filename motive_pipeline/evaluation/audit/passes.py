@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.loss import attribution_draws
+from motive_pipeline.attribution.loss_masks import LossMasks
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.attribution.stage import load_gradients
@@ -28,10 +29,9 @@ from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.evaluation.audit.agreement import hashed_sample, left_out_error, pairs_of, spearman
 from motive_pipeline.evaluation.audit.lds import spearman_brown
 from motive_pipeline.evaluation.audit.table import AuditRow
-from motive_pipeline.graph import Role, weighs_loss
+from motive_pipeline.graph import Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
-from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef
 from motive_pipeline.storage.workspace import Workspace
@@ -224,7 +224,7 @@ def disjoint_parts(num_draws: int, count: int) -> list[tuple[tuple[int, ...], tu
 def computed_passes(ws: Workspace, items: Sequence[Item], draws: Sequence[OneDraw]) -> Passes:
     """The gradients of ``items`` under each draw, from the row store or computed now; items that were rejected for a draw are left out of all."""
     latents: dict[Role, LatentSet] = {role: LatentSet(ws, role) for role in ("clip", "query")}
-    masks: dict[Role, MaskSet] = {role: MaskSet(ws, role) for role in latents if weighs_loss(ws.config.gradient.mask, role)}
+    masks: dict[Role, LossMasks] = {role: LossMasks(ws, role, ws.config.gradient) for role in latents}
     store = ws.store(STORE, DIMS)
     base = [VERSION, model_hash(ws), ws.config.row_fingerprint("gradient")]
     if ws.config.influence.uses_adam:
@@ -233,7 +233,8 @@ def computed_passes(ws: Workspace, items: Sequence[Item], draws: Sequence[OneDra
     seconds: list[float] = []
     for draw in draws:
         keys = {
-            digest("pass", base, vars(draw), latents[item.role].content(item.clip_id), _mask_content(masks, item)): item for item in items
+            digest("pass", base, vars(draw), latents[item.role].content(item.clip_id), masks[item.role].content(item.clip_id)): item
+            for item in items
         }
         row = _row_function(ws, draw, latents, masks)
         outcome = compute_rows(
@@ -251,7 +252,7 @@ def computed_passes(ws: Workspace, items: Sequence[Item], draws: Sequence[OneDra
 
 
 def _row_function(
-    ws: Workspace, draw: OneDraw, latents: Mapping[Role, LatentSet], masks: Mapping[Role, MaskSet]
+    ws: Workspace, draw: OneDraw, latents: Mapping[Role, LatentSet], masks: Mapping[Role, LossMasks]
 ) -> Callable[[Item], dict[str, np.ndarray]]:
     """``item -> arrays``; the model is loaded with the first missing row."""
     built: list[ClipGradient] = []
@@ -260,16 +261,11 @@ def _row_function(
         if not built:
             built.append(_single_draw_gradient(ws, draw))
         started = time.monotonic()
-        mask_FHW = masks[item.role].get(item.clip_id) if item.role in masks else None
-        feature = built[0](*latents[item.role].get(item.clip_id), mask_FHW)
+        feature = built[0](*latents[item.role].get(item.clip_id), masks[item.role].get(item.clip_id))
         taken = np.array(time.monotonic() - started)
         return {"gradient": feature.gradient_P, "norm": np.array(feature.norm), "seconds": taken}
 
     return row
-
-
-def _mask_content(masks: Mapping[Role, MaskSet], item: Item) -> str:
-    return masks[item.role].content(item.clip_id) if item.role in masks else ""
 
 
 def _single_draw_gradient(ws: Workspace, draw: OneDraw) -> ClipGradient:

@@ -11,9 +11,9 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float, Int
 
-from motive_pipeline.config import Rule
 from motive_pipeline.curation.vote import Votes, majority_vote, ranking_order, threshold
 from motive_pipeline.evaluation.audit.agreement import set_overlap, top_overlap
+from motive_pipeline.graph import Rule
 
 
 def chosen(influence_QN: Float[np.ndarray, "Q N"], percentile: float, count: int, rule: Rule = "vote") -> Int[np.ndarray, " K"]:
