@@ -1,5 +1,7 @@
 """The chain of a variant of one's own: what its gradients, influence, ranking and arm are made from."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,10 +9,11 @@ from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.attribution.stage import load_gradients, publish_gradients
+from motive_pipeline.catalog.stage import publish_clip_catalog
 from motive_pipeline.curation.arms import publish_subset
 from motive_pipeline.curation.pool import publish_eligible_pool
 from motive_pipeline.curation.vote import publish_ranking
-from motive_pipeline.latents.stage import LatentSet
+from motive_pipeline.latents.stage import LatentSet, publish_latents
 from motive_pipeline.models.load import load_model
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.workspace import Workspace
@@ -97,3 +100,14 @@ def test_an_arm_takes_the_clips_by_its_own_rule_or_by_that_of_its_variant(ws):
         assert publish_subset(ws, arm).table("subset")["clip_id"].tolist() == [best]
     assert ws.published("voted_ranking/mean").table("ranking")["clip_id"].iloc[0] == best
     assert ws.published("voted_ranking/mean").facts["rule"] == "mean_influence"
+
+
+def test_a_clip_without_a_mask_takes_part_where_the_loss_is_plain(folder, ws):
+    shutil.copyfile(folder / "queries/slide/query_0.mp4", folder / "clips/unmasked.mp4")
+    publish_clip_catalog(ws)
+    publish_latents(ws, role="clip")
+    rows = {}
+    for variant in ("motive", "no_mask", "asked"):
+        publish_gradients(ws, variant=variant, role="clip")
+        rows[variant] = len(load_gradients(ws, variant, "clip", 64))
+    assert rows == {"motive": 3, "no_mask": 4, "asked": 4}
