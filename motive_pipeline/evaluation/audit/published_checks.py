@@ -49,6 +49,9 @@ def projection_rows(ws: Workspace, variant: str) -> Iterator[AuditRow]:
     if clips.attributes["projection"] == "exact":
         yield replace(row, verdict="the stored gradients are exact; nothing is projected")
         return
+    if clips.attributes.get("features_in_a_row", 1) > 1:
+        yield replace(row, verdict="a row holds the feature of each draw (combine: mean_cosine), so its first entries are one draw's")
+        return
     if clip_NP.shape[0] < 3:
         yield replace(row, num_units=len(clip_NP), unit="clips", verdict="fewer than three clips have a gradient")
         return

@@ -73,6 +73,14 @@ def test_exact_gradients_have_no_projection(ws):
     assert "exact" in row.verdict
 
 
+def test_rows_of_several_features_are_not_taken_for_one_projection(ws):
+    publish_gradients(ws, "projected_gradients/motive", CLIPS, unit_rows(120, 256), features_in_a_row=2)
+    publish_gradients(ws, "query_gradients/motive", QUERIES, unit_rows(4, 256, seed=1), features_in_a_row=2)
+    (row,) = projection_rows(ws, "motive")
+    assert math.isnan(row.value)
+    assert "combine: mean_cosine" in row.verdict
+
+
 def test_clips_of_one_length_cannot_show_a_bias(ws):
     publish_gradients(ws, "projected_gradients/motive", CLIPS, unit_rows(120, 64))
     (row,) = length_rows(ws, "motive", scores(np.zeros((2, 120))))
