@@ -7,6 +7,7 @@ stretches far less. Peak memory is taken in a process of its own.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +73,20 @@ class Clip:
     latents_CFHW: torch.Tensor
     prompt_LE: torch.Tensor
     mask_FHW: torch.Tensor
+
+
+def demo_settings(*, seed: int, split: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``motive.yaml`` with another generator seed and split, and with ``overrides`` by dotted key."""
+    settings = yaml.safe_load((REPOSITORY / "motive.yaml").read_text(encoding="utf-8"))
+    for dotted, value in {"clips.demo.seed": seed, "clips.demo.split": split, **overrides}.items():
+        *sections, key = dotted.split(".")
+        functools.reduce(dict.__getitem__, sections, settings)[key] = value
+    return settings
+
+
+def parsed_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Settings by dotted key, from ``KEY=VALUE`` texts."""
+    return {key: yaml.safe_load(text) for key, text in (pair.split("=", 1) for pair in pairs)}
 
 
 def build_model(device: torch.device) -> WanModel:

@@ -9,7 +9,6 @@ Each seed is one run of the whole graph with ``motive.yaml`` but for ``clips.dem
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import subprocess
 import sys
@@ -19,21 +18,17 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from benchmarks.common import REPOSITORY, demo_settings, parsed_overrides
 from motive_pipeline.config import load_config
 from motive_pipeline.storage.workspace import Workspace
 
-REPOSITORY = Path(__file__).parents[1]
 RIVALS = ("full", "random", "no_mask")
 LOSS, SHARE, DYNAMIC = "held_out_loss_drop", "query_motion_share[dis]", "dynamic_degree[dis]"
 
 
 def run_seed(folder: Path, *, seed: int, split: str, overrides: dict) -> pd.DataFrame:
     """The numbers of the report for one seed; the run is resumed where it was stopped, and a finished one is only read."""
-    settings = yaml.safe_load((REPOSITORY / "motive.yaml").read_text(encoding="utf-8"))
-    settings["clips"]["demo"] |= {"seed": seed, "split": split}
-    for dotted, value in overrides.items():
-        *sections, key = dotted.split(".")
-        functools.reduce(dict.__getitem__, sections, settings)[key] = value
+    settings = demo_settings(seed=seed, split=split, overrides=overrides)
     home = folder / f"{split}-{seed}"
     home.mkdir(parents=True, exist_ok=True)
     (home / "seed.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -130,7 +125,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="write the page here")
     arguments = parser.parse_args()
     first, _, last = arguments.seeds.partition("-")
-    overrides = {key: yaml.safe_load(text) for key, text in (pair.split("=", 1) for pair in arguments.set)}
+    overrides = parsed_overrides(arguments.set)
     started = time.monotonic()
     rows = []
     for split in arguments.split or ["confound"]:

@@ -15,12 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.common import REPOSITORY
+from benchmarks.common import demo_settings, parsed_overrides
 from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.second_moments import publish_second_moments
@@ -47,14 +48,12 @@ PROTOCOL = {
 ROLES: tuple[Role, ...] = ("clip", "query")
 
 
-def prepared(folder: Path, arguments: argparse.Namespace) -> Workspace:
+def prepared(folder: Path, arguments: argparse.Namespace, variants: Mapping[str, Any]) -> Workspace:
     """The demo of one seed, run up to the rankings of the variants; what is published already is kept."""
-    settings = yaml.safe_load((REPOSITORY / "motive.yaml").read_text(encoding="utf-8"))
-    settings["clips"]["demo"] |= {"seed": arguments.seed, "split": arguments.split, "num_clips": arguments.clips}
-    settings["finetune"] |= PROTOCOL
-    settings["gradient"]["draws_at_once"] = 16
-    settings["engine"]["threads"] = 1
-    settings["variants"] = {name: {} for name in arguments.variants if name != "motive"}
+    overrides = {"clips.demo.num_clips": arguments.clips, "engine.threads": 1, "gradient.draws_at_once": 16}
+    overrides |= {f"finetune.{key}": value for key, value in PROTOCOL.items()} | parsed_overrides(arguments.set)
+    settings = demo_settings(seed=arguments.seed, split=arguments.split, overrides=overrides)
+    settings["variants"] = {name: changes for name, changes in variants.items() if name != "motive"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "motive.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     ws = Workspace(load_config(folder / "motive.yaml"))
@@ -66,7 +65,7 @@ def prepared(folder: Path, arguments: argparse.Namespace) -> Workspace:
     publish_eligible_pool(ws)
     if "second_moments" in ws.graph.assets:
         publish_second_moments(ws)
-    for variant in arguments.variants:
+    for variant in variants:
         for role in ROLES:
             publish_gradients(ws, variant=variant, role=role)
         publish_influence(ws, variant)
@@ -145,12 +144,13 @@ def groups(kinds: Mapping[str, str], count: int, flaws: Sequence[str]) -> dict[s
 def main() -> None:
     """Print one line for each set of clips."""
     arguments = parse_arguments()
-    ws = prepared(Path(arguments.folder) / f"{arguments.split}-{arguments.seed}-{arguments.clips}", arguments)
+    variants = {name: yaml.safe_load(changes or "{}") for name, _, changes in (text.partition("=") for text in arguments.variants)}
+    ws = prepared(Path(arguments.folder) / f"{arguments.split}-{arguments.seed}-{arguments.clips}", arguments, variants)
     kinds = kinds_of(ws)
     flaws = sorted(set(kinds.values()) - {"good", "akin", "rest"})
     count = num_selected(len(kinds), ws.config.subset.share)
     trainings = Trainings(ws, arguments.trainings)
-    chosen = {name: order[:count] for name, order in orders(ws, arguments.variants, list(kinds)).items()}
+    chosen = {name: order[:count] for name, order in orders(ws, list(variants), list(kinds)).items()}
     for name, ids in {**groups(kinds, count, flaws), **chosen}.items():
         started = time.perf_counter()
         drops = trainings.drops(ids)
@@ -170,7 +170,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=320)
     parser.add_argument("--trainings", type=int, default=2)
-    parser.add_argument("--variants", nargs="+", default=["motive", "no_mask", "motive_plus"])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument(
+        "--variants", nargs="+", default=["motive", "no_mask", "motive_plus"], help="names, or name={draws: 4, rule: mean_influence}"
+    )
     parser.add_argument(
         "--folder", default="benchmarks/out/pool_truth", help="where the projects are kept (default: benchmarks/out/pool_truth)"
     )
