@@ -47,6 +47,9 @@ PROTOCOL = {
 
 ROLES: tuple[Role, ...] = ("clip", "query")
 
+FLAWLESS = ("good", "akin", "rest")
+"""Kinds of clips without a flaw: the queries' motion, another motion on the queries' background, and all others."""
+
 
 def prepared(folder: Path, arguments: argparse.Namespace, variants: Mapping[str, Any]) -> Workspace:
     """The demo of one seed, run up to the rankings of the variants; what is published already is kept."""
@@ -147,7 +150,7 @@ def main() -> None:
     variants = {name: yaml.safe_load(changes or "{}") for name, _, changes in (text.partition("=") for text in arguments.variants)}
     ws = prepared(Path(arguments.folder) / f"{arguments.split}-{arguments.seed}-{arguments.clips}", arguments, variants)
     kinds = kinds_of(ws)
-    flaws = sorted(set(kinds.values()) - {"good", "akin", "rest"})
+    flaws = sorted(set(kinds.values()) - set(FLAWLESS))
     count = num_selected(len(kinds), ws.config.subset.share)
     trainings = Trainings(ws, arguments.trainings)
     chosen = {name: order[:count] for name, order in orders(ws, list(variants), list(kinds)).items()}

@@ -18,7 +18,6 @@ from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.export.trainer import Videos
 from motive_pipeline.export.trainers import TRAINERS
-from motive_pipeline.graph.arms import MAIN_VARIANT
 from motive_pipeline.stopping import stoppable
 from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.visible_text import LAYOUT, VisibleFormatter, tell, visible_text
@@ -105,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder; with --harmful a new file")
     export.add_argument("--for", dest="trainer", choices=tuple(TRAINERS), help="with --arm: the trainer or format")
     export.add_argument(
-        "--variant", metavar="NAME", help=f"with --harmful: the gradient variant that ranked the clips (default: {MAIN_VARIANT})"
+        "--variant", metavar="NAME", help="with --harmful: the gradient variant that ranked the clips (default: that of lead_arm)"
     )
     export.add_argument(
         "--videos",
@@ -305,7 +304,7 @@ def _export_harmful(config: Config, arguments: argparse.Namespace) -> int:
     workspace = Workspace(config)
     _note_other_settings(workspace)
     workspace.follow_moved_root()
-    written = export_harmful(workspace, arguments.variant or MAIN_VARIANT, Path(arguments.to))
+    written = export_harmful(workspace, arguments.variant or config.lead_variant, Path(arguments.to))
     tell(f"{written.num_clips} harmful clips of {written.num_ranked} in {written.file}")
     return 0
 

@@ -49,7 +49,7 @@ DEFAULT_ARMS: tuple[ArmName, ...] = ("base", "full", "random", "motion_magnitude
 """The default of ``arms``."""
 
 COMPARED_BY_PEOPLE: tuple[ArmName, ...] = ("base", "random", "full", "no_mask")
-"""The arms that people compare with MOTIVE by default: those of the paper's own study."""
+"""The arms that people compare with the lead arm by default: those of the paper's own study."""
 
 FLOW_HISTOGRAM = "flow_histogram"
 """The ``embedding.encoder`` that needs no weights."""

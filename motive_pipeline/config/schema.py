@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from motive_pipeline.config.section import Section
 from motive_pipeline.config.variants import ArmEntry, Overrides, VariantArm, VariantSections, variant_sections
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph.arms import ARMS, Arm, arm_of_variant
-from motive_pipeline.graph.variants import MAIN_VARIANT, VARIANTS
+from motive_pipeline.graph.variants import LEAD, MAIN_VARIANT, VARIANTS
 
 S = TypeVar("S", bound="Settings")
 
@@ -40,6 +41,7 @@ class Settings(Section):
     vote: Vote = Vote()
     variants_: dict[NewName, Overrides] = Field(default={}, alias="variants")
     arms_: tuple[ArmEntry, ...] = Field(default=DEFAULT_ARMS, alias="arms")
+    lead_arm: str = "motive"
     embedding: Embedding = Embedding()
     subset: Subset = Subset()
     finetune: Finetune = Finetune()
@@ -75,6 +77,10 @@ class Settings(Section):
     def _across(self) -> Settings:
         for entry in self.arms_:
             self._arms[entry if isinstance(entry, str) else entry.name] = self._arm_of(entry)
+        self._require_lead()
+        for name, arm in self._arms.items():
+            if arm.variant == LEAD:
+                self._arms[name] = replace(arm, variant=self.lead_variant)
         own = VariantSections(gradient=self.gradient, influence=self.influence, vote=self.vote)
         _require_fitting(own)
         for name in self.variants[1:]:
@@ -104,12 +110,30 @@ class Settings(Section):
             )
         return arm_of_variant(entry.name, entry.variant, entry.rule)
 
+    def _require_lead(self) -> None:
+        """Raise ValueError if ``lead_arm`` is no arm that can lead."""
+        fitting = [name for name, arm in self._arms.items() if arm.can_lead]
+        if self.lead_arm not in fitting:
+            why = (
+                "is not among arms"
+                if self.lead_arm not in self._arms
+                else "does not take the first clips of a variant's ranking as they are"
+            )
+            raise ValueError(f"lead_arm: {self.lead_arm} {why}. It can be {', '.join(fitting)}")
+
+    @property
+    def lead_variant(self) -> Variant:
+        """The gradient variant whose ranking the lead arm takes its clips from."""
+        variant = self._arms[self.lead_arm].variant
+        assert variant is not None
+        return variant
+
     @property
     def comparisons(self) -> tuple[tuple[str, str], ...]:
-        """The pairs of arms that people compare: ``preference.comparisons``, by default MOTIVE with each of the usual others in ``arms``."""
+        """The pairs of arms that people compare: ``preference.comparisons``, by default the lead arm with each of the usual others in ``arms``."""
         if self.preference.comparisons is not None:
             return self.preference.comparisons
-        return tuple(("motive", other) for other in COMPARED_BY_PEOPLE if other in self.arms)
+        return tuple((self.lead_arm, other) for other in COMPARED_BY_PEOPLE if other in self.arms)
 
     @property
     def file(self) -> Path:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from motive_pipeline.graph.variants import MAIN_VARIANT, UNMASKED, Rule
+from motive_pipeline.graph.variants import LEAD, MAIN_VARIANT, UNMASKED, Rule
+
+FIRST_RANKED = "motive_pipeline.curation.arms:first_ranked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +18,11 @@ class Arm:
     """One way to choose the training subset.
 
     ``label`` is its name in the report, ``description`` its rule in a sentence. ``choose`` is the dotted name of the choosing function; an
-    arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from, ``rule``
+    arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from (``LEAD``: that
+    of the project's lead arm, which the config puts in its place), ``rule``
     the order in which it takes the clips (``vote`` or ``mean_influence``; None: that of the ranking); ``reads`` are the other assets it chooses
     by, besides the eligible pool. ``takes_all`` takes every clip that its function gives, not only K. ``is_rival``: the
-    report's verdict says whether MOTIVE beats it.
+    report's verdict says whether the lead arm beats it.
     """
 
     name: str
@@ -37,6 +40,11 @@ class Arm:
         """The assets that the choice rests on, besides the eligible pool."""
         ranking = () if self.variant is None else (f"voted_ranking/{self.variant}",)
         return (*ranking, *self.reads)
+
+    @property
+    def can_lead(self) -> bool:
+        """Whether it is the first clips of a variant's ranking, in the ranking's own order."""
+        return self.choose == FIRST_RANKED and self.rule is None
 
     @property
     def needs_embeddings(self) -> bool:
@@ -67,7 +75,7 @@ ARMS: dict[str, Arm] = _listed(
         label="pool without its worst",
         description="The eligible pool without the clips whose mean influence is lowest: it leaves out as many as the other arms choose.",
         choose="motive_pipeline.curation.arms:all_but_the_worst",
-        variant=MAIN_VARIANT,
+        variant=LEAD,
         takes_all=True,
     ),
     Arm(
@@ -83,6 +91,7 @@ ARMS: dict[str, Arm] = _listed(
         description="The clips that move most, by mean optical-flow magnitude.",
         choose="motive_pipeline.curation.arms:most_motion",
         reads=("motion_masks",),
+        is_rival=True,
     ),
     Arm(
         name="embedding",
@@ -113,14 +122,14 @@ ARMS: dict[str, Arm] = _listed(
         label="lowest influence",
         description="The clips with the most negative influence, averaged over the queries.",
         choose="motive_pipeline.curation.arms:lowest_influence",
-        variant=MAIN_VARIANT,
+        variant=LEAD,
         is_rival=True,
     ),
     Arm(
         name="no_mask",
         label="unmasked gradient",
         description="The clips with most votes when the loss is not weighted by motion.",
-        choose="motive_pipeline.curation.arms:first_ranked",
+        choose=FIRST_RANKED,
         variant=UNMASKED,
         is_rival=True,
     ),
@@ -128,14 +137,15 @@ ARMS: dict[str, Arm] = _listed(
         name="motive",
         label="MOTIVE",
         description="The clips with most votes under the motion-weighted loss.",
-        choose="motive_pipeline.curation.arms:first_ranked",
+        choose=FIRST_RANKED,
         variant=MAIN_VARIANT,
+        is_rival=True,
     ),
     Arm(
         name="motive_plus",
         label="MOTIVE+",
         description="The first clips by several draws, the mask on the queries alone, Adam's second moments and TRAK's kernel.",
-        choose="motive_pipeline.curation.arms:first_ranked",
+        choose=FIRST_RANKED,
         variant="motive_plus",
     ),
 )
@@ -149,7 +159,7 @@ def arm_of_variant(name: str, variant: str, rule: Rule | None) -> Arm:
         name=name,
         label=name.replace("_", " "),
         description=f"The first clips of the variant {variant}, by {order}.",
-        choose="motive_pipeline.curation.arms:first_ranked",
+        choose=FIRST_RANKED,
         variant=variant,
         rule=rule,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from motive_pipeline.graph.arms import BASE
 from motive_pipeline.graph.declare import Lanes, Output, Project, Role, Source, Stage, Switch
 from motive_pipeline.graph.trackers import TRACKERS
-from motive_pipeline.graph.variants import MAIN_VARIANT, weighs_loss
+from motive_pipeline.graph.variants import weighs_loss
 
 CLIP_SOURCE = ("clips.source", "clips.path", "clips.table", "clips.path_column", "clips.caption_column", "clips.demo")
 """Where the clips lie."""
@@ -27,7 +27,7 @@ MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
 PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants, settings=lambda project, variant: project.of_variant(variant))
-MAPPED_VARIANT = Lanes(argument="variant", of=lambda project: (MAIN_VARIANT,), settings=PER_VARIANT.settings)
+MAPPED_VARIANT = Lanes(argument="variant", of=lambda project: (project.lead_variant,), settings=PER_VARIANT.settings)
 PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
 PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in project.arms if arm != BASE])
 PER_SUBSET = Lanes(
@@ -688,8 +688,8 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="eval_report",
-            settings=("evaluate.bootstrap_samples", "arms"),
-            version=4,
+            settings=("evaluate.bootstrap_samples", "arms", "lead_arm"),
+            version=5,
             publish="motive_pipeline.report.stage:publish_report",
             group="evaluation",
             kinds=frozenset({"html", "markdown"}),

@@ -21,7 +21,7 @@ from motive_pipeline.report.tables import (
 from motive_pipeline.storage.workspace import Workspace
 
 
-def precision_table(precision: Sequence[Precision], truth: GroundTruth) -> tuple[Table, list[Number]]:
+def precision_table(precision: Sequence[Precision], truth: GroundTruth, *, lead: str) -> tuple[Table, list[Number]]:
     """The table of precision and lure of each choice of clips, and its numbers."""
     rows, numbers = [], []
     columns = ["precision", "lure"] if truth.is_confounded else ["precision"]
@@ -51,7 +51,7 @@ def precision_table(precision: Sequence[Precision], truth: GroundTruth) -> tuple
         caption=f"Precision: chosen clips that show “{truth.query_motion}”. "
         + ("Lure: chosen clips with the queries' background colour and another motion. " if truth.is_confounded else "")
         + "Chance is the whole pool. Controls use no trained model.",
-        strong_rows=frozenset(position for position, choice in enumerate(precision) if choice.name == "motive"),
+        strong_rows=frozenset(position for position, choice in enumerate(precision) if choice.name == lead),
         words=frozenset({1}),
     )
     return table, numbers
@@ -81,9 +81,9 @@ def lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
         title="The chosen clips beside the pool",
         columns=["choice", "clips", "mean length (frames)", "mean motion magnitude (px)"],
         rows=rows,
-        caption="Longer clips have less noisy gradients and therefore somewhat larger cosines. If MOTIVE's clips are much longer than the pool's, "
+        caption=f"Longer clips have less noisy gradients and therefore somewhat larger cosines. If the clips of {arm_name(ws.config.lead_arm)} are much longer than the pool's, "
         "the choice may depend on length as well as on motion. The same holds for motion magnitude: influence should not just find the fastest clips.",
-        strong_rows=frozenset(position for position, row in enumerate(rows) if row[0] == arm_name("motive")),
+        strong_rows=frozenset(position for position, row in enumerate(rows) if row[0] == arm_name(ws.config.lead_arm)),
     )
     return table, numbers
 

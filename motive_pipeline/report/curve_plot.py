@@ -12,8 +12,8 @@ from motive_pipeline.report.training_curves import TrainingCurves
 _PANEL_HEIGHT_IN = 1.9
 
 
-def curves_figure(palette: Palette, curves: TrainingCurves) -> Figure:
-    """One panel for each arm: its mean (thick), each training (thin), with ``finetune.ema`` the weights without their mean (dotted), the other arms
+def curves_figure(palette: Palette, curves: TrainingCurves, lead: str) -> Figure:
+    """One panel for each arm (``lead`` in colour): its mean (thick), each training (thin), with ``finetune.ema`` the weights without their mean (dotted), the other arms
     (faint) and the base model (dashed)."""
     lines = -(-len(curves.loss) // PANELS_A_LINE)
     columns = -(-len(curves.loss) // lines)
@@ -22,7 +22,7 @@ def curves_figure(palette: Palette, curves: TrainingCurves) -> Figure:
     for empty in axes.ravel()[len(curves.loss) :]:
         empty.set_axis_off()
     for panel, (arm, loss_SP) in zip(axes.ravel(), curves.loss.items(), strict=False):
-        colour = palette.accent if arm == "motive" else palette.other
+        colour = palette.accent if arm == lead else palette.other
         for other, other_SP in curves.loss.items():
             if other != arm:
                 panel.plot(curves.steps, other_SP.mean(axis=0), color=palette.grid, linewidth=1.2, zorder=1)

@@ -157,17 +157,19 @@ def query_summary(ws: Workspace, query_id: str, *, count: int) -> QuerySummary |
     Raises:
         NotPublished: there is no ranking yet.
     """
-    influence = load_influence(ws, "motive")
+    variant = ws.config.lead_variant
+    influence = load_influence(ws, variant)
+    percentile = ws.config.of_variant(variant).vote.percentile
     if query_id not in influence.query_ids:
         return None
     pool_N = load_pool(ws)
     influence_N = influence.query(query_id)[influence.columns(pool_N)]
-    is_voted_N = influence_N > threshold(influence_N, ws.config.vote.percentile)
-    ranking = ws.published("voted_ranking/motive").table("ranking")
+    is_voted_N = influence_N > threshold(influence_N, percentile)
+    ranking = ws.published(f"voted_ranking/{variant}").table("ranking")
     chosen = ranking.loc[ranking["selected"], "clip_id"]
     best, worst = ([(bytes(pool_N[place]).decode(), float(influence_N[place])) for place in end] for end in both_ends(influence_N, count))
     return QuerySummary(
-        threshold=float(threshold(influence_N, ws.config.vote.percentile)),
+        threshold=float(threshold(influence_N, percentile)),
         num_clips=len(pool_N),
         num_votes=int(is_voted_N.sum()),
         num_chosen_votes=int(chosen.isin(pool_N[is_voted_N].astype(str)).sum()),
@@ -179,7 +181,9 @@ def query_summary(ws: Workspace, query_id: str, *, count: int) -> QuerySummary |
 
 def nearest_by_gradient(ws: Workspace, clip_id: str) -> list[tuple[str, float]]:
     """The other clips of the pool whose gradients are most similar to this one's: ids and cosines, the nearest first."""
-    gradients = open_gradients(ws.published("projected_gradients/motive").path, ws.config.influence.proj_dim)
+    gradients = open_gradients(
+        ws.published(f"projected_gradients/{ws.config.lead_variant}").path, ws.config.of_variant(ws.config.lead_variant).influence.proj_dim
+    )
     if clip_id not in gradients.clip_ids:
         return []
     row = gradients.clip_ids.index(clip_id)

@@ -88,7 +88,7 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
     summary = query_summary(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
     rejected = rejections(ws, known)
     gallery = Gallery(ws, load_truth(ws))
-    main, plain = places.get("motive"), places.get("no_mask")
+    main, plain = places.get(ws.config.lead_variant), places.get("no_mask")
     maps = MapSection()
     if main is not None:
         maps = map_section(ws, gallery, main, known.clip_id, compute=compute_maps)
@@ -107,7 +107,7 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
         "roles": sorted(known.roles),
         "rejected": rejected,
         "votes": _votes_table(ws, main, plain) if main is not None else None,
-        "percentile": f"{ws.config.vote.percentile:g}",
+        "percentile": f"{ws.config.of_variant(ws.config.lead_variant).vote.percentile:g}",
         "measure": _influence_in_words(ws),
         "query": _query_cards(gallery, summary) if summary is not None else None,
         "pictures": _clip_pictures(ws, known),
@@ -154,7 +154,7 @@ def _facts(row: pd.Series) -> list[tuple[str, str]]:
 
 def _influence_in_words(ws: Workspace) -> str:
     """The definition of influence under the settings."""
-    settings = ws.config.influence
+    settings = ws.config.of_variant(ws.config.lead_variant).influence
     divided = ", both scaled by Adam's second moments" if settings.uses_adam else ""
     if settings.uses_trak:
         return f"the inner product, under TRAK's kernel, of the clip's gradient with the query's{divided}"

@@ -40,12 +40,14 @@ class Findings:
     """Everything the report states."""
 
     arms: Sequence[str]
+    lead: str
+    """The arm that the others are compared with (``lead_arm``)."""
     variants: tuple[str, ...]
     units: pd.DataFrame
     metrics: Sequence[Metric]
     estimates: dict[tuple[Metric, str], Estimate]
     differences: dict[tuple[Metric, str], Estimate]
-    """MOTIVE minus another arm."""
+    """The lead arm minus another arm."""
     main_metrics: Sequence[Metric]
     """The metrics that the verdict rests on."""
     missing_videos: Sequence[str]
@@ -77,7 +79,7 @@ class Findings:
                 name=arm_name(arm),
                 estimate=self.estimates[metric, arm],
                 single=value_matrix(self.units, arm, metric).mean(axis=0 if by_unit else 1).tolist(),
-                is_main=arm == "motive",
+                is_main=arm == self.lead,
             )
             for arm in self.arms
             if arm != without
@@ -88,16 +90,16 @@ class Findings:
         return f"{metric.backend}; {counts(self.units, metric)}"
 
     def difference_dots(self, metric: Metric) -> list[Dots]:
-        """The rows of a plot: MOTIVE minus each other arm, with the difference of each unit (averaged over trainings) as single values."""
+        """The rows of a plot: the lead arm minus each other arm, with the difference of each unit (averaged over trainings) as single values."""
         return [
             Dots(
                 name=f"minus {arm_name(arm)}",
                 estimate=self.differences[metric, arm],
-                single=difference_matrix(self.units, metric, "motive", arm).mean(axis=0).tolist(),
+                single=difference_matrix(self.units, metric, self.lead, arm).mean(axis=0).tolist(),
                 is_main=False,
             )
             for arm in self.arms
-            if arm != "motive"
+            if arm != self.lead
         ]
 
 
@@ -117,12 +119,13 @@ def load_findings(ws: Workspace) -> Findings:
     units = pd.concat([part for arm in arms for part in (_units(ws, arm), distances.units(arm))], ignore_index=True)
     metrics = metrics_of(units)
     estimates = {(metric, arm): estimate(units, arm, metric, num_samples=num_samples) for metric in metrics for arm in arms}
-    others = [arm for arm in arms if arm != "motive"]
+    lead = ws.config.lead_arm
+    others = [arm for arm in arms if arm != lead]
     differences = {
-        (metric, other): difference(units, metric, "motive", other, num_samples=num_samples) for metric in metrics for other in others
+        (metric, other): difference(units, metric, lead, other, num_samples=num_samples) for metric in metrics for other in others
     }
     estimates |= {(FRECHET, arm): distances.estimate(arm) for arm in arms}
-    differences |= {(FRECHET, other): distances.difference("motive", other) for other in others}
+    differences |= {(FRECHET, other): distances.difference(lead, other) for other in others}
     main_metrics = _main_metrics(metrics)
     texts = unit_texts(ws)
     truth = load_truth(ws)
@@ -131,11 +134,11 @@ def load_findings(ws: Workspace) -> Findings:
     tables: dict[str, Table] = {}
     numbers: list[Number] = []
     parts = [
-        *by_backend("arms", metrics, lambda chosen: arms_table(arms, chosen, estimates)),
-        *by_backend("differences", metrics, lambda chosen: differences_table(others, chosen, differences)),
-        *(by_unit_table(units, metric, others, texts, key=key) for metric, key in zip(main_metrics, BY_UNIT, strict=True)),
+        *by_backend("arms", metrics, lambda chosen: arms_table(arms, chosen, estimates, lead=lead)),
+        *by_backend("differences", metrics, lambda chosen: differences_table(others, chosen, differences, arm=lead)),
+        *(by_unit_table(units, metric, others, texts, lead=lead, key=key) for metric, key in zip(main_metrics, BY_UNIT, strict=True)),
         lengths_table(ws),
-        *([precision_table(precision, truth)] if truth is not None else []),
+        *([precision_table(precision, truth, lead=lead)] if truth is not None else []),
         *_without_harmful(units, metrics, distances, num_samples=num_samples),
         *([curve_table(curves)] if curves.steps else []),
         *(by_backend("trainings", metrics, lambda chosen: trainings_table(arms, chosen, units)) if num_trainings(units, arms) > 1 else []),
@@ -151,6 +154,7 @@ def load_findings(ws: Workspace) -> Findings:
     overlap = _overlap(ws)
     return Findings(
         arms=arms,
+        lead=lead,
         variants=tuple(ws.config.variants),
         units=units,
         metrics=metrics,
@@ -159,7 +163,13 @@ def load_findings(ws: Workspace) -> Findings:
         differences=differences,
         main_metrics=main_metrics,
         missing_videos=missing_videos(units, arms),
-        verdict=verdict(differences, main_metrics, num_trainings=num_trainings(units, arms)),
+        verdict=verdict(
+            differences,
+            main_metrics,
+            lead=lead,
+            own={metric: estimates[metric, lead] for metric in main_metrics},
+            num_trainings=num_trainings(units, arms),
+        ),
         preference=preference,
         audit=audit,
         precision=precision,
@@ -187,7 +197,7 @@ def _without_harmful(
 
 def _distances(ws: Workspace) -> FlowDistances:
     flows = {arm: ws.published(f"eval_scores/{arm}").table("flow") for arm in ws.config.arms}
-    queries = ws.published("eval_scores/motive").table("query_flow")
+    queries = ws.published(f"eval_scores/{ws.config.lead_arm}").table("query_flow")
     return FlowDistances.of(flows, queries, num_samples=ws.config.evaluate.bootstrap_samples)
 
 
@@ -208,10 +218,10 @@ def _overlap(ws: Workspace) -> list[str]:
 
 
 def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
-    prompts = set(units.loc[(units["metric"] == DYNAMIC.name) & (units["arm"] == "motive"), "unit"])
+    prompts = set(units.loc[(units["metric"] == DYNAMIC.name) & (units["arm"] == ws.config.lead_arm), "unit"])
     return {
         "clips": len(load_pool(ws)),
-        "chosen": len(chosen_clips(ws, "motive")),
+        "chosen": len(chosen_clips(ws, ws.config.lead_arm)),
         "without_harmful": len(chosen_clips(ws, "without_harmful")) if "without_harmful" in ws.config.arms else 0,
         "prompts": len(prompts),
         "draws": ws.config.evaluate.held_out_draws,
@@ -223,7 +233,7 @@ def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
 def _took_part(ws: Workspace, units: pd.DataFrame) -> dict[str, Participants]:
     measured = units.loc[units["metric"].isin([HELD_OUT_DROP.name, IN_SAMPLE_DROP.name]), "unit"]
     return {
-        "clips": clip_participants(ws, len(ws.published("voted_ranking/motive").table("ranking"))),
-        "queries": query_participants(ws, "query", set(load_influence(ws, "motive").query_ids)),
+        "clips": clip_participants(ws, len(ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking"))),
+        "queries": query_participants(ws, "query", set(load_influence(ws, ws.config.lead_variant).query_ids)),
         "held_out": query_participants(ws, "held_out", set(measured)),
     }

@@ -70,21 +70,21 @@ class Gallery:
         self._truth = truth
         self._clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
         self._queries = ws.published("query_catalog").table("queries").set_index("query_id")
-        self._ranking = ws.published("voted_ranking/motive").table("ranking").set_index("clip_id")
+        self._ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking").set_index("clip_id")
         self._clip_masks, self._query_masks = MaskSet(ws, "clip"), MaskSet(ws, "query")
         self._animations: dict[str, Animation] = {}
         self._films: dict[Path, Film] = {}
 
     def queries(self) -> list[QueryCards]:
         """The mean of all queries, then the first queries, each with the best and worst clips of the eligible pool and their maps."""
-        maps = MapSet(self._ws, "motive")
+        maps = MapSet(self._ws, self._ws.config.lead_variant)
         return [
             QueryCards(
                 query=None if each.query_id == MEAN else self._query(each.query_id),
                 best=[self._clip(end, maps.get(Pair(query_id=each.query_id, clip_id=end.clip_id))) for end in each.best],
                 worst=[self._clip(end, maps.get(Pair(query_id=each.query_id, clip_id=end.clip_id))) for end in each.worst],
             )
-            for each in shown_ends(self._ws, "motive")
+            for each in shown_ends(self._ws, self._ws.config.lead_variant)
         ]
 
     def prompts(self, arms: Sequence[str]) -> list[PromptCards]:
@@ -185,10 +185,10 @@ def _votes(number: int) -> str:
 
 
 def best_clips(ws: Workspace, count: int) -> list[Mapping[str, object]]:
-    """The first clips of the ranking that have a vote: rank, votes, mean influence, caption, file. What no query voted for is not among the best,
-    however few there are."""
+    """The first clips of the lead variant's ranking that have a vote: rank, votes, mean influence, caption, file. What no query voted for is not among
+    the best, however few there are."""
     catalog = ws.published("clip_catalog").table("catalog").set_index("clip_id")
-    ranking = ws.published("voted_ranking/motive").table("ranking").query("votes > 0").sort_values("rank").head(count)
+    ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking").query("votes > 0").sort_values("rank").head(count)
     return [
         {
             "rank": int(row["rank"]),

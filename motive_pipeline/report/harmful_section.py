@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motive_pipeline.curation.harmful import harmful_clips
-from motive_pipeline.graph.arms import MAIN_VARIANT
 from motive_pipeline.report.gallery import Card, Gallery
 from motive_pipeline.report.tables import format_number
 from motive_pipeline.storage.workspace import Workspace
@@ -29,7 +28,7 @@ def load_harmful_section(ws: Workspace, gallery: Gallery) -> HarmfulSection:
         NotPublished: there is no ranking yet.
         GateFailed: a clip to be shown can no longer be read.
     """
-    ranking = ws.published(f"voted_ranking/{MAIN_VARIANT}").table("ranking")
+    ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking")
     found = harmful_clips(ranking)
     worst = list(found.head(MAX_CARDS).itertuples(index=False, name=None))
     cards = [

@@ -44,7 +44,9 @@ def query_participants(ws: Workspace, role: str, used: Collection[str]) -> Parti
     """
     queries = ws.published("query_catalog").table("queries").query("role == @role")
     unread = [reject for reject in _rejects(ws, ["query_catalog"]) if _role_of(ws, reject[0]) == role]
-    of_queries = [asset.key for asset in ws.graph.assets.values() if asset.output.role == "query" and asset.lane in ("", "motive")]
+    of_queries = [
+        asset.key for asset in ws.graph.assets.values() if asset.output.role == "query" and asset.lane in ("", ws.config.lead_variant)
+    ]
     reasons = {clip_id: reason for _, clip_id, reason in _rejects(ws, of_queries)}
     absent = [
         (str(path), str(query_id)) for path, query_id in zip(queries["path"], queries["query_id"], strict=True) if query_id not in used

@@ -26,6 +26,9 @@ from motive_pipeline.report.tables import arm_name
 WIDTH_IN = 11.5
 """Width of every figure, so that text has one size on the page."""
 
+HALF_WIDTH_IN = 5.8
+"""Of a figure that stands beside something else."""
+
 PANELS_A_LINE = 4
 
 
@@ -105,9 +108,9 @@ def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Fi
     return figure
 
 
-def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figure:
-    """The causal check: each query as a small dot, the mean and its interval, and a line at zero (the base model) if zero is in the range."""
-    figure = new_figure(WIDTH_IN, 0.34 * len(rows) + 0.85)
+def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots], width: float = WIDTH_IN) -> Figure:
+    """The causal check: single queries or trainings as small dots, the mean and its interval, and a line at zero (the base model) if zero is in the range."""
+    figure = new_figure(width, 0.34 * len(rows) + 0.85)
     axes = figure.subplots()
     _dots(axes, palette, rows, factor=metric.style.factor)
     left, right = axes.get_xlim()
@@ -117,7 +120,7 @@ def drop_figure(palette: Palette, metric: Metric, rows: Sequence[Dots]) -> Figur
     return figure
 
 
-def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Figure:
+def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]], lead: str) -> Figure:
     """One panel for each metric, one row for each arm: the difference of each unit as a small dot, the mean and its interval, a line at 0."""
     figure = new_figure(WIDTH_IN, 0.34 * len(next(iter(panels.values()))) + 0.95)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -125,7 +128,7 @@ def differences_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]
         style = metric.style
         panel.axvline(0, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
         _dots(panel, palette, rows, factor=style.factor)
-        panel.set_title(f"MOTIVE minus another arm: {metric.label}", fontsize=9.5, color=palette.ink, pad=8)
+        panel.set_title(f"{arm_name(lead)} minus another arm: {metric.label}", fontsize=9.5, color=palette.ink, pad=8)
         panel.set_xlabel(_difference_unit(metric), color=palette.ink, fontsize=9)
     return figure
 
@@ -138,13 +141,19 @@ def _difference_unit(metric: Metric) -> str:
 
 
 def precision_figure(
-    palette: Palette, names: Sequence[str], precision: Sequence[float], lure: Sequence[float], kinds: Sequence[str], chance: float
+    palette: Palette,
+    names: Sequence[str],
+    precision: Sequence[float],
+    lure: Sequence[float],
+    kinds: Sequence[str],
+    chance: float,
+    lead: str,
 ) -> Figure:
     """Precision (full dot) and lure (hollow diamond) of each choice; the dashed line is chance."""
     figure = new_figure(WIDTH_IN, 0.32 * len(names) + 0.85)
     axes = figure.subplots()
     height = np.arange(len(names))[::-1]
-    colours = [palette.accent if name == "motive" else palette.other for name in names]
+    colours = [palette.accent if name == lead else palette.other for name in names]
     axes.axvline(100 * chance, color=palette.ink, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
     axes.hlines(height, 0, 100 * np.asarray(precision), color=colours, linewidth=1.6, zorder=2)
     axes.scatter(100 * np.asarray(precision), height, s=46, color=colours, zorder=3)

@@ -63,15 +63,13 @@ def missing_videos(units: pd.DataFrame, arms: Sequence[str]) -> list[str]:
 
 
 def by_unit_table(
-    units: pd.DataFrame, metric: Metric, others: Sequence[str], texts: Mapping[str, str], *, key: str
+    units: pd.DataFrame, metric: Metric, others: Sequence[str], texts: Mapping[str, str], *, lead: str, key: str
 ) -> tuple[Table, list[Number]]:
-    """The difference MOTIVE - arm for each prompt (or query), averaged over trainings; a dash where one of the two arms has no value."""
+    """The difference ``lead`` - arm for each prompt (or query), averaged over trainings; a dash where one of the two arms has no value."""
     style = metric.style
-    means: dict[str, dict[str, float]] = {
-        other: difference_matrix(units, metric, "motive", other).mean(axis=0).to_dict() for other in others
-    }  # type: ignore[misc]
+    means: dict[str, dict[str, float]] = {other: difference_matrix(units, metric, lead, other).mean(axis=0).to_dict() for other in others}  # type: ignore[misc]
     names = sorted({name for found in means.values() for name in found})
-    num_trainings = len(set(units.loc[units["arm"] == "motive", "training"].tolist()))
+    num_trainings = len(set(units.loc[units["arm"] == lead, "training"].tolist()))
     numbers = [
         Number(
             table=key,
@@ -84,7 +82,7 @@ def by_unit_table(
             unit=style.unit,
             shown=format_number(found[name] * style.factor, style.decimals, signed=True),
             backend=metric.backend,
-            source=f"eval_scores/motive, eval_scores/{other}",
+            source=f"eval_scores/{lead}, eval_scores/{other}",
         )
         for other, found in means.items()
         for name in names
@@ -92,13 +90,13 @@ def by_unit_table(
     ]
     shown = {(number.row, number.column): number.shown for number in numbers}
     what = "query" if metric in LOSSES else "prompt"
-    better = "below 0 MOTIVE is closer to the queries" if metric.lower_is_better else "above 0 MOTIVE is better"
+    better = f"below 0 {arm_name(lead)} is closer to the queries" if metric.lower_is_better else f"above 0 {arm_name(lead)} is better"
     table = Table(
         key=key,
         title=f"{what[0].upper()}{what[1:]} by {what}: {metric.label}",
         columns=[what, *(f"minus {arm_name(other)}" for other in others)],
         rows=[[texts.get(name, name), *(shown.get((name, other), "–") for other in others)] for name in names[:MAX_ROWS]],
-        caption=f"MOTIVE minus each other arm, in {style.unit}, averaged over trainings; {better}."
+        caption=f"{arm_name(lead)} minus each other arm, in {style.unit}, averaged over trainings; {better}."
         + (f" The first {MAX_ROWS} of {len(names)}; numbers.parquet has all." if len(names) > MAX_ROWS else ""),
     )
     return table, numbers

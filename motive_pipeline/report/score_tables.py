@@ -1,4 +1,4 @@
-"""The report's tables of scores: the arms, their differences from MOTIVE, and single trainings."""
+"""The report's tables of scores: the arms, their differences from the lead arm, and single trainings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def by_backend(
         yield replace(found, key=f"{key}_vbench", title=f"{found.title}: VBench"), numbers
 
 
-def arms_table(arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[tuple[Metric, str], Estimate]) -> tuple[Table, list[Number]]:
+def arms_table(
+    arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[tuple[Metric, str], Estimate], *, lead: str
+) -> tuple[Table, list[Number]]:
     """The table of every arm's estimates, and its numbers."""
     numbers = {
         (arm, metric): estimate_number("arms", arm, metric, estimates[metric, arm], source=f"eval_scores/{arm}")
@@ -49,7 +51,7 @@ def arms_table(arms: Sequence[str], metrics: Sequence[Metric], estimates: dict[t
         rows=[[arm_name(arm), *(numbers[arm, metric].shown for metric in metrics)] for arm in arms],
         caption="Means with 95 % intervals, by bootstrap over prompts (over queries for the loss) and, where there are several, over trainings. "
         f"There is no interval below {MIN_PROMPTS} prompts (queries): they do not show how much prompts differ.",
-        strong_rows=_strong_rows(arms),
+        strong_rows=frozenset(position for position, arm in enumerate(arms) if arm == lead),
     )
     return table, list(numbers.values())
 
@@ -59,7 +61,7 @@ def differences_table(
     metrics: Sequence[Metric],
     differences: dict[tuple[Metric, str], Estimate],
     *,
-    arm: str = "motive",
+    arm: str,
     key: str = "differences",
 ) -> tuple[Table, list[Number]]:
     """The table of the paired differences ``arm`` - other arm, and its numbers."""
@@ -107,7 +109,3 @@ def trainings_table(arms: Sequence[str], metrics: Sequence[Metric], units: pd.Da
 
 def _mean_only(values_J: np.ndarray) -> Estimate:
     return Estimate(value=float(values_J.mean()), low=math.nan, high=math.nan, num_trainings=1, num_prompts=len(values_J))
-
-
-def _strong_rows(arms: Sequence[str]) -> frozenset[int]:
-    return frozenset(position for position, arm in enumerate(arms) if arm == "motive")

@@ -11,15 +11,16 @@ import jinja2
 from markupsafe import Markup
 
 from motive_pipeline.evaluation.clip_maps import MapSet, caveats
-from motive_pipeline.graph import MAIN_VARIANT
+from motive_pipeline.graph import Rule
 from motive_pipeline.report import plots
 from motive_pipeline.report.audit_plot import scores_figure
 from motive_pipeline.report.curve_plot import curves_figure
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
 from motive_pipeline.report.harmful_section import load_harmful_section
+from motive_pipeline.report.opening import opening
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
-from motive_pipeline.report.tables import Table, escaped_markdown, format_number, markdown, numbers_frame, plain_text
+from motive_pipeline.report.tables import Table, arm_name, escaped_markdown, format_number, markdown, numbers_frame, plain_text
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -27,6 +28,10 @@ from motive_pipeline.storage.workspace import Publication, Workspace
 STAGE = "eval_report"
 SUMMARY_CLIPS = 10
 _CAPTION_LETTERS = 52
+_ORDER: dict[Rule, str] = {
+    "vote": "By votes, then by mean influence over the queries.",
+    "mean_influence": "By mean influence over the queries.",
+}
 
 
 def publish_report(ws: Workspace) -> Publication:
@@ -39,9 +44,11 @@ def publish_report(ws: Workspace) -> Publication:
     started = time.time()
     findings = load_findings(ws)
     gallery = Gallery(ws, findings.truth)
+    queries, prompts = gallery.queries(), gallery.prompts(findings.arms)
     context = _context(ws, findings) | {
-        "queries": gallery.queries(),
-        "prompts": gallery.prompts(findings.arms),
+        "queries": queries,
+        "prompts": prompts,
+        "opening": opening(prompts, queries, findings.arms, findings.lead),
         "harmful": load_harmful_section(ws, gallery),
     }
     page = render_template("report.html.j2", context | _figures(findings))
@@ -82,7 +89,7 @@ def summary(ws: Workspace) -> str:
         [
             f"Report: {report.path / 'report.html'}",
             "",
-            f"{best.title} by MOTIVE's vote" if best.rows else best.title,
+            f"{best.title} by {arm_name(ws.config.lead_arm)}" if best.rows else best.title,
             *([plain_text(best)] if best.rows else []),
             "",
             f"The arms side by side (95 % intervals): {report.facts['verdict']}",
@@ -131,11 +138,13 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
         "took_part": findings.took_part,
         "facts": findings.facts,
         "motion": " · ".join(categories),
+        "lead": arm_name(findings.lead),
+        "is_tiny": ws.config.model.path == "tiny",
         "metrics": [(metric, metric.style) for metric in findings.metrics],
         "is_in_sample": findings.drop_metric.name.startswith("in_sample"),
         "best": _best_table(ws, letters=None),
-        "maps_note": MapSet(ws, MAIN_VARIANT).note,
-        "maps_caveats": caveats(ws, MAIN_VARIANT),
+        "maps_note": MapSet(ws, ws.config.lead_variant).note,
+        "maps_caveats": caveats(ws, ws.config.lead_variant),
     }
 
 
@@ -143,13 +152,19 @@ def _figures(findings: Findings) -> dict[str, Markup]:
     """The plots as SVG. They contain no untrusted text, and matplotlib escapes what it writes."""
     drop = findings.drop_metric
     figures = {
+        "opening_plot": plots.svg(
+            functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, without="base"), width=plots.HALF_WIDTH_IN),
+            name="opening",
+        ),
         "arms_plot": plots.svg(_arms_drawing(findings), name="arms"),
         "drop_plot": plots.svg(
             functools.partial(plots.drop_figure, metric=drop, rows=findings.dots(drop, by_unit=True, without="base")), name="drop"
         ),
         "differences_plot": plots.svg(
             functools.partial(
-                plots.differences_figure, panels={metric: findings.difference_dots(metric) for metric in findings.main_metrics}
+                plots.differences_figure,
+                panels={metric: findings.difference_dots(metric) for metric in findings.main_metrics},
+                lead=findings.lead,
             ),
             name="differences",
         ),
@@ -158,7 +173,7 @@ def _figures(findings: Findings) -> dict[str, Markup]:
         "audit_plot": "",
     }
     if findings.curves.steps:
-        figures["curve_plot"] = plots.svg(functools.partial(curves_figure, curves=findings.curves), name="curve")
+        figures["curve_plot"] = plots.svg(functools.partial(curves_figure, curves=findings.curves, lead=findings.lead), name="curve")
     if len(findings.audit.scores):
         drawing = functools.partial(scores_figure, scores=findings.audit.scores, variants=findings.variants)
         figures["audit_plot"] = plots.svg(drawing, name="audit")
@@ -171,6 +186,7 @@ def _figures(findings: Findings) -> dict[str, Markup]:
             lure=[row.lure for row in rows],
             kinds=[row.kind for row in rows],
             chance=chance.precision,
+            lead=findings.lead,
         )
         figures["precision_plot"] = plots.svg(drawing, name="precision")
     return {name: Markup(figure) for name, figure in figures.items()}
@@ -199,7 +215,7 @@ def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Tab
         title="The best clip" if len(rows) == 1 else title,
         columns=["rank", "votes", "mean influence", "caption", "file"],
         rows=rows,
-        caption="By votes, then by mean influence over the queries. Clips without a vote are not listed.",
+        caption=f"{_ORDER[ws.config.of_variant(ws.config.lead_variant).vote.rule]} Clips without a vote are not listed.",
         words=frozenset({3, 4}),
     )
 

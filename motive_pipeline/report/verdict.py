@@ -1,4 +1,4 @@
-"""The verdict in words: the numbers speak for MOTIVE, against it, or are not enough to tell."""
+"""The verdict in words: the numbers speak for the lead arm, against it, or are not enough to tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from motive_pipeline.report.tables import arm_name, format_estimate, joined
 
 MIN_TRAININGS = 3
 RIVALS = tuple(arm.name for arm in ARMS.values() if arm.is_rival)
-"""The arms that MOTIVE has to beat. It is also compared with the base model and with the clips that move most, without a verdict."""
+"""The built-in arms that the lead arm has to beat, beside those of the config's own variants. It is also compared with the base model, without a verdict."""
 
 _COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}
 
@@ -25,20 +25,28 @@ class Verdict:
     sentences: Sequence[str]
 
 
-def verdict(differences: Mapping[tuple[Metric, str], Estimate], metrics: Sequence[Metric], *, num_trainings: int) -> Verdict:
-    """The verdict over ``metrics`` (the first is the main one), from the paired differences MOTIVE - rival."""
-    rivals = [rival for rival in RIVALS if (metrics[0], rival) in differences]
+def verdict(
+    differences: Mapping[tuple[Metric, str], Estimate],
+    metrics: Sequence[Metric],
+    *,
+    lead: str,
+    own: Mapping[Metric, Estimate],
+    num_trainings: int,
+) -> Verdict:
+    """The verdict over ``metrics`` (the first is the main one), from the paired differences ``lead`` - rival. ``own`` holds the lead arm's estimates."""
+    rivals = [arm for metric, arm in differences if metric == metrics[0] and (arm in RIVALS or arm not in ARMS)]
     if num_trainings < MIN_TRAININGS:
         return _no_verdict(num_trainings)
     if not rivals:
         return Verdict(
-            headline="No verdict: there is no arm to compare MOTIVE with", sentences=[f"Switch on one of {', '.join(RIVALS)} under arms."]
+            headline=f"No verdict: there is no arm to compare {arm_name(lead)} with",
+            sentences=[f"Switch on one of {', '.join(RIVALS)} under arms."],
         )
     main = {rival: differences[metrics[0], rival] for rival in rivals}
     if (num := min(found.num_prompts for found in main.values())) < MIN_PROMPTS:
-        return _too_few_prompts(num, metrics[0])
-    sentences = [_sentence(metric, {rival: differences[metric, rival] for rival in rivals}) for metric in metrics]
-    return Verdict(headline=_headline(metrics[0], main), sentences=sentences)
+        return _too_few_prompts(num, metrics[0], lead)
+    sentences = [_sentence(metric, own[metric], {rival: differences[metric, rival] for rival in rivals}) for metric in metrics]
+    return Verdict(headline=_headline(metrics[0], main, lead), sentences=sentences)
 
 
 def _no_verdict(num_trainings: int) -> Verdict:
@@ -52,28 +60,28 @@ def _no_verdict(num_trainings: int) -> Verdict:
     )
 
 
-def _too_few_prompts(num: int, metric: Metric) -> Verdict:
+def _too_few_prompts(num: int, metric: Metric, lead: str) -> Verdict:
     return Verdict(
         headline=f"{num} {'query or prompt' if num == 1 else 'queries or prompts'} in common: no verdict",
         sentences=[
-            f"MOTIVE is compared on {metric.style.title} query by query or prompt by prompt. Fewer than {MIN_PROMPTS} do not show how much they differ, so "
+            f"{arm_name(lead)} is compared on {metric.style.title} query by query or prompt by prompt. Fewer than {MIN_PROMPTS} do not show how much they differ, so "
             "there are values and no intervals. Give more (queries.held_out_path, generate.prompts)."
         ],
     )
 
 
-def _headline(metric: Metric, found: Mapping[str, Estimate]) -> str:
+def _headline(metric: Metric, found: Mapping[str, Estimate], lead: str) -> str:
     name = metric.style.title
     beaten, lost, undecided = _by_outcome(metric, found)
     if not lost and not undecided:
-        return f"MOTIVE beats {_names(beaten)} on {name}"
+        return f"{arm_name(lead)} beats {_names(beaten)} on {name}"
     parts = [f"beats {_names(beaten)}"] if beaten else []
     parts += [f"loses to {_names(lost)}"] if lost else []
     parts += [f"is not clearly different from {_names(undecided)}"] if undecided else []
-    return f"On {name}, MOTIVE {joined(parts)}"
+    return f"On {name}, {arm_name(lead)} {joined(parts)}"
 
 
-def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
+def _sentence(metric: Metric, own: Estimate, found: Mapping[str, Estimate]) -> str:
     style = metric.style
     beaten, lost, undecided = _by_outcome(metric, found)
     shown = "; ".join(f"against {arm_name(rival)} {format_estimate(estimate, style, signed=True)}" for rival, estimate in found.items())
@@ -81,11 +89,12 @@ def _sentence(metric: Metric, found: Mapping[str, Estimate]) -> str:
     says += [f"worse than {_names(lost)}"] if lost else []
     says += [f"not clearly different from {_names(undecided)}"] if undecided else []
     unit = "percentage points" if style.unit.startswith("%") else "score, lower is better" if metric.lower_is_better else "score"
-    return f"{style.title[0].upper()}{style.title[1:]}: {joined(says)}. Difference in {unit}, 95 % interval: {shown}."
+    title = f"{style.title[0].upper()}{style.title[1:]}"
+    return f"{title} {format_estimate(own, style)} {style.unit}: {joined(says)}. Difference in {unit}, 95 % interval: {shown}."
 
 
 def _by_outcome(metric: Metric, found: Mapping[str, Estimate]) -> tuple[list[str], list[str], list[str]]:
-    """The rivals that MOTIVE beats, those it loses to, and those whose interval contains zero."""
+    """The rivals that the lead arm beats, those it loses to, and those whose interval contains zero."""
     sign = -1 if metric.lower_is_better else 1
     beaten = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value > 0]
     lost = [rival for rival, estimate in found.items() if estimate.excludes_zero and sign * estimate.value < 0]

@@ -75,6 +75,9 @@ def test_an_arm_of_ones_own_names_its_variant_and_its_rule(parse):
         ("arms: [motive, {name: x, variant: no_mask, rule: votes}]", ["rule = 'votes'", "Did you mean 'vote'"]),
         ("arms: [motive, {name: x}]", ["variant", "missing"]),
         ("preference: {comparisons: [[motive, nobody]]}", ["nobody", "not among arms"]),
+        ("lead_arm: nobody", ["lead_arm: nobody is not among arms", "motive"]),
+        ("lead_arm: random", ["lead_arm: random does not take the first clips of a variant's ranking", "no_mask, motive"]),
+        ("arms: [motive, {name: x, variant: no_mask, rule: vote}]\nlead_arm: x", ["lead_arm: x does not take the first clips"]),
         ("gradient: {draws: 2, draw_timesteps: soon}", ["gradient.draw_timesteps = 'soon'"]),
     ],
 )
@@ -127,6 +130,20 @@ def test_a_rule_of_an_arm_touches_its_subset_alone(parse):
 def test_a_further_variant_makes_nothing_stale(parse):
     assert changed(parse(BASE), parse(QUICK)) == set()
     assert parse(QUICK).fingerprint("gradient") == parse(BASE).fingerprint("gradient", "motive")
+
+
+def test_what_follows_the_lead_arm_reads_its_variant(parse):
+    arms = "arms: [base, full, without_harmful, bottom, motive, {name: own, variant: quick}]\n"
+    before, after = parse(QUICK + arms), parse(QUICK + arms + "lead_arm: own\n")
+    assert (before.lead_variant, after.lead_variant) == ("motive", "quick")
+    assert before.comparisons == (("motive", "base"), ("motive", "full"))
+    assert after.comparisons == (("own", "base"), ("own", "full"))
+    for config in (before, after):
+        graph, variant = Graph(config), config.lead_variant
+        assert [key for key in graph.assets if key.startswith("influence_maps")] == [f"influence_maps/{variant}"]
+        for arm in ("without_harmful", "bottom"):
+            assert graph.asset(f"curated_subset/{arm}").reads == ("eligible_pool", f"voted_ranking/{variant}")
+    assert changed(before, after) == {"preference_bundle", "eval_report"}, "the rankings themselves stay as they are"
 
 
 def test_variants_that_differ_in_their_mask_alone_share_rows(parse):

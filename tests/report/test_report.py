@@ -1,5 +1,6 @@
 """The report: one page that needs nothing else, the same numbers everywhere, and words that say what the numbers allow."""
 
+import functools
 import json
 import math
 import re
@@ -371,7 +372,7 @@ def test_every_number_has_its_backend_its_count_and_where_it_was_read(three):
 
 def test_where_lower_is_better_a_smaller_distance_wins():
     smaller = Estimate(value=-1.0, low=-1.5, high=-0.5, num_trainings=3, num_prompts=8)
-    said = verdict({(HISTOGRAM, rival): smaller for rival in ("embedding", "bottom")}, [HISTOGRAM], num_trainings=3)
+    said = verdict({(HISTOGRAM, rival): smaller for rival in ("embedding", "bottom")}, [HISTOGRAM], lead="motive", own={HISTOGRAM: smaller}, num_trainings=3)
     assert said.headline == "MOTIVE beats nearest embeddings and lowest influence on distance from the queries' flow histogram"
 
 
@@ -578,11 +579,16 @@ def test_a_verdict_needs_three_trainings_and_a_rival():
     better = Estimate(value=1.0, low=0.5, high=1.5, num_trainings=3, num_prompts=8)
     found = {(metric, "random"): better for metric in (HELD_OUT_DROP, DYNAMIC)}
     metrics = [HELD_OUT_DROP, DYNAMIC]
-    assert "no verdict" in verdict(found, metrics, num_trainings=2).headline
-    assert verdict(found, metrics, num_trainings=3).headline == "MOTIVE beats random on held-out loss drop"
-    assert verdict({}, metrics, num_trainings=3).headline.startswith("No verdict")
+    verdict_of = functools.partial(verdict, metrics=metrics, lead="motive_plus", own=dict.fromkeys(metrics, better))
+    assert "no verdict" in verdict_of(found, num_trainings=2).headline
+    said = verdict_of(found, num_trainings=3)
+    assert said.headline == "MOTIVE+ beats random on held-out loss drop"
+    assert said.sentences[0].startswith("Held-out loss drop 1.00 [0.50, 1.50] %: better than random.")
+    own_arm = verdict_of(found | {(metric, "of_ones_own"): better for metric in metrics}, num_trainings=3)
+    assert own_arm.headline == "MOTIVE+ beats random and of_ones_own on held-out loss drop"
+    assert verdict_of({}, num_trainings=3).headline == "No verdict: there is no arm to compare MOTIVE+ with"
     few = Estimate(value=1.0, low=math.nan, high=math.nan, num_trainings=3, num_prompts=2)
-    said = verdict({(metric, "random"): few for metric in metrics}, metrics, num_trainings=3)
+    said = verdict_of({(metric, "random"): few for metric in metrics}, num_trainings=3)
     assert said.headline == "2 queries or prompts in common: no verdict"
     assert "Fewer than 3 do not show how much they differ" in said.sentences[0]
 

@@ -27,7 +27,7 @@ def facts_of(record: dict[str, Any]) -> dict[str, Any]:
 
 def version_rows(ws: Workspace) -> list[list[str]]:
     """Rows on VBench's packages and weights for the report; none if VBench did not run."""
-    file = ws.published("eval_scores/motive").path / FILE
+    file = ws.published(f"eval_scores/{ws.config.lead_arm}").path / FILE
     if not file.exists():
         return []
     record = json.loads(file.read_text(encoding="utf-8"))
