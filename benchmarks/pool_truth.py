@@ -154,11 +154,14 @@ def main() -> None:
     count = num_selected(len(kinds), ws.config.subset.share)
     trainings = Trainings(ws, arguments.trainings)
     chosen = {name: order[:count] for name, order in orders(ws, list(variants), list(kinds)).items()}
-    for name, ids in {**groups(kinds, count, flaws), **chosen}.items():
+    wanted = {**groups(kinds, count, flaws), **chosen}
+    for name in arguments.only or wanted:
+        ids = wanted[name]
         started = time.perf_counter()
         drops = trainings.drops(ids)
-        print(f"{name:28} {len(ids):4} clips: {composition([kinds[each] for each in ids], flaws)}  drop {np.mean(drops):6.2f} %", end="  ")
-        print(f"single {', '.join(f'{drop:.2f}' for drop in drops)}  {time.perf_counter() - started:.0f} s", flush=True)
+        print(f"{name:28} {len(ids):4} clips: {composition([kinds[each] for each in ids], flaws)}", end="  ")
+        single = ", ".join(f"{drop:.2f}" for drop in drops)
+        print(f"drop {np.mean(drops):6.2f} %  single {single}  {time.perf_counter() - started:.0f} s" if drops else "", flush=True)
 
 
 def composition(kinds: Sequence[str], flaws: Sequence[str]) -> str:
@@ -172,7 +175,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", default="spoiled", choices=["plain", "confound", "spoiled"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clips", type=int, default=320)
-    parser.add_argument("--trainings", type=int, default=2)
+    parser.add_argument("--trainings", type=int, default=2, help="of each set; 0: only the kinds among it")
+    parser.add_argument("--only", nargs="+", help="these sets alone, by the name that is printed")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     parser.add_argument(
         "--variants", nargs="+", default=["motive", "no_mask", "motive_plus"], help="names, or name={draws: 4, rule: mean_influence}"

@@ -48,11 +48,15 @@ def settings_table(ws: Workspace) -> Table:
 def plain_settings(ws: Workspace) -> dict[str, Any]:
     """Every setting that a stage depends on, by dotted key, without paths of this machine."""
     places = {"python", "weights", "timeout_s"} if ws.config.evaluate.backend == "vbench" else True
-    hidden = {"storage": True, "schedule": True, "arms_": True, "evaluate": {"vbench": places}}
+    hidden = {"storage": True, "schedule": True, "arms_": True, "lead_arm": True, "evaluate": {"vbench": places}}
     sections = ws.config.model_dump(mode="json", exclude=hidden, by_alias=True)
     settings = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     kept = {name: value for name, value in settings.items() if not name.endswith(("path", "table", "prompts")) or name == "model.path"}
-    return kept | {"arms": ", ".join(map(_choice, ws.config.arms_)), "embedding.encoder": _without_folder(ws.config.embedding.encoder)}
+    return kept | {
+        "arms": ", ".join(map(_choice, ws.config.arms_)),
+        "lead_arm": ws.config.lead_arm,
+        "embedding.encoder": _without_folder(ws.config.embedding.encoder),
+    }
 
 
 def _choice(arm: str | VariantArm) -> str:

@@ -560,6 +560,52 @@ def test_the_curves_are_those_of_the_records_and_an_arm_without_one_is_named(wat
     assert "Dotted: the weights without their running mean." in text
 
 
+@pytest.fixture(scope="module")
+def led_by_another(evaluated, tmp_path_factory, tiny_model):
+    """The report of a project whose lead arm is one of its own: 2 draws, ranked by mean influence."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("lead"), tiny_model)
+    variants = {"two_draws": {"draws": 2, "mask": "query", "rule": "mean_influence"}}
+    arms = [*ws.config.arms, {"name": "two", "variant": "two_draws"}]
+    ws = with_settings(ws, variants=variants, arms=arms, lead_arm="two")
+    for asset in ws.graph.assets.values():
+        if asset.lane in ("two_draws", "two") or asset.name in ("preference_bundle", "preference_study", "attribution_audit"):
+            asset.publish(ws)
+    publication = publish_report(ws)
+    return ws, publication, (publication.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_is_about_the_lead_arm(led_by_another):
+    ws, publication, html = led_by_another
+    text = Page(html).text
+    assert "two compared 9 training clips with 2 queries and chose 3" in text
+    numbers = publication.table("numbers")
+    assert set(numbers.loc[numbers["table"] == "differences", "row"]) == set(ws.config.arms) - {"two"}
+    by_query = numbers[(numbers["table"] == "by_query") & (numbers["column"] == "motive")].set_index("row")["value"]
+    losses = {arm: ws.published(f"eval_scores/{arm}").table("causal").set_index("query_id")["drop_percent"] for arm in ("two", "motive")}
+    assert by_query.to_dict() == pytest.approx((losses["two"] - losses["motive"]).to_dict())
+    assert summary(ws).splitlines()[2].endswith("by two")
+    ranking = ws.published("voted_ranking/two_draws").table("ranking")
+    assert ranking["mean_influence"].is_monotonic_decreasing
+    assert "By mean influence over the queries." in text
+    best = ws.published("clip_catalog").table("catalog").set_index("clip_id").loc[ranking["clip_id"][0], "path"]
+    assert "votes · rank 1" in text or "vote · rank 1" in text
+    assert Path(str(best)).name in text
+
+
+def test_the_first_screen_has_the_answer(led_by_another):
+    _, _, html = led_by_another
+    first_screen = html.partition("<nav>")[0]
+    strip = first_screen.partition('class="strip"')[2].partition('<p class="note">')[0]
+    assert re.findall(r'class="head">([^<]*)<', strip) == ["base model", "random", "full pool", "two"]
+    assert strip.count("<figure") == 3 * 4
+    assert "Drop of the loss by arm" in first_screen
+    assert first_screen.count('<div class="query">') == 1
+    assert first_screen.partition('<div class="query">')[2].count("<figure") == 1 + 3 + 3
+    section = html.partition('<section id="clips">')[2].partition("</section>")[0]
+    cards = re.findall(r'<span class="name"[^>]*>([^<]*)<', first_screen.partition('<div class="query">')[2])
+    assert cards[0] in section, "the first query, among all of them"
+
+
 def test_curves_over_other_queries_are_not_drawn(watched):
     ws, _, _ = watched
     assert set(load_curves(ws).loss) == {"full", "without_harmful", "motion_magnitude", "no_mask", "motive"}
