@@ -32,6 +32,7 @@ TOGETHER = {
             "test_golden",
             "test_harmful_list",
             "test_held_out",
+            "test_loss_drop",
             "test_influence_maps",
         ),
         "evaluated",
