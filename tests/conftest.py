@@ -33,6 +33,7 @@ TOGETHER = {
             "test_harmful_list",
             "test_held_out",
             "test_loss_drop",
+            "test_loss_drop_section",
             "test_influence_maps",
         ),
         "evaluated",

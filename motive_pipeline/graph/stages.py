@@ -690,7 +690,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_report",
             settings=("evaluate.bootstrap_samples", "arms"),
-            version=4,
+            version=5,
             publish="motive_pipeline.report.stage:publish_report",
             group="evaluation",
             kinds=frozenset({"html", "markdown"}),

@@ -74,7 +74,7 @@ def _without_ends(ranking: pd.DataFrame) -> str:
     """Why a ranking has no top and no bottom; nothing if it has."""
     if len(ranking) < 2:
         return f"{len(ranking)} clips are ranked; a top and a bottom need two"
-    return "all clips have the same influence: none is at the top or at the bottom" if ranking["mean_influence"].nunique() == 1 else ""
+    return "all clips have the same influence: none is at the top or at the bottom" if len(set(ranking["mean_influence"])) == 1 else ""
 
 
 def _ids(ranking: pd.DataFrame) -> frozenset[str]:
