@@ -145,6 +145,21 @@ def test_the_top_is_judged_against_random_ones_and_the_bottom_against_the_full_p
     assert sentences["headline"][0].startswith("The clips that" if of_top == AS_EXPECTED else "No evidence that the clips that")
 
 
+@pytest.mark.parametrize(("num_variants", "outcome"), [(1, AS_EXPECTED), (20, UNCLEAR)])
+def test_the_more_is_compared_the_more_it_takes_to_be_clear(num_variants, outcome):
+    """The same effect, whose 95 % interval excludes zero."""
+    queries = [Query(clip_id=f"q{number}", location="", is_held_out=True) for number in range(8)]
+    groups = grouped(
+        {"motive": ranking(list(range(10)))} | {f"other {number}": ranking(list(range(10))) for number in range(1, num_variants)}, 2
+    )
+    zero = np.zeros((2, 8))
+    effect_TQ = np.tile(np.linspace(-0.15, 1, 8), (2, 1))
+    drops = {("full pool", ""): zero, ("random", ""): zero, ("motive", "top"): -effect_TQ}
+    top = row_of(rows_of(drops, groups, queries, why_not="left"), "motive", "random", "without the top")
+    assert top.ci_low > 0
+    assert top.verdict == outcome
+
+
 def test_one_query_has_a_value_and_no_conclusion():
     drops, groups, queries = made_up(top=4.0, bottom=12.0, queries=[Query(clip_id="q", location="", is_held_out=False)])
     rows = rows_of(drops, groups, queries)
