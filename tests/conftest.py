@@ -32,6 +32,8 @@ TOGETHER = {
             "test_golden",
             "test_harmful_list",
             "test_held_out",
+            "test_loss_drop",
+            "test_loss_drop_section",
             "test_influence_maps",
         ),
         "evaluated",

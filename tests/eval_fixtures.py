@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from motive_pipeline.config import parse_config
+from motive_pipeline.evaluation.audit.table import audit_frame
+from motive_pipeline.evaluation.loss_drop import loss_drop_rows
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.workspace import Workspace
 
@@ -77,7 +79,8 @@ def several_trainings(ws: Workspace, gain: dict[str, float], num_trainings: int 
         )
         losses = pd.concat([losses, losses.assign(query_id=losses["query_id"].str[::-1])], ignore_index=True)
         losses["drop_percent"] = gain.get(arm, 0.0) + 0.1 * rng.normal(size=len(losses))
-        republish(ws, f"eval_scores/{arm}", per_video=videos, causal=losses, flow=flow)
+        drop = audit_frame(list(loss_drop_rows(arm, losses, num_samples=100)))
+        republish(ws, f"eval_scores/{arm}", per_video=videos, causal=losses, flow=flow, loss_drop=drop)
 
 
 def with_harmful_clips(ws: Workspace, num_harmful: int = 2) -> None:

@@ -9,13 +9,14 @@ Axis suffixes: B draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, mean_motion_weighted_loss
+from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, masked_and_plain_loss
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.latents.stage import LatentSet
@@ -23,6 +24,14 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryLosses:
+    """The losses of one query at each draw: weighted by its motion mask, and plain as training minimises it."""
+
+    masked_B: Float[np.ndarray, " B"]
+    plain_B: Float[np.ndarray, " B"]
 
 
 class HeldOutLoss:
@@ -67,19 +76,28 @@ class HeldOutLoss:
         return digest([self.content(query) for query in self.queries])
 
     def losses(self, model: VideoModel, query: CatalogClip) -> Float[np.ndarray, " B"]:
-        """The loss of the query at each draw.
+        """The motion-weighted loss of the query at each draw.
 
         Raises:
             RejectRow: the query can no longer be read (only with ``engine.keep_latents: false``).
         """
+        return self.masked_and_plain(model, query).masked_B
+
+    def masked_and_plain(self, model: VideoModel, query: CatalogClip) -> QueryLosses:
+        """The motion-weighted and the plain loss of the query at each draw.
+
+        Raises:
+            RejectRow: as in :meth:`losses`.
+        """
         latents_CFHW, prompt_LE = self._latents.get(query.clip_id)
         mask_FHW = self._masks.get(query.clip_id)
         with torch.no_grad():  # one draw at a time: the memory of one pass
-            losses = [
-                mean_motion_weighted_loss(model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=[draw], frame_norm=self._frame_norm)
+            pairs = [
+                masked_and_plain_loss(model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draw=draw, frame_norm=self._frame_norm)
                 for draw in self.draws
             ]
-        return torch.stack(losses).double().cpu().numpy()
+        masked_B, plain_B = (torch.stack(side).double().cpu().numpy() for side in zip(*pairs, strict=True))
+        return QueryLosses(masked_B=masked_B, plain_B=plain_B)
 
     def mean(self, model: VideoModel) -> float:
         """The loss averaged over the draws of every query, and then over the queries.

@@ -115,6 +115,20 @@ def mean_motion_weighted_loss(
     return _weighted(errors_of_draws(model, latents_CFHW, prompt_LE, draws), mask_FHW, frame_norm).mean()
 
 
+def masked_and_plain_loss(
+    model: VideoModel,
+    latents_CFHW: Float[torch.Tensor, "C F h w"],
+    prompt_LE: Float[torch.Tensor, "L E"],
+    *,
+    mask_FHW: Float[torch.Tensor, "F h w"],
+    draw: Draw,
+    frame_norm: FrameNorm = "per_frame",
+) -> tuple[Float[torch.Tensor, ""], Float[torch.Tensor, ""]]:
+    """The motion-weighted loss at one draw, and the plain loss that training minimises, from one forward pass."""
+    error_1FHW = errors_of_draws(model, latents_CFHW, prompt_LE, [draw])
+    return _weighted(error_1FHW, mask_FHW, frame_norm).mean(), _weighted(error_1FHW, None, "per_frame").mean()
+
+
 def errors_of_draws(
     model: VideoModel, latents_CFHW: Float[torch.Tensor, "C F h w"], prompt_LE: Float[torch.Tensor, "L E"], draws: Sequence[Draw]
 ) -> Float[torch.Tensor, "B F h w"]:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from motive_pipeline.config.section import Section, Share
 
-AuditCheck = Literal["lds", "untrained"]
+AuditCheck = Literal["lds", "leave_group_out", "untrained"]
 """A check that takes trainings, or a gradient pass over the whole pool."""
 
 

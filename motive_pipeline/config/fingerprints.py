@@ -15,7 +15,7 @@ from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.graph.declare import Switch
-from motive_pipeline.graph.metrics import INTERVAL_VERSION, video_metric_versions
+from motive_pipeline.graph.metrics import CAUSAL_VERSION, INTERVAL_VERSION, video_metric_versions
 from motive_pipeline.graph.stages import FRAMES_VERSION, STAGES
 from motive_pipeline.pinned import ALLTRACKER, code_content, file_content
 
@@ -76,6 +76,7 @@ class Config(Settings):
                 "evaluate": _evaluate_content(self.evaluate),
                 "metrics": video_metric_versions(),
                 "intervals": INTERVAL_VERSION,
+                "causal": CAUSAL_VERSION,
                 "frames": FRAMES_VERSION,
             }
         return settings

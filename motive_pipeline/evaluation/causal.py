@@ -3,6 +3,11 @@
 For each held-out query and each of a few (timestep, noise) draws, the loss of the trained model is compared with that of the base model on
 the same clip, mask and noise. Attribution used neither these queries nor these draws, so a drop is independent evidence. Without held-out
 queries the queries themselves are used, and every number is marked "in-sample".
+
+The plain loss, which training minimises, is recorded beside the motion-weighted one: a drop of the one without the other says whether training changed
+the motion or the picture.
+
+Axis suffixes: Q queries, B draws.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.catalog.catalog_clips import CatalogClip
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph.metrics import HELD_OUT_DROP, IN_SAMPLE_DROP
+from motive_pipeline.graph.metrics import CAUSAL_VERSION, HELD_OUT_DROP, IN_SAMPLE_DROP
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest
@@ -28,7 +33,15 @@ from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
 
-DIMS = {"loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair", "feature")}
+DIMS = {"loss": ("draw",), "plain_loss": ("draw",), "flow_histogram": ("bin",), "flow_features": ("pair", "feature")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedLosses:
+    """The motion-weighted and the plain loss of each query at each draw."""
+
+    masked_QB: Float[np.ndarray, "Q B"]
+    plain_QB: Float[np.ndarray, "Q B"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +57,8 @@ def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
     """The losses of each training of ``arm`` and of the base model, and the number of computed rows.
 
     Columns: training, query_id, draw, timestep, noise_seed, base_loss, loss, drop_percent (100 (base - loss) / the query's mean base loss,
-    so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``).
+    so that its mean over draws is the drop of the averaged loss), metric (``held_out_loss_drop`` or ``in_sample_loss_drop``), and the same of the plain
+    loss: plain_base_loss, plain_loss, plain_drop_percent.
 
     Raises:
         GateFailed: a loss is not finite, or the motion mask of a query is zero everywhere.
@@ -89,18 +103,23 @@ class _CausalCheck:
         self._store: RowStore = ws.store("eval_scores", DIMS)
         self.counts = RowCounts()
 
-    def losses(self, weights: Weights) -> Float[np.ndarray, "Q B"]:
-        """The motion-weighted loss [query, draw] under these weights.
+    def losses(self, weights: Weights) -> CheckedLosses:
+        """The losses under these weights.
 
         Raises:
             GateFailed: a query has no loss, or one that is not finite.
         """
         model = functools.cache(weights.load)
-        keys = [digest("loss", weights.content, *self._held_out.content(query)) for query in self.queries]
+        keys = [digest("loss", CAUSAL_VERSION, weights.content, *self._held_out.content(query)) for query in self.queries]
+
+        def row(query: CatalogClip) -> dict[str, np.ndarray]:
+            found = self._held_out.masked_and_plain(model(), query)
+            return {"loss": found.masked_B, "plain_loss": found.plain_B}
+
         outcome = compute_rows(
             self._store,
             [Work(key=key, item=query) for key, query in zip(keys, self.queries, strict=True)],
-            lambda query: {"loss": self._held_out.losses(model(), query)},
+            row,
             what="losses of the causal check",
             commit_rows=self._commit_rows,
             commit_s=self._commit_s,
@@ -108,10 +127,10 @@ class _CausalCheck:
         counts = outcome.counts
         self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)
         _require_every_query(self.queries, keys, outcome)
-        loss_QB = np.stack([self._store.read(outcome.refs[key], "loss") for key in keys])
-        if not np.isfinite(loss_QB).all():
+        masked_QB, plain_QB = (np.stack([self._store.read(outcome.refs[key], name) for key in keys]) for name in ("loss", "plain_loss"))
+        if not (np.isfinite(masked_QB).all() and np.isfinite(plain_QB).all()):
             raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite: the training has diverged")
-        return loss_QB
+        return CheckedLosses(masked_QB=masked_QB, plain_QB=plain_QB)
 
 
 def _require_every_query(queries: Sequence[CatalogClip], keys: Sequence[str], outcome: Outcome) -> None:
@@ -123,8 +142,10 @@ def _require_every_query(queries: Sequence[CatalogClip], keys: Sequence[str], ou
         )
 
 
-def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "Q B"], loss_QB: Float[np.ndarray, "Q B"]) -> pd.DataFrame:
-    drop_QB = drop_percent(base_QB, loss_QB, [query.location for query in check.queries])
+def _loss_table(check: _CausalCheck, training: int, base: CheckedLosses, found: CheckedLosses) -> pd.DataFrame:
+    names = [query.location for query in check.queries]
+    drop_QB = drop_percent(base.masked_QB, found.masked_QB, names)
+    plain_QB = drop_percent(base.plain_QB, found.plain_QB, names)
     rows = [
         {
             "training": training,
@@ -132,9 +153,12 @@ def _loss_table(check: _CausalCheck, training: int, base_QB: Float[np.ndarray, "
             "draw": number,
             "timestep": draw.timestep,
             "noise_seed": draw.noise_seed,
-            "base_loss": float(base_QB[position, number]),
-            "loss": float(loss_QB[position, number]),
+            "base_loss": float(base.masked_QB[position, number]),
+            "loss": float(found.masked_QB[position, number]),
             "drop_percent": float(drop_QB[position, number]),
+            "plain_base_loss": float(base.plain_QB[position, number]),
+            "plain_loss": float(found.plain_QB[position, number]),
+            "plain_drop_percent": float(plain_QB[position, number]),
             "metric": check.metric.name,
         }
         for position, query in enumerate(check.queries)

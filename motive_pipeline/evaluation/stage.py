@@ -16,9 +16,11 @@ import pandas as pd
 from motive_pipeline.config import ArmName
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
+from motive_pipeline.evaluation.audit.table import audit_frame
 from motive_pipeline.evaluation.causal import DIMS, causal_check
 from motive_pipeline.evaluation.flow_distance import FlowDistances, flow_row, histogram_distance
 from motive_pipeline.evaluation.ground_truth import query_motion, recognize_motion
+from motive_pipeline.evaluation.loss_drop import loss_drop_rows
 from motive_pipeline.evaluation.metrics import Video, measure
 from motive_pipeline.evaluation.query_flow import QueryFlow, feature_table, query_flow
 from motive_pipeline.evaluation.values import ALL_TRAININGS, score_rows, unit_values
@@ -53,7 +55,8 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
 
     Files: ``per_video.parquet`` (training, prompt_index, n, metric, backend, value, motion_label, motion_coherence), ``causal.parquet``
     (see :func:`~.causal.causal_check`), ``flow.parquet`` and ``query_flow.parquet`` (the features that :mod:`~.flow_distance` compares, a row
-    for each pair of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them).
+    for each pair of frames), ``scores.parquet`` (the rows of the table ``eval_scores``; ``seed`` is the training, -1 all of them) and
+    ``loss_drop.parquet`` (its rows of the table ``audit``: the drop of the loss by timestep).
     With ``evaluate.backend: vbench`` VBench's own values are added to the stand-ins', and ``vbench.json`` records their origin.
 
     Raises:
@@ -70,7 +73,8 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
     num_samples = ws.config.evaluate.bootstrap_samples
     distances = FlowDistances.of({arm: flow}, queries.table, num_samples=num_samples)
     scores = score_rows(unit_values(arm, per_video, causal), arm, num_samples=num_samples, distances=distances)
-    tables = {"per_video": per_video, "causal": causal, "flow": flow, "query_flow": queries.table, "scores": scores}
+    drop = audit_frame(list(loss_drop_rows(arm, causal, num_samples=num_samples)))
+    tables = {"per_video": per_video, "causal": causal, "flow": flow, "query_flow": queries.table, "scores": scores, "loss_drop": drop}
 
     def write(folder: Path) -> None:
         for name, table in tables.items():
@@ -86,7 +90,7 @@ def publish_eval_scores(ws: Workspace, arm: ArmName) -> Publication:
         started=started,
         facts=_facts(scores, per_video) | (facts_of(vbench.record) if vbench else {}),
         counts=RowCounts(computed=sum(each.computed for each in all_counts), reused=sum(each.reused for each in all_counts)),
-        scores={("eval_scores", arm): scores},
+        scores={("eval_scores", arm): scores, ("audit", f"loss_drop_{arm}"): drop},
     )
 
 

@@ -55,6 +55,10 @@ def _listed(*metrics: Metric) -> dict[str, Metric]:
 INTERVAL_VERSION = 2
 """Raise when the intervals of the scores change (``evaluation/bootstrap.py``): every score is then published again, and no row is computed again."""
 
+CAUSAL_VERSION = 2
+"""Raise when the causal check records something else (``evaluation/causal.py``): its losses are then computed and every score is published again, and
+no video is measured again. 2: the plain loss beside the motion-weighted one."""
+
 METRICS: dict[str, Metric] = _listed(
     Metric(
         name="held_out_loss_drop",

@@ -666,6 +666,7 @@ STAGES: dict[str, Stage] = {
             reads_frames=True,
             when={
                 _audits("lds"): ("finetune", "evaluate.held_out_draws", "evaluate.bootstrap_samples"),
+                _audits("leave_group_out"): ("finetune", "evaluate.held_out_draws"),
                 _has_arm("flow_similarity"): ("arms",),  # then the control is that of the whole pool
                 _has_arm("untrained"): ("arms",),
                 **TONE_MAPPED,

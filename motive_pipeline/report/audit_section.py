@@ -34,6 +34,12 @@ CHECKS: Mapping[str, tuple[str, str]] = {
         "The scores compared in pairs",
         "On the same subsets and queries. Holm's p-value controls for all comparisons of the table together.",
     ),
+    "leave_group_out": (
+        "What does training do without the best or the worst clips?",
+        "How much higher the motion-weighted loss of the held-out queries is, in % of the base model's, when a group of clips is left out of the pool: against training "
+        "on the full pool, and against leaving out as many random clips. Expected: more than random without the top, below zero without the bottom. The words "
+        "rest on an interval that holds for all comparisons of the table together (Bonferroni).",
+    ),
     "controls": (
         "Do controls rank the clips alike?",
         "Mean over the queries of the rank correlation with a control (or another variant), and the overlap of the best 10 %. A control that ranks alike "
@@ -72,8 +78,8 @@ class AuditSection:
     sentences: Mapping[str, Sequence[str]]
     tables: Sequence[Table]
     numbers: Sequence[Number]
-    scores: pd.DataFrame
-    """The rows of the score of each variant and control, for the plot; empty where nothing was trained."""
+    rows: pd.DataFrame
+    """The rows of the table ``audit``, for the plots."""
 
 
 def load_audit_section(ws: Workspace) -> AuditSection:
@@ -91,7 +97,7 @@ def load_audit_section(ws: Workspace) -> AuditSection:
         sentences={title: sentences for title, sentences in said.items() if sentences},
         tables=[with_origin(table, numbers) for table, numbers in found if table.rows],
         numbers=[number for _, numbers in found for number in numbers],
-        scores=pd.DataFrame(audit[(audit["check"] == "lds") & (audit["parameter"] == "mean over queries")]),
+        rows=audit,
     )
 
 

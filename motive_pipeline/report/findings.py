@@ -18,6 +18,7 @@ from motive_pipeline.evaluation.values import difference, difference_matrix, est
 from motive_pipeline.graph.metrics import DYNAMIC, FRECHET, HELD_OUT_DROP, HISTOGRAM, IN_SAMPLE_DROP, QUERY_MOTION, Metric
 from motive_pipeline.report.audit_section import AuditSection, load_audit_section
 from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, precision_table
+from motive_pipeline.report.loss_drop_section import LossDrop, load_loss_drop
 from motive_pipeline.report.participants import Participants, clip_participants, query_participants
 from motive_pipeline.report.plots import Dots
 from motive_pipeline.report.preference_section import PreferenceSection, load_preference_section
@@ -66,6 +67,7 @@ class Findings:
     took_part: dict[str, Participants]
     """The ``clips``, ``queries`` and ``held_out`` queries behind the numbers."""
     curves: TrainingCurves
+    loss_drop: LossDrop
 
     @property
     def drop_metric(self) -> Metric:
@@ -148,8 +150,9 @@ def load_findings(ws: Workspace) -> Findings:
         numbers += its_numbers
     preference = load_preference_section(ws)
     audit = load_audit_section(ws)
-    numbers += [*preference.numbers, *audit.numbers]
-    for table in (*preference.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
+    loss_drop = load_loss_drop(ws)
+    numbers += [*preference.numbers, *audit.numbers, *loss_drop.numbers]
+    for table in (*preference.tables, *loss_drop.tables, rejects_table(ws), settings_table(ws), versions_table(ws)):
         tables[table.key] = table
     overlap = _overlap(ws)
     return Findings(
@@ -180,6 +183,7 @@ def load_findings(ws: Workspace) -> Findings:
         facts=_facts(ws, units),
         took_part=_took_part(ws, units),
         curves=curves,
+        loss_drop=loss_drop,
     )
 
 

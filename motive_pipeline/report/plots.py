@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,8 @@ DrawFigure = Callable[[Palette], Figure]
 
 def svg(draw: DrawFigure, *, name: str) -> str:
     """The figure as an SVG element. ``name`` makes its ids differ from those of other figures on the page."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's fonts have it: the SVG holds text, not shapes
         stream = io.StringIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         draw(_PAGE).savefig(stream, format="svg", transparent=True, metadata=metadata)

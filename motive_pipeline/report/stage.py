@@ -13,11 +13,12 @@ from markupsafe import Markup
 from motive_pipeline.evaluation.clip_maps import MapSet, caveats
 from motive_pipeline.graph import Rule
 from motive_pipeline.report import plots
-from motive_pipeline.report.audit_plot import scores_figure
+from motive_pipeline.report.audit_plot import audit_figures
 from motive_pipeline.report.curve_plot import curves_figure
 from motive_pipeline.report.findings import Findings, load_findings
 from motive_pipeline.report.gallery import Gallery, best_clips
 from motive_pipeline.report.harmful_section import load_harmful_section
+from motive_pipeline.report.loss_drop_plot import loss_drop_figure
 from motive_pipeline.report.opening import opening
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
 from motive_pipeline.report.tables import Table, arm_name, escaped_markdown, format_number, markdown, numbers_frame, plain_text
@@ -51,7 +52,7 @@ def publish_report(ws: Workspace) -> Publication:
         "opening": opening(prompts, queries, findings.arms, findings.lead),
         "harmful": load_harmful_section(ws, gallery),
     }
-    page = render_template("report.html.j2", context | _figures(findings))
+    page = render_template("report.html.j2", context | _figures(findings) | {"audit_figures": _audit_figures(findings)})
     text = render_template("report.md.j2", context)
     numbers = numbers_frame(findings.numbers)
     record = provenance_record(ws)
@@ -170,13 +171,14 @@ def _figures(findings: Findings) -> dict[str, Markup]:
         ),
         "precision_plot": "",
         "curve_plot": "",
-        "audit_plot": "",
+        "loss_drop_plot": "",
     }
     if findings.curves.steps:
         figures["curve_plot"] = plots.svg(functools.partial(curves_figure, curves=findings.curves, lead=findings.lead), name="curve")
-    if len(findings.audit.scores):
-        drawing = functools.partial(scores_figure, scores=findings.audit.scores, variants=findings.variants)
-        figures["audit_plot"] = plots.svg(drawing, name="audit")
+    if findings.loss_drop.drops:
+        figures["loss_drop_plot"] = plots.svg(
+            functools.partial(loss_drop_figure, found=findings.loss_drop, lead=findings.lead), name="loss_drop"
+        )
     if findings.precision:
         *rows, chance = findings.precision
         drawing = functools.partial(
@@ -190,6 +192,12 @@ def _figures(findings: Findings) -> dict[str, Markup]:
         )
         figures["precision_plot"] = plots.svg(drawing, name="precision")
     return {name: Markup(figure) for name, figure in figures.items()}
+
+
+def _audit_figures(findings: Findings) -> list[dict[str, str]]:
+    """Each figure of the audit as SVG, with its label and note. Names of categories are text in it, which matplotlib escapes."""
+    found = audit_figures(findings.audit.rows, findings.variants)
+    return [{"svg": Markup(plots.svg(each.draw, name=f"audit_{each.name}")), "label": each.label, "note": each.note} for each in found]
 
 
 def _arms_drawing(findings: Findings) -> plots.DrawFigure:

@@ -166,7 +166,9 @@ def test_one_training_gives_no_verdict(report):
 
 def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
     publication, html, markdown = three
-    headline = "On held-out loss drop, MOTIVE beats random and most motion, loses to full pool and is not clearly different from unmasked gradient"
+    headline = (
+        "On held-out loss drop, MOTIVE beats random and most motion, loses to full pool and is not clearly different from unmasked gradient"
+    )
     assert publication.facts["verdict"] == headline
     assert headline in html
     assert headline in markdown
@@ -372,7 +374,13 @@ def test_every_number_has_its_backend_its_count_and_where_it_was_read(three):
 
 def test_where_lower_is_better_a_smaller_distance_wins():
     smaller = Estimate(value=-1.0, low=-1.5, high=-0.5, num_trainings=3, num_prompts=8)
-    said = verdict({(HISTOGRAM, rival): smaller for rival in ("embedding", "bottom")}, [HISTOGRAM], lead="motive", own={HISTOGRAM: smaller}, num_trainings=3)
+    said = verdict(
+        {(HISTOGRAM, rival): smaller for rival in ("embedding", "bottom")},
+        [HISTOGRAM],
+        lead="motive",
+        own={HISTOGRAM: smaller},
+        num_trainings=3,
+    )
     assert said.headline == "MOTIVE beats nearest embeddings and lowest influence on distance from the queries' flow histogram"
 
 
@@ -581,7 +589,9 @@ def test_the_report_is_about_the_lead_arm(led_by_another):
     numbers = publication.table("numbers")
     assert set(numbers.loc[numbers["table"] == "differences", "row"]) == set(ws.config.arms) - {"two"}
     by_query = numbers[(numbers["table"] == "by_query") & (numbers["column"] == "motive")].set_index("row")["value"]
-    per_arm = {arm: numbers[(numbers["table"] == "arms") & (numbers["row"] == arm)].set_index("column")["value"] for arm in ("two", "motive")}
+    per_arm = {
+        arm: numbers[(numbers["table"] == "arms") & (numbers["row"] == arm)].set_index("column")["value"] for arm in ("two", "motive")
+    }
     drop = "held_out_loss_drop"
     assert by_query.mean() == pytest.approx(per_arm["two"][drop] - per_arm["motive"][drop])
     assert summary(ws).splitlines()[2].endswith("by two")

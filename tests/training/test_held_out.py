@@ -122,10 +122,10 @@ def test_a_query_that_can_no_longer_be_measured_stops_the_check_and_is_named(eva
     """Without it, the losses of the queries behind it would stand in its place."""
 
     class Lost(HeldOutLoss):
-        def losses(self, model, query):
+        def masked_and_plain(self, model, query):
             if query is self.queries[0]:
                 raise RejectRow("missing_file", "it has gone", transient=True)
-            return super().losses(model, query)
+            return super().masked_and_plain(model, query)
 
     monkeypatch.setattr(causal, "HeldOutLoss", Lost)
     evaluate = evaluated.config.evaluate.model_copy(update={"held_out_draws": 1})

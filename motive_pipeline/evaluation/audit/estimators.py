@@ -74,7 +74,7 @@ def control_scores(ws: Workspace, query_ids: Sequence[str]) -> list[Scores]:
     pool = load_pool(ws)
     is_known, checks = has_truth(ws), ws.config.audit.checks
     whole_flow = is_known or "flow_similarity" in ws.config.arms or "lds" in checks
-    whole_untrained = is_known or "untrained" in ws.config.arms or bool(checks)
+    whole_untrained = is_known or "untrained" in ws.config.arms or not {"lds", "untrained"}.isdisjoint(checks)
     some = None if whole_flow else set(pool[hashed_sample(pool, FLOW_SAMPLE, "audit flow")].astype(str).tolist())
     found = [_by_features(FLOW, query_ids, pool, flow_similarity_features(ws, "query"), flow_similarity_features(ws, "clip", of=some))]
     if whole_untrained:

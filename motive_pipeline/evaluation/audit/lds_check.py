@@ -25,7 +25,8 @@ from motive_pipeline.evaluation.audit.lds import (
     resampled_scores,
     spearman_brown,
 )
-from motive_pipeline.evaluation.audit.retraining import Effects, Retraining, planned_subsets
+from motive_pipeline.evaluation.audit.random_subsets import Effects, planned_subsets, subset_effects
+from motive_pipeline.evaluation.audit.retraining import Retraining
 from motive_pipeline.evaluation.audit.table import AuditRow, correlation_row, over_queries
 from motive_pipeline.evaluation.bootstrap import MIN_PROMPTS
 from motive_pipeline.storage.workspace import Workspace
@@ -43,7 +44,7 @@ class LdsFindings:
     unfinished: str
 
 
-def lds_findings(ws: Workspace, variants: Sequence[Scores], controls: Sequence[Scores]) -> LdsFindings:
+def lds_findings(ws: Workspace, retraining: Retraining, variants: Sequence[Scores], controls: Sequence[Scores]) -> LdsFindings:
     """Train on random subsets as far as the settings allow, and score every variant and control against what the trainings did.
 
     With too few subsets for any conclusion it trains nothing and gives no number.
@@ -52,15 +53,13 @@ def lds_findings(ws: Workspace, variants: Sequence[Scores], controls: Sequence[S
     if planned < MIN_SUBSETS:
         said = f"{planned} different subsets are planned; below {MIN_SUBSETS} no score means anything. Raise audit.subsets, or use a larger pool"
         return LdsFindings(rows=[_no_score(planned, said)], reliability=math.nan, unfinished="")
-    effects = Retraining(ws).effects()
-    left = f"{effects.num_missing} of {effects.num_planned} trainings are left; the next run goes on" if effects.num_missing else ""
-    return findings_of(effects, variants, controls, unfinished=left, num_samples=ws.config.evaluate.bootstrap_samples)
+    effects = subset_effects(ws, retraining)
+    return findings_of(effects, variants, controls, num_samples=ws.config.evaluate.bootstrap_samples)
 
 
-def findings_of(
-    effects: Effects, variants: Sequence[Scores], controls: Sequence[Scores], *, unfinished: str = "", num_samples: int = 1000
-) -> LdsFindings:
+def findings_of(effects: Effects, variants: Sequence[Scores], controls: Sequence[Scores], *, num_samples: int = 1000) -> LdsFindings:
     """The rows for what the trainings did."""
+    unfinished = effects.unfinished
     num_subsets = effects.drop_TQS.shape[2]
     if num_subsets < MIN_SUBSETS:
         said = f"{num_subsets} subsets have all their trainings; {MIN_SUBSETS} are needed for a score. {unfinished}".strip()

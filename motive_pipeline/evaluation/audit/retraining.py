@@ -1,9 +1,9 @@
-"""Trains on random subsets of the pool and measures each query's loss: the targets of the linear datamodeling score.
+"""The trainings of the audit: the base model, trained on some of the clips, and what that does to the loss of each query.
 
-All queries and all variants share the subsets. Each training is a row of the store, committed when it ends, so that a killed run repeats one
-training, and one whose time is up goes on in the next run. Subsets come one after the other, each with all its trainings.
+Each training is a row of the store, committed when it ends, so that a killed run repeats one training, and one whose time is up goes on in the next
+run. Checks that train on the same clips share their trainings. ``audit.budget_minutes`` count for all checks of a run together.
 
-Axis suffixes: T trainings of a subset, Q queries, S subsets, N clips of the pool, B draws.
+Axis suffixes: Q queries, B draws.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float
 
 from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.catalog.catalog_clips import catalog_clips
 from motive_pipeline.config import Config, Finetune
-from motive_pipeline.curation.arms import random_choice
-from motive_pipeline.curation.pool import load_pool
-from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.audit.passes import DIMS, STORE
@@ -40,11 +37,6 @@ from motive_pipeline.training.loop import finetune
 VERSION = 1
 """Raise it when the loss after a training changes."""
 
-FIRST_SUBSET_SEED = 1_000_003
-"""Distance of the subsets' seeds from that of the random arm."""
-
-DRAWS_A_SUBSET = 10
-
 
 class BudgetSpent(Exception):
     """``audit.budget_minutes`` are over; what is committed counts."""
@@ -60,26 +52,37 @@ class Query:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effects:
-    """What the trainings did: ``drop_TQS`` is the drop of each query's motion-weighted loss in % of the base model's, for the subsets that have all
-    their trainings; ``member_SN`` are their clips among ``clip_id_N``. ``num_missing`` trainings of ``num_planned`` are left to do."""
+class Run:
+    """One training: its clips, ascending, and its number, which decides timesteps, noise and order. The base model has no clips: it is not trained."""
 
-    drop_TQS: Float[np.ndarray, "T Q S"]
-    member_SN: Bool[np.ndarray, "S N"]
-    queries: Sequence[Query]
-    clip_id_N: Shaped[np.ndarray, " N"]
+    clip_ids: tuple[str, ...]
+    training: int
+
+
+BASE_MODEL = Run(clip_ids=(), training=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What trainings did: the drop of each query's motion-weighted loss in % of the base model's, for the runs that are done.
+
+    ``num_missing`` of ``num_planned`` runs are left to do. One that is neither left nor done has diverged.
+    """
+
+    drop_Q: Mapping[Run, Float[np.ndarray, " Q"]]
     num_planned: int
     num_missing: int
     seconds_a_training: float
 
+    @property
+    def unfinished(self) -> str:
+        """What is left to train, in words; empty if nothing is."""
+        return left_to_train(self.num_missing, self.num_planned)
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """One training: the number of its subset, and of the training on it. ``clip_ids`` is empty for the base model, which is not trained."""
 
-    subset: int
-    training: int
-    clip_ids: tuple[str, ...]
+def left_to_train(num_missing: int, num_planned: int) -> str:
+    """``5 of 8 trainings are left; the next run goes on``, or nothing."""
+    return f"{num_missing} of {num_planned} trainings are left; the next run goes on" if num_missing else ""
 
 
 def training_settings(config: Config) -> Finetune:
@@ -89,24 +92,8 @@ def training_settings(config: Config) -> Finetune:
     return config.finetune.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def random_subsets(clip_id_N: Shaped[np.ndarray, " N"], size: int, count: int, seed: int) -> list[tuple[str, ...]]:
-    """``count`` different random subsets of ``size`` clips, each ascending; fewer if a small pool gives no more in :data:`DRAWS_A_SUBSET` draws for each."""
-    found: dict[tuple[str, ...], None] = {}
-    for number in range(DRAWS_A_SUBSET * count):
-        if len(found) < count:
-            subset = random_choice(clip_id_N, size, FIRST_SUBSET_SEED * (seed + 1) + number)
-            found[tuple(sorted(subset.astype(str).tolist()))] = None
-    return list(found)
-
-
-def planned_subsets(ws: Workspace) -> list[tuple[str, ...]]:
-    """The subsets of the settings."""
-    pool, audit = load_pool(ws), ws.config.audit
-    return random_subsets(pool, num_selected(len(pool), audit.subset_share), audit.subsets, audit.seed)
-
-
 class Retraining:
-    """The trainings of one audit: which there are, and what they need."""
+    """The trainings of one run of the audit. Its time begins when it is made."""
 
     def __init__(self, ws: Workspace) -> None:
         self._ws = ws
@@ -117,69 +104,59 @@ class Retraining:
         self._measured = [clip for clip in catalog_clips(ws, "query") if self._loss.can_measure(clip)]
         self.queries = [Query(clip_id=clip.clip_id, location=clip.location, is_held_out=clip.part == "held_out") for clip in self._measured]
         self._weights = model_hash(ws)
+        self._model = functools.cache(self._load)
+        budget = ws.config.audit.budget_minutes
+        self._end = None if budget is None else time.monotonic() + 60 * budget
+        self._num_missing = self._num_planned = 0
 
-    def effects(self) -> Effects:
-        """Train what is missing, as long as ``audit.budget_minutes`` last; returns what is there then.
+    @property
+    def unfinished(self) -> str:
+        """What all calls of :meth:`trained` together have left to train, in words."""
+        return left_to_train(self._num_missing, self._num_planned)
+
+    def trained(self, runs: Sequence[Run], *, what: str) -> Trained:
+        """Train what is missing of ``runs``, in their order, as long as ``audit.budget_minutes`` last; returns what is there then.
 
         Raises:
             GateFailed: a clip has no latents, or the mask of a query is zero everywhere.
         """
-        config, pool = self._ws.config, load_pool(self._ws)
-        subsets = planned_subsets(self._ws)
-        base = _Run(subset=-1, training=0, clip_ids=())
-        runs = [
-            _Run(subset=subset, training=number, clip_ids=ids)
-            for subset, ids in enumerate(subsets)
-            for number in range(config.audit.trainings)
-        ]
-        model = functools.cache(self._load)
-        end = None if config.audit.budget_minutes is None else time.monotonic() + 60 * config.audit.budget_minutes
 
-        def row(run: _Run) -> dict[str, np.ndarray]:
-            if end is not None and time.monotonic() >= end:
+        def row(run: Run) -> dict[str, np.ndarray]:
+            if self._end is not None and time.monotonic() >= self._end:
                 raise BudgetSpent
-            return self._train(*model(), run)
+            return self._train(*self._model(), run)
 
-        work = [Work(key=self._key(run), item=run) for run in (base, *runs)]
+        keys = {run: self._key(run) for run in (BASE_MODEL, *runs)}
         with contextlib.suppress(BudgetSpent):
-            compute_rows(self._store, work, row, what="audit, trainings on random subsets", commit_rows=1)
-        return self._gathered(work, subsets, pool)
+            compute_rows(self._store, [Work(key=key, item=run) for run, key in keys.items()], row, what=f"audit, {what}", commit_rows=1)
+        found = self._gathered(keys)
+        self._num_missing += found.num_missing
+        self._num_planned += found.num_planned
+        return found
 
-    def _gathered(self, work: Sequence[Work[_Run]], subsets: Sequence[tuple[str, ...]], pool: np.ndarray) -> Effects:
-        found = {(piece.item.subset, piece.item.training): self._store.find(piece.key) for piece in work}
-        base = found[-1, 0]
-        numbers = range(self._ws.config.audit.trainings)
-        whole = [subset for subset in range(len(subsets)) if all(isinstance(found[subset, number], RowRef) for number in numbers)]
-        kept = whole if isinstance(base, RowRef) else []
-        drop_TQS = np.zeros((len(numbers), len(self.queries), len(kept)))
-        member_SN = np.array([np.isin(pool.astype(str), subsets[subset]) for subset in kept], bool).reshape(len(kept), len(pool))
-        for place, subset in enumerate(kept):
-            for number in numbers:
-                loss_QB = self._losses(found[subset, number])
-                drop_TQS[number, :, place] = drop_percent(self._losses(base), loss_QB, [query.location for query in self.queries]).mean(
-                    axis=1
-                )
-        refs = [ref for (subset, _), ref in found.items() if subset >= 0 and isinstance(ref, RowRef)]
-        return Effects(
-            drop_TQS=drop_TQS,
-            member_SN=member_SN,
-            queries=self.queries,
-            clip_id_N=pool,
-            num_planned=len(work) - 1,
-            num_missing=sum(ref is None for (subset, _), ref in found.items() if subset >= 0),
-            seconds_a_training=float(np.median([float(self._store.read(ref, "seconds")) for ref in refs])) if refs else float("nan"),
+    def _gathered(self, keys: Mapping[Run, str]) -> Trained:
+        found = {run: self._store.find(key) for run, key in keys.items()}
+        base = found.pop(BASE_MODEL)
+        done = {run: ref for run, ref in found.items() if isinstance(ref, RowRef)}
+        names = [query.location for query in self.queries]
+        drops = {}
+        if isinstance(base, RowRef):
+            base_QB = self._store.read(base, "loss")
+            drops = {run: drop_percent(base_QB, self._store.read(ref, "loss"), names).mean(axis=1) for run, ref in done.items()}
+        seconds = [float(self._store.read(ref, "seconds")) for ref in done.values()]
+        return Trained(
+            drop_Q=drops,
+            num_planned=len(found),
+            num_missing=sum(ref is None for ref in found.values()),
+            seconds_a_training=float(np.median(seconds)) if seconds else float("nan"),
         )
-
-    def _losses(self, ref: object) -> Float[np.ndarray, "Q B"]:
-        assert isinstance(ref, RowRef)
-        return self._store.read(ref, "loss")
 
     def _load(self) -> tuple[VideoModel, dict[str, torch.Tensor]]:
         """A model of our own, and a copy of its weights in main memory: each training starts from them."""
         model = load_model(self._ws.config.model, threads=self._ws.config.engine.threads, path=model_folder(self._ws.config.model))
         return model, {name: value.detach().cpu().clone() for name, value in model.transformer.state_dict().items()}
 
-    def _train(self, model: VideoModel, weights: dict[str, torch.Tensor], run: _Run) -> dict[str, np.ndarray]:
+    def _train(self, model: VideoModel, weights: dict[str, torch.Tensor], run: Run) -> dict[str, np.ndarray]:
         """Train on the run's clips (the base model: on nothing); returns the loss of each query under each draw."""
         started = time.monotonic()
         latents = self._latents
@@ -193,10 +170,10 @@ class Retraining:
             model.transformer.zero_grad(set_to_none=True)
         loss_QB = np.stack([self._loss.losses(model, query) for query in self._measured])
         if not np.isfinite(loss_QB).all():
-            raise RejectRow("diverged", f"a query's loss is not finite after training {run.training} on subset {run.subset}")
+            raise RejectRow("diverged", f"a query's loss is not finite after training {run.training} on {len(run.clip_ids)} clips")
         return {"loss": loss_QB, "seconds": np.array(time.monotonic() - started)}
 
-    def _key(self, run: _Run) -> str:
+    def _key(self, run: Run) -> str:
         """Everything that the losses after a training depend on, by content."""
         clips = [[clip_id, self._latents.content(clip_id)] for clip_id in run.clip_ids]
         queries = [self._loss.content(query) for query in self._measured]

@@ -12,6 +12,7 @@ import pandas as pd
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.evaluation.audit.estimators import Scores, control_scores, variant_scores
 from motive_pipeline.evaluation.audit.lds_check import LdsFindings, lds_findings
+from motive_pipeline.evaluation.audit.leave_group_out import group_rows
 from motive_pipeline.evaluation.audit.passes import pass_rows
 from motive_pipeline.evaluation.audit.published_checks import (
     control_rows,
@@ -21,6 +22,7 @@ from motive_pipeline.evaluation.audit.published_checks import (
     projection_rows,
     query_rows,
 )
+from motive_pipeline.evaluation.audit.retraining import Retraining
 from motive_pipeline.evaluation.audit.table import AuditRow, audit_frame
 from motive_pipeline.evaluation.audit.verdict import MIN_RELIABILITY, verdict_rows
 from motive_pipeline.graph.arms import MAIN_VARIANT
@@ -43,8 +45,11 @@ def publish_audit(ws: Workspace) -> Publication:
     variants = variant_scores(ws)
     controls = control_scores(ws, variants[0].query_ids)
     rows = _cheap_rows(ws, variants, controls)
-    asked_lds = "lds" in ws.config.audit.checks
-    trained = lds_findings(ws, variants, controls) if asked_lds else NOT_ASKED
+    checks = ws.config.audit.checks
+    retraining = Retraining(ws) if {"lds", "leave_group_out"} & set(checks) else None
+    if retraining is not None and "leave_group_out" in checks:  # the smaller one first: where time is short, it is done
+        rows += group_rows(ws, retraining)
+    trained = lds_findings(ws, retraining, variants, controls) if retraining is not None and "lds" in checks else NOT_ASKED
     rows += trained.rows
     verdict = verdict_rows(
         rows,
@@ -52,7 +57,7 @@ def publish_audit(ws: Workspace) -> Publication:
         proj_dim=ws.config.influence.proj_dim,
         reliability=trained.reliability,
         unfinished=trained.unfinished,
-        asked_lds=asked_lds,
+        asked_lds="lds" in checks,
     )
     table = audit_frame([*rows, *verdict])
     content = pd.DataFrame(table.drop(columns="seconds"))
@@ -61,13 +66,13 @@ def publish_audit(ws: Workspace) -> Publication:
         content=digest_frame(content),
         write=lambda folder: write_parquet(content, folder / "audit.parquet"),
         started=started,
-        facts={"verdict": verdict[0].verdict, "figures": len(rows)} | _facts(trained),
+        facts={"verdict": verdict[0].verdict, "figures": len(rows)} | _facts(trained, "" if retraining is None else retraining.unfinished),
         table_rows=len(table),
         scores={("audit", "audit"): table},
     )
 
 
-def _facts(trained: LdsFindings) -> dict[str, float | str]:
+def _facts(trained: LdsFindings, unfinished: str) -> dict[str, float | str]:
     """What `motive export` and the next run ask: the reliability of the trainings, a warning if it is low, and whether trainings are left."""
     facts: dict[str, float | str] = {} if math.isnan(trained.reliability) else {RELIABILITY: trained.reliability}
     if trained.reliability < MIN_RELIABILITY:
@@ -75,7 +80,7 @@ def _facts(trained: LdsFindings) -> dict[str, float | str]:
             f"the audit found no ground to choose by influence: two trainings of the same random subsets agree by {trained.reliability:.2f} only. "
             "Compare with the arm flow_similarity, or with random"
         )
-    return facts | ({UNFINISHED: trained.unfinished} if trained.unfinished else {})
+    return facts | ({UNFINISHED: unfinished} if unfinished else {})
 
 
 def _cheap_rows(ws: Workspace, variants: list[Scores], controls: list[Scores]) -> list[AuditRow]:

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from scipy import stats
 
 from motive_pipeline.evaluation.audit.estimators import CONTROLS
+from motive_pipeline.evaluation.audit.group_verdict import group_headline, group_sentences
 from motive_pipeline.evaluation.audit.lds import holm
 from motive_pipeline.evaluation.audit.lds_check import LEVEL
 from motive_pipeline.evaluation.audit.table import AuditRow
+from motive_pipeline.evaluation.audit.wording import CHANGE, HEADLINE, SUPPORTED, UNSUPPORTED, error, listed, number, sentence
 
 MIN_RELIABILITY = 0.3
 """Targets less reliable than this decide nothing: training does not tell one subset from another."""
@@ -34,8 +36,6 @@ MIN_STABILITY = 0.7
 NEGLIGIBLE_LOSS = 0.9
 """The rank correlation with the wider projection below which a wider one is worth its disk."""
 
-SUPPORTED, UNSUPPORTED, CHANGE, HEADLINE = "supported", "not supported", "to change", "headline"
-
 
 def verdict_rows(
     rows: Sequence[AuditRow], *, variants: Sequence[str], proj_dim: int, reliability: float, unfinished: str, asked_lds: bool
@@ -43,6 +43,7 @@ def verdict_rows(
     """Rows of the check ``verdict``: ``parameter`` says which kind of sentence it is, ``verdict`` holds the sentence. The headline comes first."""
     said = [
         *_training(rows, variants, reliability, unfinished, asked_lds),
+        *group_sentences(rows, variants),
         *_estimate(rows, variants[0], proj_dim),
         *_queries(rows, variants[0]),
         *_biases(rows),
@@ -54,21 +55,21 @@ def verdict_rows(
 def _training(
     rows: Sequence[AuditRow], variants: Sequence[str], reliability: float, unfinished: str, asked_lds: bool
 ) -> Iterator[tuple[str, str]]:
-    """Whether influence predicts what training does. The headline rests on this alone."""
+    """Whether influence predicts what training does. The headline rests on this alone; where it was not asked for, on what leaving out groups showed."""
     if not asked_lds:
-        yield HEADLINE, "Not tested: whether influence predicts what training does"
-        yield CHANGE, "Set audit.checks: [lds] to train on random subsets and score every variant and control by what happens."
+        yield HEADLINE, group_headline(rows, variants[0]) or "Not tested: whether influence predicts what training does"
+        yield CHANGE, "Put lds into audit.checks to train on random subsets and score every variant and control by what happens."
         return
     if math.isnan(reliability):
         said = next(row.verdict for row in rows if row.check == "lds")
         yield HEADLINE, "No conclusion yet: too few trainings"
-        yield UNSUPPORTED, _sentence(said)
+        yield UNSUPPORTED, sentence(said)
         return
     if reliability < MIN_RELIABILITY:
         yield HEADLINE, "No conclusion: the trainings are too noisy to tell one subset from another"
         yield (
             UNSUPPORTED,
-            f"Two trainings of the same subsets agree by {_number(reliability)} only (at least {MIN_RELIABILITY} is needed), so no score means anything.",
+            f"Two trainings of the same subsets agree by {number(reliability)} only (at least {MIN_RELIABILITY} is needed), so no score means anything.",
         )
         yield (
             CHANGE,
@@ -78,7 +79,7 @@ def _training(
         return
     yield from _against_controls(rows, variants)
     if unfinished:
-        yield CHANGE, _sentence(f"The score rests on a part of the trainings: {unfinished}")
+        yield CHANGE, sentence(f"The score rests on a part of the trainings: {unfinished}")
 
 
 def _against_controls(rows: Sequence[AuditRow], variants: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -96,26 +97,26 @@ def _against_controls(rows: Sequence[AuditRow], variants: Sequence[str]) -> Iter
     elif beaten:
         yield (
             HEADLINE,
-            f"The influence of {best} predicts what training does better than {_listed(beaten)}, but not clearly better than {_listed(left)}",
+            f"The influence of {best} predicts what training does better than {listed(beaten)}, but not clearly better than {listed(left)}",
         )
     else:
         yield HEADLINE, "No evidence that influence predicts what training does better than a control"
     for variant in variants:
         row = scores[variant]
-        interval = "" if math.isnan(row.ci_low) else f", 95 % interval {_number(row.ci_low)} to {_number(row.ci_high)}"
+        interval = "" if math.isnan(row.ci_low) else f", 95 % interval {number(row.ci_low)} to {number(row.ci_high)}"
         share = next(each.value for each in rows if each.check == "lds" and each.variant == variant and each.against == "ceiling")
         kind = SUPPORTED if row.ci_low > 0 else UNSUPPORTED
         what = "predicts" if row.ci_low > 0 else "is not shown to predict"
         yield (
             kind,
-            f"{variant} {what} what training on a subset does: LDS {_number(row.value)}{interval}, {_number(share)} of what these targets allow.",
+            f"{variant} {what} what training on a subset does: LDS {number(row.value)}{interval}, {number(share)} of what these targets allow.",
         )
         better = [against for against, outcome in outcomes[variant].items() if outcome == "better"]
         worse = [against for against, outcome in outcomes[variant].items() if outcome == "worse"]
         if better:
-            yield SUPPORTED, f"{variant} predicts better than {_listed(better)} (Holm, all comparisons together at {LEVEL:.0%})."
+            yield SUPPORTED, f"{variant} predicts better than {listed(better)} (Holm, all comparisons together at {LEVEL:.0%})."
         if worse:
-            yield UNSUPPORTED, f"{variant} predicts worse than {_listed(worse)} (Holm, all comparisons together at {LEVEL:.0%})."
+            yield UNSUPPORTED, f"{variant} predicts worse than {listed(worse)} (Holm, all comparisons together at {LEVEL:.0%})."
     if left:
         yield (
             CHANGE,
@@ -130,7 +131,7 @@ def _estimate(rows: Sequence[AuditRow], variant: str, proj_dim: int) -> Iterator
     projected = _value(rows, "projection", f"spearman at {proj_dim}", variant)
     if projected is not None:
         is_wide = projected.value >= NEGLIGIBLE_LOSS
-        alike = f"{proj_dim} entries rank the clips as {projected.against} do ({_number(projected.value)})"
+        alike = f"{proj_dim} entries rank the clips as {projected.against} do ({number(projected.value)})"
         yield SUPPORTED if is_wide else UNSUPPORTED, f"The projection is wide enough: {alike}."
         if not is_wide:
             yield CHANGE, f"Raise influence.proj_dim above {proj_dim}; what is stored allows it without a new gradient."
@@ -143,7 +144,7 @@ def _estimate(rows: Sequence[AuditRow], variant: str, proj_dim: int) -> Iterator
         with_what = f"the {row.against} timesteps" if row is own else f"{row.against} does"
         yield (
             SUPPORTED if is_sure else UNSUPPORTED,
-            f"Influence by {what} ranks as {with_what}: agreement {_number(row.value)}{_error(row)}, on a sample of {row.num_units} clips and queries.",
+            f"Influence by {what} ranks as {with_what}: agreement {number(row.value)}{error(row)}, on a sample of {row.num_units} clips and queries.",
         )
     if any(row is not None and row.value < MIN_AGREEMENT for row in (own, noise)):
         yield (
@@ -153,7 +154,7 @@ def _estimate(rows: Sequence[AuditRow], variant: str, proj_dim: int) -> Iterator
     precise = next((row for row in rows if row.check == "precision" and row.parameter.startswith("spearman")), None)
     if precise is not None and not math.isnan(precise.value):
         is_enough = precise.value >= MIN_AGREEMENT
-        alike = f"gradients in bfloat16 and float32 rank pairs of clips alike ({_number(precise.value)})"
+        alike = f"gradients in bfloat16 and float32 rank pairs of clips alike ({number(precise.value)})"
         yield SUPPORTED if is_enough else UNSUPPORTED, f"Either precision is enough: {alike}."
         if not is_enough:
             yield CHANGE, "Set model.dtype: float32."
@@ -164,7 +165,7 @@ def _queries(rows: Sequence[AuditRow], variant: str) -> Iterator[tuple[str, str]
     if stable is None:
         said = next((row.verdict for row in rows if row.check == "queries" and row.variant == variant), "")
         if said:
-            yield UNSUPPORTED, _sentence(f"Stability of the choice is unknown: {said}")
+            yield UNSUPPORTED, sentence(f"Stability of the choice is unknown: {said}")
             yield CHANGE, "Add queries of the same motion."
         return
     kind = SUPPORTED if stable.value >= MIN_STABILITY else UNSUPPORTED
@@ -187,7 +188,7 @@ def _biases(rows: Sequence[AuditRow]) -> Iterator[tuple[str, str]]:
     found = [row for row, p_value in zip(tested, adjusted, strict=True) if p_value <= LEVEL and abs(row.value) >= MAX_BIAS]
     for row in found:
         what = "length" if row.check == "length" else "motion magnitude"
-        yield UNSUPPORTED, f"The influence of {row.variant} is independent of {what}: it is not (rank correlation {_number(row.value)})."
+        yield UNSUPPORTED, f"The influence of {row.variant} is independent of {what}: it is not (rank correlation {number(row.value)})."
     if tested and not found:
         yield (
             SUPPORTED,
@@ -213,19 +214,3 @@ def _value(rows: Sequence[AuditRow], check: str, parameter: str, variant: str) -
     """The row with this figure, if it has a number."""
     found = (row for row in rows if (row.check, row.parameter, row.variant, row.query_id) == (check, parameter, variant, ""))
     return next((row for row in found if not math.isnan(row.value)), None)
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
-
-
-def _error(row: AuditRow) -> str:
-    return "" if math.isnan(row.std_error) else f" ± {row.std_error:.2f}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:].rstrip('.')}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

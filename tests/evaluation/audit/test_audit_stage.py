@@ -1,6 +1,8 @@
 """The stage on a small project: every check is in the table, and where there is no number there is a reason."""
 
 import math
+import re
+import types
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from motive_pipeline.config import Audit
-from motive_pipeline.evaluation.audit import passes, retraining
+from motive_pipeline.evaluation.audit import passes, random_subsets, retraining
 from motive_pipeline.evaluation.audit.lds import MIN_SUBSETS
 from motive_pipeline.evaluation.audit.stage import publish_audit
 from motive_pipeline.storage.publication import UNFINISHED
@@ -128,6 +130,48 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_is_there_and_goes_on(traine
     assert -1 <= finished.facts["reliability of one training"] <= 1
 
 
+def test_leaving_groups_out_shares_trainings_and_time_with_the_score(trained, monkeypatch):
+    train, done, clock = retraining.Retraining._train, [], types.SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+
+    def counted(self, model, weights, run):
+        done.append(run)
+        clock.now = 1e9 if len(done) == stop_after else clock.now
+        return train(self, model, weights, run)
+
+    audit = Audit(checks=("lds", "leave_group_out"), subset_share=0.23, steps=1, subsets=3, budget_minutes=1)
+    ws = with_settings(trained, audit=audit)
+    monkeypatch.setattr(retraining.Retraining, "_train", counted)
+    monkeypatch.setattr(retraining, "time", clock)
+    stop_after = 5  # the base model, two on the whole pool, two without random clips
+    stopped = publish_audit(ws)
+    left = {name: audit_of(ws).query("check == @name")["verdict"].tolist() for name in ("lds", "leave_group_out")}
+    assert "0 subsets have all their trainings" in left["lds"][0]
+    assert any(said.startswith("no number: ") and "the next run goes on" in said for said in left["leave_group_out"])
+    num_left, num_planned = map(
+        int, re.match(r"(\d+) of (\d+) trainings are left; the next run goes on$", stopped.facts[UNFINISHED]).groups()
+    )
+    assert num_left == num_planned - 4
+    stop_after, clock.now = 0, 0.0
+    done.clear()
+    finished = publish_audit(ws)
+    assert UNFINISHED not in finished.facts
+    assert len(done) == num_left, "what was trained is kept"
+    groups = audit_of(ws).query("check == 'leave_group_out' and query_id == ''")
+    assert set(groups["variant"]) == {"motive", "no_mask", "random"}
+    assert set(groups["parameter"]) == {"without 3 at random", "without the top 3", "without the bottom 3"}
+    assert groups["value"].notna().all()
+    assert len(groups) == 1 + 2 * (2 + 2)
+    assert groups["ci_low"].isna().all(), "two held-out queries give no interval"
+    done.clear()
+    alone = with_settings(ws, audit=audit.model_copy(update={"checks": ("leave_group_out",)}))
+    publish_audit(alone)
+    assert not done
+    headline = audit_of(alone).query("check == 'verdict'").iloc[0]["verdict"]
+    assert headline == "No evidence that the clips that motive ranks first matter more to training than random ones"
+    assert "lds" not in set(audit_of(alone)["check"])
+
+
 def test_a_training_of_the_audit_is_the_finetune_loop_on_the_subset(trained):
     """Oracle: load the base model, train it by the loop of all arms, measure the loss; the second of two trainings starts from the base, too."""
     from motive_pipeline.attribution.loss import held_out_draws, mean_motion_weighted_loss
@@ -138,7 +182,7 @@ def test_a_training_of_the_audit_is_the_finetune_loop_on_the_subset(trained):
     from motive_pipeline.training.loop import finetune
 
     ws = asking(trained, subsets=3)
-    effects = retraining.Retraining(ws).effects()
+    effects = random_subsets.subset_effects(ws, retraining.Retraining(ws))
     latents, of_queries, masks = LatentSet(ws, "clip"), LatentSet(ws, "query"), MaskSet(ws, "query")
     chosen = effects.clip_id_N[effects.member_SN[2]].astype(str).tolist()
     assert len(chosen) == 2
@@ -164,7 +208,7 @@ def test_too_few_subsets_train_nothing_and_give_no_number(evaluated, tmp_path, t
     def refuse(*_: object) -> None:
         raise AssertionError("trained")
 
-    monkeypatch.setattr(retraining.Retraining, "effects", refuse)
+    monkeypatch.setattr(retraining.Retraining, "trained", refuse)
     publish_audit(ws)
     lds = audit_of(ws)[audit_of(ws)["check"] == "lds"]
     assert lds["value"].isna().all()
@@ -175,13 +219,13 @@ def test_too_few_subsets_train_nothing_and_give_no_number(evaluated, tmp_path, t
 
 def test_subsets_are_shared_different_and_seeded():
     pool = np.array([f"{number:016x}" for number in range(40)], "S16")
-    subsets = retraining.random_subsets(pool, 8, 30, 0)
+    subsets = random_subsets.random_subsets(pool, 8, 30, 0)
     assert len(set(subsets)) == 30
     assert all(len(set(subset)) == 8 and list(subset) == sorted(subset) for subset in subsets)
-    assert subsets == retraining.random_subsets(pool, 8, 30, 0)
-    assert not set(subsets) & set(retraining.random_subsets(pool, 8, 30, 1))
-    assert len(retraining.random_subsets(pool[:6], 2, 14, 0)) == 14, "of fifteen"
-    assert len(retraining.random_subsets(pool[:2], 1, 30, 0)) == 2, "a pool of two clips has two subsets of one"
+    assert subsets == random_subsets.random_subsets(pool, 8, 30, 0)
+    assert not set(subsets) & set(random_subsets.random_subsets(pool, 8, 30, 1))
+    assert len(random_subsets.random_subsets(pool[:6], 2, 14, 0)) == 14, "of fifteen"
+    assert len(random_subsets.random_subsets(pool[:2], 1, 30, 0)) == 2, "a pool of two clips has two subsets of one"
 
 
 def test_nan_is_no_number_of_the_audit(evaluated):

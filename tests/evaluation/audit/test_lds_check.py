@@ -7,7 +7,8 @@ import pytest
 
 from motive_pipeline.evaluation.audit.estimators import Scores
 from motive_pipeline.evaluation.audit.lds_check import findings_of
-from motive_pipeline.evaluation.audit.retraining import Effects, Query
+from motive_pipeline.evaluation.audit.random_subsets import Effects
+from motive_pipeline.evaluation.audit.retraining import Query
 from motive_pipeline.evaluation.audit.table import AuditRow
 from motive_pipeline.evaluation.audit.verdict import verdict_rows
 
@@ -15,7 +16,7 @@ CLIPS = np.array([f"{number:016x}" for number in range(60)], "S16")
 QUERIES = [f"{number:016x}" for number in range(100, 106)]
 
 
-def made_up(*, noise: float, num_subsets: int = 48, num_queries: int = 6, seed: int = 0):
+def made_up(*, noise: float, num_subsets: int = 48, num_queries: int = 6, seed: int = 0, unfinished: str = ""):
     """Trainings whose effect is the summed true influence plus noise; a held-out query like the mean of the others."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(size=(num_queries, 60)) + rng.normal(size=60)
@@ -33,8 +34,7 @@ def made_up(*, noise: float, num_subsets: int = 48, num_queries: int = 6, seed: 
         member_SN=member,
         queries=queries,
         clip_id_N=CLIPS,
-        num_planned=2 * num_subsets,
-        num_missing=0,
+        unfinished=unfinished,
         seconds_a_training=1.0,
     )
 
@@ -103,8 +103,8 @@ def test_blind_estimators_are_told_to_give_way_to_the_cheapest_control():
 
 
 def test_few_subsets_give_no_number():
-    effects, variants, controls = made_up(noise=0.7, num_subsets=11)
-    found = findings_of(effects, variants, controls, unfinished="5 trainings are left")
+    effects, variants, controls = made_up(noise=0.7, num_subsets=11, unfinished="5 trainings are left")
+    found = findings_of(effects, variants, controls)
     assert [row.check for row in found.rows] == ["lds"]
     assert math.isnan(found.rows[0].value)
     assert found.rows[0].verdict == "no score: 11 subsets have all their trainings; 12 are needed for a score. 5 trainings are left"
