@@ -48,6 +48,7 @@ from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_o
 from motive_pipeline.evaluation.audit.agreement import cosines, prefix_widths, set_overlap, spearman
 from motive_pipeline.evaluation.audit.estimators import Scores, control_scores, variant_scores
 from motive_pipeline.evaluation.audit.lds import ceiling, reliability, spearman_brown
+from motive_pipeline.graph import Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import VideoModel
@@ -63,6 +64,9 @@ MOMENT_BATCHES = 40
 MOMENT_ORDER = 1_000_000
 """The order of these batches, which no fine-tune has."""
 
+CLIPS_AT_ONCE = 32
+"""Whole gradients that are in memory at once."""
+
 TIMESTEPS = range(100, 1000, 100)
 PARAMETER_GROUPS = {
     "attention": r"\.attn\d\.",
@@ -72,6 +76,12 @@ PARAMETER_GROUPS = {
     "proj_out": r"^proj_out",
 }
 """Regular expressions over the names of the embedded model's parameters; each name is in one group."""
+
+
+HEADER = """
+| | a query | of its ceiling | mean of the queries | held-out | of its ceiling | minus the first | top 10 %, vote | top 10 %, mean |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
+"""Rank correlation with the yardstick of each query (mean), of the queries' mean and of the held-out queries' mean, and :class:`Agreement`'s overlaps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,14 +194,18 @@ def exact_scores(ws: Workspace, variant: str, query_ids: Sequence[str], clip_id_
     sizes = {name: parameter.numel() for name, parameter in sorted(selected_parameters(model.transformer, gradient.parameters).items())}
     entry_parts = np.repeat([group_of(name) for name in sizes], list(sizes.values()))
     parts = {"all parameters, exact": slice(None)} | {name: np.flatnonzero(entry_parts == name) for name in PARAMETER_GROUPS}
-    sides = {role: (LatentSet(ws, role), LossMasks(ws, role, gradient)) for role in ("query", "clip")}
-    queries_QD = np.stack([compute(*sides["query"][0].get(each), sides["query"][1].get(each)).gradient_P for each in query_ids])
-    queries = {name: queries_QD[:, part] for name, part in parts.items()}
+
+    def gradients(role: Role, ids: Sequence[str]) -> np.ndarray:
+        latents, masks = LatentSet(ws, role), LossMasks(ws, role, gradient)
+        return np.stack([compute(*latents.get(each), masks.get(each)).gradient_P for each in ids])
+
+    clip_ids, queries_QD = clip_id_N.astype(str).tolist(), gradients("query", query_ids)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in parts}
-    for clip_id in clip_id_N.astype(str).tolist():
-        clip_1D = compute(*sides["clip"][0].get(clip_id), sides["clip"][1].get(clip_id)).gradient_P[None]
+    for start in range(0, len(clip_ids), CLIPS_AT_ONCE):
+        clips_ND = gradients("clip", clip_ids[start : start + CLIPS_AT_ONCE])
         for name, part in parts.items():
-            columns[name].append(cosines(queries[name], clip_1D[:, part], queries[name].shape[1]))
+            query_rows, clip_rows = queries_QD[:, part], clips_ND[:, part]
+            columns[name].append(cosines(query_rows, clip_rows, query_rows.shape[1]))
     return [
         Scores(name=name, score_QN=np.concatenate(found, axis=1), query_ids=query_ids, clip_id_N=clip_id_N)
         for name, found in columns.items()
@@ -276,33 +290,35 @@ def resampled(
 def print_table(ws: Workspace, yardstick: Yardstick, sections: Mapping[str, Sequence[Scores]], num_samples: int) -> None:
     """One line for each way to score; differences are to the first one, over the same resamples of clips."""
     by_query_QN, held_out_N = yardstick.by_query_TQN.mean(axis=0), yardstick.held_out_TN.mean(axis=0)
-    most = ceilings(yardstick)
-    named = [
-        (section, each.name, each.over(yardstick.query_ids, yardstick.clip_id_N)) for section, all_ in sections.items() for each in all_
-    ]
-    rows = [np.nan_to_num(score_QN, nan=0.0) for _, _, score_QN in named]
-    sampled_BV3 = resampled(rows, by_query_QN, held_out_N, num_samples)
+    sides = {"share": ws.config.subset.share, "percentile": ws.config.vote.percentile}
+    scored = {
+        (section, each.name): np.nan_to_num(each.over(yardstick.query_ids, yardstick.clip_id_N), nan=0.0)
+        for section, members in sections.items()
+        for each in members
+    }
+    found = [agreement(score_QN, by_query_QN, held_out_N, **sides) for score_QN in scored.values()]
+    sampled_BV3 = resampled(list(scored.values()), by_query_QN, held_out_N, num_samples)
     error_V3 = sampled_BV3.std(axis=0, ddof=1)
-    difference_error_V3 = (sampled_BV3 - sampled_BV3[:, :1]).std(axis=0, ddof=1)
-    first: Agreement | None = None
-    print(
-        "\n| | a query | of its ceiling | mean of the queries | held-out | of its ceiling | minus the first | top 10 %, vote | top 10 %, mean |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    difference_error_V = (sampled_BV3 - sampled_BV3[:, :1]).std(axis=0, ddof=1)[:, 2]
+    query_ceiling, held_out_ceiling = ceilings(yardstick)
+    print(HEADER)
     last_section = ""
-    for number, ((section, name, _), score_QN) in enumerate(zip(named, rows, strict=True)):
+    for (section, name), each, error_3, difference_error in zip(scored, found, error_V3, difference_error_V, strict=True):
         if section != last_section:
-            print(f"| **{section}** | | | | | | | | |")
+            print(f"| **{section}** |" + " |" * 8)
         last_section = section
-        found = agreement(score_QN, by_query_QN, held_out_N, share=ws.config.subset.share, percentile=ws.config.vote.percentile)
-        first = first or found
-        error = error_V3[number]
-        print(
-            f"| {name} | {found.by_query:.2f} ± {error[0]:.2f} | {found.by_query / most[0]:.2f} | {found.mean:.2f} ± {error[1]:.2f} "
-            f"| {found.held_out:.2f} ± {error[2]:.2f} | {found.held_out / most[1]:.2f} "
-            f"| {found.held_out - first.held_out:+.2f} ± {difference_error_V3[number, 2]:.2f} | {found.top_vote:.2f} | {found.top_mean:.2f} |",
-            flush=True,
-        )
+        cells = [
+            name,
+            f"{each.by_query:.2f} ± {error_3[0]:.2f}",
+            f"{each.by_query / query_ceiling:.2f}",
+            f"{each.mean:.2f} ± {error_3[1]:.2f}",
+            f"{each.held_out:.2f} ± {error_3[2]:.2f}",
+            f"{each.held_out / held_out_ceiling:.2f}",
+            f"{each.held_out - found[0].held_out:+.2f} ± {difference_error:.2f}",
+            f"{each.top_vote:.2f}",
+            f"{each.top_mean:.2f}",
+        ]
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def ceilings(yardstick: Yardstick) -> tuple[float, float]:
