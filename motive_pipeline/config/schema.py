@@ -30,6 +30,7 @@ class Settings(Section):
     _file: Path = PrivateAttr(default=Path("motive.yaml"))
     _arms: dict[str, Arm] = PrivateAttr(default_factory=dict)
     _variants: dict[Variant, VariantSections] = PrivateAttr(default_factory=dict)
+    _lead_variant: Variant = PrivateAttr(default=MAIN_VARIANT)
 
     storage: Storage = Storage()
     clips: Clips
@@ -77,7 +78,7 @@ class Settings(Section):
     def _across(self) -> Settings:
         for entry in self.arms_:
             self._arms[entry if isinstance(entry, str) else entry.name] = self._arm_of(entry)
-        self._require_lead()
+        self._lead_variant = self._variant_of_lead()
         for name, arm in self._arms.items():
             if arm.variant == LEAD:
                 self._arms[name] = replace(arm, variant=self.lead_variant)
@@ -110,9 +111,9 @@ class Settings(Section):
             )
         return arm_of_variant(entry.name, entry.variant, entry.rule)
 
-    def _require_lead(self) -> None:
-        """Raise ValueError if ``lead_arm`` is no arm that can lead."""
-        fitting = [name for name, arm in self._arms.items() if arm.can_lead]
+    def _variant_of_lead(self) -> Variant:
+        """The variant of ``lead_arm``. Raises ValueError if it is no arm that can lead."""
+        fitting = {name: arm.variant for name, arm in self._arms.items() if arm.can_lead and arm.variant is not None}
         if self.lead_arm not in fitting:
             why = (
                 "is not among arms"
@@ -120,13 +121,12 @@ class Settings(Section):
                 else "does not take the first clips of a variant's ranking as they are"
             )
             raise ValueError(f"lead_arm: {self.lead_arm} {why}. It can be {', '.join(fitting)}")
+        return fitting[self.lead_arm]
 
     @property
     def lead_variant(self) -> Variant:
         """The gradient variant whose ranking the lead arm takes its clips from."""
-        variant = self._arms[self.lead_arm].variant
-        assert variant is not None
-        return variant
+        return self._lead_variant
 
     @property
     def comparisons(self) -> tuple[tuple[str, str], ...]:

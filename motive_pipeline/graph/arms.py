@@ -144,7 +144,7 @@ ARMS: dict[str, Arm] = _listed(
     Arm(
         name="motive_plus",
         label="MOTIVE+",
-        description="The first clips by several draws, the mask on the queries alone, Adam's second moments and TRAK's kernel.",
+        description="The clips with most votes when a gradient is the mean over 16 noises and the kernel of TRAK compares them.",
         choose=FIRST_RANKED,
         variant="motive_plus",
     ),

@@ -26,7 +26,7 @@ UNMASKED = "no_mask"
 VARIANTS: dict[str, Mapping[str, Any]] = {
     MAIN_VARIANT: {},
     UNMASKED: {"mask": "none"},
-    "motive_plus": {"draws": 16, "mask": "query", "preconditioner": ["adam", "trak"]},
+    "motive_plus": {"draws": 16, "draw_timesteps": [500], "preconditioner": "trak"},
 }
 """What each built-in variant overrides. docs/method.md says why ``motive_plus`` has these."""
 

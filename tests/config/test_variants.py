@@ -35,8 +35,8 @@ def test_a_variant_is_computed_where_it_is_named_or_an_arm_needs_it(parse):
 
 def test_a_built_in_variant_may_be_changed_key_by_key(parse):
     plus = parse(BASE + "arms: [motive, motive_plus]\nvariants: {motive_plus: {draws: 4}}").of_variant("motive_plus")
-    assert (plus.gradient.draws, plus.gradient.mask) == (4, "query")
-    assert plus.influence.preconditioner == ("adam", "trak")
+    assert (plus.gradient.draws, plus.gradient.draw_timesteps) == (4, 500.0)
+    assert plus.influence.preconditioner == "trak"
 
 
 def test_an_arm_of_ones_own_names_its_variant_and_its_rule(parse):

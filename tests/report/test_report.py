@@ -472,7 +472,7 @@ def test_a_clip_without_a_vote_is_not_among_the_best(evaluated, tmp_path, tiny_m
     publication = publish_report(ws)
     text = (publication.path / "report.md").read_text(encoding="utf-8")
     assert "## The best clip" in text
-    assert "The best clip by MOTIVE's vote" in summary(ws)
+    assert "The best clip by MOTIVE" in summary(ws)
     assert sum(".mp4" in line for line in summary(ws).splitlines()) == 1
     republish(ws, "voted_ranking/motive", ranking=ranking.assign(votes=0))
     publish_report(ws)
