@@ -133,7 +133,7 @@ def page(seeds: Sequence[Seed], command: str, seconds: float) -> str:
         "",
         "The last column is the mean over seeds of each seed's own difference, with a 95 % interval by Student's t over the seeds. *Loss drop*: how far the",
         "motion-weighted loss of the held-out queries, which took part in nothing else, fell below the base model's. *Motion share*: generated videos in which",
-        "optical flow reads the queries' motion. *Precision*: chosen clips of the queries' motion, flawed ones included. *Spoiled percentile*: the mean place of",
+        "optical flow reads the queries' motion. *Precision*: chosen clips of the queries' motion without a flaw. *Spoiled percentile*: the mean place of",
         "the flawed clips, 0 for last and 1 for first.",
         "",
     ]

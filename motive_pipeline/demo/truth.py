@@ -1,4 +1,4 @@
-"""The ground truth of the demo data: which motion each generated clip shows, and on which background."""
+"""The ground truth of the demo data: which motion each generated clip shows, and which clips lure a method away from it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ def demo_truth(ws: Workspace) -> GroundTruth:
     table = pd.read_parquet(demo_folder(ws) / "truth.parquet")
     pool = table.query("role == 'clip'").drop_duplicates("clip_id").set_index("clip_id")
     queries = table.query("role == 'query'")
-    return GroundTruth(
-        motion=pd.Series(pool["motion"]),
-        background=pd.Series(pool["background_colour"]),
-        query_motion=demo_query_motion(ws),
-        query_backgrounds=frozenset(queries["background_colour"].astype(str)),
-        is_confounded=ws.config.clips.demo.split == "confound",
-    )
+    motion, wanted = pd.Series(pool["motion"]), demo_query_motion(ws)
+    split = ws.config.clips.demo.split
+    if split == "confound":
+        is_lure = pd.Series(pool["background_colour"].isin(queries["background_colour"]) & (motion != wanted))
+        return GroundTruth(
+            motion=motion, query_motion=wanted, is_lure=is_lure, lure="clips with the queries' background colour and another motion"
+        )
+    if split == "spoiled":
+        is_lure = pd.Series(pool["flaw"].notna())
+        flaws = "clips of the queries' motion that flicker, jump, move too fast or have a wrong caption"
+        return GroundTruth(motion=motion, query_motion=wanted, is_lure=is_lure, lure=flaws)
+    return GroundTruth(motion=motion, query_motion=wanted)

@@ -23,8 +23,8 @@ CHANCE = "chance"
 class Precision:
     """One choice of clips compared with the ground truth.
 
-    ``kind`` is ``arm``, ``control`` or ``chance``. ``precision`` is the share of the chosen clips that show the queries' motion, ``lure`` the
-    share with the queries' background colour and another motion (NaN if colours do not go with motions).
+    ``kind`` is ``arm``, ``control`` or ``chance``. ``precision`` is the share of the chosen clips that show the queries' motion and are no lures,
+    ``lure`` the share of lures (NaN if the pool has none; :class:`GroundTruth`).
     """
 
     name: str
@@ -63,6 +63,8 @@ def precision(name: str, kind: str, clip_ids: Sequence[str], truth: GroundTruth)
             f"no ground truth is known for any of the {len(clip_ids)} clips of {name}, so there is nothing to compare them with"
         )
     shows_motion = truth.motion.loc[known].to_numpy() == truth.query_motion
-    has_background = truth.background.loc[known].isin(truth.query_backgrounds).to_numpy()
-    lure = float((has_background & ~shows_motion).mean()) if truth.is_confounded else float("nan")
-    return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=lure, num_clips=len(known))
+    if truth.is_lure is None:
+        return Precision(name=name, kind=kind, precision=float(shows_motion.mean()), lure=float("nan"), num_clips=len(known))
+    is_lure = truth.is_lure.loc[known].to_numpy(bool)
+    precise = float((shows_motion & ~is_lure).mean())
+    return Precision(name=name, kind=kind, precision=precise, lure=float(is_lure.mean()), num_clips=len(known))

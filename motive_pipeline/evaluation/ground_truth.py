@@ -18,16 +18,16 @@ from motive_pipeline.storage.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """The motion and the background colour of each clip of the pool, by clip_id, and those of the queries.
+    """The motion of each clip of the pool, by clip_id, and that of the queries.
 
-    ``is_confounded``: in the pool the background colours go with motions, and the queries carry the colour of another motion, the lure.
+    ``is_lure`` says of each clip whether it is one that a method may be led to by something else than what it ought to look at; ``lure`` says in words what
+    these clips are. None and empty where the pool has no lures.
     """
 
     motion: pd.Series
-    background: pd.Series
     query_motion: str
-    query_backgrounds: frozenset[str]
-    is_confounded: bool
+    is_lure: pd.Series | None = None
+    lure: str = ""
 
 
 @dataclass(frozen=True)

@@ -690,7 +690,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_report",
             settings=("evaluate.bootstrap_samples", "arms", "lead_arm"),
-            version=5,
+            version=6,
             publish="motive_pipeline.report.stage:publish_report",
             group="evaluation",
             kinds=frozenset({"html", "markdown"}),

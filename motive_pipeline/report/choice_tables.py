@@ -24,7 +24,7 @@ from motive_pipeline.storage.workspace import Workspace
 def precision_table(precision: Sequence[Precision], truth: GroundTruth, *, lead: str) -> tuple[Table, list[Number]]:
     """The table of precision and lure of each choice of clips, and its numbers."""
     rows, numbers = [], []
-    columns = ["precision", "lure"] if truth.is_confounded else ["precision"]
+    columns = ["precision", "lure"] if truth.lure else ["precision"]
     for choice in precision:
         cells = [
             Number(
@@ -48,8 +48,8 @@ def precision_table(precision: Sequence[Precision], truth: GroundTruth, *, lead:
         title="Precision against the ground truth, next to the controls",
         columns=["choice", "kind", *(f"{column} (% of clips)" for column in columns), "clips"],
         rows=rows,
-        caption=f"Precision: chosen clips that show “{truth.query_motion}”. "
-        + ("Lure: chosen clips with the queries' background colour and another motion. " if truth.is_confounded else "")
+        caption=f"Precision: chosen clips that show “{truth.query_motion}”{' and are no lures' if truth.lure else ''}. "
+        + (f"Lure: {truth.lure}. " if truth.lure else "")
         + "Chance is the whole pool. Controls use no trained model.",
         strong_rows=frozenset(position for position, choice in enumerate(precision) if choice.name == lead),
         words=frozenset({1}),

@@ -43,7 +43,9 @@ def test_motive_yaml_names_every_key_with_a_comment_and_its_true_default():
 
 
 def test_the_audits_demo_is_the_demo_with_costly_checks():
-    demo, audited = (load_config(REPOSITORY / name).model_dump(mode="json", by_alias=True) for name in ("motive.yaml", "configs/demo_audit.yaml"))
+    demo, audited = (
+        load_config(REPOSITORY / name).model_dump(mode="json", by_alias=True) for name in ("motive.yaml", "configs/demo_audit.yaml")
+    )
     assert audited["audit"] == demo["audit"] | {"checks": ["lds", "leave_group_out"], "budget_minutes": 40}
     assert {name for name in demo if audited[name] != demo[name]} == {"audit"}
 

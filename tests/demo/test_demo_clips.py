@@ -10,8 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from motive_pipeline.config import parse_config
 from motive_pipeline.demo import dataset
 from motive_pipeline.demo import generator as demo
+from motive_pipeline.demo.folder import demo_folder
+from motive_pipeline.evaluation.ground_truth import load_truth
+from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.encode import write_mp4
 
 MOTION_WORDS = set(demo.MOTIONS) | {
@@ -194,6 +198,26 @@ def test_the_spoiled_pool_has_right_motion_that_is_spoiled_and_other_motion_that
     assert all(spec.flaw is None for spec in queries)
     assert all(spec.flaw is None for spec in pool if spec.motion != "sway")
     assert {spec.motion for spec in pool} == set(demo.MOTIONS)
+
+
+@pytest.mark.parametrize("split", dataset.SPLITS)
+def test_the_truth_says_which_clips_lure_a_method(tmp_path, split):
+    demo_settings = f"{{split: {split}, num_clips: 20, seed: 3}}"
+    text = f"clips: {{source: demo, demo: {demo_settings}}}\nqueries: {{source: demo, demo: {{num_queries: 1, num_held_out: 1}}}}\n"
+    ws = Workspace(parse_config(text, tmp_path / "motive.yaml"))
+    truth = load_truth(ws)
+    rows = {row["clip_id"]: row for row in rows_of(demo_folder(ws)) if row["role"] == "clip"}
+    (background,) = {row["background_colour"] for row in rows_of(demo_folder(ws)) if row["role"] == "query"}
+    lures = {
+        "plain": set(),
+        "confound": {name for name, row in rows.items() if row["background_colour"] == background and row["motion"] != "sway"},
+        "spoiled": {name for name, row in rows.items() if row["flaw"] is not None},
+    }[split]
+    assert truth is not None
+    assert truth.motion.to_dict() == {name: row["motion"] for name, row in rows.items()}
+    assert bool(truth.lure) == (split != "plain")
+    assert (set() if truth.is_lure is None else set(truth.is_lure[truth.is_lure].index)) == lures
+    assert bool(lures) == (split != "plain")
 
 
 def test_each_flaw_spoils_what_it_says_and_nothing_else():

@@ -23,16 +23,14 @@ from tests.eval_fixtures import copied, with_settings
 GRID = LatentGrid(channels=16, temporal_stride=4, spatial_stride=8)
 
 
-def truth(*, is_confounded=True):
-    """Four clips: right motion, lure, right motion on the lure's background, neither."""
+def truth(*, lures="b"):
+    """Four clips, of which the first and the third show the queries' motion."""
     clip_ids = ["a", "b", "c", "d"]
-    return GroundTruth(
-        motion=pd.Series(["grow", "left", "grow", "left"], index=clip_ids),
-        background=pd.Series(["teal", "navy", "navy", "olive"], index=clip_ids),
-        query_motion="grow",
-        query_backgrounds=frozenset({"navy"}),
-        is_confounded=is_confounded,
-    )
+    motion = pd.Series(["grow", "left", "grow", "left"], index=clip_ids)
+    if not lures:
+        return GroundTruth(motion=motion, query_motion="grow")
+    is_lure = pd.Series([clip_id in lures for clip_id in clip_ids], index=clip_ids)
+    return GroundTruth(motion=motion, query_motion="grow", is_lure=is_lure, lure="lures")
 
 
 def film(motion, seed, **changed):
@@ -43,11 +41,18 @@ def test_precision_and_lure_are_shares_of_the_chosen_clips():
     found = controls.precision("x", "arm", ["a", "b", "c", "d"], truth())
     assert (found.precision, found.lure, found.num_clips) == (0.5, 0.25, 4)
     assert controls.precision("x", "arm", ["b"], truth()).lure == 1.0
-    assert controls.precision("x", "arm", ["c"], truth()).lure == 0.0, "the right motion is no lure whatever its background"
+    assert controls.precision("x", "arm", ["c"], truth()).lure == 0.0
 
 
-def test_on_the_plain_split_there_is_no_lure():
-    assert math.isnan(controls.precision("x", "arm", ["b"], truth(is_confounded=False)).lure)
+def test_a_lure_of_the_right_motion_does_not_count_as_precise():
+    found = controls.precision("x", "arm", ["a", "b", "c", "d"], truth(lures="c"))
+    assert (found.precision, found.lure) == (0.25, 0.25)
+
+
+def test_without_lures_there_is_no_share_of_them():
+    found = controls.precision("x", "arm", ["a", "b"], truth(lures=""))
+    assert found.precision == 0.5
+    assert math.isnan(found.lure)
 
 
 def test_clips_without_ground_truth_do_not_count():

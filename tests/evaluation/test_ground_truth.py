@@ -11,13 +11,7 @@ from motive_pipeline.evaluation.ground_truth import LABELLED_SOURCES, GroundTrut
 from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.storage.workspace import Workspace
 
-KNOWN = GroundTruth(
-    motion=pd.Series({"a": "left"}),
-    background=pd.Series({"a": "teal"}),
-    query_motion="left",
-    query_backgrounds=frozenset({"teal"}),
-    is_confounded=False,
-)
+KNOWN = GroundTruth(motion=pd.Series({"a": "left"}), query_motion="left")
 
 
 def known(_: object) -> GroundTruth:

@@ -53,7 +53,9 @@ def test_the_plot_has_a_panel_for_each_arm(evaluated, num_timesteps):
     section = load_loss_drop(evaluated)
     wide = Estimate(value=1.0, low=0.5, high=1.5, num_trainings=1, num_prompts=3)
     drops = {arm: {loss: {100.0 * place: wide for place in range(num_timesteps)} for loss in by} for arm, by in section.drops.items()}
-    svg = plots.svg(functools.partial(loss_drop_figure, found=type(section)(drops=drops, tables=[], numbers=[]), lead="motive"), name="drop")
+    svg = plots.svg(
+        functools.partial(loss_drop_figure, found=type(section)(drops=drops, tables=[], numbers=[]), lead="motive"), name="drop"
+    )
     found = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     assert {"full pool", "random", "most motion", "unmasked gradient", "MOTIVE", "timestep", "drop, %"} <= set(found)
     assert "var(--accent)" in svg
