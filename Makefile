@@ -6,7 +6,7 @@
 # make lowest the lowest versions that pyproject.toml allows, in .venv-lowest, and the tests marked smoke
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
 # make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
-# make audit  the demo with the costly checks of its audit (40 minutes at most; again: it goes on)
+# make audit  the demo with the costly checks of its audit (half an hour of trainings at most, after the demo itself; again: it goes on)
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (hours)
 # make crash  kill the graph at 50 random instants and compare the end (about an hour)
 # make dev    the Dagster UI on http://127.0.0.1:3000 (MOTIVE_CONFIG=my.yaml for another config)

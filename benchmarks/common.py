@@ -89,6 +89,11 @@ def parsed_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     return {key: yaml.safe_load(text) for key, text in (pair.split("=", 1) for pair in pairs)}
 
 
+def parsed_variants(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each variant overrides, from ``name`` or ``name={draws: 4, rule: mean_influence}``."""
+    return {name: yaml.safe_load(changes or "{}") for name, _, changes in (text.partition("=") for text in texts)}
+
+
 def build_model(device: torch.device) -> WanModel:
     """The 11.4 M-parameter Wan that costs are measured on: 8 layers, 288 wide, random weights."""
     import torch

@@ -31,6 +31,9 @@ from motive_pipeline.config import load_config
 from motive_pipeline.report.tables import arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 
+LEAST_SHARE, LARGEST_PLACE = 30, 0.40
+"""Aims of the demo: videos of the queries' motion in %, and the mean percentile of the spoiled clips."""
+
 LOSS, SHARE = "held_out_loss_drop", "query_motion_share[dis]"
 UNITS = {"loss drop": "%", "motion share": "%", "precision": "%", "spoiled percentile": "0 to 1"}
 LDS_ROWS = ("mean over queries", "share of the ceiling")
@@ -44,6 +47,8 @@ class Seed:
     split: str
     seed: int
     lead: str
+    variant: str
+    """That of the lead arm."""
     values: Mapping[tuple[str, str], float]
 
 
@@ -77,7 +82,7 @@ def read_seed(ws: Workspace, *, seed: int, split: str) -> Seed:
         (f"LDS, {parameter}", variant): float(value)
         for variant, parameter, value in zip(scores["variant"], scores["parameter"], scores["value"], strict=True)
     }
-    return Seed(split=split, seed=seed, lead=ws.config.lead_arm, values=values)
+    return Seed(split=split, seed=seed, lead=ws.config.lead_arm, variant=ws.config.lead_variant, values=values)
 
 
 def spoiled_percentiles(ws: Workspace) -> dict[str, float]:
@@ -91,21 +96,32 @@ def spoiled_percentiles(ws: Workspace) -> dict[str, float]:
     return found
 
 
-def interval(values: Sequence[float]) -> str:
-    """The mean and its 95 % interval by Student's t over the seeds; below three seeds only the mean."""
-    mean = float(np.mean(values))
+def half_width(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean, by Student's t over the seeds; infinite below three seeds."""
     if len(values) < 3:
+        return float("inf")
+    return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def lower_end(values: Sequence[float]) -> float:
+    """The lower end of the interval."""
+    return float(np.mean(values)) - half_width(values)
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean and its interval; below three seeds only the mean."""
+    mean, half = float(np.mean(values)), half_width(values)
+    if np.isinf(half):
         return format_number(mean, 2, signed=True)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return f"{format_number(mean, 2, signed=True)} [{format_number(mean - half, 2, signed=True)}, {format_number(mean + half, 2, signed=True)}]"
 
 
 def split_section(seeds: Sequence[Seed]) -> list[str]:
     """The tables of one split."""
-    lines = [f"## Split `{seeds[0].split}`", ""]
+    lines = [f"## Split `{seeds[0].split}`", "", *(f"- {line}" for line in aims(seeds)), ""]
     lead = seeds[0].lead
     for quantity in dict.fromkeys(name for name, _ in seeds[0].values):
-        rows = [row for name, row in seeds[0].values if name == quantity]
+        rows = list(dict.fromkeys(row for each in seeds for name, row in each.values if name == quantity))
         against = lead if quantity in ("loss drop", "motion share") else None
         difference = f" {arm_name(lead)} minus it |" if against else ""
         unit = f", {UNITS[quantity]}" if quantity in UNITS else ""
@@ -116,11 +132,50 @@ def split_section(seeds: Sequence[Seed]) -> list[str]:
             cells = [arm_name(row), *(format_number(value, 2) for value in values), format_number(float(np.mean(values)), 2)]
             if against:
                 cells.append(
-                    "" if row == against else interval([each.values[quantity, against] - each.values[quantity, row] for each in seeds])
+                    ""
+                    if row == against
+                    else interval([each.values[quantity, against] - each.values.get((quantity, row), float("nan")) for each in seeds])
                 )
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return lines
+
+
+def aims(seeds: Sequence[Seed]) -> list[str]:
+    """What the demo is meant to show on one split, and whether it does: intervals over the seeds that exclude zero."""
+    lead, split = seeds[0].lead, seeds[0].split
+    lines = []
+    for other in ("base", "full", "random", "no_mask", "motion_magnitude", "flow_similarity", "motive"):
+        if other != lead and ("loss drop", other) in seeds[0].values:
+            found = [each.values["loss drop", lead] - each.values["loss drop", other] for each in seeds]
+            lines.append(
+                f"Held-out loss, {arm_name(lead)} above {arm_name(other)}: {interval(found)} points; {said(lower_end(found) > 0)}."
+            )
+    share = {arm: float(np.mean([each.values["motion share", arm] for each in seeds])) for arm in (lead, "random", "full")}
+    reached = share[lead] >= LEAST_SHARE and max(share["random"], share["full"]) < share[lead] / 2
+    lines.append(
+        f"Videos that show the queries' motion: {share[lead]:.0f} %, random {share['random']:.0f} %, full {share['full']:.0f} % "
+        f"(aim: at least {LEAST_SHARE} %, and less than half of that for the others; {said(reached)})."
+    )
+    if split == "spoiled":
+        place = {
+            name: float(np.mean([each.values[quantity, name] for each in seeds]))
+            for quantity, name in seeds[0].values
+            if quantity == "spoiled percentile"
+        }
+        controls = [place[name] for name in ("flow similarity", "most motion", "random")]
+        own = place[f"{seeds[0].variant}, vote"]
+        is_low = own <= LARGEST_PLACE and own < min(controls)
+        lines.append(
+            f"Mean percentile of the spoiled clips: {own:.2f} (aim: at most {LARGEST_PLACE}, and below each control's, "
+            f"of which the lowest is {min(controls):.2f}; {said(is_low)})."
+        )
+    return lines
+
+
+def said(is_met: bool) -> str:
+    """``met`` or ``MISSED``."""
+    return "met" if is_met else "MISSED"
 
 
 def page(seeds: Sequence[Seed], command: str, seconds: float) -> str:

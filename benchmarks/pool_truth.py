@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.common import demo_settings, parsed_overrides
+from benchmarks.common import demo_settings, parsed_overrides, parsed_variants
 from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.second_moments import publish_second_moments
@@ -56,6 +56,7 @@ def prepared(folder: Path, arguments: argparse.Namespace, variants: Mapping[str,
     overrides = {"clips.demo.num_clips": arguments.clips, "engine.threads": 1, "gradient.draws_at_once": 16}
     overrides |= {f"finetune.{key}": value for key, value in PROTOCOL.items()} | parsed_overrides(arguments.set)
     settings = demo_settings(seed=arguments.seed, split=arguments.split, overrides=overrides)
+    settings |= {"arms": ["motive"], "lead_arm": "motive"}
     settings["variants"] = {name: changes for name, changes in variants.items() if name != "motive"}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "motive.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -147,7 +148,7 @@ def groups(kinds: Mapping[str, str], count: int, flaws: Sequence[str]) -> dict[s
 def main() -> None:
     """Print one line for each set of clips."""
     arguments = parse_arguments()
-    variants = {name: yaml.safe_load(changes or "{}") for name, _, changes in (text.partition("=") for text in arguments.variants)}
+    variants = parsed_variants(arguments.variants)
     ws = prepared(Path(arguments.folder) / f"{arguments.split}-{arguments.seed}-{arguments.clips}", arguments, variants)
     kinds = kinds_of(ws)
     flaws = sorted(set(kinds.values()) - set(FLAWLESS))

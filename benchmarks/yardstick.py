@@ -2,7 +2,7 @@
 
     python -m benchmarks.yardstick --split spoiled --seed 0 --orders 6 --variants motive no_mask motive_plus "wide={draws: 16, mask: query}"
 
-The fine-tune (benchmarks/metagradient.py) is that of all arms, on the whole pool, with fewer steps. A clip's *yardstick* is minus its metagradient: how much a target
+The fine-tune (benchmarks/metagradient.py) is the arms' loop on the whole pool, with small and few steps (pool_truth.PROTOCOL). A clip's *yardstick* is minus its metagradient: how much a target
 falls for each unit of weight that the clip gains. Targets are the motion-weighted losses
 
 - of each query that attribution asks for (a variant's influence is by query, so only these can be compared query by query), and
@@ -30,11 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float, Shaped
 from torch.nn.utils import parameters_to_vector
 
-from benchmarks.common import use_diffusers_attention
+from benchmarks.common import parsed_variants, use_diffusers_attention
 from benchmarks.metagradient import WeightedTraining, mean_square_gradient, training_batches
 from benchmarks.pool_truth import kinds_of, prepared
 from motive_pipeline.attribution.gradient import build_clip_gradient
@@ -378,7 +377,7 @@ def main() -> None:
     """Prepare the project, measure the yardstick, print."""
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    given = {name: yaml.safe_load(changes or "{}") for name, _, changes in (text.partition("=") for text in arguments.variants)}
+    given = parsed_variants(arguments.variants)
     single = {f"timestep_{timestep}": {"timestep": timestep} for timestep in arguments.timesteps}
     folder = Path(arguments.folder) / f"{arguments.split}-{arguments.seed}-{arguments.clips}"
     ws = prepared(folder, arguments, {"motive": {}, "no_mask": {}, **given, **single})

@@ -133,7 +133,7 @@ class Settings(Section):
         """The pairs of arms that people compare: ``preference.comparisons``, by default the lead arm with each of the usual others in ``arms``."""
         if self.preference.comparisons is not None:
             return self.preference.comparisons
-        return tuple((self.lead_arm, other) for other in COMPARED_BY_PEOPLE if other in self.arms)
+        return tuple((self.lead_arm, other) for other in COMPARED_BY_PEOPLE if other in self.arms and other != self.lead_arm)
 
     @property
     def file(self) -> Path:

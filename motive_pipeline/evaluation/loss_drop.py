@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from motive_pipeline.evaluation.audit.table import AuditRow
-from motive_pipeline.evaluation.bootstrap import mean_interval
+from motive_pipeline.evaluation.audit.table import AuditRow, over_trainings_and_queries
 from motive_pipeline.graph import BASE
 from motive_pipeline.graph.metrics import IN_SAMPLE_DROP
 
@@ -30,13 +29,11 @@ def loss_drop_rows(arm: str, causal: pd.DataFrame, *, num_samples: int) -> Itera
     note = "in-sample: measured on the queries that the clips were chosen by" if IN_SAMPLE_DROP.name in set(causal["metric"]) else ""
     for loss, column in LOSSES.items():
         row = AuditRow(check=CHECK, variant=arm, against=BASE, verdict=note)
-        yield _over_trainings_and_queries(replace(row, parameter=loss), causal, column, num_samples)
+        yield over_trainings_and_queries(replace(row, parameter=loss), _by_training(causal, column), num_samples=num_samples)
         for _, at_draw in causal.groupby("draw", sort=True):
             parameter = f"{loss} at {at_draw['timestep'].iloc[0]:g}"
-            yield _over_trainings_and_queries(replace(row, parameter=parameter), at_draw, column, num_samples)
+            yield over_trainings_and_queries(replace(row, parameter=parameter), _by_training(at_draw, column), num_samples=num_samples)
 
 
-def _over_trainings_and_queries(row: AuditRow, causal: pd.DataFrame, column: str, num_samples: int) -> AuditRow:
-    value_SQ: Float[np.ndarray, "S Q"] = causal.pivot_table(index="training", columns="query_id", values=column).to_numpy(np.float64)
-    found = mean_interval(value_SQ, num_samples=num_samples)
-    return replace(row, value=found.value, ci_low=found.low, ci_high=found.high, num_units=found.num_prompts, unit="queries")
+def _by_training(causal: pd.DataFrame, column: str) -> Float[np.ndarray, "S Q"]:
+    return causal.pivot_table(index="training", columns="query_id", values=column).to_numpy(np.float64)

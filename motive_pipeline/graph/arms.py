@@ -147,6 +147,7 @@ ARMS: dict[str, Arm] = _listed(
         description="The clips with most votes when a gradient is the mean over 16 noises and the kernel of TRAK compares them.",
         choose=FIRST_RANKED,
         variant="motive_plus",
+        is_rival=True,
     ),
 )
 """Every arm there is, by name, in the order in which tables show them."""

@@ -17,7 +17,7 @@ Rule = Literal["vote", "mean_influence"]
 MAIN_VARIANT = "motive"
 """The variant that every project has: the sections of the config as they are."""
 
-LEAD = "lead"
+LEAD = "<lead>"
 """Stands, in the declaration of an arm, for the variant of the project's lead arm."""
 
 UNMASKED = "no_mask"

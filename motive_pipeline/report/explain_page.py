@@ -14,6 +14,7 @@ from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.ground_truth import load_truth
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Role
+from motive_pipeline.graph.variants import UNMASKED
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet
@@ -88,7 +89,7 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
     summary = query_summary(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
     rejected = rejections(ws, known)
     gallery = Gallery(ws, load_truth(ws))
-    main, plain = places.get(ws.config.lead_variant), places.get("no_mask")
+    main, plain = places.get(ws.config.lead_variant), places.get(UNMASKED) if ws.config.lead_variant != UNMASKED else None
     maps = MapSection()
     if main is not None:
         maps = map_section(ws, gallery, main, known.clip_id, compute=compute_maps)
@@ -127,7 +128,9 @@ def _sentences(
     """The answer in sentences."""
     found = [main.sentence()] if main is not None else []
     if plain is not None:
-        found.append(f"Without the mask: rank {plain.rank}, {plain.votes} votes, {'chosen' if plain.is_chosen else 'not chosen'}.")
+        found.append(
+            f"Without the mask (the variant {plain.variant}): rank {plain.rank}, {plain.votes} votes, {'chosen' if plain.is_chosen else 'not chosen'}."
+        )
     if arms:
         found.append(f"Used for training by: {', '.join(arm_name(arm) for arm in arms)}.")
     if summary is not None:

@@ -44,6 +44,7 @@ class Findings:
     lead: str
     """The arm that the others are compared with (``lead_arm``)."""
     variants: tuple[str, ...]
+    """The gradient variants, that of the lead arm first."""
     units: pd.DataFrame
     metrics: Sequence[Metric]
     estimates: dict[tuple[Metric, str], Estimate]
@@ -158,7 +159,7 @@ def load_findings(ws: Workspace) -> Findings:
     return Findings(
         arms=arms,
         lead=lead,
-        variants=tuple(ws.config.variants),
+        variants=tuple(sorted(ws.config.variants, key=lambda variant: variant != ws.config.lead_variant)),
         units=units,
         metrics=metrics,
         estimates=estimates,

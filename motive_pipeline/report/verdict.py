@@ -12,7 +12,8 @@ from motive_pipeline.report.tables import arm_name, format_estimate, joined
 
 MIN_TRAININGS = 3
 RIVALS = tuple(arm.name for arm in ARMS.values() if arm.is_rival)
-"""The built-in arms that the lead arm has to beat, beside those of the config's own variants. It is also compared with the base model, without a verdict."""
+"""The built-in arms that the lead arm has to beat, beside those of the config's own variants. It is also compared with the base model and with the pool
+without its worst clips, without a verdict."""
 
 _COUNT_WORDS = {0: "No training", 1: "One training", 2: "Two trainings"}
 

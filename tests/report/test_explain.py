@@ -133,7 +133,7 @@ def test_what_is_unknown_or_may_mean_several_is_an_error_that_helps():
 def test_a_chosen_clips_page_says_why(evaluated, ranking, tmp_path):
     html, text = page_of(evaluated, ranking["clip_id"][0], tmp_path)
     assert f"Chosen: rank 1 of 9, of which the first 3 are chosen; {ranking['votes'][0]} of 2 queries vote for it" in text
-    assert "Without the mask: rank" in text
+    assert "Without the mask (the variant no_mask): rank" in text
     assert "Used for training by: full pool" in text
     shown = " ".join(Page(html).text.split())
     for sentence in text.splitlines()[1:]:

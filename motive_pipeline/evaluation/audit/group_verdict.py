@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from motive_pipeline.evaluation.audit.estimators import RANDOM
-from motive_pipeline.evaluation.audit.leave_group_out import AS_EXPECTED, CHECK
+from motive_pipeline.evaluation.audit.leave_group_out import AS_EXPECTED, CHECK, IN_SAMPLE, OPPOSITE, UNCLEAR
 from motive_pipeline.evaluation.audit.table import AuditRow
 from motive_pipeline.evaluation.audit.wording import SUPPORTED, UNSUPPORTED, interval, number, sentence
 
@@ -16,9 +16,14 @@ def group_headline(rows: Sequence[AuditRow], variant: str) -> str:
     top = _top_group(rows, variant)
     if top is None:
         return ""
+    group = f"the clips that {variant} ranks first"
     if top.verdict == AS_EXPECTED:
-        return f"The clips that {variant} ranks first matter more to training than random ones; whether influence predicts training in general is not tested"
-    return f"No evidence that the clips that {variant} ranks first matter more to training than random ones"
+        return f"T{group[1:]} matter more to training than random ones; whether influence predicts training in general is not tested"
+    if top.verdict == OPPOSITE:
+        return f"Training needs {group} less than random ones"
+    if top.verdict == UNCLEAR:
+        return f"No evidence that {group} matter more to training than random ones"
+    return f"No conclusion on whether {group} matter more to training than random ones"
 
 
 def _top_group(rows: Sequence[AuditRow], variant: str) -> AuditRow | None:
@@ -26,30 +31,34 @@ def _top_group(rows: Sequence[AuditRow], variant: str) -> AuditRow | None:
     return next((row for row in rows if (row.check, row.variant, row.against) == wanted and not math.isnan(row.value)), None)
 
 
+def _bottom_group(rows: Sequence[AuditRow], variant: str) -> AuditRow | None:
+    own = (row for row in rows if row.check == CHECK and row.variant == variant and not row.query_id and not math.isnan(row.value))
+    return next((row for row in own if row.parameter.startswith("without the bottom")), None)
+
+
 def group_sentences(rows: Sequence[AuditRow], variants: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What training without the top and the bottom group of each variant showed."""
     found = [row for row in rows if row.check == CHECK]
+    if any(row.verdict.startswith(IN_SAMPLE) for row in found):
+        yield (
+            UNSUPPORTED,
+            "What leaving out groups did is in-sample: the loss is that of the queries that made the rankings, since there are no held-out ones.",
+        )
     for said in dict.fromkeys(row.verdict for row in found if math.isnan(row.value)):
         yield UNSUPPORTED, sentence(f"What leaving out groups of clips does: {said}")
     for variant in variants:
-        top = _top_group(found, variant)
-        if top is None:
-            continue
-        kind = SUPPORTED if top.verdict == AS_EXPECTED else UNSUPPORTED
-        size = top.parameter.rpartition(" ")[2]
-        yield (
-            kind,
-            f"Training needs the {size} clips that {variant} ranks first more than {size} random ones: without them the motion-weighted loss is higher by "
-            f"{number(top.value)}{interval(top)} % of the base model's ({top.verdict}).",
-        )
-        bottom = next(
-            row for row in found if row.variant == variant and row.parameter.startswith("without the bottom") and not row.query_id
-        )
-        if math.isnan(bottom.value):
-            continue
-        kind = SUPPORTED if bottom.verdict == AS_EXPECTED else UNSUPPORTED
-        yield (
-            kind,
-            f"The {size} clips of lowest mean influence by {variant} do harm: without them the motion-weighted loss changes by "
-            f"{number(bottom.value)}{interval(bottom)} % of the base model's ({bottom.verdict}).",
-        )
+        top, bottom = _top_group(found, variant), _bottom_group(found, variant)
+        if top is not None:
+            size = top.parameter.rpartition(" ")[2]
+            yield (
+                SUPPORTED if top.verdict == AS_EXPECTED else UNSUPPORTED,
+                f"Training needs the {size} clips that {variant} ranks first more than {size} random ones: without them the motion-weighted loss is higher "
+                f"by {number(top.value)}{interval(top)} % of the base model's ({top.verdict}).",
+            )
+        if bottom is not None:
+            size = bottom.parameter.rpartition(" ")[2]
+            yield (
+                SUPPORTED if bottom.verdict == AS_EXPECTED else UNSUPPORTED,
+                f"The {size} clips of lowest mean influence by {variant} do harm: without them the motion-weighted loss changes by "
+                f"{number(bottom.value)}{interval(bottom)} % of the base model's ({bottom.verdict}).",
+            )

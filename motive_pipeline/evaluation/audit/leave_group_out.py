@@ -26,7 +26,7 @@ from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.evaluation.audit.estimators import RANDOM
 from motive_pipeline.evaluation.audit.random_subsets import FIRST_SUBSET_SEED
 from motive_pipeline.evaluation.audit.retraining import Query, Retraining, Run
-from motive_pipeline.evaluation.audit.table import AuditRow
+from motive_pipeline.evaluation.audit.table import AuditRow, over_trainings_and_queries
 from motive_pipeline.evaluation.bootstrap import MIN_PROMPTS, mean_interval
 from motive_pipeline.storage.workspace import Workspace
 
@@ -38,6 +38,10 @@ FIRST_GROUP_SEED = 500_009
 LEVEL = 0.05
 """The share of families of comparisons of which any may be called clear by chance."""
 
+MIN_SAMPLES, SAMPLES_IN_TAIL = 2000, 200
+"""Bootstrap resamples of a comparison: at least so many, and so many beyond each end of its interval, which the number of comparisons widens."""
+
+IN_SAMPLE = "in-sample"
 AS_EXPECTED, UNCLEAR, OPPOSITE = "as expected", "not clearly different", "the opposite of what is expected"
 
 End = Literal["top", "bottom"]
@@ -57,7 +61,8 @@ class Groups:
 def groups_of(
     clip_id_N: Shaped[np.ndarray, " N"], rankings: Mapping[str, pd.DataFrame], size: int, *, num_trainings: int, seed: int
 ) -> Groups:
-    """The groups of the published ``rankings``, by variant. They are smaller than ``size`` where the top and the bottom of a ranking would overlap."""
+    """The groups of the published ``rankings``, by variant. They have at most half of the shortest ranking; the top is by rank, the
+    bottom by mean influence, so that a clip may be in both."""
     unranked = {variant: said for variant, ranking in rankings.items() if (said := _without_ends(ranking))}
     ranked = {variant: ranking for variant, ranking in rankings.items() if variant not in unranked}
     size = min([size, *(len(ranking) // 2 for ranking in ranked.values())])
@@ -135,8 +140,8 @@ def effect_rows(
     if full is None or random is None:
         yield replace(row, verdict=f"no number: {why_not}")
     else:
-        in_sample = "" if asked[0].is_held_out else "in-sample: there are no held-out queries"
-        yield replace(_over_queries(row, (full - random)[:, place_q]), verdict=in_sample)
+        in_sample = "" if asked[0].is_held_out else f"{IN_SAMPLE}: there are no held-out queries"
+        yield replace(over_trainings_and_queries(row, (full - random)[:, place_q]), verdict=in_sample)
     level = 1 - LEVEL / len(groups.end)
     for variant, end in groups.end:
         row = AuditRow(check=CHECK, variant=variant, against=FULL, parameter=f"without the {end} {groups.size}")
@@ -147,20 +152,16 @@ def effect_rows(
         rise_TQ, more_TQ = (full - without)[:, place_q], (random - without)[:, place_q]
         judged_TQ, sign = (more_TQ, 1) if end == "top" else (rise_TQ, -1)
         outcome = _outcome(judged_TQ, sign, level)
-        yield replace(_over_queries(row, rise_TQ), verdict="" if end == "top" else outcome)
-        yield replace(_over_queries(replace(row, against=RANDOM), more_TQ), verdict=outcome if end == "top" else "")
+        yield replace(over_trainings_and_queries(row, rise_TQ), verdict="" if end == "top" else outcome)
+        yield replace(over_trainings_and_queries(replace(row, against=RANDOM), more_TQ), verdict=outcome if end == "top" else "")
         for query, value in zip(asked, rise_TQ.mean(axis=0), strict=True):
             yield replace(row, query_id=query.clip_id, value=float(value), num_units=len(rise_TQ), unit="trainings")
 
 
-def _over_queries(row: AuditRow, effect_TQ: Float[np.ndarray, "T Q"]) -> AuditRow:
-    found = mean_interval(effect_TQ)
-    return replace(row, value=found.value, ci_low=found.low, ci_high=found.high, num_units=found.num_prompts, unit="queries")
-
-
 def _outcome(effect_TQ: Float[np.ndarray, "T Q"], sign: int, level: float) -> str:
     """Whether the effect has the expected sign."""
-    found = mean_interval(effect_TQ, level=level)
+    num_samples = max(MIN_SAMPLES, math.ceil(2 * SAMPLES_IN_TAIL / (1 - level)))
+    found = mean_interval(effect_TQ, level=level, num_samples=num_samples)
     if math.isnan(found.low):
         return "no conclusion: " + ("fewer than three queries" if found.num_prompts < MIN_PROMPTS else "all values are equal")
     if not found.excludes_zero:

@@ -25,6 +25,7 @@ from motive_pipeline.attribution.loss_masks import LossMasks
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.attribution.stage import load_gradients
+from motive_pipeline.config import Variant
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.evaluation.audit.agreement import hashed_sample, left_out_error, pairs_of, spearman
 from motive_pipeline.evaluation.audit.lds import spearman_brown
@@ -84,9 +85,9 @@ class Passes:
         return min((len(rows) for rows in self.gradient_NP.values()), default=0)
 
 
-def draws_of_audit(ws: Workspace) -> list[OneDraw]:
+def draws_of_audit(ws: Workspace, variant: Variant) -> list[OneDraw]:
     """The draws: the variant's own first, evenly spaced timesteps with its noise, another noise at its timestep, and its draw in the other precision."""
-    own, dtype = attribution_draws(ws.config.gradient), ws.config.model.dtype
+    own, dtype = attribution_draws(ws.config.of_variant(variant).gradient), ws.config.model.dtype
     main, seed = float(own[0].timestep), own[0].noise_seed
     other = "float32" if dtype == "bfloat16" else "bfloat16"
     timesteps = [main, *(each for each in EVEN_TIMESTEPS if each != main)]
@@ -108,27 +109,27 @@ def sampled_items(ws: Workspace, variant: str, num_passes: int) -> list[Item]:
     return found
 
 
-def pass_rows(ws: Workspace, variant: str) -> list[AuditRow]:
+def pass_rows(ws: Workspace, variant: Variant) -> list[AuditRow]:
     """The rows of all checks of this module.
 
     Raises:
         NotPublished: latents, masks or gradients are not published.
     """
-    draws = draws_of_audit(ws)
+    draws = draws_of_audit(ws, variant)
     items = sampled_items(ws, variant, len(draws))
     if len(items) < MIN_ITEMS:
         said = f"{len(items)} clips and queries have a gradient; {MIN_ITEMS} are needed"
         checks = ("timestep", "noise", "draws", "precision")
         return [AuditRow(check=check, variant=variant, num_units=len(items), unit="items", verdict=said) for check in checks]
     model_draws, other_precision = draws[:-1], draws[-1]
-    passes = computed_passes(ws, items, model_draws)
+    passes = computed_passes(ws, variant, items, model_draws)
     rows = [
         *timestep_rows(variant, passes, model_draws),
         *noise_rows(variant, passes, model_draws),
         *number_rows(variant, passes, model_draws),
     ]
     try:
-        precise = computed_passes(ws, items, [draws[0], other_precision])
+        precise = computed_passes(ws, variant, items, [draws[0], other_precision])
     except (torch.OutOfMemoryError, MemoryError):
         said = f"the model in {other_precision.dtype} does not fit in memory beside itself"
         return [*rows, AuditRow(check="precision", variant=variant, parameter=other_precision.dtype, verdict=said)]
@@ -221,13 +222,14 @@ def disjoint_parts(num_draws: int, count: int) -> list[tuple[tuple[int, ...], tu
     ]
 
 
-def computed_passes(ws: Workspace, items: Sequence[Item], draws: Sequence[OneDraw]) -> Passes:
-    """The gradients of ``items`` under each draw, from the row store or computed now; items that were rejected for a draw are left out of all."""
+def computed_passes(ws: Workspace, variant: Variant, items: Sequence[Item], draws: Sequence[OneDraw]) -> Passes:
+    """The gradients of ``items`` by the variant under each draw, from the row store or computed now; items that were rejected for a draw are left out of all."""
+    config = ws.config.of_variant(variant)
     latents: dict[Role, LatentSet] = {role: LatentSet(ws, role) for role in ("clip", "query")}
-    masks: dict[Role, LossMasks] = {role: LossMasks(ws, role, ws.config.gradient) for role in latents}
+    masks: dict[Role, LossMasks] = {role: LossMasks(ws, role, config.gradient) for role in latents}
     store = ws.store(STORE, DIMS)
-    base = [VERSION, model_hash(ws), ws.config.row_fingerprint("gradient")]
-    if ws.config.influence.uses_adam:
+    base = [VERSION, model_hash(ws), ws.config.row_fingerprint("gradient", variant)]
+    if config.influence.uses_adam:
         base.append(second_moments_content(ws))
     found: dict[OneDraw, dict[str, np.ndarray]] = {}
     seconds: list[float] = []
@@ -236,7 +238,7 @@ def computed_passes(ws: Workspace, items: Sequence[Item], draws: Sequence[OneDra
             digest("pass", base, vars(draw), latents[item.role].content(item.clip_id), masks[item.role].content(item.clip_id)): item
             for item in items
         }
-        row = _row_function(ws, draw, latents, masks)
+        row = _row_function(ws, variant, draw, latents, masks)
         outcome = compute_rows(
             store, [Work(key=key, item=item) for key, item in keys.items()], row, what=f"audit, timestep {draw.timestep:g}"
         )
@@ -252,14 +254,14 @@ def computed_passes(ws: Workspace, items: Sequence[Item], draws: Sequence[OneDra
 
 
 def _row_function(
-    ws: Workspace, draw: OneDraw, latents: Mapping[Role, LatentSet], masks: Mapping[Role, LossMasks]
+    ws: Workspace, variant: Variant, draw: OneDraw, latents: Mapping[Role, LatentSet], masks: Mapping[Role, LossMasks]
 ) -> Callable[[Item], dict[str, np.ndarray]]:
     """``item -> arrays``; the model is loaded with the first missing row."""
     built: list[ClipGradient] = []
 
     def row(item: Item) -> dict[str, np.ndarray]:
         if not built:
-            built.append(_single_draw_gradient(ws, draw))
+            built.append(_single_draw_gradient(ws, variant, draw))
         started = time.monotonic()
         feature = built[0](*latents[item.role].get(item.clip_id), masks[item.role].get(item.clip_id))
         taken = np.array(time.monotonic() - started)
@@ -268,13 +270,14 @@ def _row_function(
     return row
 
 
-def _single_draw_gradient(ws: Workspace, draw: OneDraw) -> ClipGradient:
-    """The gradient pass of the project, with this draw alone."""
+def _single_draw_gradient(ws: Workspace, variant: Variant, draw: OneDraw) -> ClipGradient:
+    """The gradient pass of the variant, with this draw alone."""
     only = {"timestep": draw.timestep, "noise_seed": draw.noise_seed, "num_noises": 1, "draws": None, "combine": "mean_gradient"}
-    section = ws.config.gradient.model_copy(update=only)
+    config = ws.config.of_variant(variant)
+    section = config.gradient.model_copy(update=only)
     is_own = draw.dtype == ws.config.model.dtype
     settings = ws.config.model.model_copy(update={"dtype": draw.dtype})
     model = load_model(settings, threads=ws.config.engine.threads, path=None if is_own else model_folder(ws.config.model))
-    if not ws.config.influence.uses_adam:
+    if not config.influence.uses_adam:
         return build_clip_gradient(model, section)
-    return build_clip_gradient(model, section, scales=adam_scales(load_second_moments(ws, model.device), eps=ws.config.influence.adam_eps))
+    return build_clip_gradient(model, section, scales=adam_scales(load_second_moments(ws, model.device), eps=config.influence.adam_eps))

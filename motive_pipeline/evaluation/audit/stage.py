@@ -25,7 +25,6 @@ from motive_pipeline.evaluation.audit.published_checks import (
 from motive_pipeline.evaluation.audit.retraining import Retraining
 from motive_pipeline.evaluation.audit.table import AuditRow, audit_frame
 from motive_pipeline.evaluation.audit.verdict import MIN_RELIABILITY, verdict_rows
-from motive_pipeline.graph.arms import MAIN_VARIANT
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.publication import UNFINISHED, WARNING
 from motive_pipeline.storage.typed_parquet import write_parquet
@@ -42,7 +41,7 @@ def publish_audit(ws: Workspace) -> Publication:
         NotPublished: an input is missing.
     """
     started = time.time()
-    variants = variant_scores(ws)
+    variants = sorted(variant_scores(ws), key=lambda scores: scores.name != ws.config.lead_variant)  # the lead variant first
     controls = control_scores(ws, variants[0].query_ids)
     rows = _cheap_rows(ws, variants, controls)
     checks = ws.config.audit.checks
@@ -54,7 +53,7 @@ def publish_audit(ws: Workspace) -> Publication:
     verdict = verdict_rows(
         rows,
         variants=[scores.name for scores in variants],
-        proj_dim=ws.config.influence.proj_dim,
+        proj_dim=ws.config.of_variant(ws.config.lead_variant).influence.proj_dim,
         reliability=trained.reliability,
         unfinished=trained.unfinished,
         asked_lds="lds" in checks,
@@ -98,7 +97,7 @@ def _cheap_rows(ws: Workspace, variants: list[Scores], controls: list[Scores]) -
             lambda own=scores: leakage_rows(ws, own.name, pool_ids),
         ):
             rows += timed(check)
-    return [*rows, *timed(lambda: pass_rows(ws, MAIN_VARIANT))]
+    return [*rows, *timed(lambda: pass_rows(ws, ws.config.lead_variant))]
 
 
 def timed(check: Callable[[], Iterable[AuditRow]]) -> list[AuditRow]:

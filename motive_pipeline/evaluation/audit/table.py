@@ -56,6 +56,12 @@ def over_queries(row: AuditRow, value_Q: Float[np.ndarray, " Q"], *, bounds: tup
     )
 
 
+def over_trainings_and_queries(row: AuditRow, value_SQ: Float[np.ndarray, "S Q"], *, num_samples: int = 2000) -> AuditRow:
+    """``row`` with the mean over trainings and queries and its interval, which the luck of trainings is part of (none below three queries)."""
+    found = mean_interval(value_SQ, num_samples=num_samples)
+    return replace(row, value=found.value, ci_low=found.low, ci_high=found.high, num_units=found.num_prompts, unit="queries")
+
+
 def correlation_row(row: AuditRow, first_N: Float[np.ndarray, " N"], second_N: Float[np.ndarray, " N"]) -> AuditRow:
     """``row`` with the rank correlation of two columns over independent units, with the interval of Fisher's z."""
     value, error = correlation(first_N, second_N)
