@@ -143,7 +143,7 @@ def test_what_follows_the_lead_arm_reads_its_variant(parse):
         assert [key for key in graph.assets if key.startswith("influence_maps")] == [f"influence_maps/{variant}"]
         for arm in ("without_harmful", "bottom"):
             assert graph.asset(f"curated_subset/{arm}").reads == ("eligible_pool", f"voted_ranking/{variant}")
-    assert changed(before, after) == {"preference_bundle", "eval_report"}, "the rankings themselves stay as they are"
+    assert changed(before, after) == {"attribution_audit", "preference_bundle", "eval_report"}, "the rankings themselves stay as they are"
 
 
 def test_variants_that_differ_in_their_mask_alone_share_rows(parse):
