@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from motive_pipeline.report import audit_panels
 from motive_pipeline.report.panel_parts import having, starting
-from motive_pipeline.report.plots import PANELS_A_LINE, WIDTH_IN, DrawFigure, Palette, new_figure
+from motive_pipeline.report.plots import PANELS_A_LINE, DrawFigure, Palette, panel_grid
 
 DrawPanel = Callable[[Axes, Palette], None]
 
@@ -66,14 +66,8 @@ def audit_figures(rows: pd.DataFrame, variants: Sequence[str]) -> list[AuditFigu
 
 def _drawn(palette: Palette, panels: Sequence[Panel]) -> Figure:
     """The panels side by side, at most :data:`PANELS_A_LINE` in a line."""
-    lines = -(-len(panels) // PANELS_A_LINE)
-    columns = -(-len(panels) // lines)
-    height = max(2.2, *(0.3 * panel.rows + 0.9 for panel in panels), 0)
-    figure = new_figure(WIDTH_IN, lines * height)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for empty in axes[len(panels) :]:
-        empty.set_axis_off()
-    for place, panel in zip(axes, panels, strict=False):
+    figure, axes = panel_grid(len(panels), max(2.2, *(0.3 * panel.rows + 0.9 for panel in panels)))
+    for place, panel in zip(axes.ravel(), panels, strict=False):
         panel.draw(place, palette)
     return figure
 

@@ -8,9 +8,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from motive_pipeline.report.plots import Palette
+from motive_pipeline.report.plots import Palette, panel_grid
+from motive_pipeline.report.tables import arm_name
+
+ARM_PANEL_HEIGHT_IN = 2.05
 
 
 def having(rows: pd.DataFrame, **wanted: str) -> pd.DataFrame:
@@ -54,6 +58,22 @@ def draw_variants(axes: Axes, palette: Palette, rows: pd.DataFrame, names: Seque
             )
     axes.set_ylim(len(names) - 0.4, -0.6)
     set_plain(axes, palette, grid="x")
+
+
+def panel_for_each_arm(palette: Palette, arms: Sequence[str], *, x: str, y: str) -> tuple[Figure, list[Axes]]:
+    """A figure with an empty panel for each arm, all on the same axes, and the panels; ``x`` and ``y`` are the labels of the axes."""
+    figure, axes = panel_grid(len(arms), ARM_PANEL_HEIGHT_IN, sharex=True, sharey=True)
+    panels = axes.ravel()[: len(arms)].tolist()
+    for panel, arm in zip(panels, arms, strict=True):
+        set_title(panel, palette, arm_name(arm))
+        set_plain(panel, palette, grid="y")
+        panel.margins(y=0.08)
+    for panel in panels[-axes.shape[1] :]:  # nothing lies below these
+        panel.tick_params(labelbottom=True)
+        panel.set_xlabel(x, color=palette.ink, fontsize=9)
+    for panel in axes[:, 0]:
+        panel.set_ylabel(y, color=palette.ink, fontsize=9)
+    return figure, panels
 
 
 def set_title(axes: Axes, palette: Palette, title: str) -> None:

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -93,13 +94,8 @@ def png(draw: DrawFigure, file: Path) -> None:
 
 def arms_figure(palette: Palette, panels: Mapping[Metric, Sequence[Dots]]) -> Figure:
     """One panel for each metric, one row for each arm: the mean (dot), its interval (bar), each training (small dots)."""
-    lines = -(-len(panels) // PANELS_A_LINE)
-    columns = -(-len(panels) // lines)
-    figure = new_figure(WIDTH_IN, lines * (0.34 * len(next(iter(panels.values()))) + 0.95))
-    axes = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
-    for empty in axes[len(panels) :]:
-        empty.set_axis_off()
-    for panel, (metric, rows) in zip(axes, panels.items(), strict=False):
+    figure, axes = panel_grid(len(panels), 0.34 * len(next(iter(panels.values()))) + 0.95, sharey=True)
+    for panel, (metric, rows) in zip(axes.ravel(), panels.items(), strict=False):
         style = metric.style
         _dots(panel, palette, rows, factor=style.factor)
         panel.xaxis.set_major_locator(MaxNLocator(nbins=3))  # a panel is narrow, and some metrics have five decimals
@@ -174,6 +170,17 @@ def precision_figure(
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, with the margins of all plots of the page."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06, wspace=0.0, hspace=0.06))
+
+
+def panel_grid(count: int, height_in: float, *, sharex: bool = False, sharey: bool = False) -> tuple[Figure, Any]:
+    """A figure of the page's width with ``count`` panels of this height, at most :data:`PANELS_A_LINE` in a line, and its axes [line, column], of which
+    those behind the last panel are off."""
+    lines = -(-count // PANELS_A_LINE)
+    figure = new_figure(WIDTH_IN, lines * height_in)
+    axes = figure.subplots(lines, -(-count // lines), sharex=sharex, sharey=sharey, squeeze=False)
+    for empty in axes.ravel()[count:]:
+        empty.set_axis_off()
+    return figure, axes
 
 
 def _dots(axes: Axes, palette: Palette, rows: Sequence[Dots], *, factor: float) -> None:

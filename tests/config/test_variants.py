@@ -138,6 +138,8 @@ def test_what_follows_the_lead_arm_reads_its_variant(parse):
     assert (before.lead_variant, after.lead_variant) == ("motive", "quick")
     assert before.comparisons == (("motive", "base"), ("motive", "full"))
     assert after.comparisons == (("own", "base"), ("own", "full"))
+    itself = parse(BASE + "arms: [base, no_mask, motive]\nlead_arm: no_mask")
+    assert itself.comparisons == (("no_mask", "base"),), "it is not compared with itself"
     for config in (before, after):
         graph, variant = Graph(config), config.lead_variant
         assert [key for key in graph.assets if key.startswith("influence_maps")] == [f"influence_maps/{variant}"]
