@@ -36,6 +36,16 @@ def _bottom_group(rows: Sequence[AuditRow], variant: str) -> AuditRow | None:
     return next((row for row in own if row.parameter.startswith("without the bottom")), None)
 
 
+def _group_sentence(row: AuditRow) -> str:
+    """What training without the top group (against random ones) or the bottom group (against the full pool) showed."""
+    size = row.parameter.rpartition(" ")[2]
+    changed = f"{number(row.value)}{interval(row)} % of the base model's ({row.verdict})."
+    if row.against == RANDOM:
+        claim = f"Training needs the {size} clips that {row.variant} ranks first more than {size} random ones"
+        return f"{claim}: without them the motion-weighted loss is higher by {changed}"
+    return f"The {size} clips of lowest mean influence by {row.variant} do harm: without them the motion-weighted loss changes by {changed}"
+
+
 def group_sentences(rows: Sequence[AuditRow], variants: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What training without the top and the bottom group of each variant showed."""
     found = [row for row in rows if row.check == CHECK]
@@ -47,18 +57,6 @@ def group_sentences(rows: Sequence[AuditRow], variants: Sequence[str]) -> Iterat
     for said in dict.fromkeys(row.verdict for row in found if math.isnan(row.value)):
         yield UNSUPPORTED, sentence(f"What leaving out groups of clips does: {said}")
     for variant in variants:
-        top, bottom = _top_group(found, variant), _bottom_group(found, variant)
-        if top is not None:
-            size = top.parameter.rpartition(" ")[2]
-            yield (
-                SUPPORTED if top.verdict == AS_EXPECTED else UNSUPPORTED,
-                f"Training needs the {size} clips that {variant} ranks first more than {size} random ones: without them the motion-weighted loss is higher "
-                f"by {number(top.value)}{interval(top)} % of the base model's ({top.verdict}).",
-            )
-        if bottom is not None:
-            size = bottom.parameter.rpartition(" ")[2]
-            yield (
-                SUPPORTED if bottom.verdict == AS_EXPECTED else UNSUPPORTED,
-                f"The {size} clips of lowest mean influence by {variant} do harm: without them the motion-weighted loss changes by "
-                f"{number(bottom.value)}{interval(bottom)} % of the base model's ({bottom.verdict}).",
-            )
+        for row in (_top_group(found, variant), _bottom_group(found, variant)):
+            if row is not None:
+                yield SUPPORTED if row.verdict == AS_EXPECTED else UNSUPPORTED, _group_sentence(row)
