@@ -603,6 +603,12 @@ def test_the_report_is_about_the_lead_arm(led_by_another):
     assert Path(str(best)).name in text
 
 
+def test_the_audit_is_about_the_lead_variant(led_by_another):
+    audit = led_by_another[0].published("attribution_audit").table("audit")
+    assert set(audit.loc[audit["check"].isin(["timestep", "noise", "draws", "precision"]), "variant"]) == {"two_draws"}
+    assert audit["variant"].iloc[0] == "two_draws", "it comes first, and the verdict is about it"
+
+
 def test_the_first_screen_has_the_answer(led_by_another):
     _, _, html = led_by_another
     first_screen = html.partition("<nav>")[0]
