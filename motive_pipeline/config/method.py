@@ -19,6 +19,7 @@ TRAK_MAX_DIM = 8192
 class Model(Section):
     path: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     revision: str | None = None
+    adapter: Path | None = None
     expert: Literal["transformer", "transformer_2"] = "transformer"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"

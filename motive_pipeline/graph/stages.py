@@ -205,7 +205,7 @@ SOURCES: dict[str, Source] = {
             name="base_model",
             description="Weights and configuration of the model that is attributed and fine-tuned.",
             kinds=frozenset({"huggingface"}),
-            settings=("model.path", "model.revision"),
+            settings=("model.path", "model.revision", "model.adapter"),
             observe="motive_pipeline.models.load:observe_base_model",
             taken_in_by="projected_gradients/motive",
             change="weights replaced",
@@ -396,6 +396,7 @@ STAGES: dict[str, Stage] = {
             when={
                 **DRAWS,
                 _is_not("gradient.combine", "mean_gradient"): ("gradient.combine",),
+                ("gradient.parameters", "adapter"): ("finetune.lora",),  # of a fresh adapter
                 ("influence.preconditioner", "adam"): ("influence.adam_eps",),
             },
             # the mask itself stands in a row's key
@@ -528,6 +529,8 @@ STAGES: dict[str, Stage] = {
                 _is_not("finetune.sampling", "uniform"): ("finetune.sampling",),
                 _is_not("finetune.timesteps", "independent"): ("finetune.timesteps",),
                 _is_not("finetune.ema", None): ("finetune.ema",),
+                _is_not("finetune.lora", None): ("finetune.lora",),
+                _is_not("finetune.optimizer", "adamw"): ("finetune.optimizer",),
             },
             settings=(
                 "finetune.seeds",
