@@ -17,7 +17,8 @@ class ModelFamily:
     ``weights`` are the components that hold weights (a model may lack some). ``encoders`` are the components that latents and prompt
     embeddings come from: when others change, neither is computed again. ``channels``, ``temporal_stride`` and ``spatial_stride`` say where
     ``vae/config.json`` gives the latent grid: (key, value where the key is missing). ``clean_prompt`` is the dotted name of the function that
-    the pipeline applies to a prompt before it is cut into tokens.
+    the pipeline applies to a prompt before it is cut into tokens. ``original_lora`` is the dotted name of the function that renames the tensors of a LoRA from
+    diffusers' names to those of the model's original code, if other programs read those.
     """
 
     pipeline: str
@@ -29,6 +30,7 @@ class ModelFamily:
     temporal_stride: tuple[str, int]
     spatial_stride: tuple[str, int]
     clean_prompt: str = "builtins:str"
+    original_lora: str | None = None
 
 
 def _listed(*families: ModelFamily) -> dict[str, ModelFamily]:
@@ -45,6 +47,7 @@ FAMILIES: dict[str, ModelFamily] = _listed(
         temporal_stride=("scale_factor_temporal", 4),
         spatial_stride=("scale_factor_spatial", 8),
         clean_prompt="motive_pipeline.internals.diffusers:prompt_clean",
+        original_lora="motive_pipeline.models.wan_lora:original_names",
     ),
 )
 """Every family, by the class of its pipeline."""

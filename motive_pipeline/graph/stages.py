@@ -171,6 +171,9 @@ DRAWS: Mapping[Switch, tuple[str, ...]] = {
 }
 """The settings that decide the (timestep, noise) draws of attribution, besides the first noise seed."""
 
+FRESH_ADAPTER: Mapping[Switch, tuple[str, ...]] = {("gradient.parameters", "adapter"): ("finetune.lora",)}
+"""The settings of a LoRA that is attributed before it is trained."""
+
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
@@ -364,7 +367,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="second_moments",
             settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
-            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
+            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed"), **FRESH_ADAPTER},
             version=2,
             publish="motive_pipeline.attribution.second_moments:publish_second_moments",
             group="attribution",
@@ -396,7 +399,7 @@ STAGES: dict[str, Stage] = {
             when={
                 **DRAWS,
                 _is_not("gradient.combine", "mean_gradient"): ("gradient.combine",),
-                ("gradient.parameters", "adapter"): ("finetune.lora",),  # of a fresh adapter
+                **FRESH_ADAPTER,
                 ("influence.preconditioner", "adam"): ("influence.adam_eps",),
             },
             # the mask itself stands in a row's key
@@ -468,7 +471,7 @@ STAGES: dict[str, Stage] = {
                 "engine.threads",
                 *MODEL,
             ),
-            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",)},
+            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",), **FRESH_ADAPTER},
             publish_settings=("gradient.mask", "influence.preconditioner"),  # the mask stands in a row's key; a note speaks of the kernel
             publish="motive_pipeline.evaluation.influence_maps:publish_influence_maps",
             group="evaluation",
@@ -508,6 +511,7 @@ STAGES: dict[str, Stage] = {
                 _has_embeddings: ("vote.percentile",),
                 _has_arm("flow_similarity"): ("vote.percentile", *FRAMES, "clips.policies.hdr"),
                 _has_arm("untrained"): ("vote.percentile", "gradient", "influence.proj_dim", "model.expert", "engine.threads", *MODEL),
+                **FRESH_ADAPTER,
             },
             publish="motive_pipeline.curation.arms:publish_subset",
             lanes=PER_SUBSET,
@@ -662,7 +666,9 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
         ),
-        Stage(name="audit_rows", settings=("model.expert", "engine.threads", *MODEL)),  # draws, subsets and trainings stand in a row's key
+        Stage(
+            name="audit_rows", settings=("model.expert", "engine.threads", *MODEL), when=FRESH_ADAPTER
+        ),  # draws, subsets and trainings stand in a row's key
         Stage(
             name="attribution_audit",
             settings=("model.expert", "engine.threads", *FRAMES, *MODEL),
