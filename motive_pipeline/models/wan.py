@@ -20,6 +20,7 @@ import transformers
 from diffusers import WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.protocol import LatentGrid
@@ -65,6 +66,10 @@ class WanModel:
         self.max_prompt_tokens = max_prompt_tokens
         vae = pipeline.vae.config
         self.grid = LatentGrid(channels=vae.z_dim, temporal_stride=vae.scale_factor_temporal, spatial_stride=vae.scale_factor_spatial)
+        has_second = pipeline.transformer_2 is not None
+        self.timestep_range = expert_range(
+            is_second=expert == "transformer_2", boundary_ratio=pipeline.config["boundary_ratio"] if has_second else None
+        )
         self.prediction: Literal["flow", "epsilon"] = _prediction(pipeline)
         self.alphas_cumprod: torch.Tensor | None = pipeline.scheduler.alphas_cumprod if self.prediction == "epsilon" else None
         pipeline.set_progress_bar_config(disable=True)
