@@ -99,7 +99,8 @@ def goal_of(config: Config, *, arm: str | None, variant: str | None) -> Goal:
         return Goal(variant=variant, arm=config.lead_arm if config.lead_arm in arms else next(iter(arms), None))
     declared = config.arm(arm or config.lead_arm)
     if declared.choose is None:
-        raise MotiveError(f"--arm {arm}: it trains on nothing, so it chooses no clips. Name another: {', '.join(config.arms)}")
+        others = [name for name in config.arms if name != declared.name]
+        raise MotiveError(f"--arm {arm}: it trains on nothing, so it chooses no clips. Name another: {', '.join(others)}")
     return Goal(variant=declared.variant, arm=declared.name)
 
 
@@ -108,9 +109,9 @@ def cost_line(planned: Sequence[Planned]) -> str:
     if not planned:
         return "nothing is stale"
     rows = {asset.asset: asset.rows for asset in planned if asset.rows}
-    words = [f"{len(planned)} stale assets"]
+    words = [_count(len(planned), "stale asset")]
     if rows:
-        words.append(f"{sum(rows.values())} rows ({', '.join(f'{asset} {count}' for asset, count in rows.items())})")
+        words.append(f"{_count(sum(rows.values()), 'row')} ({', '.join(f'{asset} {count}' for asset, count in rows.items())})")
     known = [asset for asset in planned if asset.seconds is not None]
     if known:
         seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in known) for name in ("seconds", "device_hours", "disk_mb"))
@@ -129,13 +130,17 @@ def result_lines(ws: Workspace, goal: Goal) -> list[str]:
     lines = []
     if ranking is not None:
         file = ranking.data_folder / "ranking.parquet"
-        lines.append(f"{len(tables[0])} clips ranked by {ranking.facts['queries']} queries: {file}")
+        lines.append(f"{_count(len(tables[0]), 'clip')} ranked by {ranking.facts['queries']} queries: {file}")
     if subset is not None:
-        lines.append(f"{len(tables[-1])} clips chosen by the arm {goal.arm}: {subset.data_folder / 'subset.parquet'}")
+        lines.append(f"{_count(len(tables[-1]), 'clip')} chosen by the arm {goal.arm}: {subset.data_folder / 'subset.parquet'}")
     shown = tables[0]
     if goal.arm is not None and not ws.config.arm(goal.arm).can_lead:
         shown = tables[-1] if ranking is None else tables[-1].merge(tables[0].drop(columns="rank"), on="clip_id", how="left")
     return [*_table_lines(ws, shown.head(SHOWN_CLIPS)), *lines, "`motive explain CLIP` says why a clip was or was not chosen"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table_lines(ws: Workspace, first: pd.DataFrame) -> list[str]:

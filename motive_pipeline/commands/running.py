@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it imports Dagster
     from assets.run_stale import Report
 
 UNTIL = {"ranking": "voted_ranking", "subset": "curated_subset", "videos": "generated_videos", "report": "eval_report"}
-"""The words of ``motive run --until`` and the assets (of every variant or arm) that the run ends with."""
+"""The words of ``motive run --until`` and the assets (of every variant or arm) that they stand for. Each includes the words before it."""
 
 
 def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -64,7 +64,9 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
 
 def assets_until(graph: Graph, word: str) -> list[str]:
     """The assets that ``motive run --until WORD`` brings up to date, parents first."""
-    return graph.with_ancestors(graph.where(lambda asset: asset.name == UNTIL[word]))
+    words = list(UNTIL)
+    wanted = {UNTIL[each] for each in words[: words.index(word) + 1]}
+    return graph.with_ancestors(graph.where(lambda asset: asset.name in wanted))
 
 
 def print_assets(report: Report, seconds: float, file: TextIO) -> None:

@@ -241,12 +241,14 @@ def require_apart(ws: Workspace, folder: Path) -> None:
     for key, source in source_folders(ws.config):
         if folder.is_relative_to(source):
             raise MotiveError(
-                f"--to {folder}: it lies inside {key} = {source}, so what is exported would be taken for clips and captions. Name a folder outside of it."
+                f"cannot export to {folder}: it lies inside {key} = {source}, so what is exported would be taken for clips and captions. Name a folder outside of it."
             )
     root = ws.root.resolve()
     inside = folder.relative_to(root).parts if folder.is_relative_to(root) else ("elsewhere",)
     if not inside or inside[0] in _OWN_FOLDERS:
-        raise MotiveError(f"--to {folder}: the pipeline keeps its own files there (storage.root = {root}). Name a folder outside of it.")
+        raise MotiveError(
+            f"cannot export to {folder}: the pipeline keeps its own files there (storage.root = {root}). Name a folder outside of it."
+        )
 
 
 def _unlink_links(work: Path) -> None:
@@ -261,15 +263,15 @@ def _unlink_links(work: Path) -> None:
 def _require_free_folder(folder: Path) -> None:
     if (there := _finished_manifest(folder)) is not None:
         raise MotiveError(
-            f"--to {folder}: this folder holds another export (arm {there['arm']}, for {there['trainer']}, subset {there['subset'][:12]}). It is not "
+            f"cannot export to {folder}: this folder holds another export (arm {there['arm']}, for {there['trainer']}, subset {there['subset'][:12]}). It is not "
             "changed. Name another folder, or remove this one."
         )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise MotiveError(f"--to {folder}: this folder is not empty and is not changed. Name a new folder, or an empty one.")
+        raise MotiveError(f"cannot export to {folder}: this folder is not empty and is not changed. Name a new folder, or an empty one.")
     if os.path.ismount(folder):
         raise MotiveError(
-            f"--to {folder}: this folder is a mount point, so the export cannot be moved there in one step. Name a folder inside it."
+            f"cannot export to {folder}: this folder is a mount point, so the export cannot be moved there in one step. Name a folder inside it."
         )
     nearest = next(path for path in folder.parents if path.exists())
     if not nearest.is_dir():
-        raise MotiveError(f"--to {folder}: {nearest} is a file. Name a folder that can be created.")
+        raise MotiveError(f"cannot export to {folder}: {nearest} is a file. Name a folder that can be created.")

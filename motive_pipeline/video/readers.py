@@ -155,7 +155,7 @@ class SoundReader(Prefetcher[Sound | None]):
             engine,
             here=lambda file: read_sound(file, length_s),
             task=lambda file: Task(task="sound", file=file, arguments={"length_s": str(length_s)}),
-            result=lambda header, samples_CS: Sound(samples_CS=samples_CS, rate=header["rate"]) if header["rate"] else None,
+            result=lambda header, array: Sound(samples_CS=array.view(np.float32), rate=header["rate"]) if header["rate"] else None,
         )
 
 

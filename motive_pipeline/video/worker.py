@@ -48,9 +48,9 @@ def preview_frame(file: MediaFile, share: float, width: int, height: int) -> Ans
 
 
 def sound(file: MediaFile, length_s: str) -> Answer:
-    """The result of :func:`~.audio.read_sound`; without sound the rate is 0."""
+    """The result of :func:`~.audio.read_sound`, the samples as bytes; without sound the rate is 0."""
     found = read_sound(file, Fraction(length_s))
-    return ({"rate": 0}, None) if found is None else ({"rate": found.rate}, found.samples_CS)
+    return ({"rate": 0}, None) if found is None else ({"rate": found.rate}, found.samples_CS.view(np.uint8))
 
 
 TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "picture": preview_frame, "sound": sound}
