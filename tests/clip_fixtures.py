@@ -123,11 +123,12 @@ def write_film_with_sound(
     clicks_s: list[float],
     begins_s: float = 0.0,
     length_s: float | None = None,
+    pause_s: tuple[float, float] | None = None,
     rate: int = 44100,
     layout: str = "stereo",
     codec: str = "aac",
 ) -> Path:
-    """H.264 with sound that is silent but for clicks at these times. The sound begins at ``begins_s`` and ends with the picture, or after ``length_s``."""
+    """H.264 with sound that is silent but for clicks at these times. The sound begins at ``begins_s`` and ends with the picture, or after ``length_s``; in ``pause_s`` the file has no samples."""
     path.parent.mkdir(parents=True, exist_ok=True)
     num_samples = round((len(frames_THWC) / fps if length_s is None else length_s) * rate)
     samples_CS = np.zeros((2 if layout == "stereo" else 1, num_samples), np.float32)
@@ -139,6 +140,8 @@ def write_film_with_sound(
         video.height, video.width, video.pix_fmt = *frames_THWC.shape[1:3], "yuv420p"
         sound = container.add_stream(codec, rate=rate, layout=layout)
         for start in range(0, num_samples, 1024):
+            if pause_s is not None and pause_s[0] * rate <= start < pause_s[1] * rate:
+                continue
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples_CS[:, start : start + 1024]), format="fltp", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, start + round(begins_s * rate), Fraction(1, rate)
             container.mux(sound.encode(frame))

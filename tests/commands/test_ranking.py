@@ -220,6 +220,8 @@ def test_a_real_run_computes_one_variant_and_exports_it_at_once(tmp_path):
         project = StalenessProject(tmp_path / name)
         project.settings |= {"arms": ["base", "random", "no_mask", "motive", "motive_plus"], "variants": VARIANTS}
         project.save()
+        assert project.motive("rank", "--dry-run").code == 0
+        assert not +project.materializations(), "a dry run computes nothing"
         outcome = project.motive(*command)
         assert outcome.code == 0, outcome.err[-3000:]
         runs = project.materializations()
@@ -232,6 +234,9 @@ def test_a_real_run_computes_one_variant_and_exports_it_at_once(tmp_path):
         if name == "rank":
             assert outcome.out.startswith("voted_ranking/motive and curated_subset/motive: 12 stale assets; 26 rows (latents 6")
             assert f"1 clips in {tmp_path / 'rank' / 'out'}" in outcome.out
+            explained = project.motive("explain", "5.mp4", "--no-maps")
+            assert explained.code == 0, explained.err
+            assert "hosen: rank" in explained.out
             again = project.motive(*command)
             assert (again.code, "nothing is stale" in again.out, "nothing new to write" in again.out) == (0, True, True)
     assert made[0] == made[1] == {

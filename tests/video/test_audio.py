@@ -10,6 +10,7 @@ import pytest
 from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.video import audio
 from motive_pipeline.video.audio import Sound, has_sound, read_sound
 from motive_pipeline.video.encode import write_mp4
 from motive_pipeline.video.readers import SoundReader
@@ -69,6 +70,24 @@ def test_sound_that_begins_later_or_ends_earlier_than_the_picture_is_filled_with
     assert found(sound) == pytest.approx([0.5], abs=CLOSE_S)
     assert sound is not None
     assert np.abs(sound.samples_CS[:, int(1.1 * sound.rate) :]).max() == 0
+
+
+def test_sound_that_pauses_goes_on_at_its_own_time(tmp_path):
+    file = film(tmp_path / "a.mkv", codec="pcm_s16le", pause_s=(1.0, 2.0))
+    assert found(read_sound(file, Fraction(4))) == pytest.approx([0.5, 2.5, 3.5], abs=CLOSE_S)
+
+
+def test_a_container_that_is_sought_behind_the_place_is_read_from_the_beginning(tmp_path, monkeypatch):
+    file = film(tmp_path / "a.mp4")
+
+    def too_far(container, place_s):
+        container.seek(int(3.2 * av.time_base))
+        return True
+
+    monkeypatch.setattr(audio, "_sought", too_far)
+    assert found(read_sound(MediaFile.parse(f"{file}#t=2,3"), Fraction(1))) == pytest.approx([0.5], abs=CLOSE_S)
+    monkeypatch.setattr(audio, "_sought", lambda container, place_s: False)
+    assert found(read_sound(MediaFile.parse(f"{file}#t=2,3"), Fraction(1))) == pytest.approx([0.5], abs=CLOSE_S)
 
 
 def test_a_film_without_sound_and_a_window_behind_the_end_of_the_sound_have_none(tmp_path):
