@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -70,7 +69,7 @@ def rank(config: Config, arguments: argparse.Namespace) -> int:
         return 0
     started = time.monotonic()
     report = run_stale(config, assets)
-    print_assets(report, time.monotonic() - started, file=sys.stderr)
+    print_assets(report, time.monotonic() - started)
     warn_of_lost_queries(workspace)
     if not report.ok:
         return 1

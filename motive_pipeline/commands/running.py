@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -50,7 +50,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     selection = arguments.select if arguments.until is None else assets_until(Graph(config), arguments.until)
     started = time.monotonic()
     report = run_stale(config, selection)
-    print_assets(report, time.monotonic() - started, file=sys.stderr)
+    print_assets(report, time.monotonic() - started)
     workspace = Workspace(config)
     if arguments.summary and report.ok:
         from motive_pipeline.report.stage import summary
@@ -69,26 +69,26 @@ def assets_until(graph: Graph, word: str) -> list[str]:
     return graph.with_ancestors(graph.where(lambda asset: asset.name in wanted))
 
 
-def print_assets(report: Report, seconds: float, file: TextIO) -> None:
-    """Print the assets that ran with their times and shares of the time, then the failures."""
+def print_assets(report: Report, seconds: float) -> None:
+    """Print, on stderr, the assets that ran with their times and shares of the time, then the failures."""
     ran = {name: run for name, run in report.assets.items() if run.seconds or run.status in ("failed", "blocked")}
     if not ran:
-        tell(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=file)
+        tell(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=sys.stderr)
     else:
         width = max(map(len, ran))
-        tell(f"\n{'asset':{width}}  {'status':9}  {'computed':>8} {'reused':>7} {'rejected':>8}  {'seconds':>7}  share", file=file)
+        tell(f"\n{'asset':{width}}  {'status':9}  {'computed':>8} {'reused':>7} {'rejected':>8}  {'seconds':>7}  share", file=sys.stderr)
         for name, run in ran.items():
             share = run.seconds / seconds if seconds else 0.0
             tell(
                 f"{name:{width}}  {run.status:9}  {run.rows_computed:8d} {run.rows_reused:7d} {run.rows_rejected:8d}  {run.seconds:7.1f}  {share:5.1%}",
-                file=file,
+                file=sys.stderr,
             )
         inside = sum(run.seconds for run in ran.values())
         tell(
             f"{'start-up, observing, bookkeeping':{width}}  {'':36}  {seconds - inside:7.1f}  {(seconds - inside) / seconds:5.1%}",
-            file=file,
+            file=sys.stderr,
         )
-        tell(f"{'all':{width}}  {'':36}  {seconds:7.1f}", file=file)
+        tell(f"{'all':{width}}  {'':36}  {seconds:7.1f}", file=sys.stderr)
     for name, run in report.assets.items():
         if run.status in ("failed", "blocked"):
             tell(f"motive: {name} {run.status}: {run.error}", file=sys.stderr)

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 
 from assets.plan import Planned
+from assets.run_stale import Report
 from motive_pipeline import cli
 from motive_pipeline.attribution.gradient_set import open_gradients
 from motive_pipeline.commands.ranking import Goal, cost_line, goal_of, result_lines
 from motive_pipeline.commands.running import UNTIL, assets_until
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.export.subset import ExportResult
 from motive_pipeline.graph import ARMS, Graph
 from motive_pipeline.storage.workspace import Workspace
 from tests.clip_fixtures import project as small_workspace
@@ -243,3 +245,24 @@ def test_a_real_run_computes_one_variant_and_exports_it_at_once(tmp_path):
         "clip_catalog", "query_catalog", "latents", "query_latents", "motion_masks", "query_masks", "eligible_pool", "projected_gradients/motive",
         "query_gradients/motive", "influence_matrix/motive", "voted_ranking/motive", "curated_subset/motive",
     }  # fmt: skip
+
+
+def test_the_options_of_the_layout_reach_the_export_of_both_commands(config, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def export_subset(ws, arm, folder, trainer, **options):
+        asked.append((arm, folder, trainer, options))
+        return ExportResult(folder=folder, num_clips=3, num_written=3, use="it", warnings=["a warning"])
+
+    monkeypatch.setattr("motive_pipeline.export.subset.export_subset", export_subset)
+    monkeypatch.setattr("assets.plan.plan", lambda *_: [])
+    monkeypatch.setattr("assets.run_stale.run_stale", lambda *_: Report())
+    monkeypatch.setattr("motive_pipeline.commands.ranking.result_lines", lambda *_: ["the ranking"])
+    layout = ["--config", str(config.file), "--for", "simpletuner", "--audio", "keep"]
+    assert cli.main(["export", "--arm", "random", "--to", str(tmp_path / "a"), *layout]) == 0
+    assert cli.main(["rank", "--arm", "quick", "--export", str(tmp_path / "b"), *layout]) == 0
+    options = {"videos": "window", "audio": "keep"}
+    assert asked == [("random", tmp_path / "a", "simpletuner", options), ("quick", tmp_path / "b", "simpletuner", options)]
+    said = capsys.readouterr()
+    assert said.out.endswith(f"the ranking\n3 clips in {tmp_path / 'b'}\nUse: it\n")
+    assert said.err.count("motive: note: a warning") == 2
