@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -132,11 +133,15 @@ def untrained_gradient(ws: Workspace) -> ClipGradient:
 
 
 def reset_weights(model: VideoModel, seed: int) -> None:
-    """Reset the transformer to the initial weights of its class, drawn from ``seed``. The global random state is unchanged."""
+    """Reset the transformer to the initial weights of its class, drawn from ``seed``. The global random state is unchanged.
+
+    The class has diffusers' ``from_config``, or can be called without arguments.
+    """
     transformer = model.transformer
+    kind: Any = type(transformer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(transformer).from_config(transformer.config)  # type: ignore[attr-defined]
+        fresh = kind.from_config(transformer.config) if hasattr(kind, "from_config") else kind()
     transformer.load_state_dict(fresh.state_dict())
 
 

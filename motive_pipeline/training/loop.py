@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.conditioning import Conditioning, on_device, part_of, stacked
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.training.weights import MasterWeights, RunningMean
 
@@ -27,8 +28,10 @@ Shape = tuple[int, ...]
 Watch = Callable[[int, bool], None]
 """(steps done, whether the model has the running mean of its weights now) -> None"""
 
-ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
-"""clip id -> (latents_CFHW, prompt_LE)"""
+Clip = tuple[torch.Tensor, Conditioning]
+"""(latents_CFHW, what the model is told of its caption)"""
+
+ReadClip = Callable[[str], Clip]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ def finetune(
     average = None if settings.ema is None else RunningMean(weights.masters, settings.ema)
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-    batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
+    batches, read, no_caption = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
     losses: list[float] = []
     if watch is not None:
         watch(0, False)
@@ -127,7 +130,7 @@ def finetune(
         draw = step_draw(training, step, settings)
         batch = [read(clip_id) for clip_id in batches.take(draw.group, settings.batch_size)]
         loss = 0.0
-        for share, mean in _losses(model, batch, draw, no_caption_LE, settings.micro_batch_size or settings.batch_size):
+        for share, mean in _losses(model, batch, draw, no_caption, settings.micro_batch_size or settings.batch_size):
             (share * mean).backward()
             weights.take_gradients()
             loss += share * mean.item()
@@ -160,9 +163,9 @@ def is_watched(num_steps: int, settings: Finetune) -> bool:
 
 def _losses(
     model: VideoModel,
-    batch: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batch: Sequence[Clip],
     draw: StepDraw,
-    no_caption_LE: Float[torch.Tensor, "L E"],
+    no_caption: Conditioning,
     micro_batch_size: int,
 ) -> Iterator[tuple[float, Float[torch.Tensor, ""]]]:
     """For each micro-batch of at most ``micro_batch_size`` clips: its share of the batch, and its mean loss.
@@ -170,7 +173,7 @@ def _losses(
     All micro-batches share one draw, so the losses weighted by their shares add up to the mean loss of the batch, up to rounding.
     """
     latents_BCFHW = torch.stack([latents for latents, _ in batch])
-    prompt_BLE = torch.stack([no_caption_LE if drop else prompt for (_, prompt), drop in zip(batch, draw.drop_caption_B, strict=True)])
+    conditioning = stacked([no_caption if drop else own for (_, own), drop in zip(batch, draw.drop_caption_B, strict=True)])
     noise_BCFHW = torch.randn(latents_BCFHW.shape, generator=draw.noise)
     device = model.device
     for start in range(0, len(batch), micro_batch_size):
@@ -178,7 +181,7 @@ def _losses(
         error = location_error(
             model,
             latents_BCFHW[part].to(device),
-            prompt_BLE[part].to(device),
+            on_device(part_of(conditioning, part), device),
             timestep_B=draw.timestep_B[part].to(device),
             noise_BCFHW=noise_BCFHW[part].to(device),
         )
@@ -198,14 +201,15 @@ class _CachedReader:
 
     def __init__(self, read: ReadClip) -> None:
         self._read = read
-        self._kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[str, Clip] = {}
         self._left = CACHE_BYTES
 
-    def __call__(self, clip_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, clip_id: str) -> Clip:
         if clip_id in self._kept:
             return self._kept[clip_id]
         clip = self._read(clip_id)
-        size = sum(part.nbytes for part in clip)
+        latents_CFHW, conditioning = clip
+        size = latents_CFHW.nbytes + sum(tensor.nbytes for tensor in conditioning.values())
         if size <= self._left:
             self._kept[clip_id] = clip
             self._left -= size

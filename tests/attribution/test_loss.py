@@ -1,14 +1,15 @@
 """The motion-weighted loss against the equations written out, place by place."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pytest
 import torch
 
 from motive_pipeline.attribution.loss import Draw, location_error, mean_motion_weighted_loss, motion_weighted_loss, noised
 from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.models.conditioning import part_of, repeated
 from motive_pipeline.models.grid import LatentGrid
+from motive_pipeline.models.protocol import Prediction
 
 C, F, H, W = 4, 3, 2, 5
 
@@ -17,7 +18,7 @@ C, F, H, W = 4, 3, 2, 5
 class Linear:
     """A model whose prediction is known: 0.3 z + 0.001 t + the prompt's mean; it records what it was asked."""
 
-    prediction: Literal["flow", "epsilon"] = "flow"
+    prediction: Prediction = "flow"
     alphas_cumprod: torch.Tensor | None = None
     grid = LatentGrid(channels=C, temporal_stride=4, spatial_stride=8)
     transformer = torch.nn.Identity()
@@ -25,9 +26,9 @@ class Linear:
     compute_dtype = torch.float32
     seen: tuple = ()
 
-    def predict(self, latents_BCFHW, timestep_B, prompt_BLE):
+    def predict(self, latents_BCFHW, timestep_B, conditioning):
         self.seen = (latents_BCFHW, timestep_B)
-        return 0.3 * latents_BCFHW + (0.001 * timestep_B + prompt_BLE.mean(dim=(1, 2))).view(-1, 1, 1, 1, 1)
+        return 0.3 * latents_BCFHW + (0.001 * timestep_B + conditioning["prompt_embeds"].mean(dim=(1, 2))).view(-1, 1, 1, 1, 1)
 
     def encode_video(self, frames_THWC): ...
     def decode_latents(self, latents_CFHW): ...
@@ -41,7 +42,7 @@ def inputs():
     draw = torch.Generator().manual_seed(0)
     return {
         "latents": torch.randn(C, F, H, W, generator=draw),
-        "prompt": torch.randn(6, 8, generator=draw),
+        "told": {"prompt_embeds": torch.randn(6, 8, generator=draw)},
         "mask": torch.rand(F, H, W, generator=draw),
         "noise": torch.randn(C, F, H, W, generator=draw),
     }
@@ -53,7 +54,7 @@ def written_out(model, inputs, *, timestep, mask, literal=False):
     s = timestep / 1000
     z = (1 - s) * h + s * eps if model.prediction == "flow" else 0.8 * h + 0.6 * eps
     target = eps - h if model.prediction == "flow" else eps
-    output = 0.3 * z + 0.001 * timestep + inputs["prompt"].double().mean()
+    output = 0.3 * z + 0.001 * timestep + inputs["told"]["prompt_embeds"].double().mean()
     total = 0.0
     for f in range(F):
         frame = 0.0
@@ -71,7 +72,7 @@ def written_out(model, inputs, *, timestep, mask, literal=False):
 def test_the_loss_is_equation_16(inputs, timestep, masked, frame_norm):
     model, mask = Linear(), inputs["mask"] if masked else None
     loss = motion_weighted_loss(
-        model, inputs["latents"], inputs["prompt"], mask_FHW=mask, timestep=timestep, noise_CFHW=inputs["noise"], frame_norm=frame_norm
+        model, inputs["latents"], inputs["told"], mask_FHW=mask, timestep=timestep, noise_CFHW=inputs["noise"], frame_norm=frame_norm
     )
     expected = written_out(model, inputs, timestep=timestep, mask=mask, literal=frame_norm == "paper_literal")
     assert float(loss) == pytest.approx(expected, rel=1e-5)
@@ -82,7 +83,7 @@ def test_a_model_with_epsilon_prediction_is_noised_by_its_own_schedule(inputs):
     schedule[640] = 0.64
     model = Linear("epsilon", schedule)
     loss = motion_weighted_loss(
-        model, inputs["latents"], inputs["prompt"], mask_FHW=inputs["mask"], timestep=640.0, noise_CFHW=inputs["noise"]
+        model, inputs["latents"], inputs["told"], mask_FHW=inputs["mask"], timestep=640.0, noise_CFHW=inputs["noise"]
     )
     assert float(loss) == pytest.approx(written_out(model, inputs, timestep=640.0, mask=inputs["mask"]), rel=1e-5)
 
@@ -91,7 +92,7 @@ def test_the_mask_weighs_the_error_and_never_the_input(inputs):
     seen = []
     for mask in (None, inputs["mask"], torch.zeros(F, H, W)):
         model = Linear()
-        motion_weighted_loss(model, inputs["latents"], inputs["prompt"], mask_FHW=mask, timestep=500.0, noise_CFHW=inputs["noise"])
+        motion_weighted_loss(model, inputs["latents"], inputs["told"], mask_FHW=mask, timestep=500.0, noise_CFHW=inputs["noise"])
         seen.append(model.seen[0])
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
@@ -107,18 +108,18 @@ def test_the_timestep_means_sigma_without_a_shift(inputs):
 
 def test_without_a_mask_it_is_the_training_loss(inputs):
     model, latents, noise = Linear(), inputs["latents"][None], inputs["noise"][None]
-    error = location_error(model, latents, inputs["prompt"][None], timestep_B=torch.tensor([300.0]), noise_BCFHW=noise)
-    loss = motion_weighted_loss(model, latents[0], inputs["prompt"], mask_FHW=None, timestep=300.0, noise_CFHW=noise[0])
+    error = location_error(model, latents, repeated(inputs["told"], 1), timestep_B=torch.tensor([300.0]), noise_BCFHW=noise)
+    loss = motion_weighted_loss(model, latents[0], inputs["told"], mask_FHW=None, timestep=300.0, noise_CFHW=noise[0])
     assert float(loss) == pytest.approx(float(error.mean()), rel=1e-6)
 
 
 def test_every_clip_of_a_batch_has_its_own_timestep(inputs):
     model = Linear()
     latents, noise = inputs["latents"].expand(2, -1, -1, -1, -1), inputs["noise"].expand(2, -1, -1, -1, -1)
-    prompt = inputs["prompt"].expand(2, -1, -1)
-    both = location_error(model, latents, prompt, timestep_B=torch.tensor([100.0, 700.0]), noise_BCFHW=noise)
+    told = repeated(inputs["told"], 2)
+    both = location_error(model, latents, told, timestep_B=torch.tensor([100.0, 700.0]), noise_BCFHW=noise)
     for number, timestep in enumerate((100.0, 700.0)):
-        alone = location_error(model, latents[:1], prompt[:1], timestep_B=torch.tensor([timestep]), noise_BCFHW=noise[:1])
+        alone = location_error(model, latents[:1], part_of(told, slice(1)), timestep_B=torch.tensor([timestep]), noise_BCFHW=noise[:1])
         assert torch.allclose(both[number], alone[0])
 
 
@@ -129,7 +130,7 @@ def test_repeating_a_clip_in_time_leaves_the_loss_per_frame_and_not_the_literal_
         [
             float(
                 motion_weighted_loss(
-                    model, v["latents"], inputs["prompt"], mask_FHW=v["mask"], timestep=500.0, noise_CFHW=v["noise"], frame_norm=norm
+                    model, v["latents"], inputs["told"], mask_FHW=v["mask"], timestep=500.0, noise_CFHW=v["noise"], frame_norm=norm
                 )
             )
             for v in (inputs, twice)
@@ -143,7 +144,7 @@ def test_repeating_a_clip_in_time_leaves_the_loss_per_frame_and_not_the_literal_
 def test_draws_are_averaged_over_the_noise_that_all_clips_share(inputs):
     model = Linear()
     draws = [Draw(timestep=500.0, noise_seed=0), Draw(timestep=750.0, noise_seed=3)]
-    loss = mean_motion_weighted_loss(model, inputs["latents"], inputs["prompt"], mask_FHW=inputs["mask"], draws=draws)
+    loss = mean_motion_weighted_loss(model, inputs["latents"], inputs["told"], mask_FHW=inputs["mask"], draws=draws)
     singles = [
         written_out(model, inputs | {"noise": latent_noise(draw.noise_seed, (C, F, H, W))}, timestep=draw.timestep, mask=inputs["mask"])
         for draw in draws

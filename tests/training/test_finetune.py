@@ -16,10 +16,11 @@ from scipy import stats
 
 from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.conditioning import repeated, stacked
 from motive_pipeline.models.load import load_model
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records, publish_checkpoint
-from motive_pipeline.training.loop import Batches, finetune, learning_rate, shuffled_forever, step_draw
+from motive_pipeline.training.loop import Batches, Clip, finetune, learning_rate, shuffled_forever, step_draw
 from motive_pipeline.training.weights import MasterWeights, RunningMean
 from tests.curation_fixtures import clip_names, publish_latents, publish_table
 from tests.tiny_wan import build_model, save_tiny_wan
@@ -28,13 +29,13 @@ SETTINGS = Finetune(steps=6, batch_size=3, learning_rate=1e-3, caption_dropout=0
 WIDE, LONG = (2, 4, 4), (3, 4, 4)
 
 
-def make_clips(shapes: dict[str, tuple[int, int, int]], seed: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def make_clips(shapes: dict[str, tuple[int, int, int]], seed: int = 0) -> dict[str, Clip]:
     """Random latents of 16 channels and prompt embeddings, by clip id."""
     random = np.random.default_rng(seed)
     return {
         clip_id: (
             torch.from_numpy(random.standard_normal((16, *shape), dtype=np.float32)),
-            torch.from_numpy(random.standard_normal((8, 16), dtype=np.float32)),
+            {"prompt_embeds": torch.from_numpy(random.standard_normal((8, 16), dtype=np.float32))},
         )
         for clip_id, shape in shapes.items()
     }
@@ -61,7 +62,7 @@ def train_by_hand(model, clips, by_shape, settings: Finetune, training: int) -> 
         noise = torch.randn((settings.batch_size, 16, *shape), generator=draw.noise)
         sigma = (draw.timestep_B / 1000).view(-1, 1, 1, 1, 1)
         h = torch.stack([clips[i][0] for i in ids])
-        prompt = torch.stack([empty if drop else clips[i][1] for i, drop in zip(ids, draw.drop_caption_B, strict=True)])
+        prompt = stacked([empty if drop else clips[i][1] for i, drop in zip(ids, draw.drop_caption_B, strict=True)])
         velocity = model.predict((1 - sigma) * h + sigma * noise, draw.timestep_B, prompt)
         total = ((velocity - (noise - h)) ** 2).mean()
         gradients = torch.autograd.grad(total, parameters)
@@ -122,9 +123,9 @@ class Recording:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def predict(self, latents_BCFHW, timestep_B, prompt_BLE):
-        self.calls.append((latents_BCFHW.detach(), timestep_B, prompt_BLE))
-        return self._model.predict(latents_BCFHW, timestep_B, prompt_BLE)
+    def predict(self, latents_BCFHW, timestep_B, conditioning):
+        self.calls.append((latents_BCFHW.detach(), timestep_B, conditioning["prompt_embeds"]))
+        return self._model.predict(latents_BCFHW, timestep_B, conditioning)
 
 
 def test_noise_timesteps_and_dropped_captions_are_the_same_in_every_arm() -> None:
@@ -135,7 +136,7 @@ def test_noise_timesteps_and_dropped_captions_are_the_same_in_every_arm() -> Non
         model = Recording(build_model())
         finetune(model, {WIDE: list(names)}, lambda clip_id: (torch.zeros(16, *WIDE), CLIPS[clip_id][1]), settings, training=2)
         seen.append(model.calls)
-    empty = build_model().encode_prompt("")
+    empty = build_model().encode_prompt("")["prompt_embeds"]
     for (noise_a, t_a, prompt_a), (noise_b, t_b, prompt_b) in zip(*seen, strict=True):
         assert torch.equal(noise_a, noise_b)
         assert torch.equal(t_a, t_b)
@@ -246,7 +247,7 @@ def test_a_watched_training_has_the_same_bits(ema: float | None) -> None:
     def watch(_step: int, _has_mean: bool) -> None:
         latents, prompt = CLIPS["a"]
         with torch.no_grad():
-            watched.predict(latents[None], torch.tensor([500.0]), prompt[None])
+            watched.predict(latents[None], torch.tensor([500.0]), repeated(prompt, 1))
 
     every_second = settings.model_copy(update={"eval_every": 2})
     assert finetune(watched, BY_SHAPE, CLIPS.__getitem__, every_second, training=0, watch=watch) == losses
@@ -371,7 +372,11 @@ def make_workspace(
     ws = Workspace(load_config(file))
     names = clip_names(8)
     clips = dict(zip(names, CLIPS.values(), strict=True))
-    publish_latents(ws, {name: clip[0].numpy() for name, clip in clips.items()}, {name: clip[1].numpy() for name, clip in clips.items()})
+    publish_latents(
+        ws,
+        {name: clip[0].numpy() for name, clip in clips.items()},
+        {name: clip[1]["prompt_embeds"].numpy() for name, clip in clips.items()},
+    )
     for arm, chosen in {"full": names, "motive": names[:4], "random": names[3::-1], "no_mask": names[4:]}.items():
         publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": chosen, "rank": list(range(1, len(chosen) + 1))})
     return ws
