@@ -209,17 +209,18 @@ def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
-    """The base model's data version (its content hash) and figures for a person."""
+    """The base model's data version (its content hash) and figures for a person.
+
+    Raises:
+        MotiveError: the model cannot be used, or the settings do not fit it (:func:`require_fitting`).
+    """
+    require_fitting(ws)
     folder = model_folder(ws.config.model)
     return model_hash(ws), _facts(ws, folder, model_files(folder))
 
 
 def observe_base_encoders(ws: Workspace) -> tuple[str, dict[str, Any]]:
-    """The same for the part of the base model that encodes clips and captions.
-
-    Raises:
-        MotiveError: also where the settings do not fit the model (:func:`require_fitting`).
-    """
+    """The same for the part of the base model that encodes clips and captions."""
     require_fitting(ws)
     folder = model_folder(ws.config.model)
     encoders = model_family(folder, "model.path").encoders

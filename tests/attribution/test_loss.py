@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from diffusers import CogVideoXDDIMScheduler
 
 from motive_pipeline.attribution.loss import Draw, location_error, mean_motion_weighted_loss, motion_weighted_loss, noised
 from motive_pipeline.attribution.noise import latent_noise
@@ -86,6 +87,24 @@ def test_a_model_with_epsilon_prediction_is_noised_by_its_own_schedule(inputs):
         model, inputs["latents"], inputs["told"], mask_FHW=inputs["mask"], timestep=640.0, noise_CFHW=inputs["noise"]
     )
     assert float(loss) == pytest.approx(written_out(model, inputs, timestep=640.0, mask=inputs["mask"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("timestep", [0.0, 250.4, 640.0, 998.6, 1000.0])
+def test_noise_and_target_are_those_of_diffusers_schedule(inputs, prediction, timestep):
+    """CogVideoX's own schedule, whose last alpha is 0; the model is told the timestep that the noise is of."""
+    kind = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
+    scheduler = CogVideoXDDIMScheduler(prediction_type=kind, rescale_betas_zero_snr=True, snr_shift_scale=1.0)
+    model = Linear(prediction, scheduler.alphas_cumprod)
+    latents, noise = inputs["latents"][None], inputs["noise"][None]
+    step = torch.tensor([min(round(timestep), 999)])
+    noisy, target = noised(model, latents, noise, torch.tensor([timestep]))
+    torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, step), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        target, noise if prediction == "epsilon" else scheduler.get_velocity(latents, noise, step), rtol=1e-5, atol=1e-5
+    )
+    location_error(model, latents, repeated(inputs["told"], 1), timestep_B=torch.tensor([timestep]), noise_BCFHW=noise)
+    assert model.seen[1].tolist() == step.tolist()
 
 
 def test_the_mask_weighs_the_error_and_never_the_input(inputs):

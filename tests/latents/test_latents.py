@@ -14,6 +14,7 @@ from motive_pipeline.models.load import load_model
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.video.decode import FrameRule, read_clip
 from tests.clip_fixtures import catalogued, cut, moving_square, noise, project, write_project, write_video
+from tests.tiny_families import build_ltx, save_tiny
 
 
 def model_of(ws):
@@ -142,6 +143,30 @@ def test_latents_that_are_not_kept_are_encoded_again_to_the_same_bits(ws, tmp_pa
         assert torch.equal(again[1]["prompt_embeds"], told["prompt_embeds"])
     assert publish_latents(project(tmp_path, engine={"keep_latents": False}), role="clip").counts.computed == 0
     assert publish_latents(project(tmp_path), role="clip").counts.computed == 0
+
+
+def test_all_that_a_model_is_told_of_a_caption_is_kept_with_the_latents_or_made_again(tmp_path):
+    """LTX-Video is told which tokens are padding, and the frame rate."""
+    write_project(tmp_path)
+    settings = {
+        "model": {"path": str(save_tiny(build_ltx, tmp_path / "ltx")), "max_prompt_tokens": 8},
+        "clips": {"height": 64, "min_frames": 9},
+    }
+    ws = catalogued(project(tmp_path, **settings))
+    kept = publish_latents(ws, role="clip")
+    found = LatentSet(ws, "clip")
+    captions = ws.published("clip_catalog").table("catalog").set_index("clip_id")["caption"]
+    lean = project(tmp_path, engine={"keep_latents": False}, **settings)
+    assert publish_latents(lean, role="clip").data_version == kept.data_version
+    for clip_id in found.clip_ids:
+        expected = model_of(ws).encode_prompt(captions[clip_id])
+        assert expected.keys() == {"prompt_embeds", "prompt_attention_mask", "frame_rate"}
+        assert float(expected["frame_rate"]) == ws.config.clips.fps == 8
+        for told in (found.get(clip_id)[1], LatentSet(lean, "clip").get(clip_id)[1]):
+            assert told.keys() == expected.keys()
+            for name, tensor in expected.items():
+                assert told[name].dtype == tensor.dtype
+                assert torch.equal(told[name], tensor), name
 
 
 def test_latents_that_are_not_kept_and_come_out_different_are_refused(ws, tmp_path):

@@ -27,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 def blur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The example as the module ``blur``, with its entry among the families."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(code.splitlines()) < 100
+    assert len(code.splitlines()) < 80
     (tmp_path / "blur.py").write_text(code, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("blur", tmp_path / "blur.py")
     module = importlib.util.module_from_spec(spec)

@@ -1,11 +1,15 @@
 """LTX-Video and CogVideoX against diffusers' own pipelines, on random ones: what is encoded, decoded and given to the transformer."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece as spm
 import torch
+from diffusers import CogVideoXDPMScheduler
+from transformers import T5Tokenizer
 
 from motive_pipeline.attribution.gradient import ClipGradient
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
@@ -15,11 +19,12 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.cogvideox import CogVideoXModel
 from motive_pipeline.models.conditioning import repeated
 from motive_pipeline.models.diffusers_model import DiffusersModel
+from motive_pipeline.models.fit import require_words
 from motive_pipeline.models.load import load_model
 from motive_pipeline.models.ltx import LTXModel
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.training.loop import finetune
-from tests.tiny_families import COG_TOKENS, build_cogvideox, build_ltx, cogvideox_model, ltx_model, save_tiny
+from tests.tiny_families import COG_TOKENS, SETTINGS, build_cogvideox, build_ltx, cogvideox_model, ltx_model, save_tiny
 
 SIZE = {"num_frames": 9, "height": 64, "width": 96}
 DRAWS = [Draw(timestep=500.0, noise_seed=0), Draw(timestep=800.0, noise_seed=1)]
@@ -176,6 +181,17 @@ def test_the_noise_of_a_vae_that_adds_some_is_the_same_in_every_batch():
     assert np.array_equal(model.decode_latents(latents), model.decode_latents(latents))
 
 
+def test_cogvideox_samples_with_the_other_scheduler_too():
+    model = cogvideox_model()
+    model.pipeline.scheduler = CogVideoXDPMScheduler.from_config(model.pipeline.scheduler.config)
+    again = CogVideoXModel(model.pipeline, max_prompt_tokens=COG_TOKENS, **SETTINGS)
+    assert again.prediction == "v"
+    torch.testing.assert_close(again.alphas_cumprod, model.alphas_cumprod)
+    videos = [again.generate(["a red circle"], seeds=[seed], num_steps=2, guidance=1.0, **SIZE)[0] for seed in (0, 0, 1)]
+    assert np.array_equal(videos[0], videos[1])
+    assert not np.array_equal(videos[0], videos[2])
+
+
 def test_ltx_is_told_the_frame_rate_of_its_clips_and_which_tokens_are_padding():
     slow, fast = ltx_model(frame_rate=8.0), ltx_model(frame_rate=24.0)
     told = [model.encode_prompt("red") for model in (slow, fast)]
@@ -236,3 +252,37 @@ def test_it_is_loaded_from_a_folder_and_saved_as_a_checkpoint(tmp_path, build, t
     assert (tmp_path / "checkpoint/vae/config.json").samefile(tmp_path / "model/vae/config.json")
     with pytest.raises(MotiveError, match=r"model\.expert = 'transformer_2': the model .* has one expert"):
         load_model(settings.model_copy(update={"expert": "transformer_2"}), threads=1, path=tmp_path / "model")
+
+
+def test_a_vocabulary_of_sentencepiece_alone_is_read(tmp_path):
+    """As the published tokenizers of both families have it: spiece.model, no tokenizer.json."""
+    words = [
+        "a",
+        "red",
+        "blue",
+        "circle",
+        "square",
+        "moves",
+        "left",
+        "right",
+        "grows",
+        "shrinks",
+        "over",
+        "the",
+        "table",
+        "with",
+        "slow",
+        "waves",
+    ]
+    lines = [" ".join(words[start:] + words[:start]) for start in range(len(words))] * 20
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "spiece"), vocab_size=60, hard_vocab_limit=False, minloglevel=2,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+    )  # fmt: skip
+    settings = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "extra_ids": 0}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    require_words(tmp_path, "T5Tokenizer", num_embeddings=100)
+    tokenizer = T5Tokenizer.from_pretrained(tmp_path, local_files_only=True)
+    plain = spm.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model"))
+    for text in ("a red circle", "slow waves over the table"):
+        assert tokenizer(text).input_ids == [*plain.encode(text), 1]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline.config import Config, parse_config
+from motive_pipeline.config import Config, load_config, parse_config
 from motive_pipeline.errors import ConfigError, MotiveError
 from motive_pipeline.latents.stage import publish_latents
 from motive_pipeline.models.folder import model_family
 from motive_pipeline.models.input_rules import InputRules, cogvideox_rules, ltx_rules, require_fitting_settings, wan_rules
-from motive_pipeline.models.load import observe_base_encoders
+from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.video.decode import FrameRule
 from tests.clip_fixtures import project
@@ -41,6 +41,14 @@ def test_the_published_models_have_these_rules():
     assert (COGVIDEOX.frame_step, COGVIDEOX.side_multiple, COGVIDEOX.prompt_tokens) == (8, 16, (226, 226))
     assert (COGVIDEOX.grid.temporal_stride, COGVIDEOX.grid.spatial_stride) == (4, 8)
     assert ltx_rules({"spatial_compression_ratio": 32, "temporal_compression_ratio": 8, "patch_size": 1}, {}).side_multiple == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [("wan2.1-t2v-1.3b", wan_rules({}, {})), ("wan2.2-ti2v-5b", WAN_5B), ("ltx-video-2b", LTX), ("cogvideox-2b", COGVIDEOX)],
+)
+def test_the_configs_fit_their_models(name, rules):
+    require_fitting_settings(rules, load_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml"), "")
 
 
 def test_sides_are_multiples_of_stride_times_patch():
@@ -87,7 +95,13 @@ def test_cogvideox_1_5_is_refused():
 
 
 @pytest.mark.parametrize(
-    "stage", [observe_base_encoders, lambda ws: publish_latents(ws, role="clip"), lambda ws: publish_motion_masks(ws, role="clip")]
+    "stage",
+    [
+        observe_base_encoders,
+        observe_base_model,
+        lambda ws: publish_latents(ws, role="clip"),
+        lambda ws: publish_motion_masks(ws, role="clip"),
+    ],
 )
 def test_no_clip_is_read_for_a_model_that_does_not_take_it(tiny_model, tmp_path, stage):
     """There are no clips at all here, so whoever looks for them first fails otherwise."""
