@@ -53,6 +53,7 @@ def _is_not(key: str, value: object) -> Callable[[Project], bool]:
 
 
 def _both(one: Callable[[Project], bool], other: Callable[[Project], bool]) -> Switch:
+    """Whether both conditions hold."""
     return lambda project: one(project) and other(project)
 
 
