@@ -74,6 +74,11 @@ class Clip:
     prompt_LE: torch.Tensor
     mask_FHW: torch.Tensor
 
+    @property
+    def conditioning(self) -> dict[str, torch.Tensor]:
+        """What a model is told of the clip."""
+        return {"prompt_embeds": self.prompt_LE}
+
 
 def demo_settings(*, seed: int, split: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """``motive.yaml`` with another generator seed and split, and with ``overrides`` by dotted key."""

@@ -76,7 +76,7 @@ def built(name: str) -> tuple[VideoModel, Clip]:
     channels, frames, height, width = TINY_LATENTS_CFHW
     return model, Clip(
         latents_CFHW=torch.randn(channels, frames, height, width, generator=draw),
-        prompt_LE=model.encode_prompt("a small yellow ringed disc on a teal wavy background"),
+        conditioning=model.encode_prompt("a small yellow ringed disc on a teal wavy background"),
         mask_FHW=torch.rand(frames, height, width, generator=draw),
     )
 
@@ -84,7 +84,7 @@ def built(name: str) -> tuple[VideoModel, Clip]:
 def gradient_pass(model: VideoModel, clip: Clip, draws: int | None, at_once: int) -> Callable[[], object]:
     """The projected gradient of the clip: one draw, or so many."""
     gradient = build_clip_gradient(model, config.Gradient(draws=draws, draws_at_once=at_once))
-    return lambda: gradient(clip.latents_CFHW, clip.prompt_LE, clip.mask_FHW)
+    return lambda: gradient(clip.latents_CFHW, clip.conditioning, clip.mask_FHW)
 
 
 def peak_mb(name: str, at_once: int, arguments: argparse.Namespace) -> float:

@@ -39,7 +39,7 @@ def main() -> None:
     for role, spec in specs:
         length = int(random.choice(LENGTHS)) if role == "clip" else LENGTHS[-1]
         inputs = loss_inputs(model, render_clip(spec)[:length], caption(spec))
-        found = gradient(inputs.latents_CFHW, inputs.prompt_LE, inputs.mask_FHW)
+        found = gradient(inputs.latents_CFHW, inputs.conditioning, inputs.mask_FHW)
         if role == "query":
             query_QP.append(found.gradient_P)
         elif found.norm > 0:

@@ -95,11 +95,11 @@ def lines_of(name: str, costs: dict[str, list[Cost]], peaks: dict[str, float], f
 def bare_pass(model: WanModel) -> Callable[[], None]:
     """Forward, mean squared error, backward; then the gradients are dropped."""
     latents_BCFHW, target_BCFHW = random(LATENTS_CFHW, model.device)[None], random(LATENTS_CFHW, model.device)[None]
-    prompt_BLE = random(PROMPT_LE, model.device)[None]
+    conditioning = {"prompt_embeds": random(PROMPT_LE, model.device)[None]}
     timestep_B = torch.tensor([500.0], device=model.device)
 
     def run() -> None:
-        torch.nn.functional.mse_loss(model.predict(latents_BCFHW, timestep_B, prompt_BLE), target_BCFHW).backward()
+        torch.nn.functional.mse_loss(model.predict(latents_BCFHW, timestep_B, conditioning), target_BCFHW).backward()
         for parameter in model.transformer.parameters():
             parameter.grad = None
 
@@ -123,8 +123,9 @@ def projected_pass(model: WanModel, projection: str) -> Callable[[], None]:
     """What the pipeline does for one clip, from latents in memory to the unit row."""
     gradient = build_clip_gradient(model, config.Gradient.model_validate({"projection": projection}))
     cpu = torch.device("cpu")
-    latents_CFHW, prompt_LE, mask_FHW = random(LATENTS_CFHW, cpu), random(PROMPT_LE, cpu), torch.rand(LATENTS_CFHW[1:])
-    return lambda: gradient(latents_CFHW, prompt_LE, mask_FHW) and None
+    latents_CFHW, mask_FHW = random(LATENTS_CFHW, cpu), torch.rand(LATENTS_CFHW[1:])
+    conditioning = {"prompt_embeds": random(PROMPT_LE, cpu)}
+    return lambda: gradient(latents_CFHW, conditioning, mask_FHW) and None
 
 
 def timed(ways: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[Cost]]:
@@ -166,7 +167,7 @@ def projected_cosines(model: WanModel, clips: list[common.Clip], projection: str
 
 
 def row_of(gradient, clip: common.Clip) -> np.ndarray:
-    return gradient(clip.latents_CFHW, clip.prompt_LE, clip.mask_FHW).gradient_P
+    return gradient(clip.latents_CFHW, clip.conditioning, clip.mask_FHW).gradient_P
 
 
 def peak_of(way: str, arguments: argparse.Namespace) -> float:

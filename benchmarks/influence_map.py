@@ -24,6 +24,7 @@ from motive_pipeline.attribution.influence_map import InfluenceMaps
 from motive_pipeline.attribution.loss import Draw, location_error
 from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.attribution.weight_direction import LossInputs
+from motive_pipeline.models.conditioning import on_device, repeated
 from motive_pipeline.models.wan import WanModel
 
 AIM = 2.2
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
 def ways_of(model: WanModel, num_clips: int, num_draws: int) -> dict[str, Callable[[], None]]:
     """Mapping the clips along a direction that is there; the same from the query on; one forward pass for each clip and draw."""
     query, *clips = (
-        LossInputs(latents_CFHW=clip.latents_CFHW, prompt_LE=clip.prompt_LE, mask_FHW=clip.mask_FHW)
+        LossInputs(latents_CFHW=clip.latents_CFHW, conditioning=clip.conditioning, mask_FHW=clip.mask_FHW)
         for clip in common.drawn_clips(num_clips + 1)
     )
     draws = [Draw(timestep=1000 * (number + 0.5) / num_draws, noise_seed=number) for number in range(num_draws)]
@@ -84,7 +85,7 @@ def ways_of(model: WanModel, num_clips: int, num_draws: int) -> dict[str, Callab
                 location_error(
                     model,
                     clip.latents_CFHW[None].to(model.device),
-                    clip.prompt_LE[None].to(model.device),
+                    on_device(repeated(clip.conditioning, 1), model.device),
                     timestep_B=torch.tensor([draw.timestep], device=model.device),
                     noise_BCFHW=latent_noise(draw.noise_seed, common.LATENTS_CFHW)[None].to(model.device),
                 )

@@ -101,7 +101,9 @@ def loss_inputs(model: VideoModel, frames_THWC: np.ndarray, text: str) -> LossIn
     motion = Motion()
     field = motion_field(frames_THWC, build_tracker(motion, device="cpu", threads=1), MaskRule.of(motion))
     return LossInputs(
-        latents_CFHW=model.encode_video(frames_THWC), prompt_LE=model.encode_prompt(text), mask_FHW=torch.from_numpy(field.mask(model.grid))
+        latents_CFHW=model.encode_video(frames_THWC),
+        conditioning=model.encode_prompt(text),
+        mask_FHW=torch.from_numpy(field.mask(model.grid)),
     )
 
 

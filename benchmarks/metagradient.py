@@ -26,6 +26,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.config import Finetune
+from motive_pipeline.models.conditioning import Conditioning, stacked
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.training.loop import Batches, ReadClip, Shape, learning_rate, step_draw
 
@@ -39,7 +40,7 @@ class Batch:
 
     clip_ids: Sequence[str]
     latents_BCFHW: Float[torch.Tensor, "B C F H W"]
-    prompt_BLE: Float[torch.Tensor, "B L E"]
+    conditioning: Conditioning
     timestep_B: Float[torch.Tensor, " B"]
     noise_BCFHW: Float[torch.Tensor, "B C F H W"]
 
@@ -57,19 +58,19 @@ def training_batches(
     model: VideoModel, clips: Mapping[Shape, Sequence[str]], read_clip: ReadClip, settings: Finetune, *, order: int
 ) -> list[Batch]:
     """The batches of ``finetune`` (training/loop.py) with ``training=order``: the same clips, timesteps, noises and dropped captions."""
-    stream, no_caption_LE = Batches(clips, order), model.encode_prompt("")
+    stream, no_caption = Batches(clips, order), model.encode_prompt("")
     found = []
     for step in range(settings.steps):
         draw = step_draw(order, step, settings)
         clip_ids = stream.take(draw.group, settings.batch_size)
         latents, prompts = zip(*(read_clip(clip_id) for clip_id in clip_ids), strict=True)
         latents_BCFHW = torch.stack(latents)
-        prompt_BLE = torch.stack([no_caption_LE if drop else prompt for prompt, drop in zip(prompts, draw.drop_caption_B, strict=True)])
+        conditioning = stacked([no_caption if drop else own for own, drop in zip(prompts, draw.drop_caption_B, strict=True)])
         found.append(
             Batch(
                 clip_ids=clip_ids,
                 latents_BCFHW=latents_BCFHW,
-                prompt_BLE=prompt_BLE,
+                conditioning=conditioning,
                 timestep_B=draw.timestep_B,
                 noise_BCFHW=torch.randn(latents_BCFHW.shape, generator=draw.noise),
             )
@@ -79,7 +80,7 @@ def training_batches(
 
 def batch_losses(model: VideoModel, batch: Batch) -> Float[torch.Tensor, " B"]:
     """The training loss of each clip of the batch."""
-    error_BFHW = location_error(model, batch.latents_BCFHW, batch.prompt_BLE, timestep_B=batch.timestep_B, noise_BCFHW=batch.noise_BCFHW)
+    error_BFHW = location_error(model, batch.latents_BCFHW, batch.conditioning, timestep_B=batch.timestep_B, noise_BCFHW=batch.noise_BCFHW)
     return error_BFHW.mean(dim=(1, 2, 3))
 
 

@@ -70,7 +70,7 @@ def ours(projection: str) -> Callable[[WanModel, list[common.Clip]], Features]:
 
     def prepare(model: WanModel, clips: list[common.Clip]) -> Features:
         gradient = build_clip_gradient(model, config.Gradient.model_validate({"projection": projection}))
-        return lambda: np.stack([gradient(c.latents_CFHW, c.prompt_LE, c.mask_FHW).gradient_P[:PROJ_DIM] for c in clips])
+        return lambda: np.stack([gradient(c.latents_CFHW, c.conditioning, c.mask_FHW).gradient_P[:PROJ_DIM] for c in clips])
 
     return prepare
 

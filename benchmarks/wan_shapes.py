@@ -226,13 +226,13 @@ def projected_pass(model: WanModel, arguments: argparse.Namespace, *, dropped: b
     return lambda: gradient(*given)
 
 
-def clip(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random latents, prompt embedding and mask."""
+def clip(arguments: argparse.Namespace) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+    """Random latents, conditioning and mask."""
     latents_CFHW = latents_shape(arguments)
     random = torch.Generator().manual_seed(0)
     return (
         torch.randn(latents_CFHW, generator=random),
-        torch.randn(PROMPT_TOKENS[arguments.device], COMMON["text_dim"], generator=random),
+        {"prompt_embeds": torch.randn(PROMPT_TOKENS[arguments.device], COMMON["text_dim"], generator=random)},
         torch.rand(latents_CFHW[1:], generator=random),
     )
 

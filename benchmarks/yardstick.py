@@ -121,11 +121,11 @@ class Targets:
         return torch.stack([*(self._gradient(model, query_id) for query_id in self.query_ids), torch.stack(held_out).mean(dim=0)])
 
     def _gradient(self, model: VideoModel, query_id: str) -> Float[torch.Tensor, " D"]:
-        latents_CFHW, prompt_LE = self._latents.get(query_id)
+        latents_CFHW, conditioning = self._latents.get(query_id)
         loss = mean_motion_weighted_loss(
             model,
             latents_CFHW,
-            prompt_LE,
+            conditioning,
             mask_FHW=self._masks.get(query_id),
             draws=self._held_out.draws,
             frame_norm=self._frame_norm,

@@ -153,9 +153,10 @@ def _has_decoder(name: str) -> bool:
 
 
 def _model(config: Config | None) -> tuple[Finding, _Model | None]:
-    """Whether the base model is whole on this machine, and its size. All of its weights are read."""
+    """Whether the base model is whole on this machine and takes what the settings ask for, and its size. All of its weights are read."""
     from motive_pipeline import config as sections
-    from motive_pipeline.models.folder import components, model_folder, named
+    from motive_pipeline.models.folder import components, input_rules, model_folder, named
+    from motive_pipeline.models.input_rules import require_fitting_settings
     from motive_pipeline.models.sound import require_finite_weights, require_fits
 
     section = config.model if config is not None else sections.Model(path="tiny")
@@ -167,6 +168,8 @@ def _model(config: Config | None) -> tuple[Finding, _Model | None]:
         parts = components(folder, what)
         require_fits(parts, what)
         require_finite_weights(parts, what)
+        if config is not None:
+            require_fitting_settings(input_rules(section), config, what)
         model = _size(folder, section.expert)
     except (MotiveError, OSError, ValueError) as error:
         return Finding(status="fail", about="model", detail=" ".join(str(error).split())), None

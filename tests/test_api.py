@@ -117,9 +117,9 @@ class Linear(motive_pipeline.VideoModel):
         torch.manual_seed(0)
         self.transformer, self.device = torch.nn.Linear(4, 4), torch.device("cpu")
 
-    def predict(self, latents_BCFHW, timestep_B, prompt_BLE):
+    def predict(self, latents_BCFHW, timestep_B, conditioning):
         mixed = self.transformer(latents_BCFHW.movedim(1, -1)).movedim(-1, 1)
-        return mixed + prompt_BLE.mean(dim=(1, 2)).view(-1, 1, 1, 1, 1)
+        return mixed + conditioning["prompt_embeds"].mean(dim=(1, 2)).view(-1, 1, 1, 1, 1)
 
 
 def test_the_gradient_of_ones_own_model_is_autograds():
@@ -127,12 +127,12 @@ def test_the_gradient_of_ones_own_model_is_autograds():
     latents, prompt = torch.randn(4, 2, 3, 3, generator=generator), torch.randn(5, 6, generator=generator)
     mask = torch.rand(2, 3, 3, generator=generator)
     settings = motive_pipeline.Gradient(timestep=250, projection="exact")
-    feature = motive_pipeline.build_clip_gradient(model, settings)(latents, prompt, mask)
+    feature = motive_pipeline.build_clip_gradient(model, settings)(latents, {"prompt_embeds": prompt}, mask)
 
     from motive_pipeline.attribution.noise import latent_noise
 
     noise = latent_noise(0, (4, 2, 3, 3))
-    velocity = model.predict((0.75 * latents + 0.25 * noise)[None], torch.tensor([250.0]), prompt[None])[0]
+    velocity = model.predict((0.75 * latents + 0.25 * noise)[None], torch.tensor([250.0]), {"prompt_embeds": prompt[None]})[0]
     loss = (mask * (velocity - (noise - latents)).square().mean(dim=0)).mean()
     named = dict(zip(("bias", "weight"), torch.autograd.grad(loss, (model.transformer.bias, model.transformer.weight)), strict=True))
     expected = torch.cat([named[name].flatten() for name in sorted(named)])

@@ -11,19 +11,20 @@ import torch
 
 from motive_pipeline.config import Finetune, load_config
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.training.loop import Clip
 from tests.curation_fixtures import clip_names, publish_latents, publish_table
 
 SETTINGS = Finetune(steps=6, batch_size=3, learning_rate=1e-3, caption_dropout=0.3, warmup_share=0.5)
 WIDE, LONG = (2, 4, 4), (3, 4, 4)
 
 
-def make_clips(shapes: dict[str, tuple[int, int, int]], seed: int = 0) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def make_clips(shapes: dict[str, tuple[int, int, int]], seed: int = 0) -> dict[str, Clip]:
     """Random latents of 16 channels and prompt embeddings, by clip id."""
     random = np.random.default_rng(seed)
     return {
         clip_id: (
             torch.from_numpy(random.standard_normal((16, *shape), dtype=np.float32)),
-            torch.from_numpy(random.standard_normal((8, 16), dtype=np.float32)),
+            {"prompt_embeds": torch.from_numpy(random.standard_normal((8, 16), dtype=np.float32))},
         )
         for clip_id, shape in shapes.items()
     }
@@ -58,7 +59,11 @@ def make_workspace(
     ws = Workspace(load_config(file))
     names = clip_names(8)
     clips = dict(zip(names, CLIPS.values(), strict=True))
-    publish_latents(ws, {name: clip[0].numpy() for name, clip in clips.items()}, {name: clip[1].numpy() for name, clip in clips.items()})
+    publish_latents(
+        ws,
+        {name: clip[0].numpy() for name, clip in clips.items()},
+        {name: clip[1]["prompt_embeds"].numpy() for name, clip in clips.items()},
+    )
     for arm, chosen in {"full": names, "motive": names[:4], "random": names[3::-1], "no_mask": names[4:]}.items():
         publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": chosen, "rank": list(range(1, len(chosen) + 1))})
     return ws

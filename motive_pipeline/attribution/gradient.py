@@ -28,6 +28,7 @@ from motive_pipeline.attribution.streaming import (
 )
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.checkpointing import Checkpointing
+from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.protocol import VideoModel
 
 
@@ -90,7 +91,7 @@ class ClipGradient:
     def __call__(
         self,
         latents_CFHW: Float[torch.Tensor, "C F h w"],
-        prompt_LE: Float[torch.Tensor, "L E"],
+        conditioning: Conditioning,
         mask_FHW: Float[torch.Tensor, "F h w"] | None,
     ) -> Feature:
         """Run one forward and one backward pass for each batch of draws.
@@ -99,7 +100,7 @@ class ClipGradient:
             RejectRow: ``non_finite_gradient``, or ``out_of_memory`` (tried again in the next run).
         """
         with reject_on_oom(latents_CFHW):
-            projected = [self._deterministic(partial(self._project, latents_CFHW, prompt_LE, mask_FHW, batch)) for batch in self.batches]
+            projected = [self._deterministic(partial(self._project, latents_CFHW, conditioning, mask_FHW, batch)) for batch in self.batches]
         norms = [each.norm for each in projected]
         if self.keeps_draws:
             unit_BP = np.stack([_unit_length(each.entries_P) for each in projected])
@@ -108,13 +109,13 @@ class ClipGradient:
         return Feature(gradient_P=_unit_length(mean.entries_P), norm=_finite(mean.norm))
 
     def _project(
-        self, latents_CFHW: torch.Tensor, prompt_LE: torch.Tensor, mask_FHW: torch.Tensor | None, draws: Sequence[Draw]
+        self, latents_CFHW: torch.Tensor, conditioning: Conditioning, mask_FHW: torch.Tensor | None, draws: Sequence[Draw]
     ) -> Projected:
         self.projector.start(self._sizes)
         streamed = streamed_gradients(self.model.transformer, self._chosen, self._take, checkpointing=self.checkpointing)
         with streamed, self._factored.sketching():
             loss = mean_motion_weighted_loss(
-                self.model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=draws, frame_norm=self.frame_norm
+                self.model, latents_CFHW, conditioning, mask_FHW=mask_FHW, draws=draws, frame_norm=self.frame_norm
             )
             loss.backward()
         self._factored.give_to(self.projector.add)

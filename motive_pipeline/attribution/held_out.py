@@ -90,11 +90,11 @@ class HeldOutLoss:
         Raises:
             RejectRow: as in :meth:`losses`.
         """
-        latents_CFHW, prompt_LE = self._latents.get(query.clip_id)
+        latents_CFHW, conditioning = self._latents.get(query.clip_id)
         mask_FHW = self._masks.get(query.clip_id)
         with torch.no_grad():  # one draw at a time: the memory of one pass
             pairs = [
-                masked_and_plain_loss(model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draw=draw, frame_norm=self._frame_norm)
+                masked_and_plain_loss(model, latents_CFHW, conditioning, mask_FHW=mask_FHW, draw=draw, frame_norm=self._frame_norm)
                 for draw in self.draws
             ]
         masked_B, plain_B = (torch.stack(side).double().cpu().numpy() for side in zip(*pairs, strict=True))

@@ -147,7 +147,7 @@ class InfluenceMaps:
         total_FHW = torch.zeros(clip.latents_CFHW.shape[1:], dtype=torch.float64, device=self._model.device)
         for start in range(0, len(self._draws), self._at_once):
             draws = self._draws[start : start + self._at_once]
-            total_FHW += errors_of_draws(self._model, clip.latents_CFHW, clip.prompt_LE, draws).double().sum(dim=0)
+            total_FHW += errors_of_draws(self._model, clip.latents_CFHW, clip.conditioning, draws).double().sum(dim=0)
         error_FHW = total_FHW / len(self._draws)
         if clip.mask_FHW is not None:
             error_FHW = error_FHW * clip.mask_FHW.to(error_FHW)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from motive_pipeline import config
 from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.config.timesteps import TimestepRange
+from motive_pipeline.models.conditioning import Conditioning, on_device, repeated
 from motive_pipeline.models.protocol import VideoModel
 
 FrameNorm = Literal["per_frame", "paper_literal"]
@@ -55,34 +56,47 @@ def noised(
     """The noisy latents that the model sees at ``timestep_B``, and what it should predict from them.
 
     Flow: z_t = (1 - sigma) h + sigma eps with sigma = timestep / 1000 (no shift), target eps - h. Epsilon prediction:
-    z_t = sqrt(a) h + sqrt(1 - a) eps with a the cumulative alpha of the model's schedule at the nearest timestep, target eps.
+    z_t = sqrt(a) h + sqrt(1 - a) eps with a the cumulative alpha of the model's schedule at the nearest timestep, target eps. v-prediction
+    (Salimans and Ho 2022, arXiv 2202.00512): the same z_t, target v = sqrt(a) eps - sqrt(1 - a) h.
     """
     if model.prediction == "flow":
         sigma = (timestep_B / 1000.0).view(-1, 1, 1, 1, 1)
         return (1.0 - sigma) * latents_BCFHW + sigma * noise_BCFHW, noise_BCFHW - latents_BCFHW
-    assert model.alphas_cumprod is not None, "a model with epsilon prediction has a schedule"
-    step_B = timestep_B.round().long().clamp(0, len(model.alphas_cumprod) - 1).to(model.alphas_cumprod.device)
+    assert model.alphas_cumprod is not None
+    step_B = on_schedule(model, timestep_B).long().to(model.alphas_cumprod.device)
     alpha = model.alphas_cumprod[step_B].to(latents_BCFHW).view(-1, 1, 1, 1, 1)
-    return alpha.sqrt() * latents_BCFHW + (1.0 - alpha).sqrt() * noise_BCFHW, noise_BCFHW
+    noisy_BCFHW = alpha.sqrt() * latents_BCFHW + (1.0 - alpha).sqrt() * noise_BCFHW
+    if model.prediction == "epsilon":
+        return noisy_BCFHW, noise_BCFHW
+    return noisy_BCFHW, alpha.sqrt() * noise_BCFHW - (1.0 - alpha).sqrt() * latents_BCFHW
+
+
+def on_schedule(model: VideoModel, timestep_B: Float[torch.Tensor, " B"]) -> Float[torch.Tensor, " B"]:
+    """The timesteps that the model is told: as they are for flow, else the nearest of its noise schedule."""
+    if model.prediction == "flow":
+        return timestep_B
+    assert model.alphas_cumprod is not None, "a model with epsilon or v prediction has a schedule"
+    return timestep_B.round().clamp(0, len(model.alphas_cumprod) - 1)
 
 
 def location_error(
     model: VideoModel,
     latents_BCFHW: Float[torch.Tensor, "B C F h w"],
-    prompt_BLE: Float[torch.Tensor, "B L E"],
+    conditioning: Conditioning,
     *,
     timestep_B: Float[torch.Tensor, " B"],
     noise_BCFHW: Float[torch.Tensor, "B C F h w"],
 ) -> Float[torch.Tensor, "B F h w"]:
     """Squared error of the model's prediction at each location, mean over channels (L~ of eq. 15). Its plain mean is the training loss."""
     noisy_BCFHW, target_BCFHW = noised(model, latents_BCFHW, noise_BCFHW, timestep_B)
-    return (model.predict(noisy_BCFHW, timestep_B, prompt_BLE) - target_BCFHW).square().mean(dim=1)
+    predicted_BCFHW = model.predict(noisy_BCFHW, on_schedule(model, timestep_B), conditioning)
+    return (predicted_BCFHW - target_BCFHW).square().mean(dim=1)
 
 
 def motion_weighted_loss(
     model: VideoModel,
     latents_CFHW: Float[torch.Tensor, "C F h w"],
-    prompt_LE: Float[torch.Tensor, "L E"],
+    conditioning: Conditioning,
     *,
     mask_FHW: Float[torch.Tensor, "F h w"] | None,
     timestep: float,
@@ -97,7 +111,7 @@ def motion_weighted_loss(
     error_1FHW = location_error(
         model,
         latents_CFHW[None].to(device),
-        prompt_LE[None].to(device),
+        on_device(repeated(conditioning, 1), device),
         timestep_B=torch.tensor([timestep], dtype=torch.float32, device=device),
         noise_BCFHW=noise_CFHW[None].to(device),
     )
@@ -107,32 +121,32 @@ def motion_weighted_loss(
 def mean_motion_weighted_loss(
     model: VideoModel,
     latents_CFHW: Float[torch.Tensor, "C F h w"],
-    prompt_LE: Float[torch.Tensor, "L E"],
+    conditioning: Conditioning,
     *,
     mask_FHW: Float[torch.Tensor, "F h w"] | None,
     draws: Sequence[Draw],
     frame_norm: FrameNorm = "per_frame",
 ) -> Float[torch.Tensor, ""]:
     """:func:`motion_weighted_loss` averaged over ``draws``, which go through the model as one batch."""
-    return _weighted(errors_of_draws(model, latents_CFHW, prompt_LE, draws), mask_FHW, frame_norm).mean()
+    return _weighted(errors_of_draws(model, latents_CFHW, conditioning, draws), mask_FHW, frame_norm).mean()
 
 
 def masked_and_plain_loss(
     model: VideoModel,
     latents_CFHW: Float[torch.Tensor, "C F h w"],
-    prompt_LE: Float[torch.Tensor, "L E"],
+    conditioning: Conditioning,
     *,
     mask_FHW: Float[torch.Tensor, "F h w"],
     draw: Draw,
     frame_norm: FrameNorm = "per_frame",
 ) -> tuple[Float[torch.Tensor, ""], Float[torch.Tensor, ""]]:
     """The motion-weighted loss at one draw, and the plain loss that training minimises, from one forward pass."""
-    error_1FHW = errors_of_draws(model, latents_CFHW, prompt_LE, [draw])
+    error_1FHW = errors_of_draws(model, latents_CFHW, conditioning, [draw])
     return _weighted(error_1FHW, mask_FHW, frame_norm).mean(), _weighted(error_1FHW, None, "per_frame").mean()
 
 
 def errors_of_draws(
-    model: VideoModel, latents_CFHW: Float[torch.Tensor, "C F h w"], prompt_LE: Float[torch.Tensor, "L E"], draws: Sequence[Draw]
+    model: VideoModel, latents_CFHW: Float[torch.Tensor, "C F h w"], conditioning: Conditioning, draws: Sequence[Draw]
 ) -> Float[torch.Tensor, "B F h w"]:
     """:func:`location_error` of one clip at each of ``draws``, which go through the model as one batch. All clips share the noise of a draw."""
     device, num_draws = model.device, len(draws)
@@ -140,7 +154,7 @@ def errors_of_draws(
     return location_error(
         model,
         latents_CFHW.to(device).expand(num_draws, -1, -1, -1, -1),
-        prompt_LE.to(device).expand(num_draws, -1, -1),
+        repeated(on_device(conditioning, device), num_draws),
         timestep_B=torch.tensor([draw.timestep for draw in draws], dtype=torch.float32, device=device),
         noise_BCFHW=torch.stack([latent_noise(draw.noise_seed, (channels, frames, height, width)) for draw in draws]).to(device),
     )

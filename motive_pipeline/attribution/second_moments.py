@@ -39,6 +39,7 @@ from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.checkpointing import Checkpointing
+from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.load import load_model, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
@@ -50,7 +51,7 @@ from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 log = logging.getLogger(__name__)
 
 STAGE = ASSET = "second_moments"
-GetLatents = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
+GetLatents = Callable[[str], tuple[torch.Tensor, Conditioning]]
 MOMENTS, RECORD = "second_moments.safetensors", "second_moments.json"
 
 
@@ -150,7 +151,7 @@ def _sum_squares(
 
     progress = Progress("second moments", len(clip_ids), unit="clips")
     for clip_id in clip_ids:
-        latents_CFHW, prompt_LE = latents(clip_id)
+        latents_CFHW, conditioning = latents(clip_id)
         lengths.clear()
         try:
             with (
@@ -158,7 +159,7 @@ def _sum_squares(
                 streamed_gradients(model.transformer, chosen, take, checkpointing=checkpointing),
             ):
                 draw = warm_up_draw(seed, clip_id, model.timestep_range)
-                mean_motion_weighted_loss(model, latents_CFHW, prompt_LE, mask_FHW=None, draws=[draw]).backward()
+                mean_motion_weighted_loss(model, latents_CFHW, conditioning, mask_FHW=None, draws=[draw]).backward()
             if not bool(torch.stack(lengths).isfinite().all()):
                 raise RejectRow("non_finite_gradient", "its gradient is not finite")
         except RejectRow as rejection:

@@ -129,8 +129,8 @@ class _RowFunction:
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._gradient is None:
             self._gradient = self._build()
-        latents_CFHW, prompt_LE = self._inputs.latents.get(clip.clip_id)
-        feature = self._gradient(latents_CFHW, prompt_LE, self._inputs.masks.get(clip.clip_id))
+        latents_CFHW, conditioning = self._inputs.latents.get(clip.clip_id)
+        feature = self._gradient(latents_CFHW, conditioning, self._inputs.masks.get(clip.clip_id))
         return {
             "gradient": feature.gradient_P,
             "grad_norm": np.array(feature.norm, np.float64),

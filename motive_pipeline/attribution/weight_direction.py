@@ -27,6 +27,7 @@ from motive_pipeline.attribution.streaming import DeterministicPasses, is_out_of
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.internals.torch import add_each, copy_each
 from motive_pipeline.models.checkpointing import Checkpointing
+from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.protocol import VideoModel
 
 Similarity = Literal["cosine", "dot"]
@@ -47,7 +48,7 @@ class LossInputs:
     """What the loss of one clip or query is computed from. ``mask_FHW`` is None for the plain loss."""
 
     latents_CFHW: Float[torch.Tensor, "C F h w"]
-    prompt_LE: Float[torch.Tensor, "L E"]
+    conditioning: Conditioning
     mask_FHW: Float[torch.Tensor, "F h w"] | None
 
 
@@ -92,7 +93,12 @@ class WholeGradient:
         with streamed_gradients(self._model.transformer, self._chosen, take, checkpointing=self._checkpointing):
             for draw in self._draws:
                 loss = mean_motion_weighted_loss(
-                    self._model, inputs.latents_CFHW, inputs.prompt_LE, mask_FHW=inputs.mask_FHW, draws=[draw], frame_norm=self._frame_norm
+                    self._model,
+                    inputs.latents_CFHW,
+                    inputs.conditioning,
+                    mask_FHW=inputs.mask_FHW,
+                    draws=[draw],
+                    frame_norm=self._frame_norm,
                 )
                 loss.backward()
         return total

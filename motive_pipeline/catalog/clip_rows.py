@@ -169,6 +169,11 @@ class RowSet:
         store, ref = self._find(clip_id)
         return store.has(ref, name)
 
+    def names(self, clip_id: str) -> list[str]:
+        """The arrays of the clip's row that are stored; raises as :meth:`read` does."""
+        store, ref = self._find(clip_id)
+        return store.names(ref)
+
     def _find(self, clip_id: str) -> tuple[RowStore, RowRef]:
         store = self._stores[self._store_of[clip_id]]
         ref = store.find(self._key[clip_id])

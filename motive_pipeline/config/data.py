@@ -53,6 +53,7 @@ class Clips(Section):
     caption_column: str | None = None
     num_frames: FrameCount = 81
     min_frames: FrameCount | None = None
+    frame_step: Annotated[int, Field(ge=4, le=64, multiple_of=4)] = 4
     fps: Annotated[float, Field(gt=0, le=1000)] = 16.0
     width: Annotated[int, Field(ge=16, le=16384)] = 832
     height: Annotated[int, Field(ge=16, le=16384)] = 480
@@ -81,6 +82,10 @@ class Clips(Section):
         require_table_used(self.source, self.table, self.path_column or self.caption_column)
         if self.min_frames is not None and self.min_frames > self.num_frames:
             raise ValueError(f"min_frames ({self.min_frames}) must not be above num_frames ({self.num_frames})")
+        for name in ("num_frames", "min_frames"):
+            count = getattr(self, name)
+            if count is not None and (over := (count - 1) % self.frame_step):
+                raise ValueError(f"{name} ({count}) must be {self.frame_step}n+1, as frame_step says; the nearest below is {count - over}")
         return self
 
 

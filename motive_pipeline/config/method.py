@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from motive_pipeline.config.names import FLOW_HISTOGRAM, TrackerName
 from motive_pipeline.config.section import AUTO, DrawTimesteps, Preconditioner, RejectShare, Section, Share, Timesteps, require_power_of_two
@@ -32,6 +32,12 @@ class Model(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
     max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
+    _frame_rate: float = PrivateAttr(16.0)
+
+    @property
+    def frame_rate(self) -> float:
+        """``clips.fps``, which some models are told."""
+        return self._frame_rate
 
 
 class AllTracker(Section):

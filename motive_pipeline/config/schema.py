@@ -76,6 +76,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _across(self) -> Settings:
+        self.model._frame_rate = self.clips.fps  # a model is loaded by its own section alone
         for entry in self.arms_:
             self._arms[entry if isinstance(entry, str) else entry.name] = self._arm_of(entry)
         self._lead_variant = self._variant_of_lead()

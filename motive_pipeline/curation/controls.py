@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,11 +134,15 @@ def untrained_gradient(ws: Workspace) -> ClipGradient:
 
 
 def reset_weights(model: VideoModel, seed: int) -> None:
-    """Reset the transformer to the initial weights of its class, drawn from ``seed``, and its adapter to a fresh one. The global random state is unchanged."""
+    """Reset the transformer to the initial weights of its class, drawn from ``seed``, and its adapter to a fresh one. The global random state is unchanged.
+
+    The class has diffusers' ``from_config``, or can be called without arguments.
+    """
     transformer = model.transformer
+    kind: Any = type(transformer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(transformer).from_config(transformer.config)  # type: ignore[attr-defined]
+        fresh = kind.from_config(transformer.config) if hasattr(kind, "from_config") else kind()
     weights = fresh.state_dict()
     names = {name: name.replace(".base_layer.", ".") for name in transformer.state_dict() if ".lora_" not in name}
     transformer.load_state_dict({name: weights[original] for name, original in names.items()}, strict=False)

@@ -76,8 +76,8 @@ class MapInputs:
 
     def get(self, role: Role, clip_id: str) -> LossInputs:
         """What the variant's loss of a clip, or of a query, is computed from."""
-        latents_CFHW, prompt_LE = self._latents[role].get(clip_id)
-        return LossInputs(latents_CFHW=latents_CFHW, prompt_LE=prompt_LE, mask_FHW=self._masks[role].get(clip_id))
+        latents_CFHW, conditioning = self._latents[role].get(clip_id)
+        return LossInputs(latents_CFHW=latents_CFHW, conditioning=conditioning, mask_FHW=self._masks[role].get(clip_id))
 
     def key(self, pair: Pair, network: Network) -> str:
         """The row's key in the store."""

@@ -1,7 +1,7 @@
 """The families of video models. To add one, write its entry here and the function that loads it.
 
 A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=...)`` and gives a
-:class:`~motive_pipeline.models.protocol.VideoModel`.
+:class:`~motive_pipeline.models.protocol.VideoModel`. docs/models.md has an example.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ class ModelFamily:
 
     ``pipeline`` is ``_class_name`` in ``model_index.json``; ``label`` names the models. ``load`` is the dotted name of the loading function.
     ``weights`` are the components that hold weights (a model may lack some). ``encoders`` are the components that latents and prompt
-    embeddings come from: when others change, neither is computed again. ``channels``, ``temporal_stride`` and ``spatial_stride`` say where
-    ``vae/config.json`` gives the latent grid: (key, value where the key is missing). ``clean_prompt`` is the dotted name of the function that
-    the pipeline applies to a prompt before it is cut into tokens. ``original_lora`` is the dotted name of the function that renames the tensors of a LoRA from
-    diffusers' names to those of the model's original code, if other programs read those.
+    embeddings come from: when others change, neither is computed again. ``rules`` is the dotted name of the function that reads the model's
+    :class:`~motive_pipeline.models.input_rules.InputRules` from the configs of its VAE and its transformer. ``clean_prompt`` is the dotted name of
+    the function that the pipeline applies to a prompt before it is cut into tokens. Where ``told_frame_rate``, ``load`` also takes
+    ``frame_rate``, the clips' frames per second. ``original_lora`` is the dotted name of the function that renames the tensors of a LoRA from diffusers'
+    names to those of the model's original code, if other programs read those.
     """
 
     pipeline: str
@@ -26,11 +27,10 @@ class ModelFamily:
     load: str
     weights: tuple[str, ...] = ("transformer", "text_encoder", "vae")
     encoders: tuple[str, ...] = ("text_encoder", "tokenizer", "vae")
-    channels: tuple[str, int]
-    temporal_stride: tuple[str, int]
-    spatial_stride: tuple[str, int]
+    rules: str
     clean_prompt: str = "builtins:str"
     original_lora: str | None = None
+    told_frame_rate: bool = False
 
 
 def _listed(*families: ModelFamily) -> dict[str, ModelFamily]:
@@ -43,11 +43,22 @@ FAMILIES: dict[str, ModelFamily] = _listed(
         label="text-to-video models of Wan 2.1 and 2.2",
         load="motive_pipeline.models.wan:load_wan",
         weights=("transformer", "transformer_2", "text_encoder", "vae"),
-        channels=("z_dim", 16),
-        temporal_stride=("scale_factor_temporal", 4),
-        spatial_stride=("scale_factor_spatial", 8),
+        rules="motive_pipeline.models.input_rules:wan_rules",
         clean_prompt="motive_pipeline.internals.diffusers:prompt_clean",
         original_lora="motive_pipeline.models.wan_lora:original_names",
+    ),
+    ModelFamily(
+        pipeline="LTXPipeline",
+        label="LTX-Video",
+        load="motive_pipeline.models.ltx:load_ltx",
+        rules="motive_pipeline.models.input_rules:ltx_rules",
+        told_frame_rate=True,
+    ),
+    ModelFamily(
+        pipeline="CogVideoXPipeline",
+        label="CogVideoX 2B and 5B",
+        load="motive_pipeline.models.cogvideox:load_cogvideox",
+        rules="motive_pipeline.models.input_rules:cogvideox_rules",
     ),
 )
 """Every family, by the class of its pipeline."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from motive_pipeline.graph.arms import BASE
 from motive_pipeline.graph.declare import Lanes, Output, Project, Role, Source, Stage, Switch
@@ -19,9 +19,6 @@ FRAMES_VERSION = 4
 """The version of the code that reads frames. Raise it when a file's frames change under the same settings: every stage that reads them is then
 stale. 2: mirrored videos, and B-frames without presentation times. 3: videos that turn interlaced after their first frame. 4: a
 crop that only the container states."""
-
-TONE_MAPPED: Mapping[Switch, tuple[str, ...]] = {("clips.policies.hdr", "repair"): ("clips.policies.hdr",)}
-"""The one policy that decides pixels, too."""
 
 MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
@@ -41,7 +38,7 @@ def _has_embeddings(project: Project) -> bool:
     return any(project.arm(arm).needs_embeddings for arm in project.arms)
 
 
-def _has_arm(name: str) -> Switch:
+def _has_arm(name: str) -> Callable[[Project], bool]:
     """Whether a project has the arm ``name``."""
     return lambda project: name in project.arms
 
@@ -50,9 +47,21 @@ def _has_comparisons(project: Project) -> bool:
     return bool(project.comparisons)
 
 
-def _is_not(key: str, value: object) -> Switch:
+def _is_not(key: str, value: object) -> Callable[[Project], bool]:
     """Whether a project sets ``key`` to another value."""
     return lambda project: project.setting(key) != value
+
+
+def _both(one: Callable[[Project], bool], other: Callable[[Project], bool]) -> Switch:
+    """Whether both conditions hold."""
+    return lambda project: one(project) and other(project)
+
+
+CHANGED_FRAMES: Mapping[Switch, tuple[str, ...]] = {
+    ("clips.policies.hdr", "repair"): ("clips.policies.hdr",),
+    _is_not("clips.frame_step", 4): ("clips.frame_step",),
+}
+"""Settings that decide pixels, too, where they are not the default."""
 
 
 def _divides_by_moments(project: Project, variant: str) -> bool:
@@ -267,7 +276,7 @@ STAGES: dict[str, Stage] = {
             name="latents",
             settings=(*FRAMES, *MODEL, "engine.threads"),
             reads_frames=True,
-            when={("engine.keep_latents", False): ("engine.keep_latents",), **TONE_MAPPED},
+            when={("engine.keep_latents", False): ("engine.keep_latents",), **CHANGED_FRAMES},
             publish_settings=("clips.max_reject_share", "queries.max_reject_share", "clips.policies"),
             publish="motive_pipeline.latents.stage:publish_latents",
             group="clips",
@@ -294,13 +303,13 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
         ),
-        Stage(name="perceptual_hashes", settings=FRAMES, when=TONE_MAPPED, reads_frames=True),
+        Stage(name="perceptual_hashes", settings=FRAMES, when=CHANGED_FRAMES, reads_frames=True),
         Stage(
             name="motion_masks",
             reads_frames=True,
             settings=(*FRAMES, "motion.tracker", "motion.preset", "motion.reference", "motion.floor_px", "motion.min_side_px"),
             when={
-                **TONE_MAPPED,
+                **CHANGED_FRAMES,
                 ("motion.camera", "subtract"): ("motion.camera",),
                 ("motion.camera", "downweight"): ("motion.camera",),
                 ("motion.cuts", "skip"): ("motion.cuts",),
@@ -335,7 +344,7 @@ STAGES: dict[str, Stage] = {
             name="embeddings",
             settings=(*FRAMES, "engine.threads"),
             reads_frames=True,
-            when=TONE_MAPPED,
+            when=CHANGED_FRAMES,
             publish_settings=(
                 "embedding",
                 "clips.max_reject_share",
@@ -511,6 +520,7 @@ STAGES: dict[str, Stage] = {
             when={  # these arms vote, too, by features that they compute themselves
                 _has_embeddings: ("vote.percentile",),
                 _has_arm("flow_similarity"): ("vote.percentile", *FRAMES, "clips.policies.hdr"),
+                _both(_has_arm("flow_similarity"), _is_not("clips.frame_step", 4)): ("clips.frame_step",),
                 _has_arm("untrained"): ("vote.percentile", "gradient", "influence.proj_dim", "model.expert", "engine.threads", *MODEL),
                 **FRESH_ADAPTER,
             },
@@ -679,7 +689,7 @@ STAGES: dict[str, Stage] = {
                 _audits("leave_group_out"): ("finetune", "evaluate.held_out_draws"),
                 _has_arm("flow_similarity"): ("arms",),  # then the control is that of the whole pool
                 _has_arm("untrained"): ("arms",),
-                **TONE_MAPPED,
+                **CHANGED_FRAMES,
             },
             publish_settings=("audit", "vote", "subset.share", "lead_arm", "clips.source", "queries.source"),
             version=2,

@@ -26,7 +26,8 @@ from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.graph import Role
 from motive_pipeline.keys import latent_key
-from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
+from motive_pipeline.models.conditioning import PROMPT, Conditioning
+from motive_pipeline.models.load import encoders_hash, latent_grid, load_model, require_fitting
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest_arrays
@@ -40,7 +41,14 @@ from motive_pipeline.video.readers import ClipReader
 log = logging.getLogger(__name__)
 
 STAGE = "latents"
-DIMS = {"latents": ("channel", "frame", "height", "width"), "prompt_embeds": ("token", "embedding")}
+DIMS = {
+    "latents": ("channel", "frame", "height", "width"),
+    "prompt_embeds": ("token", "embedding"),
+    "prompt_attention_mask": ("token",),
+}
+
+_OTHERS = ("latents", "prompt_tokens", "num_frames", "flags")
+"""The arrays of a row besides the model's conditioning."""
 
 PROMPT_BLOCK = 32
 """Prompt embeddings are stored without trailing rows of zeros, in whole blocks of this many tokens, so that few shapes occur."""
@@ -84,21 +92,22 @@ class LatentSet(RowSet):
         super().__init__(ws, role)
         self._encode_again = _EncodeAgain(ws, role)
 
-    def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Float[torch.Tensor, "L E"]]:
-        """(latents, prompt embedding), exactly as the model returned them. They are encoded again if they are not kept.
+    def get(self, clip_id: str) -> tuple[Float[torch.Tensor, "C F h w"], Conditioning]:
+        """(latents, conditioning), exactly as the model returned them. They are encoded again if they are not kept.
 
         Raises:
             MotiveError: they are not kept, and encoding now gives different ones.
             RejectRow: they are not kept, and the clip's file can no longer be used.
         """
         if self.has(clip_id, "latents"):
-            row = {name: self.read(clip_id, name) for name in ("latents", "prompt_embeds", "prompt_tokens")}
+            row = {name: self.read(clip_id, name) for name in self.names(clip_id)}
         else:
             row = self._encode_again(clip_id, self.content(clip_id))
-        stored_LE = row["prompt_embeds"]
+        stored_LE = row[PROMPT]
         prompt_LE = np.zeros((int(row["prompt_tokens"]), stored_LE.shape[1]), dtype=np.float32)
         prompt_LE[: len(stored_LE)] = stored_LE
-        return torch.from_numpy(row["latents"]), torch.from_numpy(prompt_LE)
+        told = {name: array for name, array in row.items() if name not in _OTHERS} | {PROMPT: prompt_LE}
+        return torch.from_numpy(row["latents"]), {name: torch.from_numpy(np.asarray(array)) for name, array in told.items()}
 
 
 def publish_latents(ws: Workspace, *, role: Role) -> Publication:
@@ -108,6 +117,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, or no query is left.
     """
     started = time.time()
+    require_fitting(ws)
     clips = catalog_clips(ws, role)
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
@@ -190,24 +200,27 @@ class _ClipEncoder:
 
 
 def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> dict[str, np.ndarray]:
-    """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits).
+    """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits), and whatever
+    else the model is told of the caption, under its own name.
 
     Raises:
         RejectRow: ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
     """
     try:
         latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
-        prompt_LE = model.encode_prompt(clip.caption).numpy()
+        told = {name: tensor.numpy() for name, tensor in model.encode_prompt(clip.caption).items()}
     except torch.OutOfMemoryError as error:
         raise RejectRow("out_of_memory", f"encoding {len(decoded.frames_THWC)} frames: {error}", transient=True) from error
     expected = model.grid.shape(*decoded.frames_THWC.shape[:3])
     if latents_CFHW.shape != expected:
         raise ValueError(f"the model gave latents of shape {latents_CFHW.shape} for {clip.location}; its grid says {expected}")
-    if not (np.isfinite(latents_CFHW).all() and np.isfinite(prompt_LE).all()):
+    if not (np.isfinite(latents_CFHW).all() and all(np.isfinite(array).all() for array in told.values())):
         raise RejectRow("non_finite_latents", "the model's latents or prompt embedding hold NaN or infinity")
+    prompt_LE = told.pop(PROMPT)
     return {
         "latents": latents_CFHW.astype(np.float32),
-        "prompt_embeds": trimmed(prompt_LE.astype(np.float32)),
+        PROMPT: trimmed(prompt_LE.astype(np.float32)),
+        **told,
         "prompt_tokens": np.array(len(prompt_LE), dtype=np.int64),
         "num_frames": np.array(len(decoded.frames_THWC), dtype=np.int64),
         "flags": np.array(flag_bits(decoded.flags), dtype=np.int64),

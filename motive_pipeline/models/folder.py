@@ -11,10 +11,13 @@ from typing import Any
 from motive_pipeline import config
 from motive_pipeline.config.timesteps import TimestepRange, expert_range
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
 from motive_pipeline.models.adapter_file import adapter_file
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
+from motive_pipeline.models.input_rules import InputRules, require_fitting_settings
+from motive_pipeline.models.other_formats import refuse_other_formats
 from motive_pipeline.models.sound import Component, remember, remembered, require_sound, require_structure
 from motive_pipeline.models.whole import Flaw, read_json
 from motive_pipeline.progress import Progress
@@ -37,6 +40,7 @@ def model_folder(model: config.Model) -> Path:
     if model.path == "tiny":
         require_pipeline(TINY, what)
         return TINY
+    refuse_other_formats(Path(model.path), what)
     return resolve(
         Named(
             key="model.path",
@@ -110,14 +114,28 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def latent_grid(ws: Workspace) -> LatentGrid:
-    """The strides and channels of the model's latents, from the VAE's config file alone."""
-    folder = model_folder(ws.config.model)
-    family, vae = model_family(folder, "model.path"), read_json(folder / "vae" / "config.json")
-    return LatentGrid(
-        channels=vae.get(*family.channels),
-        temporal_stride=vae.get(*family.temporal_stride),
-        spatial_stride=vae.get(*family.spatial_stride),
-    )
+    """The strides and channels of the model's latents, from config files alone."""
+    return input_rules(ws.config.model).grid
+
+
+def input_rules(model: config.Model) -> InputRules:
+    """What the model takes, from the config files of its VAE and its transformer alone.
+
+    Raises:
+        MotiveError: as :func:`model_folder`, or the model is of a kind that its family does not support.
+    """
+    folder = model_folder(model)
+    rules = resolve_dotted(model_family(folder, named(model)).rules)
+    return rules(*(read_json(folder / name / "config.json") for name in ("vae", "transformer")))
+
+
+def require_fitting(ws: Workspace) -> None:
+    """Check the settings against what the model takes, before any clip is read.
+
+    Raises:
+        MotiveError: sides, frames or prompt tokens do not fit; or as :func:`input_rules`.
+    """
+    require_fitting_settings(input_rules(ws.config.model), ws.config, named(ws.config.model))
 
 
 def model_hash(ws: Workspace) -> str:
@@ -222,13 +240,19 @@ def file_hashes(folder: Path, files: Sequence[Path], memory: Path) -> list[list[
 
 
 def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
-    """The base model's data version (its content hash) and figures for a person."""
+    """The base model's data version (its content hash) and figures for a person.
+
+    Raises:
+        MotiveError: the model cannot be used, or the settings do not fit it (:func:`require_fitting`).
+    """
+    require_fitting(ws)
     folder = model_folder(ws.config.model)
     return model_hash(ws), _facts(ws, folder, model_files(folder))
 
 
 def observe_base_encoders(ws: Workspace) -> tuple[str, dict[str, Any]]:
     """The same for the part of the base model that encodes clips and captions."""
+    require_fitting(ws)
     folder = model_folder(ws.config.model)
     encoders = model_family(folder, "model.path").encoders
     return encoders_hash(ws), _facts(ws, folder, [file for file in model_files(folder) if file.relative_to(folder).parts[0] in encoders])

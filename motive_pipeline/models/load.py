@@ -21,6 +21,7 @@ from motive_pipeline.models.folder import (
     named,
     observe_base_encoders,
     observe_base_model,
+    require_fitting,
     require_pipeline,
 )
 from motive_pipeline.models.sound import require_fits
@@ -41,6 +42,7 @@ __all__ = [
     "observe_base_encoders",
     "observe_base_model",
     "require_device",
+    "require_fitting",
 ]
 
 _base_models: dict[tuple[object, ...], VideoModel] = {}
@@ -61,7 +63,7 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None, f
         return _with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter)
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
-    key = (folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens)
+    key = (folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate)
     if key not in _base_models:
         _base_models.clear()
         _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)
@@ -98,13 +100,14 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
     import torch
 
     require_fits(components(folder, what), what)
-    load = resolve_dotted(model_family(folder, what).load)
-    return load(
+    family = model_family(folder, what)
+    return resolve_dotted(family.load)(
         folder,
         expert=model.expert,
         device=_device(model.device),
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
+        **({"frame_rate": model.frame_rate} if family.told_frame_rate else {}),
     )
 
 

@@ -16,7 +16,7 @@ _EXTRA_TOKENS = 2
 
 def cut_prompts(ws: Workspace, prompts: Iterable[str]) -> set[str]:
     """Those of ``prompts`` that have more than ``model.max_prompt_tokens`` tokens. The text encoder does not see what is behind the limit, so two
-    of them that differ only there have equal embeddings.
+    of them that differ only there have equal embeddings. None where the model has no tokenizer.
 
     Raises:
         MotiveError: the model cannot be used.
@@ -27,7 +27,9 @@ def cut_prompts(ws: Workspace, prompts: Iterable[str]) -> set[str]:
         return set()
     folder, what = model_folder(ws.config.model), named(ws.config.model)
     clean = resolve_dotted(model_family(folder, what).clean_prompt)
-    tokenizer = next(part for part in components(folder, what) if part.folder.name == "tokenizer")
+    tokenizer = next((part for part in components(folder, what) if part.folder.name == "tokenizer"), None)
+    if tokenizer is None:
+        return set()
     tokenize = getattr(importlib.import_module(tokenizer.library), tokenizer.class_name).from_pretrained(
         tokenizer.folder, local_files_only=True
     )

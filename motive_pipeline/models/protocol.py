@@ -14,8 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from motive_pipeline.config.timesteps import TimestepRange
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS, TimestepRange
+from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.grid import LatentGrid
+
+Prediction = Literal["flow", "epsilon", "v"]
+"""What the denoiser predicts; attribution/loss.py has the formulas."""
 
 
 @runtime_checkable
@@ -23,11 +27,11 @@ class VideoModel(Protocol):
     """A text-to-video diffusion model: VAE, text encoder, denoiser ("transformer"), sampler."""
 
     grid: LatentGrid
-    timestep_range: TimestepRange
-    """The timesteps that ``transformer`` is used at: all, or those of one of two experts."""
-    prediction: Literal["flow", "epsilon"]
+    timestep_range: TimestepRange = ALL_TIMESTEPS
+    """The timesteps that ``transformer`` is used at: all, or those of one of two experts. A subclass inherits that it is all."""
+    prediction: Prediction
     alphas_cumprod: torch.Tensor | None
-    """The noise schedule of a model with epsilon prediction, by timestep; None for flow."""
+    """The noise schedule of a model with epsilon or v prediction, by timestep; None for flow."""
     transformer: torch.nn.Module
     """The trainable denoiser, in ``eval`` mode, on ``device``; fine-tuning changes it in place."""
     device: torch.device
@@ -41,19 +45,22 @@ class VideoModel(Protocol):
         """Decode normalised latents to frames."""
         ...
 
-    def encode_prompt(self, prompt: str) -> Float[torch.Tensor, "L E"]:
-        """Prompt embedding in float32 on the CPU, cleaned and padded just as the model's own sampler does it."""
+    def encode_prompt(self, prompt: str) -> Conditioning:
+        """What the denoiser is told of ``prompt``, on the CPU, cleaned and padded just as the model's own sampler does it.
+
+        It has at least ``prompt_embeds`` [L, E] in float32. Names and shapes are the same for every prompt.
+        """
         ...
 
     def predict(
         self,
         latents_BCFHW: Float[torch.Tensor, "B C F h w"],
         timestep_B: Float[torch.Tensor, " B"],
-        prompt_BLE: Float[torch.Tensor, "B L E"],
+        conditioning: Conditioning,
     ) -> Float[torch.Tensor, "B C F h w"]:
-        """The denoiser's output (velocity for ``flow``, noise for ``epsilon``) for noisy latents; differentiable, float32 out.
+        """The denoiser's output for noisy latents, as :attr:`prediction` says; differentiable, float32 out.
 
-        ``timestep_B`` is on diffusers' scale 0-1000.
+        ``timestep_B`` is on diffusers' scale 0-1000. ``conditioning`` has the tensors of :meth:`encode_prompt` with a batch axis in front.
         """
         ...
 

@@ -6,9 +6,6 @@ is read from the checkpoint's own config, so the embedded tiny model and the rel
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +19,11 @@ from jaxtyping import Float, UInt8
 
 from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.errors import MotiveError, RejectRow
-from motive_pipeline.models.folder import model_files
-from motive_pipeline.models.protocol import LatentGrid
+from motive_pipeline.models.conditioning import PROMPT, Conditioning
+from motive_pipeline.models.diffusers_model import prediction_of, save_pipeline, to_uint8
+from motive_pipeline.models.input_rules import wan_rules
+from motive_pipeline.models.protocol import Prediction
 from motive_pipeline.models.wan_attention import use_lean_attention
-
-log = logging.getLogger(__name__)
 
 Expert = Literal["transformer", "transformer_2"]
 
@@ -64,14 +61,13 @@ class WanModel:
         self.device = device
         self.compute_dtype = compute_dtype
         self.max_prompt_tokens = max_prompt_tokens
-        vae = pipeline.vae.config
-        self.grid = LatentGrid(channels=vae.z_dim, temporal_stride=vae.scale_factor_temporal, spatial_stride=vae.scale_factor_spatial)
+        self.grid = wan_rules(pipeline.vae.config, {}).grid
+        self.prediction: Prediction = prediction_of(pipeline)
+        self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
         has_second = pipeline.transformer_2 is not None
         self.timestep_range = expert_range(
             is_second=expert == "transformer_2", boundary_ratio=pipeline.config["boundary_ratio"] if has_second else None
         )
-        self.prediction: Literal["flow", "epsilon"] = _prediction(pipeline)
-        self.alphas_cumprod: torch.Tensor | None = pipeline.scheduler.alphas_cumprod if self.prediction == "epsilon" else None
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
@@ -98,22 +94,22 @@ class WanModel:
         mean, inverse_std = self._latent_statistics(latents_BCFHW)
         with torch.no_grad():
             video_BCTHW = vae.decode(latents_BCFHW / inverse_std + mean).sample
-        return _to_uint8((video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1).cpu().numpy())
+        return to_uint8((video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1).cpu().numpy())
 
-    def encode_prompt(self, prompt: str) -> Float[torch.Tensor, "L E"]:
+    def encode_prompt(self, prompt: str) -> Conditioning:
         """WanPipeline's own embedding of ``prompt``: cleaned, cut or zero-padded to ``max_prompt_tokens``; float32 on the CPU."""
         self._on_device("text_encoder")
         with torch.no_grad():
             embedding_BLE, _ = self.pipeline.encode_prompt(
                 prompt, do_classifier_free_guidance=False, max_sequence_length=self.max_prompt_tokens, device=self.device
             )
-        return embedding_BLE[0].float().cpu()
+        return {PROMPT: embedding_BLE[0].float().cpu()}
 
     def predict(
         self,
         latents_BCFHW: Float[torch.Tensor, "B C F h w"],
         timestep_B: Float[torch.Tensor, " B"],
-        prompt_BLE: Float[torch.Tensor, "B L E"],
+        conditioning: Conditioning,
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The denoiser's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
         timestep = timestep_B.to(self.device)
@@ -122,7 +118,7 @@ class WanModel:
         output = self.transformer(
             hidden_states=latents_BCFHW.to(self.device, self.compute_dtype),
             timestep=timestep,
-            encoder_hidden_states=prompt_BLE.to(self.device, self.compute_dtype),
+            encoder_hidden_states=conditioning[PROMPT].to(self.device, self.compute_dtype),
             return_dict=False,
         )
         return output[0].float()
@@ -153,22 +149,11 @@ class WanModel:
         )
         if not np.isfinite(output.frames).all():
             raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
-        return [_to_uint8(video) for video in output.frames]
+        return [to_uint8(video) for video in output.frames]
 
     def save(self, folder: Path) -> None:
-        """Write the whole pipeline in diffusers' layout to ``folder``.
-
-        If the model came from a folder, only the transformer is written; every other file is a hard link to its source (a copy across file
-        systems).
-        """
-        if self.source is None:
-            self.pipeline.save_pretrained(folder)
-            return
-        for file in model_files(self.source):
-            relative = file.relative_to(self.source)
-            if relative.parts[0] != self.expert:
-                _link(file.resolve(), folder / relative)
-        getattr(self.pipeline, self.expert).save_pretrained(folder / self.expert)
+        """Write the whole pipeline in diffusers' layout to ``folder``; see :func:`~.diffusers_model.save_pipeline`."""
+        save_pipeline(self.pipeline, folder, source=self.source, trained=self.expert)
 
     def _on_device(self, name: str) -> Any:
         component = getattr(self.pipeline, name)
@@ -184,26 +169,3 @@ class WanModel:
         patch_FHW = getattr(self.pipeline, self.expert).config.patch_size
         frames, height, width = (size // patch for size, patch in zip(shape_BCFHW[2:], patch_FHW, strict=True))
         return frames * height * width
-
-
-def _prediction(pipeline: WanPipeline) -> Literal["flow", "epsilon"]:
-    kind = pipeline.scheduler.config.get("prediction_type", "flow_prediction")
-    if kind == "flow_prediction":
-        return "flow"
-    if kind == "epsilon":
-        return "epsilon"
-    raise MotiveError(f"the model's scheduler predicts {kind!r}; flow_prediction and epsilon are supported.")
-
-
-def _to_uint8(video_THWC: np.ndarray) -> np.ndarray:
-    """[0, 1] to 0 ... 255, rounded."""
-    return np.round(video_THWC * 255.0).astype(np.uint8)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        log.info("cannot link %s, copying it", source)
-        shutil.copyfile(source, target)

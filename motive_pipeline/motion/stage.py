@@ -28,7 +28,7 @@ from motive_pipeline.graph import Role
 from motive_pipeline.graph.trackers import TRACKERS
 from motive_pipeline.keys import mask_key
 from motive_pipeline.models.grid import LatentGrid
-from motive_pipeline.models.load import latent_grid
+from motive_pipeline.models.load import latent_grid, require_fitting
 from motive_pipeline.motion.field import PEAK_SHARE, MaskRule, motion_field
 from motive_pipeline.motion.overlay import overlay_mask
 from motive_pipeline.motion.parallel import in_parallel
@@ -68,6 +68,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
         GateFailed: more than ``motion.max_reject_share`` of the clips were rejected, every clip is still, or too few queries are left.
     """
     started = time.time()
+    require_fitting(ws)
     clips, still_px = catalog_clips(ws, role), ws.config.motion.still_px
     grid = latent_grid(ws)
     store = ws.store(STAGE, DIMS)

@@ -192,6 +192,11 @@ class RowStore:
         group, _ = self._place(ref)
         return name in group.columns or name in group.arrays
 
+    def names(self, ref: RowRef) -> list[str]:
+        """The names of the row's stored arrays."""
+        group, _ = self._place(ref)
+        return sorted({*group.columns, *group.arrays})
+
     def shape(self, ref: RowRef, name: str) -> tuple[int, ...]:
         """Shape of array ``name`` of one row, without reading it."""
         group, _ = self._place(ref)

@@ -21,6 +21,7 @@ from motive_pipeline.config import Finetune
 from motive_pipeline.config.timesteps import ALL_TIMESTEPS, TimestepRange
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.adapter import active_dropout, adapter_parameters, add_adapter, fresh_adapter_seed
+from motive_pipeline.models.conditioning import Conditioning, on_device, part_of, stacked
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.seeds import seed_from
 from motive_pipeline.training.optimizer import Optimization
@@ -32,8 +33,10 @@ Shape = tuple[int, ...]
 Watch = Callable[[int, bool], None]
 """(steps done, whether the model has the running mean of its weights now) -> None"""
 
-ReadClip = Callable[[str], tuple[torch.Tensor, torch.Tensor]]
-"""clip id -> (latents_CFHW, prompt_LE)"""
+Clip = tuple[torch.Tensor, Conditioning]
+"""(latents_CFHW, what the model is told of its caption)"""
+
+ReadClip = Callable[[str], Clip]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +139,7 @@ def finetune(
     weights = Optimization(trained_parameters(model.transformer, settings, training), settings)
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
-    batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
+    batches, read, no_caption = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
     losses: list[float] = []
     if start is not None:
         weights.restore(start.tensors)
@@ -151,7 +154,7 @@ def finetune(
         batch = [read(clip_id) for clip_id in clip_ids]
         loss = 0.0
         with active_dropout(model.transformer, seed_from("dropout", training, step)):
-            for share, mean in _losses(model, batch, draw, no_caption_LE, settings.micro_batch_size or settings.batch_size):
+            for share, mean in _losses(model, batch, draw, no_caption, settings.micro_batch_size or settings.batch_size):
                 (share * mean).backward()
                 weights.take_gradients()
                 loss += share * mean.item()
@@ -197,9 +200,9 @@ def is_watched(num_steps: int, settings: Finetune) -> bool:
 
 def _losses(
     model: VideoModel,
-    batch: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batch: Sequence[Clip],
     draw: StepDraw,
-    no_caption_LE: Float[torch.Tensor, "L E"],
+    no_caption: Conditioning,
     micro_batch_size: int,
 ) -> Iterator[tuple[float, Float[torch.Tensor, ""]]]:
     """For each micro-batch of at most ``micro_batch_size`` clips: its share of the batch, and its mean loss.
@@ -207,7 +210,7 @@ def _losses(
     All micro-batches share one draw, so the losses weighted by their shares add up to the mean loss of the batch, up to rounding.
     """
     latents_BCFHW = torch.stack([latents for latents, _ in batch])
-    prompt_BLE = torch.stack([no_caption_LE if drop else prompt for (_, prompt), drop in zip(batch, draw.drop_caption_B, strict=True)])
+    conditioning = stacked([no_caption if drop else own for (_, own), drop in zip(batch, draw.drop_caption_B, strict=True)])
     noise_BCFHW = torch.randn(latents_BCFHW.shape, generator=draw.noise)
     device = model.device
     for start in range(0, len(batch), micro_batch_size):
@@ -215,7 +218,7 @@ def _losses(
         error = location_error(
             model,
             latents_BCFHW[part].to(device),
-            prompt_BLE[part].to(device),
+            on_device(part_of(conditioning, part), device),
             timestep_B=draw.timestep_B[part].to(device),
             noise_BCFHW=noise_BCFHW[part].to(device),
         )
@@ -235,14 +238,15 @@ class _CachedReader:
 
     def __init__(self, read: ReadClip) -> None:
         self._read = read
-        self._kept: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._kept: dict[str, Clip] = {}
         self._left = CACHE_BYTES
 
-    def __call__(self, clip_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, clip_id: str) -> Clip:
         if clip_id in self._kept:
             return self._kept[clip_id]
         clip = self._read(clip_id)
-        size = sum(part.nbytes for part in clip)
+        latents_CFHW, conditioning = clip
+        size = latents_CFHW.nbytes + sum(tensor.nbytes for tensor in conditioning.values())
         if size <= self._left:
             self._kept[clip_id] = clip
             self._left -= size

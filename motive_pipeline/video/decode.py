@@ -47,7 +47,8 @@ TRUNCATED_SHARE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRule:
-    """Which frames of a clip are taken, their size, and whether HDR is mapped to SDR. ``num_frames`` and ``min_frames`` are 4n+1."""
+    """Which frames of a clip are taken, their size, and whether HDR is mapped to SDR. Their number is ``frame_step`` n + 1, as ``num_frames`` and
+    ``min_frames`` are."""
 
     num_frames: int
     min_frames: int
@@ -55,6 +56,7 @@ class FrameRule:
     width: int
     height: int
     tone_map: bool = False
+    frame_step: int = 4
 
     @classmethod
     def of(cls, config: Config) -> FrameRule:
@@ -67,11 +69,16 @@ class FrameRule:
             width=clips.width,
             height=clips.height,
             tone_map=clips.policies.hdr == "repair",
+            frame_step=clips.frame_step,
         )
 
     def content(self) -> dict[str, Any]:
-        """The part of a row's key that the rule makes: its fields, and the version of the code that follows it."""
-        return asdict(self) | {"version": FRAMES_VERSION}
+        """The part of a row's key that the rule makes: its fields, and the version of the code that follows it.
+
+        The usual ``frame_step`` is no part of it, so rows from before it could be set still count.
+        """
+        fields = asdict(self) | {"version": FRAMES_VERSION}
+        return {name: value for name, value in fields.items() if (name, value) != ("frame_step", 4)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +284,9 @@ class _Targets:
 
 
 def _num_usable(targets: _Targets, timed: TimedFrames, rule: FrameRule, stated_s: float | None, window: str) -> int:
-    """How many frames to keep: the largest 4n+1. Rejects the clip if that is too few, or one of them is damaged. ``window`` begins a message."""
+    """How many frames to keep: the largest ``frame_step`` n + 1. Rejects the clip if that is too few, or one of them is damaged. ``window`` begins a message."""
     available = len(targets.pictures)
-    kept = available - (available - 1) % 4 if available else 0
+    kept = available - (available - 1) % rule.frame_step if available else 0
     if timed.error and not timed.is_cut_off and not targets.is_full:
         raise RejectRow("decode_error", f"{window}damaged after {timed.num_frames} frames: {timed.error}")
     if kept >= rule.min_frames:

@@ -15,6 +15,7 @@ from motive_pipeline.attribution.projection import Exact, Fastfood
 from motive_pipeline.attribution.streaming import selected_parameters
 from motive_pipeline.config import Gradient
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.models.conditioning import repeated
 from tests.tiny_wan import build_model
 
 DRAWS = [Draw(timestep=500.0, noise_seed=0)]
@@ -29,7 +30,7 @@ def model():
 def clip(seed: int, frames: int = 2):
     draw = torch.Generator().manual_seed(seed)
     mask = torch.rand(frames, 4, 4, generator=draw)
-    return torch.randn(16, frames, 4, 4, generator=draw), torch.randn(8, 16, generator=draw), mask
+    return torch.randn(16, frames, 4, 4, generator=draw), {"prompt_embeds": torch.randn(8, 16, generator=draw)}, mask
 
 
 def plain_gradient(model, inputs, *, names=None, draws=DRAWS) -> np.ndarray:
@@ -104,7 +105,7 @@ def test_a_model_that_predicts_noise_has_the_gradient_of_that_loss():
     feature = ClipGradient(model, projector=Exact(), draws=DRAWS)(latents, prompt, mask)
     eps, alpha = latent_noise(0, tuple(latents.shape)), scheduler.alphas_cumprod[500]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * eps
-    output = model.predict(noisy[None], torch.tensor([500.0]), prompt[None])[0]
+    output = model.predict(noisy[None], torch.tensor([500.0]), repeated(prompt, 1))[0]
     loss = (mask * (output - eps).square().mean(dim=0)).mean()
     named = dict(sorted(model.transformer.named_parameters()))
     plain = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(named.values()))]).numpy()

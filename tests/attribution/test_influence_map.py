@@ -26,7 +26,7 @@ def inputs(seed: int, *, masked: bool) -> LossInputs:
     mask_FHW = torch.rand(3, 4, 4, generator=random)
     return LossInputs(
         latents_CFHW=torch.randn(16, 3, 4, 4, generator=random),
-        prompt_LE=torch.randn(8, 16, generator=random),
+        conditioning={"prompt_embeds": torch.randn(8, 16, generator=random)},
         mask_FHW=mask_FHW if masked else None,
     )
 
@@ -35,7 +35,7 @@ def exact_gradient(model, example: LossInputs, frame_norm: str = "per_frame") ->
     """The oracle: autograd of the loss of the gradient pass, all draws at once."""
     named = dict(model.transformer.named_parameters())
     loss = mean_motion_weighted_loss(
-        model, example.latents_CFHW, example.prompt_LE, mask_FHW=example.mask_FHW, draws=DRAWS, frame_norm=frame_norm
+        model, example.latents_CFHW, example.conditioning, mask_FHW=example.mask_FHW, draws=DRAWS, frame_norm=frame_norm
     )
     found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {name: torch.zeros_like(named[name]) if grad is None else grad for name, grad in zip(named, found, strict=True)}
@@ -99,7 +99,7 @@ def test_each_cell_is_the_derivative_of_that_cells_error(model):
     for cell in ((0, 0, 0), (1, 2, 3), (2, 3, 1)):
         only = torch.zeros_like(clip.mask_FHW)
         only[cell] = clip.mask_FHW[cell]
-        one = LossInputs(latents_CFHW=clip.latents_CFHW, prompt_LE=clip.prompt_LE, mask_FHW=only)
+        one = LossInputs(latents_CFHW=clip.latents_CFHW, conditioning=clip.conditioning, mask_FHW=only)
         expected = only.numel() * dot(exact_gradient(model, one), {name: direction.unit[name] for name in named})
         # a cell's error is near 1; a forward pass in float32 leaves it a few units of 2^-24 off; the difference of two is divided by twice the step
         rounding = 8 * 2.0**-24 / (2 * step.size * norm(named)) * direction.length
@@ -168,7 +168,9 @@ def test_the_step_is_the_first_one_that_halving_does_not_change(model, monkeypat
 
 
 def test_a_query_without_a_gradient_has_zero_maps(model):
-    still = LossInputs(latents_CFHW=torch.randn(16, 3, 4, 4), prompt_LE=torch.randn(8, 16), mask_FHW=torch.zeros(3, 4, 4))
+    still = LossInputs(
+        latents_CFHW=torch.randn(16, 3, 4, 4), conditioning={"prompt_embeds": torch.randn(8, 16)}, mask_FHW=torch.zeros(3, 4, 4)
+    )
     maps = InfluenceMaps(model, draws=DRAWS)
     direction = maps.direction([still])
     assert direction.length == 0

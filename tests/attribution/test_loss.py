@@ -1,14 +1,17 @@
 """The motion-weighted loss against the equations written out, place by place."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pytest
 import torch
+from diffusers import CogVideoXDDIMScheduler
 
 from motive_pipeline.attribution.loss import Draw, location_error, mean_motion_weighted_loss, motion_weighted_loss, noised
 from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
+from motive_pipeline.models.conditioning import part_of, repeated
 from motive_pipeline.models.grid import LatentGrid
+from motive_pipeline.models.protocol import Prediction
 
 C, F, H, W = 4, 3, 2, 5
 
@@ -17,7 +20,8 @@ C, F, H, W = 4, 3, 2, 5
 class Linear:
     """A model whose prediction is known: 0.3 z + 0.001 t + the prompt's mean; it records what it was asked."""
 
-    prediction: Literal["flow", "epsilon"] = "flow"
+    prediction: Prediction = "flow"
+    timestep_range = ALL_TIMESTEPS
     alphas_cumprod: torch.Tensor | None = None
     grid = LatentGrid(channels=C, temporal_stride=4, spatial_stride=8)
     transformer = torch.nn.Identity()
@@ -25,9 +29,9 @@ class Linear:
     compute_dtype = torch.float32
     seen: tuple = ()
 
-    def predict(self, latents_BCFHW, timestep_B, prompt_BLE):
+    def predict(self, latents_BCFHW, timestep_B, conditioning):
         self.seen = (latents_BCFHW, timestep_B)
-        return 0.3 * latents_BCFHW + (0.001 * timestep_B + prompt_BLE.mean(dim=(1, 2))).view(-1, 1, 1, 1, 1)
+        return 0.3 * latents_BCFHW + (0.001 * timestep_B + conditioning["prompt_embeds"].mean(dim=(1, 2))).view(-1, 1, 1, 1, 1)
 
     def encode_video(self, frames_THWC): ...
     def decode_latents(self, latents_CFHW): ...
@@ -41,7 +45,7 @@ def inputs():
     draw = torch.Generator().manual_seed(0)
     return {
         "latents": torch.randn(C, F, H, W, generator=draw),
-        "prompt": torch.randn(6, 8, generator=draw),
+        "told": {"prompt_embeds": torch.randn(6, 8, generator=draw)},
         "mask": torch.rand(F, H, W, generator=draw),
         "noise": torch.randn(C, F, H, W, generator=draw),
     }
@@ -53,7 +57,7 @@ def written_out(model, inputs, *, timestep, mask, literal=False):
     s = timestep / 1000
     z = (1 - s) * h + s * eps if model.prediction == "flow" else 0.8 * h + 0.6 * eps
     target = eps - h if model.prediction == "flow" else eps
-    output = 0.3 * z + 0.001 * timestep + inputs["prompt"].double().mean()
+    output = 0.3 * z + 0.001 * timestep + inputs["told"]["prompt_embeds"].double().mean()
     total = 0.0
     for f in range(F):
         frame = 0.0
@@ -71,7 +75,7 @@ def written_out(model, inputs, *, timestep, mask, literal=False):
 def test_the_loss_is_equation_16(inputs, timestep, masked, frame_norm):
     model, mask = Linear(), inputs["mask"] if masked else None
     loss = motion_weighted_loss(
-        model, inputs["latents"], inputs["prompt"], mask_FHW=mask, timestep=timestep, noise_CFHW=inputs["noise"], frame_norm=frame_norm
+        model, inputs["latents"], inputs["told"], mask_FHW=mask, timestep=timestep, noise_CFHW=inputs["noise"], frame_norm=frame_norm
     )
     expected = written_out(model, inputs, timestep=timestep, mask=mask, literal=frame_norm == "paper_literal")
     assert float(loss) == pytest.approx(expected, rel=1e-5)
@@ -82,16 +86,34 @@ def test_a_model_with_epsilon_prediction_is_noised_by_its_own_schedule(inputs):
     schedule[640] = 0.64
     model = Linear("epsilon", schedule)
     loss = motion_weighted_loss(
-        model, inputs["latents"], inputs["prompt"], mask_FHW=inputs["mask"], timestep=640.0, noise_CFHW=inputs["noise"]
+        model, inputs["latents"], inputs["told"], mask_FHW=inputs["mask"], timestep=640.0, noise_CFHW=inputs["noise"]
     )
     assert float(loss) == pytest.approx(written_out(model, inputs, timestep=640.0, mask=inputs["mask"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("timestep", [0.0, 250.4, 640.0, 998.6, 1000.0])
+def test_noise_and_target_are_those_of_diffusers_schedule(inputs, prediction, timestep):
+    """CogVideoX's own schedule, whose last alpha is 0; the model is told the timestep that the noise is of."""
+    kind = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
+    scheduler = CogVideoXDDIMScheduler(prediction_type=kind, rescale_betas_zero_snr=True, snr_shift_scale=1.0)
+    model = Linear(prediction, scheduler.alphas_cumprod)
+    latents, noise = inputs["latents"][None], inputs["noise"][None]
+    step = torch.tensor([min(round(timestep), 999)])
+    noisy, target = noised(model, latents, noise, torch.tensor([timestep]))
+    torch.testing.assert_close(noisy, scheduler.add_noise(latents, noise, step), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        target, noise if prediction == "epsilon" else scheduler.get_velocity(latents, noise, step), rtol=1e-5, atol=1e-5
+    )
+    location_error(model, latents, repeated(inputs["told"], 1), timestep_B=torch.tensor([timestep]), noise_BCFHW=noise)
+    assert model.seen[1].tolist() == step.tolist()
 
 
 def test_the_mask_weighs_the_error_and_never_the_input(inputs):
     seen = []
     for mask in (None, inputs["mask"], torch.zeros(F, H, W)):
         model = Linear()
-        motion_weighted_loss(model, inputs["latents"], inputs["prompt"], mask_FHW=mask, timestep=500.0, noise_CFHW=inputs["noise"])
+        motion_weighted_loss(model, inputs["latents"], inputs["told"], mask_FHW=mask, timestep=500.0, noise_CFHW=inputs["noise"])
         seen.append(model.seen[0])
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])
@@ -107,18 +129,18 @@ def test_the_timestep_means_sigma_without_a_shift(inputs):
 
 def test_without_a_mask_it_is_the_training_loss(inputs):
     model, latents, noise = Linear(), inputs["latents"][None], inputs["noise"][None]
-    error = location_error(model, latents, inputs["prompt"][None], timestep_B=torch.tensor([300.0]), noise_BCFHW=noise)
-    loss = motion_weighted_loss(model, latents[0], inputs["prompt"], mask_FHW=None, timestep=300.0, noise_CFHW=noise[0])
+    error = location_error(model, latents, repeated(inputs["told"], 1), timestep_B=torch.tensor([300.0]), noise_BCFHW=noise)
+    loss = motion_weighted_loss(model, latents[0], inputs["told"], mask_FHW=None, timestep=300.0, noise_CFHW=noise[0])
     assert float(loss) == pytest.approx(float(error.mean()), rel=1e-6)
 
 
 def test_every_clip_of_a_batch_has_its_own_timestep(inputs):
     model = Linear()
     latents, noise = inputs["latents"].expand(2, -1, -1, -1, -1), inputs["noise"].expand(2, -1, -1, -1, -1)
-    prompt = inputs["prompt"].expand(2, -1, -1)
-    both = location_error(model, latents, prompt, timestep_B=torch.tensor([100.0, 700.0]), noise_BCFHW=noise)
+    told = repeated(inputs["told"], 2)
+    both = location_error(model, latents, told, timestep_B=torch.tensor([100.0, 700.0]), noise_BCFHW=noise)
     for number, timestep in enumerate((100.0, 700.0)):
-        alone = location_error(model, latents[:1], prompt[:1], timestep_B=torch.tensor([timestep]), noise_BCFHW=noise[:1])
+        alone = location_error(model, latents[:1], part_of(told, slice(1)), timestep_B=torch.tensor([timestep]), noise_BCFHW=noise[:1])
         assert torch.allclose(both[number], alone[0])
 
 
@@ -129,7 +151,7 @@ def test_repeating_a_clip_in_time_leaves_the_loss_per_frame_and_not_the_literal_
         [
             float(
                 motion_weighted_loss(
-                    model, v["latents"], inputs["prompt"], mask_FHW=v["mask"], timestep=500.0, noise_CFHW=v["noise"], frame_norm=norm
+                    model, v["latents"], inputs["told"], mask_FHW=v["mask"], timestep=500.0, noise_CFHW=v["noise"], frame_norm=norm
                 )
             )
             for v in (inputs, twice)
@@ -143,7 +165,7 @@ def test_repeating_a_clip_in_time_leaves_the_loss_per_frame_and_not_the_literal_
 def test_draws_are_averaged_over_the_noise_that_all_clips_share(inputs):
     model = Linear()
     draws = [Draw(timestep=500.0, noise_seed=0), Draw(timestep=750.0, noise_seed=3)]
-    loss = mean_motion_weighted_loss(model, inputs["latents"], inputs["prompt"], mask_FHW=inputs["mask"], draws=draws)
+    loss = mean_motion_weighted_loss(model, inputs["latents"], inputs["told"], mask_FHW=inputs["mask"], draws=draws)
     singles = [
         written_out(model, inputs | {"noise": latent_noise(draw.noise_seed, (C, F, H, W))}, timestep=draw.timestep, mask=inputs["mask"])
         for draw in draws

@@ -98,10 +98,10 @@ def test_the_warm_up_is_the_mean_square_of_single_gradients(model, parameters):
     expected = {name: torch.zeros_like(value) for name, value in parameters.items()}
     for clip_id in used:
         draw = warm_up_draw(4, clip_id, ALL_TIMESTEPS)
-        latents_CFHW, prompt_LE = latents(clip_id)
+        latents_CFHW, conditioning = latents(clip_id)
         noise_CFHW = latent_noise(draw.noise_seed, tuple(latents_CFHW.shape))
         loss = motion_weighted_loss(
-            model, latents_CFHW, prompt_LE, mask_FHW=None, timestep=draw.timestep, noise_CFHW=noise_CFHW, frame_norm="per_frame"
+            model, latents_CFHW, conditioning, mask_FHW=None, timestep=draw.timestep, noise_CFHW=noise_CFHW, frame_norm="per_frame"
         )
         for name, gradient in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
             expected[name] += gradient.square() / 3
@@ -113,8 +113,8 @@ def test_the_warm_up_is_the_mean_square_of_single_gradients(model, parameters):
 
 def test_a_clip_without_a_finite_gradient_leaves_no_trace_in_the_warm_up(model):
     def broken(clip_id):
-        latents_CFHW, prompt_LE = latents(clip_id)
-        return (torch.full_like(latents_CFHW, float("inf")) if clip_id == "b2" else latents_CFHW), prompt_LE
+        latents_CFHW, conditioning = latents(clip_id)
+        return (torch.full_like(latents_CFHW, float("inf")) if clip_id == "b2" else latents_CFHW), conditioning
 
     good, _ = warm_up(model, latents, ["a1", "c3"], parameters="attn1", seed=4, checkpointing=False)
     found, used = warm_up(model, broken, ["a1", "b2", "c3"], parameters="attn1", seed=4, checkpointing=False)

@@ -25,6 +25,7 @@ def test_losses_are_those_of_the_slow_formula(evaluated):
     """Oracle: mean over places of mask times squared error of the velocity, for one query and one draw, written out."""
     from motive_pipeline.attribution.noise import latent_noise
     from motive_pipeline.latents.stage import LatentSet
+    from motive_pipeline.models.conditioning import repeated
     from motive_pipeline.models.load import load_model
     from motive_pipeline.motion.stage import MaskSet
     from motive_pipeline.training.finetune import checkpoint_folder
@@ -40,7 +41,7 @@ def test_losses_are_those_of_the_slow_formula(evaluated):
         model = load_model(evaluated.config.model, threads=1, path=path)
         with torch.no_grad():
             noisy = (1 - sigma) * latents + sigma * noise
-            velocity = model.predict(noisy[None].float(), torch.tensor([row["timestep"]], dtype=torch.float32), prompt[None])[0]
+            velocity = model.predict(noisy[None].float(), torch.tensor([row["timestep"]], dtype=torch.float32), repeated(prompt, 1))[0]
         error = (velocity - (noise - latents)).square().mean(0)
         assert row[name] == pytest.approx(float((mask * error).mean()), rel=1e-4)
         assert row[f"plain_{name}"] == pytest.approx(float(error.mean()), rel=1e-4)

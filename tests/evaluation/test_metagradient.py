@@ -11,7 +11,7 @@ from motive_pipeline.attribution.loss import held_out_draws, mean_motion_weighte
 from motive_pipeline.config import Finetune
 from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.models.wan import WanModel
-from motive_pipeline.training.loop import finetune
+from motive_pipeline.training.loop import Clip, finetune
 from tests.tiny_wan import build_model, build_pipeline
 
 SHORT, LONG = (2, 4, 4), (3, 4, 4)
@@ -21,11 +21,12 @@ TARGETS = ("x", "y")
 SETTINGS = Finetune(steps=5, batch_size=3, learning_rate=3e-3, caption_dropout=0.3, warmup_share=0.4, schedule="cosine")
 
 
-def clip(clip_id: str) -> tuple[torch.Tensor, torch.Tensor]:
+def clip(clip_id: str) -> Clip:
     """Random latents of 16 channels and a random prompt embedding."""
     draw = np.random.default_rng(ord(clip_id))
     shape = SHAPES.get(clip_id, SHORT)
-    return tuple(torch.from_numpy(draw.standard_normal(size, dtype=np.float32)) for size in ((16, *shape), (8, 16)))
+    latents, prompt = (torch.from_numpy(draw.standard_normal(size, dtype=np.float32)) for size in ((16, *shape), (8, 16)))
+    return latents, {"prompt_embeds": prompt}
 
 
 @pytest.fixture
@@ -40,9 +41,9 @@ def model(monkeypatch) -> WanModel:
 
 def target_loss(model: WanModel, target: str) -> torch.Tensor:
     """The motion-weighted loss of a clip that takes no part in training."""
-    latents_CFHW, prompt_LE = clip(target)
+    latents_CFHW, conditioning = clip(target)
     mask_FHW = torch.linspace(0, 1, 32).reshape(SHORT)
-    return mean_motion_weighted_loss(model, latents_CFHW, prompt_LE, mask_FHW=mask_FHW, draws=held_out_draws(2, ALL_TIMESTEPS))
+    return mean_motion_weighted_loss(model, latents_CFHW, conditioning, mask_FHW=mask_FHW, draws=held_out_draws(2, ALL_TIMESTEPS))
 
 
 def weighted_training(model: WanModel, settings: Finetune) -> WeightedTraining:

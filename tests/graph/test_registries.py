@@ -16,6 +16,8 @@ from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
 from motive_pipeline.graph.metrics import METRICS, Metric, Style, video_metrics
 from motive_pipeline.graph.trackers import TRACKERS, TrackerEntry
+from motive_pipeline.models.grid import LatentGrid
+from motive_pipeline.models.input_rules import InputRules
 from motive_pipeline.models.load import latent_grid, load_model
 from motive_pipeline.models.wan import WanModel
 from motive_pipeline.motion.stage import publish_motion_masks
@@ -95,15 +97,18 @@ def load_toy(folder, **settings) -> ToyModel:
     return ToyModel(diffusers.WanPipeline.from_pretrained(folder), **settings)
 
 
+def toy_rules(vae, transformer) -> InputRules:
+    grid = LatentGrid(channels=vae["toy_channels"], temporal_stride=vae["toy_stride"], spatial_stride=8)
+    return InputRules(grid=grid, frame_step=vae["toy_stride"], side_multiple=8)
+
+
 @pytest.fixture
 def toy_family(monkeypatch) -> ModelFamily:
     family = ModelFamily(
         pipeline="ToyPipeline",
         label="toys",
         load=f"{__name__}:load_toy",
-        channels=("toy_channels", 16),
-        temporal_stride=("toy_stride", 4),
-        spatial_stride=("scale_factor_spatial", 8),
+        rules=f"{__name__}:toy_rules",
     )
     monkeypatch.setitem(FAMILIES, family.pipeline, family)
     return family

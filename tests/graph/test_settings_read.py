@@ -29,7 +29,7 @@ BY_CONTENT = {
     "second_moments": {"preference.comparisons"},  # the tests' type checks look at every property of a project
     "clip_catalog": {"queries.demo"},  # the demo's clips are made for its queries; the files enter by content
     "latents": {"model.expert"},  # loading a model names its denoiser, which encodes nothing
-    "generated_videos": {"model.expert", "clips.policies.hdr"},  # the checkpoint enters by content; generated videos are no HDR
+    "generated_videos": {"model.expert", "clips.policies.hdr", "clips.frame_step"},  # the checkpoint enters by content; its videos are no HDR and whole
     "eval_scores": {"clips", "queries.demo.motion", "queries.source"},  # videos and queries, whose frames it reads, enter by content
     "preference_bundle": {"clips"},  # likewise
     "preference_study": {"preference.results_path"},  # the result files enter by content

@@ -14,6 +14,7 @@ from motive_pipeline.models.load import load_model
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.video.decode import FrameRule, read_clip
 from tests.clip_fixtures import catalogued, cut, moving_square, noise, project, write_project, write_video
+from tests.tiny_families import build_ltx, save_tiny
 
 
 def model_of(ws):
@@ -26,10 +27,11 @@ def test_latents_and_embeddings_are_read_back_as_the_model_gave_them(ws):
     catalog = ws.published("clip_catalog").table("catalog")
     assert found.clip_ids == catalog["clip_id"].tolist()
     row = catalog.to_dict("records")[1]
-    latents, prompt = found.get(row["clip_id"])
+    latents, told = found.get(row["clip_id"])
     frames = read_clip(Path(row["path"]), FrameRule.of(ws.config)).frames_THWC
     assert torch.equal(latents, model_of(ws).encode_video(frames))
-    assert torch.equal(prompt, model_of(ws).encode_prompt(row["caption"]))
+    assert told.keys() == {"prompt_embeds"}
+    assert torch.equal(told["prompt_embeds"], model_of(ws).encode_prompt(row["caption"])["prompt_embeds"])
     index = publication.table("index")
     assert index[["num_frames", "frames", "height", "width", "flags"]].iloc[1].tolist() == [9, *latents.shape[1:], ""]
 
@@ -59,7 +61,7 @@ def test_captions_that_are_equal_up_to_the_token_limit_are_flagged_and_counted_a
     assert {clip_id for clip_id in found.clip_ids if captions[clip_id].startswith("a ball")} == {*flagged.index[flagged == "caption_cut"]}
     cut = flagged.index[flagged == "caption_cut"]
     assert len(cut) == 2
-    assert torch.equal(found.get(cut[0])[1], found.get(cut[1])[1]), "this is why they are flagged"
+    assert torch.equal(*(found.get(clip_id)[1]["prompt_embeds"] for clip_id in cut)), "this is why they are flagged"
     assert published.facts["flagged caption_cut"] == 2
     assert "2 of 3 clips have captions longer than model.max_prompt_tokens" in caplog.text
     assert ws.scores.query("SELECT count(*) FROM clips WHERE flags = 'caption_cut'").fetchall() == [(2,)]
@@ -72,7 +74,7 @@ def test_a_caption_is_cut_exactly_when_the_embedding_no_longer_sees_its_end(ws):
     model, limit = model_of(ws), ws.config.model.max_prompt_tokens
 
     def embedding(text):
-        return model.encode_prompt(text)
+        return model.encode_prompt(text)["prompt_embeds"]
 
     words = "disc sways"
     while not cut_prompts(ws, [words]):
@@ -133,13 +135,38 @@ def test_latents_that_are_not_kept_are_encoded_again_to_the_same_bits(ws, tmp_pa
     columns = ["clip_id", "content", "num_frames", "frames", "height", "width", "flags"]
     assert published.table("index")[columns].equals(kept.table("index")[columns])
     found = LatentSet(lean, "clip")
-    for clip_id, (latents, prompt) in wanted.items():
+    for clip_id, (latents, told) in wanted.items():
         assert not any(found.has(clip_id, name) for name in ("latents", "prompt_embeds"))
         again = found.get(clip_id)
         assert torch.equal(again[0], latents)
-        assert torch.equal(again[1], prompt)
+        assert again[1].keys() == told.keys() == {"prompt_embeds"}
+        assert torch.equal(again[1]["prompt_embeds"], told["prompt_embeds"])
     assert publish_latents(project(tmp_path, engine={"keep_latents": False}), role="clip").counts.computed == 0
     assert publish_latents(project(tmp_path), role="clip").counts.computed == 0
+
+
+def test_all_that_a_model_is_told_of_a_caption_is_kept_with_the_latents_or_made_again(tmp_path):
+    """LTX-Video is told which tokens are padding, and the frame rate."""
+    write_project(tmp_path)
+    settings = {
+        "model": {"path": str(save_tiny(build_ltx, tmp_path / "ltx")), "max_prompt_tokens": 8},
+        "clips": {"height": 64, "min_frames": 9},
+    }
+    ws = catalogued(project(tmp_path, **settings))
+    kept = publish_latents(ws, role="clip")
+    found = LatentSet(ws, "clip")
+    captions = ws.published("clip_catalog").table("catalog").set_index("clip_id")["caption"]
+    lean = project(tmp_path, engine={"keep_latents": False}, **settings)
+    assert publish_latents(lean, role="clip").data_version == kept.data_version
+    for clip_id in found.clip_ids:
+        expected = model_of(ws).encode_prompt(captions[clip_id])
+        assert expected.keys() == {"prompt_embeds", "prompt_attention_mask", "frame_rate"}
+        assert float(expected["frame_rate"]) == ws.config.clips.fps == 8
+        for told in (found.get(clip_id)[1], LatentSet(lean, "clip").get(clip_id)[1]):
+            assert told.keys() == expected.keys()
+            for name, tensor in expected.items():
+                assert told[name].dtype == tensor.dtype
+                assert torch.equal(told[name], tensor), name
 
 
 def test_latents_that_are_not_kept_and_come_out_different_are_refused(ws, tmp_path):
@@ -190,7 +217,11 @@ def test_too_many_rejects_and_no_query_left_stop_the_stage(tmp_path):
 def test_latents_that_are_not_finite_are_a_reject(ws, monkeypatch):
     model = model_of(ws)
     real = model.encode_prompt
-    monkeypatch.setattr(model, "encode_prompt", lambda prompt: real(prompt) * (torch.nan if "kind 0" in prompt else 1))
+
+    def broken(prompt):
+        return {name: tensor * (torch.nan if "kind 0" in prompt else 1) for name, tensor in real(prompt).items()}
+
+    monkeypatch.setattr(model, "encode_prompt", broken)
     publication = publish_latents(project(ws.root.parent, clips={"max_reject_share": 0.5}), role="clip")
     assert publication.rejects()["reason"].tolist() == ["non_finite_latents"]
 

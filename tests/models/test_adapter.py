@@ -33,7 +33,7 @@ def predict(model, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     latents, prompt = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 8, 16, generator=generator)
     with torch.no_grad():
-        return model.predict(latents, torch.tensor([500.0]), prompt)
+        return model.predict(latents, torch.tensor([500.0]), {"prompt_embeds": prompt})
 
 
 def with_adapter(lora: Lora = LORA, *, seed: int = 0, trained: bool = True):
@@ -53,7 +53,7 @@ def test_a_fresh_adapter_changes_no_bit_and_has_a_gradient_in_b_alone() -> None:
     assert torch.equal(predict(model), predict(build_model()))
     generator = torch.Generator().manual_seed(0)
     latents, prompt = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.randn(1, 8, 16, generator=generator)
-    model.predict(latents, torch.tensor([500.0]), prompt).square().sum().backward()
+    model.predict(latents, torch.tensor([500.0]), {"prompt_embeds": prompt}).square().sum().backward()
     lengths = {
         name: float(parameter.grad.norm())
         for name, parameter in adapter_parameters(model.transformer).items()

@@ -60,10 +60,13 @@ def test_decoding_takes_the_normalisation_back(model):
 
 
 def test_prompts_are_cleaned_and_padded_with_zeros(model):
-    embedding = model.encode_prompt("a  red\n circle ")
+    def embedding_of(prompt):
+        return model.encode_prompt(prompt)["prompt_embeds"]
+
+    embedding = embedding_of("a  red\n circle ")
     assert embedding.shape == (8, 16)
-    assert torch.equal(embedding, model.encode_prompt("a red circle"))
-    assert torch.equal(model.encode_prompt("red &amp; blue"), model.encode_prompt("red & blue"))
+    assert torch.equal(embedding, embedding_of("a red circle"))
+    assert torch.equal(embedding_of("red &amp; blue"), embedding_of("red & blue"))
     assert embedding[:4].abs().sum(dim=1).min() > 0
     assert not embedding[4:].any()
     assert torch.equal(embedding, t5_embedding(model.pipeline, "a red circle", max_tokens=8))
@@ -72,7 +75,7 @@ def test_prompts_are_cleaned_and_padded_with_zeros(model):
 def test_predict_is_the_transformer_in_float32_and_differentiable(model):
     latents, prompt = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 8, 16)
     timestep = torch.tensor([500.0, 100.0])
-    output = model.predict(latents, timestep, prompt)
+    output = model.predict(latents, timestep, {"prompt_embeds": prompt})
     direct = model.transformer(hidden_states=latents, timestep=timestep, encoder_hidden_states=prompt, return_dict=False)[0]
     assert torch.equal(output, direct)
     assert output.requires_grad
@@ -83,7 +86,8 @@ def test_per_token_timesteps_of_wan_2_2_give_the_same_prediction():
     latents, prompt, timestep = torch.randn(1, 16, 2, 4, 6), torch.randn(1, 8, 16), torch.tensor([500.0])
     seen = []
     expanded.transformer.register_forward_pre_hook(lambda _, __, given: seen.append(given["timestep"].shape), with_kwargs=True)
-    assert torch.allclose(plain.predict(latents, timestep, prompt), expanded.predict(latents, timestep, prompt), atol=1e-5)
+    told = {"prompt_embeds": prompt}
+    assert torch.allclose(plain.predict(latents, timestep, told), expanded.predict(latents, timestep, told), atol=1e-5)
     assert seen == [(1, 2 * 2 * 3)], "one timestep for each token of 2 frames of 2 x 3 patches"
     assert len(expanded.generate(["a"], seeds=[0], num_frames=5, height=32, width=32, num_steps=1, guidance=1.0)) == 1
 
@@ -100,15 +104,16 @@ def test_the_second_expert_is_chosen_by_name():
         WanModel(build_pipeline(), expert="transformer_2", **settings)
 
 
-def test_epsilon_prediction_brings_its_schedule_and_other_kinds_are_refused():
+@pytest.mark.parametrize(("kind", "prediction"), [("epsilon", "epsilon"), ("v_prediction", "v")])
+def test_a_schedule_of_noise_comes_with_the_model_and_other_kinds_are_refused(kind, prediction):
     from diffusers import DDPMScheduler
 
-    model = build_model(scheduler=DDPMScheduler(prediction_type="epsilon"))
-    assert model.prediction == "epsilon"
+    model = build_model(scheduler=DDPMScheduler(prediction_type=kind))
+    assert model.prediction == prediction
     assert model.alphas_cumprod is not None
     assert len(model.alphas_cumprod) == 1000
-    with pytest.raises(MotiveError, match="v_prediction"):
-        build_model(scheduler=DDPMScheduler(prediction_type="v_prediction"))
+    with pytest.raises(MotiveError, match=r"'sample'.*v_prediction"):
+        build_model(scheduler=DDPMScheduler(prediction_type="sample"))
 
 
 def test_a_video_comes_from_its_prompt_and_seed(model):
@@ -130,8 +135,12 @@ def test_a_saved_model_is_a_pipeline_that_gives_the_same_bits(tmp_path):
     WanPipeline.from_pretrained(tmp_path / "checkpoint")
     again = load(tmp_path / "checkpoint")
     latents, prompt, timestep = torch.randn(1, 16, 2, 4, 4), torch.randn(1, 8, 16), torch.tensor([500.0])
-    assert torch.equal(model.predict(latents, timestep, prompt), again.predict(latents, timestep, prompt))
-    assert not torch.equal(load(source).predict(latents, timestep, prompt), again.predict(latents, timestep, prompt))
+    assert torch.equal(
+        model.predict(latents, timestep, {"prompt_embeds": prompt}), again.predict(latents, timestep, {"prompt_embeds": prompt})
+    )
+    assert not torch.equal(
+        load(source).predict(latents, timestep, {"prompt_embeds": prompt}), again.predict(latents, timestep, {"prompt_embeds": prompt})
+    )
 
 
 def test_a_checkpoint_shares_everything_but_the_transformer_with_its_source(tmp_path):
@@ -160,5 +169,7 @@ def test_in_bfloat16_the_vae_stays_in_float32(tmp_path):
     model = load(save_tiny_wan(tmp_path / "source"), compute_dtype=torch.bfloat16)
     assert model.pipeline.vae.dtype == torch.float32
     assert model.transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
-    assert model.encode_prompt("a").dtype == torch.float32
-    assert model.predict(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), torch.randn(1, 8, 16)).dtype == torch.float32
+    assert model.encode_prompt("a")["prompt_embeds"].dtype == torch.float32
+    assert (
+        model.predict(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), {"prompt_embeds": torch.randn(1, 8, 16)}).dtype == torch.float32
+    )

@@ -16,6 +16,7 @@ from scipy import stats
 
 from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.conditioning import repeated, stacked
 from motive_pipeline.models.load import load_model
 from motive_pipeline.training.finetune import checkpoint_folder, load_records, publish_checkpoint
 from motive_pipeline.training.loop import Batches, finetune, learning_rate, shuffled_forever, step_draw
@@ -38,7 +39,7 @@ def train_by_hand(model, clips, by_shape, settings: Finetune, training: int) -> 
         noise = torch.randn((settings.batch_size, 16, *shape), generator=draw.noise)
         sigma = (draw.timestep_B / 1000).view(-1, 1, 1, 1, 1)
         h = torch.stack([clips[i][0] for i in ids])
-        prompt = torch.stack([empty if drop else clips[i][1] for i, drop in zip(ids, draw.drop_caption_B, strict=True)])
+        prompt = stacked([empty if drop else clips[i][1] for i, drop in zip(ids, draw.drop_caption_B, strict=True)])
         velocity = model.predict((1 - sigma) * h + sigma * noise, draw.timestep_B, prompt)
         total = ((velocity - (noise - h)) ** 2).mean()
         gradients = torch.autograd.grad(total, parameters)
@@ -99,9 +100,9 @@ class Recording:
     def __getattr__(self, name: str):
         return getattr(self._model, name)
 
-    def predict(self, latents_BCFHW, timestep_B, prompt_BLE):
-        self.calls.append((latents_BCFHW.detach(), timestep_B, prompt_BLE))
-        return self._model.predict(latents_BCFHW, timestep_B, prompt_BLE)
+    def predict(self, latents_BCFHW, timestep_B, conditioning):
+        self.calls.append((latents_BCFHW.detach(), timestep_B, conditioning["prompt_embeds"]))
+        return self._model.predict(latents_BCFHW, timestep_B, conditioning)
 
 
 def test_noise_timesteps_and_dropped_captions_are_the_same_in_every_arm() -> None:
@@ -112,7 +113,7 @@ def test_noise_timesteps_and_dropped_captions_are_the_same_in_every_arm() -> Non
         model = Recording(build_model())
         finetune(model, {WIDE: list(names)}, lambda clip_id: (torch.zeros(16, *WIDE), CLIPS[clip_id][1]), settings, training=2)
         seen.append(model.calls)
-    empty = build_model().encode_prompt("")
+    empty = build_model().encode_prompt("")["prompt_embeds"]
     for (noise_a, t_a, prompt_a), (noise_b, t_b, prompt_b) in zip(*seen, strict=True):
         assert torch.equal(noise_a, noise_b)
         assert torch.equal(t_a, t_b)
@@ -223,7 +224,7 @@ def test_a_watched_training_has_the_same_bits(ema: float | None) -> None:
     def watch(_step: int, _has_mean: bool) -> None:
         latents, prompt = CLIPS["a"]
         with torch.no_grad():
-            watched.predict(latents[None], torch.tensor([500.0]), prompt[None])
+            watched.predict(latents[None], torch.tensor([500.0]), repeated(prompt, 1))
 
     every_second = settings.model_copy(update={"eval_every": 2})
     assert finetune(watched, BY_SHAPE, CLIPS.__getitem__, every_second, training=0, watch=watch) == losses

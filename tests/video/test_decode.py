@@ -95,6 +95,11 @@ class TestTime:
     def test_the_largest_4n_plus_1_that_fits_is_kept(self, tmp_path, num_frames, kept):
         assert len(read(write_video(tmp_path / "v.mp4", counting_frames(num_frames))).frames_THWC) == kept
 
+    @pytest.mark.parametrize(("num_frames", "kept"), [(9, 9), (16, 9), (17, 17), (24, 17)])
+    def test_with_another_step_the_largest_number_that_fits_it_is_kept(self, tmp_path, num_frames, kept):
+        path = write_video(tmp_path / "v.mp4", counting_frames(num_frames))
+        assert len(read(path, num_frames=25, min_frames=9, frame_step=8).frames_THWC) == kept
+
     def test_fewer_than_min_frames_is_too_short_and_says_what_to_set(self, tmp_path):
         path = write_video(tmp_path / "v.mp4", counting_frames(8))
         with pytest.raises(RejectRow, match=r"too_short: 8 frames at 8 fps .* 9 are needed .*clips\.min_frames"):

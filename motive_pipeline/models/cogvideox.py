@@ -1,0 +1,82 @@
+"""CogVideoX (2B and 5B) through diffusers' CogVideoXPipeline: v-prediction, latents in the order [B, F, C, H, W]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import CogVideoXPipeline  # pyright: ignore[reportPrivateImportUsage]
+from jaxtyping import Float
+
+from motive_pipeline.internals.diffusers import cogvideox_rotary
+from motive_pipeline.models.conditioning import PROMPT, Conditioning
+from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline
+from motive_pipeline.models.input_rules import cogvideox_rules
+
+
+def load_cogvideox(
+    folder: Path, *, expert: str, device: torch.device, compute_dtype: torch.dtype, max_prompt_tokens: int
+) -> CogVideoXModel:
+    """The pipeline at ``folder``."""
+    pipeline = load_pipeline(CogVideoXPipeline, folder, expert=expert, compute_dtype=compute_dtype)
+    return CogVideoXModel(pipeline, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
+
+
+class CogVideoXModel(DiffusersModel):
+    """A ``CogVideoXPipeline`` behind the protocol."""
+
+    def __init__(
+        self,
+        pipeline: CogVideoXPipeline,
+        *,
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        max_prompt_tokens: int,
+        source: Path | None = None,
+    ) -> None:
+        super().__init__(
+            pipeline,
+            rules=cogvideox_rules(pipeline.vae.config, pipeline.transformer.config),
+            device=device,
+            compute_dtype=compute_dtype,
+            max_prompt_tokens=max_prompt_tokens,
+            source=source,
+        )
+
+    def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
+        """The VAE's latents as the transformer sees them: times ``scaling_factor``."""
+        return latents_BCFHW * self.pipeline.vae.config.scaling_factor
+
+    def denormalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
+        """The inverse of :meth:`normalised`."""
+        return latents_BCFHW / self.pipeline.vae.config.scaling_factor
+
+    def encode_prompt(self, prompt: str) -> Conditioning:
+        """CogVideoXPipeline's own embedding of ``prompt``, padded to ``max_prompt_tokens`` [L, E]."""
+        self._on_device("text_encoder")
+        with torch.no_grad():
+            embeds_BLE, _ = self.pipeline.encode_prompt(
+                prompt, do_classifier_free_guidance=False, max_sequence_length=self.max_prompt_tokens, device=self.device
+            )
+        return {PROMPT: embeds_BLE[0].float().cpu()}
+
+    def predict(
+        self,
+        latents_BCFHW: Float[torch.Tensor, "B C F h w"],
+        timestep_B: Float[torch.Tensor, " B"],
+        conditioning: Conditioning,
+    ) -> Float[torch.Tensor, "B C F h w"]:
+        """v in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
+        output_BFCHW = self.transformer(
+            hidden_states=latents_BCFHW.to(self.device, self.compute_dtype).transpose(1, 2),
+            encoder_hidden_states=conditioning[PROMPT].to(self.device, self.compute_dtype),
+            timestep=timestep_B.to(self.device),
+            image_rotary_emb=cogvideox_rotary(self.pipeline, latents_BCFHW.shape[2:], self.grid.spatial_stride, self.device),
+            return_dict=False,
+        )[0]
+        return output_BFCHW.float().transpose(1, 2)
+
+    def sampled_latents(self, prompts: list[str], shape_CFHW: tuple[int, int, int, int], **call: Any) -> Float[torch.Tensor, "B C F h w"]:
+        """Normalised latents that CogVideoXPipeline draws for ``prompts``."""
+        return self.pipeline(prompt=prompts, **call).frames.transpose(1, 2)

@@ -1,0 +1,205 @@
+"""A text-to-video pipeline of diffusers behind the protocol: what the families have in common.
+
+A family is a subclass with its own latent statistics, prompt and call of the transformer: ltx.py, cogvideox.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from jaxtyping import Float, UInt8
+
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
+from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.models.conditioning import Conditioning
+from motive_pipeline.models.folder import model_files
+from motive_pipeline.models.input_rules import InputRules
+from motive_pipeline.models.protocol import Prediction
+
+log = logging.getLogger(__name__)
+
+_PREDICTIONS: dict[str, Prediction] = {"flow_prediction": "flow", "epsilon": "epsilon", "v_prediction": "v"}
+"""diffusers' name of what a scheduler expects -> ours. A scheduler of flow matching names none."""
+
+
+class DiffusersModel:
+    """A pipeline behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
+
+    The transformer moves to ``device`` at once, the VAE and the text encoder at first use. So a gradient pass over cached latents never holds
+    them there. The VAE computes in the type it has, float32 as :func:`load_pipeline` loads it.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        *,
+        rules: InputRules,
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        max_prompt_tokens: int,
+        source: Path | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.source = source
+        self.device = device
+        self.compute_dtype = compute_dtype
+        self.max_prompt_tokens = max_prompt_tokens
+        self.grid = rules.grid
+        self.timestep_range = ALL_TIMESTEPS
+        self.prediction: Prediction = prediction_of(pipeline)
+        self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.vae.requires_grad_(False)
+        pipeline.text_encoder.requires_grad_(False)
+        self.transformer: torch.nn.Module = pipeline.transformer.to(device)
+
+    def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
+        """The VAE's latents as the transformer sees them."""
+        raise NotImplementedError
+
+    def denormalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
+        """The inverse of :meth:`normalised`."""
+        raise NotImplementedError
+
+    def encode_prompt(self, prompt: str) -> Conditioning:
+        """What the transformer is told of ``prompt``, on the CPU."""
+        raise NotImplementedError
+
+    def predict(
+        self,
+        latents_BCFHW: Float[torch.Tensor, "B C F h w"],
+        timestep_B: Float[torch.Tensor, " B"],
+        conditioning: Conditioning,
+    ) -> Float[torch.Tensor, "B C F h w"]:
+        """The transformer's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
+        raise NotImplementedError
+
+    def sampled_latents(self, prompts: list[str], shape_CFHW: tuple[int, int, int, int], **call: Any) -> Float[torch.Tensor, "B C F h w"]:
+        """Normalised latents that the pipeline draws for ``prompts``; ``call`` are arguments that the pipelines of all families take."""
+        raise NotImplementedError
+
+    def encode_video(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float[torch.Tensor, "C F h w"]:
+        """Normalised latents, from the mode of the posterior, in float32 on the CPU."""
+        vae = self._on_device("vae")
+        video_BCTHW = torch.from_numpy(frames_THWC).to(self.device).permute(3, 0, 1, 2)[None].to(vae.dtype) / 127.5 - 1.0
+        with torch.no_grad():
+            return self.normalised(vae.encode(video_BCTHW).latent_dist.mode())[0].float().cpu()
+
+    def decode_latents(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> UInt8[np.ndarray, "T H W 3"]:
+        """Decode normalised latents to frames, as the pipeline does."""
+        return to_uint8(self._decoded(latents_CFHW))
+
+    def generate(
+        self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
+    ) -> list[UInt8[np.ndarray, "T H W 3"]]:
+        """One video for each (prompt, seed): the latents of all in one batch through the pipeline, then decoded one by one.
+
+        The noise of a video comes from its own seed. A batched forward pass rounds differently for another batch size, so equal bits need an
+        equal batch size.
+
+        Raises:
+            RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
+        """
+        for component in ("vae", "text_encoder", "transformer"):
+            self._on_device(component)
+        latents_BCFHW = self.sampled_latents(
+            list(prompts),
+            self.grid.shape(num_frames, height, width),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            max_sequence_length=self.max_prompt_tokens,
+            output_type="latent",
+        )
+        videos = [self._decoded(latents_CFHW) for latents_CFHW in latents_BCFHW]
+        if not all(np.isfinite(video).all() for video in videos):
+            raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
+        return [to_uint8(video) for video in videos]
+
+    def save(self, folder: Path) -> None:
+        """Write the whole pipeline in diffusers' layout to ``folder``; see :func:`save_pipeline`."""
+        save_pipeline(self.pipeline, folder, source=self.source, trained="transformer")
+
+    def vae_arguments(self) -> dict[str, Any]:
+        """What the VAE's ``decode`` takes besides the latents of one video."""
+        return {}
+
+    def _decoded(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> Float[np.ndarray, "T H W 3"]:
+        """Frames in [0, 1]. A VAE that adds noise while it decodes adds the same noise to every video."""
+        vae = self._on_device("vae")
+        latents_BCFHW = self.denormalised(latents_CFHW[None].to(self.device, torch.float32)).to(vae.dtype)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            video_BCTHW = vae.decode(latents_BCFHW, **self.vae_arguments()).sample
+        return (video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1).cpu().numpy()
+
+    def _on_device(self, name: str) -> Any:
+        return getattr(self.pipeline, name).to(self.device)
+
+
+def load_pipeline(kind: Any, folder: Path, *, expert: str, compute_dtype: torch.dtype) -> Any:
+    """The pipeline of class ``kind`` at ``folder``, with its VAE in float32.
+
+    Raises:
+        MotiveError: ``expert`` (``model.expert``) is not ``transformer``, the only one that there is.
+    """
+    if expert != "transformer":
+        raise MotiveError(f"model.expert = {expert!r}: the model {folder} has one expert. Use transformer.")
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    return kind.from_pretrained(folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True)
+
+
+def prediction_of(pipeline: Any) -> Prediction:
+    """What the pipeline's transformer predicts, by its scheduler.
+
+    Raises:
+        MotiveError: something else than flow, noise or v.
+    """
+    kind = pipeline.scheduler.config.get("prediction_type", "flow_prediction")
+    if kind not in _PREDICTIONS:
+        raise MotiveError(f"the model's scheduler predicts {kind!r}; {', '.join(_PREDICTIONS)} are supported.")
+    return _PREDICTIONS[kind]
+
+
+def save_pipeline(pipeline: Any, folder: Path, *, source: Path | None, trained: str) -> None:
+    """Write the whole pipeline in diffusers' layout to ``folder``.
+
+    If the model came from the folder ``source``, only the component ``trained`` is written; every other file is a hard link to its source (a copy
+    across file systems).
+    """
+    if source is None:
+        pipeline.save_pretrained(folder)
+        return
+    for file in model_files(source):
+        relative = file.relative_to(source)
+        if relative.parts[0] != trained:
+            _link(file.resolve(), folder / relative)
+    getattr(pipeline, trained).save_pretrained(folder / trained)
+
+
+def to_uint8(video_THWC: np.ndarray) -> np.ndarray:
+    """[0, 1] to 0 ... 255, rounded."""
+    return np.round(video_THWC * 255.0).astype(np.uint8)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        log.info("cannot link %s, copying it", source)
+        shutil.copyfile(source, target)
