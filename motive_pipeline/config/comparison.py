@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,10 @@ from motive_pipeline.config.section import Section, Share, require_regular_expre
 
 ATTENTION_AND_FEED_FORWARD = r".*\.(to_q|to_k|to_v|to_out\.0|ffn?\.net\.0\.proj|ffn?\.net\.2)"
 """The Linear layers of attention and feed-forward by diffusers' names, in every family."""
+
+
+COMMAND_WORDS = ("subset", "model", "output", "steps", "seed", "arm")
+"""The words in braces that are replaced in ``finetune.command``."""
 
 
 class Lora(Section):
@@ -56,6 +61,19 @@ class Finetune(Section):
     eval_every: Annotated[int, Field(ge=1)] | None = None
     checkpointing: bool = False
     checkpoint_every: Annotated[int, Field(ge=1)] | None = 100
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    command_layout: str = "diffsynth"
+    command_checkpoint: str = "**/*"
+
+    @field_validator("command")
+    @classmethod
+    def _known_words(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        unknown = [word for argument in value or () for word in re.findall(r"\{([a-z_]+)\}", argument) if word not in COMMAND_WORDS]
+        if unknown:
+            raise ValueError(f"{{{unknown[0]}}} stands for nothing. There are: {', '.join(f'{{{word}}}' for word in COMMAND_WORDS)}")
+        if value is not None and "{output}" not in " ".join(value):
+            raise ValueError("must say {output} somewhere, the folder for its checkpoint")
+        return value
 
 
 class Generate(Section):

@@ -48,7 +48,7 @@ class ExportResult:
 
 
 def export_subset(
-    ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window", audio: Audio = "strip"
+    ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window", audio: Audio = "strip", within_root: bool = False
 ) -> ExportResult:
     """Write the clips of ``curated_subset/<arm>`` to ``folder`` in the layout of ``trainer`` (a key of ``TRAINERS``).
 
@@ -57,6 +57,8 @@ def export_subset(
     copies of the clips, also out of archives. Repeating the call does nothing after a finished export, and continues a stopped one. The path of
     the folder is part of the export, because trainers need absolute paths: a moved export is a different one.
 
+    ``within_root`` allows a folder among the pipeline's own, for a trainer that the pipeline itself runs.
+
     Raises:
         NotPublished: the subset is not published yet.
         MotiveError: ``folder`` holds something else; a clip has changed, is missing or cannot be read; the settings that decide the frames
@@ -64,7 +66,9 @@ def export_subset(
         Locked: another process exports to the same folder.
     """
     folder = folder.resolve()
-    _require_possible(ws, arm, folder, trainer, videos)
+    if not within_root:
+        require_apart(ws, folder)
+    _require_possible(arm, trainer, videos)
     subset = ws.published(f"curated_subset/{arm}")
     table = _with_catalog(ws, subset, arm)
     if videos == "original":
@@ -106,20 +110,21 @@ def require_target(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, v
         MotiveError: see :func:`export_subset`. A finished export of the same arm for the same trainer is no error: it may be the one that is wanted.
     """
     folder = folder.resolve()
-    _require_possible(ws, arm, folder, trainer, videos)
+    if not within_root:
+        require_apart(ws, folder)
+    _require_possible(arm, trainer, videos)
     there = _finished_manifest(folder)
     wanted = {"arm": arm, "trainer": trainer, "videos": videos, "audio": audio}
     if there is None or any(there.get(name, "strip") != value for name, value in wanted.items()):
         _require_free_folder(folder)
 
 
-def _require_possible(ws: Workspace, arm: ArmName, folder: Path, trainer: str, videos: Videos) -> None:
-    """The arm has clips, the trainer takes such videos, and the folder lies apart.
+def _require_possible(arm: ArmName, trainer: str, videos: Videos) -> None:
+    """The arm has clips, and the trainer takes such videos.
 
     Raises:
         MotiveError: one of them does not hold.
     """
-    require_apart(ws, folder)
     if arm == "base":
         raise MotiveError("the arm base is the untrained model and has no clips to export. Name another arm with --arm.")
     kind = TRAINERS[trainer]

@@ -546,6 +546,7 @@ STAGES: dict[str, Stage] = {
                 _is_not("finetune.ema", None): ("finetune.ema",),
                 _is_not("finetune.lora", None): ("finetune.lora",),
                 _is_not("finetune.optimizer", "adamw"): ("finetune.optimizer",),
+                _is_not("finetune.command", None): ("finetune.command", "finetune.command_layout", "finetune.command_checkpoint"),
             },
             settings=(
                 "finetune.seeds",

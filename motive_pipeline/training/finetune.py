@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from motive_pipeline.attribution.held_out import HeldOutLoss
-from motive_pipeline.config import ArmName
+from motive_pipeline.config import ArmName, Finetune
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.storage import atomic
@@ -24,6 +24,7 @@ from motive_pipeline.training.curve import HeldOutCurve
 from motive_pipeline.training.loop import Shape
 from motive_pipeline.training.one_training import PIPELINE, RECORD, train_or_reuse
 from motive_pipeline.training.optimizer import require_optimizer
+from motive_pipeline.training.own_trainer import require_command
 
 AVERAGED_LOSSES = 10
 """The published first and last loss of a training are means over this many steps."""
@@ -37,17 +38,20 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     ``finetune.eval_every`` is no part of the key: a training that is there already is not repeated to be watched.
 
     Raises:
-        MotiveError: ``finetune.optimizer`` cannot be used here, or ``finetune.lora.targets`` matches no layer.
-        GateFailed: a training diverged, a clip of the subset has no latents, or ``finetune.eval_every`` is set and no query can be measured.
+        MotiveError: ``finetune.optimizer`` or ``finetune.command`` cannot be used here, ``finetune.lora.targets`` matches no layer, or what the command left
+            is no checkpoint of this model.
+        GateFailed: a training diverged, the command failed, a clip of the subset has no latents, or ``finetune.eval_every`` is set and no query can be measured.
     """
     started = time.time()
     require_optimizer(ws.config.finetune)
+    require_command(ws)
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
     clips = clips_by_shape(clip_ids, latents, asset=f"finetuned_checkpoint/{arm}", chosen_by=f"curated_subset/{arm}")
     curve_of = None if ws.config.finetune.eval_every is None else functools.partial(HeldOutCurve, held_out=HeldOutLoss(ws), base=[])
     trainings = [train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
+    losses = [record["losses"] for record in records]
 
     def write(folder: Path) -> None:
         for number, training in enumerate(trainings):
@@ -60,9 +64,9 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
         content=digest([record["content"] for record in records]),
         write=write,
         started=started,
-        facts=_facts(records, len(clip_ids), ws.config.finetune.batch_size),
+        facts=_facts(records, len(clip_ids), ws.config.finetune),
         counts=RowCounts(computed=len(trainings) - reused, reused=reused),
-        preview=functools.partial(draw_losses, [record["losses"] for record in records]),
+        preview=functools.partial(draw_losses, losses) if all(losses) else None,
     )
 
 
@@ -105,20 +109,26 @@ def _held_out_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"held_out_loss_of_base": curves[0]["loss"][0], "held_out_loss_at_end": float(np.mean(ends))}
 
 
-def _facts(records: Sequence[Mapping[str, Any]], num_clips: int, batch_size: int) -> dict[str, Any]:
+def _facts(records: Sequence[Mapping[str, Any]], num_clips: int, settings: Finetune) -> dict[str, Any]:
+    unverified = settings.command is not None and any(record["steps"] is None for record in records)
+    facts = {
+        "clips": num_clips,
+        "trainings": len(records),
+        "steps": f"{settings.steps} (not verified: the trainer's checkpoint does not name them)" if unverified else settings.steps,
+        "seconds": float(sum(record["seconds"] for record in records)),
+    }
+    if settings.command is not None:  # how many clips its steps take, and its losses, are not known
+        return facts
     first, last = [
         np.mean([_mean_of_end(record["losses"], side) for record in records])
         for side in (slice(None, AVERAGED_LOSSES), slice(-AVERAGED_LOSSES, None))
     ]
-    return {
-        "clips": num_clips,
-        "trainings": len(records),
-        "steps": len(records[0]["losses"]),
-        "passes over the clips": round(len(records[0]["losses"]) * batch_size / num_clips, 1),
+    facts |= {
+        "passes over the clips": round(settings.steps * settings.batch_size / num_clips, 1),
         "first_loss": float(first),
         "last_loss": float(last),
-        "seconds": float(sum(record["seconds"] for record in records)),
-    } | _held_out_facts(records)
+    }
+    return facts | _held_out_facts(records)
 
 
 def _mean_of_end(losses: Sequence[float], side: slice) -> float:

@@ -9,25 +9,29 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.config import ArmName
+from motive_pipeline.config import ArmName, Config
 from motive_pipeline.graph import STAGES, resolve_dotted
 from motive_pipeline.latents.stage import LatentSet
-from motive_pipeline.models.adapter import adapter_parameters, adapter_weights, write_adapter
+from motive_pipeline.models.adapter import adapter_parameters, adapter_weights, load_adapter, write_adapter
 from motive_pipeline.models.adapter_file import COMFYUI_FILE, LORA_FILE
-from motive_pipeline.models.folder import model_family, model_files
+from motive_pipeline.models.folder import components, model_family, model_files, require_pipeline
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.models.sound import require_finite_weights, require_fits
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.work_folders import load_work, save_work
+from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.curve import HeldOutCurve
 from motive_pipeline.training.events import training_events, write_missing_events
 from motive_pipeline.training.loop import Shape, finetune
+from motive_pipeline.training.own_checkpoint import OwnCheckpoint
+from motive_pipeline.training.own_trainer import train_by_command
 from motive_pipeline.training.saved_state import SavedStates, State
 
 log = logging.getLogger(__name__)
@@ -54,6 +58,11 @@ class _Trained:
     curve: HeldOutCurve | None
     seconds: float
 
+    def record(self) -> dict[str, Any]:
+        """What the record of the training says of its course."""
+        held_out = {} if self.curve is None else {"held_out": self.curve.record()}
+        return {"losses": self.losses, "steps": len(self.losses), **held_out, "seconds": round(self.seconds, 1)}
+
 
 def train_or_reuse(
     ws: Workspace,
@@ -74,22 +83,26 @@ def train_or_reuse(
         write_missing_events(ws, arm, number, kept)
         return Training(folder=folder, record=kept, reused=True)
     atomic.remove_leftovers(folder.parent)
-    states = SavedStates(folder)
-    trained = _train(ws, arm, clips, latents, number, curve_of, states)
+    states, scratch = SavedStates(folder), folder.with_name(f"{folder.name}-command")
+    if ws.config.finetune.command is None:
+        trained = _train(ws, arm, clips, latents, number, curve_of, states)
+        save, own = partial(save_checkpoint, trained.model, model_folder(ws.config.model)), trained.record()
+    else:
+        done = train_by_command(ws, arm, number, scratch)
+        save, own = partial(save_own_checkpoint, done.checkpoint, ws.config), done.record()
     with atomic.new_folder(folder) as temp:
-        save_checkpoint(trained.model, model_folder(ws.config.model), temp / PIPELINE)
+        save(temp / PIPELINE)
         record = {
             "training": number,
             "content": _weights_digest(temp / PIPELINE, ws.config.model.expert),
             "base": base,
             "settings": settings,
             "clips": len(content),
-            "losses": trained.losses,
-            **({} if trained.curve is None else {"held_out": trained.curve.record()}),
-            "seconds": round(trained.seconds, 1),
+            **own,
         }
         save_work(temp, RECORD, record)
     states.remove()
+    atomic.remove(scratch)
     return Training(folder=folder, record=record, reused=False)
 
 
@@ -148,6 +161,31 @@ def save_checkpoint(model: VideoModel, base: Path, folder: Path) -> None:
     write_adapter(weights, folder / LORA_FILE)
     if (original := model_family(base, "model.path").original_lora) is not None:
         write_adapter(resolve_dotted(original)(weights), folder / COMFYUI_FILE)
+
+
+def save_own_checkpoint(checkpoint: OwnCheckpoint, settings: Config, folder: Path) -> None:
+    """Lay out what another trainer left as :func:`save_checkpoint` does, once it is known to be of this model.
+
+    Raises:
+        MotiveError: it is the LoRA or the transformer of another model, it is not whole, or it holds NaN or infinity.
+    """
+    base, what = model_folder(settings.model), "finetune.command's checkpoint"
+    if checkpoint.is_adapter:
+        without = settings.model.model_copy(update={"adapter": None})
+        model = load_model(without, threads=settings.engine.threads, path=base)
+        load_adapter(model.transformer, checkpoint.path, pipeline=model_family(base, what).pipeline, what=what)
+        save_checkpoint(model, base, folder)
+        return
+    expert = settings.model.expert
+    for file in model_files(base):
+        relative = file.relative_to(base)
+        if relative.parts[0] != expert:
+            atomic.link_or_copy(file.resolve(), folder / relative)
+    link_tree(checkpoint.path, folder / expert)
+    require_pipeline(folder, what)
+    parts = [part for part in components(folder, what) if part.folder.name == expert]
+    require_fits(parts, what)
+    require_finite_weights(parts, what)
 
 
 def _settings(ws: Workspace) -> dict[str, Any]:
