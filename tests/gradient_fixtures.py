@@ -26,8 +26,8 @@ def write_prepared_project(folder: Path) -> Path:
 def workspace(folder: Path, **sections) -> Workspace:
     """The project at ``folder`` with other settings in some sections."""
     merged = {name: values | sections.get(name, {}) for name, values in SETTINGS.items()}
-    settings = sections | merged
-    return project(folder, **settings, model={"path": str(folder / "wan"), "max_prompt_tokens": 8})
+    model = {"path": str(folder / "wan"), "max_prompt_tokens": 8} | sections.pop("model", {})
+    return project(folder, **(sections | merged), model=model)
 
 
 def publish_upstream(ws: Workspace) -> None:

@@ -188,7 +188,7 @@ def _from_warm_up(ws: Workspace, base: Path, latents: LatentSet) -> tuple[Second
     folder = base / ("whole" if len(clip_ids) == settings.adam_clips else digest([[each, latents.content(each)] for each in clip_ids]))
     if (kept := _kept(folder)) is not None:
         return kept, 0
-    model = load_model(ws.config.model, threads=ws.config.engine.threads)
+    model = load_model(ws.config.model, threads=ws.config.engine.threads, fresh_adapter=ws.config.fresh_adapter)
     sums, used = warm_up(
         model,
         latents.get,
@@ -208,7 +208,7 @@ def _from_file(ws: Workspace, base: Path) -> tuple[SecondMoments, int]:
     assert file is not None
     if (kept := _kept(base / "whole")) is not None:
         return kept, 0
-    transformer = load_model(ws.config.model, threads=ws.config.engine.threads).transformer
+    transformer = load_model(ws.config.model, threads=ws.config.engine.threads, fresh_adapter=ws.config.fresh_adapter).transformer
     chosen = selected_parameters(transformer, ws.config.gradient.parameters)
     return _keep(base / "whole", load_adam_state(file, dict(transformer.named_parameters()), chosen), source=str(file)), 0
 

@@ -138,7 +138,7 @@ class _RowFunction:
 
     def _build(self) -> ClipGradient:
         config = self._config
-        model = load_model(config.model, threads=config.engine.threads)
+        model = load_model(config.model, threads=config.engine.threads, fresh_adapter=config.fresh_adapter)
         if self._inputs.second_moments is None:
             return build_clip_gradient(model, config.gradient)
         scales = adam_scales(load_second_moments(self._ws, model.device), eps=config.influence.adam_eps)

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import torch
 
+from motive_pipeline.config.method import ADAPTER
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.models.adapter import adapter_parameters, is_fresh
 from motive_pipeline.models.checkpointing import Checkpointing, checkpointed
 
 log = logging.getLogger(__name__)
@@ -22,7 +24,8 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 
 
 def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torch.nn.Parameter]:
-    """The parameters whose names ``pattern`` (a regular expression, or ``all``) matches anywhere.
+    """The parameters whose names ``pattern`` (a regular expression) matches anywhere. ``all`` are all of them. ``adapter`` are those of the module's LoRA; of
+    a fresh one B alone, because the gradient of A is zero there.
 
     Raises:
         MotiveError: the pattern is not a regular expression, or matches no name.
@@ -30,6 +33,9 @@ def selected_parameters(module: torch.nn.Module, pattern: str) -> dict[str, torc
     named = dict(module.named_parameters())
     if pattern == "all":
         return named
+    if pattern == ADAPTER:
+        of_adapter = adapter_parameters(module)
+        return {name: parameter for name, parameter in of_adapter.items() if ".lora_B." in name} if is_fresh(module) else of_adapter
     try:
         expression = re.compile(pattern)
     except re.error as error:

@@ -4,7 +4,7 @@ Defaults that come from the method are in the sections; ``motive.yaml`` comments
 """
 
 from motive_pipeline.config.auditing import Audit
-from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference, VBench
+from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Lora, Preference, VBench
 from motive_pipeline.config.data import Clips, DemoClips, DemoQueries, Policies, Queries, Storage
 from motive_pipeline.config.fingerprints import Config
 from motive_pipeline.config.load import load_config, parse_config
@@ -44,6 +44,7 @@ __all__ = [
     "Generate",
     "Gradient",
     "Influence",
+    "Lora",
     "Model",
     "Motion",
     "Policies",

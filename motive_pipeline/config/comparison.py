@@ -9,7 +9,29 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from motive_pipeline.config.names import NON_COMMERCIAL, VBENCH_DIMENSIONS, VBenchDimension
-from motive_pipeline.config.section import Section, Share
+from motive_pipeline.config.section import Section, Share, require_regular_expression
+
+ATTENTION_AND_FEED_FORWARD = r".*\.(to_q|to_k|to_v|to_out\.0|ffn?\.net\.0\.proj|ffn?\.net\.2)"
+"""The Linear layers of attention and feed-forward by diffusers' names, in every family."""
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on the layers whose names the regular expression ``targets`` matches whole."""
+
+    rank: Annotated[int, Field(ge=1, le=4096)] = 32
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: str = ATTENTION_AND_FEED_FORWARD
+
+    @field_validator("targets")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        return require_regular_expression(value)
+
+    @property
+    def scale_alpha(self) -> float:
+        """``alpha``, by default the rank: then the product of the adapters is added as it is."""
+        return float(self.rank) if self.alpha is None else self.alpha
 
 
 class Finetune(Section):
@@ -17,6 +39,8 @@ class Finetune(Section):
     steps: Annotated[int, Field(ge=1)] = 1000
     batch_size: Annotated[int, Field(ge=1)] = 8
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    lora: Lora | None = None
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
@@ -31,6 +55,7 @@ class Finetune(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     eval_every: Annotated[int, Field(ge=1)] | None = None
     checkpointing: bool = False
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = 100
 
 
 class Generate(Section):

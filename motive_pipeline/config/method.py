@@ -15,10 +15,14 @@ from motive_pipeline.graph.variants import Rule
 TRAK_MAX_DIM = 8192
 """The largest ``influence.proj_dim`` with TRAK, whose kernel has proj_dim x proj_dim entries."""
 
+ADAPTER = "adapter"
+"""The value of ``gradient.parameters`` that attributes a LoRA's own parameters."""
+
 
 class Model(Section):
     path: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     revision: str | None = None
+    adapter: Path | None = None
     expert: Literal["transformer", "transformer_2"] = "transformer"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"

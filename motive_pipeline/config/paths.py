@@ -29,7 +29,7 @@ def resolve_paths(config: C, base: Path) -> C:
     resolved = config.model_copy(
         update={
             "storage": _storage(config.storage, base),
-            "model": config.model.model_copy(update={"path": model}),
+            "model": _resolved(config.model.model_copy(update={"path": model}), base, "adapter"),
             "embedding": config.embedding.model_copy(update={"encoder": encoder}),
             "clips": _resolved(config.clips, base, "path", "table"),
             "queries": _resolved(config.queries, base, "path", "table", "held_out_path", "held_out_table"),

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from motive_pipeline.config.auditing import Audit
-from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Preference
+from motive_pipeline.config.comparison import Evaluate, Finetune, Generate, Lora, Preference
 from motive_pipeline.config.data import Clips, Queries, Storage
-from motive_pipeline.config.method import TRAK_MAX_DIM, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
+from motive_pipeline.config.method import ADAPTER, TRAK_MAX_DIM, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
 from motive_pipeline.config.names import COMPARED_BY_PEOPLE, DEFAULT_ARMS, VBENCH_VIDEOS_PER_PROMPT, NewName, Variant
 from motive_pipeline.config.running import Engine, Schedule
 from motive_pipeline.config.section import Section
@@ -92,6 +92,15 @@ class Settings(Section):
         for pair in self.preference.comparisons or ():
             if missing := [arm for arm in pair if arm not in self.arms]:
                 raise ValueError(f"preference.comparisons names {missing[0]}, which is not among arms ({', '.join(self.arms)})")
+        if self.model.adapter is not None and self.finetune.lora is None:
+            raise ValueError(
+                "model.adapter is trained on as a LoRA: set finetune.lora: {} (the adapter keeps its own rank, scale and layers)"
+            )
+        attributed = {MAIN_VARIANT: self.gradient, **{name: own.gradient for name, own in self._variants.items()}}
+        if self.finetune.lora is None and (names := [name for name, gradient in attributed.items() if gradient.parameters == ADAPTER]):
+            raise ValueError(
+                f"gradient.parameters: {ADAPTER} (of {', '.join(names)}) attributes a LoRA, and there is none: set finetune.lora, for instance {{rank: 32}}"
+            )
         is_standard = self.evaluate.backend == "vbench" and self.evaluate.vbench.suite == "standard"
         if is_standard and (self.generate.prompts is None or self.generate.videos_per_prompt != VBENCH_VIDEOS_PER_PROMPT):
             raise ValueError(
@@ -175,6 +184,11 @@ class Settings(Section):
             return self
         own = self._variants[name]
         return self.model_copy(update={key: getattr(own, key) for key in VariantSections.model_fields})
+
+    @property
+    def fresh_adapter(self) -> Lora | None:
+        """The adapter that is attributed before it is trained (``gradient.parameters: adapter`` without ``model.adapter``); None where none is."""
+        return self.finetune.lora if self.gradient.parameters == ADAPTER and self.model.adapter is None else None
 
     @property
     def min_frames(self) -> int:

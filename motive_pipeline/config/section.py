@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,6 +28,15 @@ def require_power_of_two(value: int) -> int:
     """``value``, or a ValueError that suggests the nearest power of two below it."""
     if value & (value - 1):
         raise ValueError(f"must be a power of two, for instance {2 ** (value.bit_length() - 1)}")
+    return value
+
+
+def require_regular_expression(value: str) -> str:
+    """``value``, or a ValueError if it is no regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is not a regular expression: {error}") from error
     return value
 
 

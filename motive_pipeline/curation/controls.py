@@ -25,6 +25,7 @@ from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import Arm, Role
 from motive_pipeline.latents.stage import LatentSet
+from motive_pipeline.models.adapter import reset_adapter
 from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
 from motive_pipeline.motion.parallel import in_parallel
@@ -127,13 +128,15 @@ def untrained_features(ws: Workspace, role: Role) -> Features:
 def untrained_gradient(ws: Workspace) -> ClipGradient:
     """The method's gradient pass through the same architecture with random weights."""
     # The loaded base model is shared, so load its folder again.
-    model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
+    model = load_model(
+        ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model), fresh_adapter=ws.config.fresh_adapter
+    )
     reset_weights(model, UNTRAINED_SEED)
     return build_clip_gradient(model, ws.config.gradient.model_copy(update={"combine": "mean_gradient"}))
 
 
 def reset_weights(model: VideoModel, seed: int) -> None:
-    """Reset the transformer to the initial weights of its class, drawn from ``seed``. The global random state is unchanged.
+    """Reset the transformer to the initial weights of its class, drawn from ``seed``, and its adapter to a fresh one. The global random state is unchanged.
 
     The class has diffusers' ``from_config``, or can be called without arguments.
     """
@@ -142,7 +145,10 @@ def reset_weights(model: VideoModel, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = kind.from_config(transformer.config) if hasattr(kind, "from_config") else kind()
-    transformer.load_state_dict(fresh.state_dict())
+    weights = fresh.state_dict()
+    names = {name: name.replace(".base_layer.", ".") for name in transformer.state_dict() if ".lora_" not in name}
+    transformer.load_state_dict({name: weights[original] for name, original in names.items()}, strict=False)
+    reset_adapter(transformer, seed)
 
 
 def _store(ws: Workspace, name: str) -> RowStore:

@@ -180,6 +180,9 @@ DRAWS: Mapping[Switch, tuple[str, ...]] = {
 }
 """The settings that decide the (timestep, noise) draws of attribution, besides the first noise seed."""
 
+FRESH_ADAPTER: Mapping[Switch, tuple[str, ...]] = {("gradient.parameters", "adapter"): ("finetune.lora",)}
+"""The settings of a LoRA that is attributed before it is trained."""
+
 SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
@@ -214,7 +217,7 @@ SOURCES: dict[str, Source] = {
             name="base_model",
             description="Weights and configuration of the model that is attributed and fine-tuned.",
             kinds=frozenset({"huggingface"}),
-            settings=("model.path", "model.revision"),
+            settings=("model.path", "model.revision", "model.adapter"),
             observe="motive_pipeline.models.load:observe_base_model",
             taken_in_by="projected_gradients/motive",
             change="weights replaced",
@@ -373,7 +376,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="second_moments",
             settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
-            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed")},
+            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed"), **FRESH_ADAPTER},
             version=2,
             publish="motive_pipeline.attribution.second_moments:publish_second_moments",
             group="attribution",
@@ -405,6 +408,7 @@ STAGES: dict[str, Stage] = {
             when={
                 **DRAWS,
                 _is_not("gradient.combine", "mean_gradient"): ("gradient.combine",),
+                **FRESH_ADAPTER,
                 ("influence.preconditioner", "adam"): ("influence.adam_eps",),
             },
             # the mask itself stands in a row's key
@@ -476,7 +480,7 @@ STAGES: dict[str, Stage] = {
                 "engine.threads",
                 *MODEL,
             ),
-            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",)},
+            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",), **FRESH_ADAPTER},
             publish_settings=("gradient.mask", "influence.preconditioner"),  # the mask stands in a row's key; a note speaks of the kernel
             publish="motive_pipeline.evaluation.influence_maps:publish_influence_maps",
             group="evaluation",
@@ -517,6 +521,7 @@ STAGES: dict[str, Stage] = {
                 _has_arm("flow_similarity"): ("vote.percentile", *FRAMES, "clips.policies.hdr"),
                 _both(_has_arm("flow_similarity"), _is_not("clips.frame_step", 4)): ("clips.frame_step",),
                 _has_arm("untrained"): ("vote.percentile", "gradient", "influence.proj_dim", "model.expert", "engine.threads", *MODEL),
+                **FRESH_ADAPTER,
             },
             publish="motive_pipeline.curation.arms:publish_subset",
             lanes=PER_SUBSET,
@@ -538,6 +543,8 @@ STAGES: dict[str, Stage] = {
                 _is_not("finetune.sampling", "uniform"): ("finetune.sampling",),
                 _is_not("finetune.timesteps", "independent"): ("finetune.timesteps",),
                 _is_not("finetune.ema", None): ("finetune.ema",),
+                _is_not("finetune.lora", None): ("finetune.lora",),
+                _is_not("finetune.optimizer", "adamw"): ("finetune.optimizer",),
             },
             settings=(
                 "finetune.seeds",
@@ -669,7 +676,9 @@ STAGES: dict[str, Stage] = {
                 ),
             ),
         ),
-        Stage(name="audit_rows", settings=("model.expert", "engine.threads", *MODEL)),  # draws, subsets and trainings stand in a row's key
+        Stage(
+            name="audit_rows", settings=("model.expert", "engine.threads", *MODEL), when=FRESH_ADAPTER
+        ),  # draws, subsets and trainings stand in a row's key
         Stage(
             name="attribution_audit",
             settings=("model.expert", "engine.threads", *FRAMES, *MODEL),

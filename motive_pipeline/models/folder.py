@@ -12,6 +12,7 @@ from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
+from motive_pipeline.models.adapter_file import adapter_file
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.models.input_rules import InputRules, require_fitting_settings
@@ -137,7 +138,7 @@ def require_fitting(ws: Workspace) -> None:
 
 
 def model_hash(ws: Workspace) -> str:
-    """32 hex digits over names and bytes of the model's files.
+    """32 hex digits over names and bytes of the model's files, and over the bytes of ``model.adapter``.
 
     The hash of each file is remembered in ``<state>/model_files.json`` by path, size, times, inode and links, and that its weights passed the
     checks in ``<state>/model_checks.json`` by content. So an unchanged model is read once.
@@ -145,7 +146,12 @@ def model_hash(ws: Workspace) -> str:
     Raises:
         MotiveError: a component is not whole, does not fit its class, or holds NaN or infinity.
     """
-    return folder_hash(_sound_folder(ws), hash_memory(ws))
+    base = folder_hash(_sound_folder(ws), hash_memory(ws))
+    if (adapter := ws.config.model.adapter) is None:
+        return base
+    file = adapter_file(adapter)
+    [(_, content)] = file_hashes(file.parent, [file], hash_memory(ws).with_name("adapter_files.json"))
+    return digest(base, content)
 
 
 def encoders_hash(ws: Workspace) -> str:

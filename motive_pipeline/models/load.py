@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from motive_pipeline import config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import resolve_dotted
+from motive_pipeline.models.adapter_file import LORA_FILE, adapter_file
 from motive_pipeline.models.folder import (
     components,
     encoders_hash,
@@ -46,8 +47,8 @@ __all__ = [
 _base_models: dict[tuple[object, ...], VideoModel] = {}
 
 
-def load_model(model: config.Model, *, threads: int, path: Path | None = None) -> VideoModel:
-    """The base model, or the checkpoint at ``path`` with the same settings.
+def load_model(model: config.Model, *, threads: int, path: Path | None = None, fresh_adapter: config.Lora | None = None) -> VideoModel:
+    """The base model, or the checkpoint at ``path`` with the same settings. ``fresh_adapter`` is given to the base model, as training 0 begins with it.
 
     The base model is loaded once per process (and again when its files have changed) and shared, so nobody may leave its weights changed: for training,
     load the base model's own folder as ``path``. A checkpoint is loaded anew each time.
@@ -58,14 +59,34 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None) -
     _prepare_torch(threads)
     if path is not None:
         require_pipeline(path, "checkpoint")
-        return _load(model, path, "checkpoint")
+        return _with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter)
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
-    key = (folder, stats, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate)
+    key = (
+        folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate
+    )  # fmt: skip
     if key not in _base_models:
         _base_models.clear()
-        _base_models[key] = _load(model, folder, named(model))
+        _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)
     return _base_models[key]
+
+
+def _with_adapter(loaded: VideoModel, model: config.Model, folder: Path, fresh: config.Lora | None) -> VideoModel:
+    """``loaded`` from ``folder`` with the adapter that a training left there, else that of ``model.adapter``, else ``fresh``, if there is one."""
+    own = folder / LORA_FILE
+    is_trained = own.exists() and folder != model_folder(model)
+    if not is_trained and model.adapter is None and fresh is None:
+        return loaded
+    from motive_pipeline.models.adapter import add_adapter, fresh_adapter_seed, load_adapter
+
+    if not is_trained and model.adapter is None:
+        assert fresh is not None
+        add_adapter(loaded.transformer, fresh, fresh_adapter_seed(0))
+        return loaded
+    what = "checkpoint" if is_trained else "model.adapter"
+    file = own if is_trained or model.adapter is None else adapter_file(model.adapter)
+    load_adapter(loaded.transformer, file, pipeline=model_family(folder, what).pipeline, what=what)
+    return loaded
 
 
 def _load(model: config.Model, folder: Path, what: str) -> VideoModel:

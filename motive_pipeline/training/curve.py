@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,17 @@ class HeldOutCurve:
         else:
             self.steps.append(step)
             self.loss.append(loss)
+
+    def go_on(self, record: Mapping[str, Any] | None) -> None:
+        """Go on with the curve ``record`` of a stopped training, if it is over the same queries and draws; else begin with the base model, which ``model`` has
+        to be then."""
+        if record is None or record["key"] != self.held_out.key:
+            self.watch(0, False)
+            return
+        self.steps[:] = record["steps"]
+        self.loss[:] = record["loss"]
+        self.mean_weights_loss[:] = (record["mean_weights_loss"] or [])[1:]
+        self.base[:] = self.loss[:1]
 
     @property
     def note(self) -> str:

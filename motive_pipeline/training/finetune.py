@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +15,38 @@ from jaxtyping import Float
 from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed
-from motive_pipeline.graph import STAGES
 from motive_pipeline.latents.stage import LatentSet
-from motive_pipeline.models.load import load_model, model_folder, model_hash
-from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
+from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.work_folders import link_tree
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.training.curve import HeldOutCurve
-from motive_pipeline.training.loop import Shape, finetune
+from motive_pipeline.training.loop import Shape
+from motive_pipeline.training.one_training import PIPELINE, RECORD, train_or_reuse
+from motive_pipeline.training.optimizer import require_optimizer
 
-log = logging.getLogger(__name__)
-
-STAGE = "finetuned_checkpoint"
-PIPELINE, RECORD = "pipeline", "training.json"
 AVERAGED_LOSSES = 10
 """The published first and last loss of a training are means over this many steps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """A finished training: its folder, its record, and whether it existed already."""
-
-    folder: Path
-    record: dict[str, Any]
-    reused: bool
 
 
 def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     """Publish ``finetuned_checkpoint/<arm>``: the folder is the diffusers pipeline of training 0; ``seed-1``, ... hold the others.
 
-    Each finished training is kept below ``work/finetune`` under a key of its inputs (clips by content, base model, settings, number). So a
-    killed run repeats only the unfinished training, and arms that chose the same clips share their trainings. ``finetune.eval_every`` is no part of the key: a
-    training that is there already is not repeated to be watched.
+    Each finished training is kept under a key of its inputs (clips by content, base model, settings, number). So arms that chose the same clips share their
+    trainings, and the run after a killed one goes on with the unfinished training, from the last state that ``finetune.checkpoint_every`` saved.
+    ``finetune.eval_every`` is no part of the key: a training that is there already is not repeated to be watched.
 
     Raises:
+        MotiveError: ``finetune.optimizer`` cannot be used here, or ``finetune.lora.targets`` matches no layer.
         GateFailed: a training diverged, a clip of the subset has no latents, or ``finetune.eval_every`` is set and no query can be measured.
     """
     started = time.time()
+    require_optimizer(ws.config.finetune)
     clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
     latents = LatentSet(ws, "clip")
     clips = clips_by_shape(clip_ids, latents, asset=f"finetuned_checkpoint/{arm}", chosen_by=f"curated_subset/{arm}")
     curve_of = None if ws.config.finetune.eval_every is None else functools.partial(HeldOutCurve, held_out=HeldOutLoss(ws), base=[])
-    trainings = [_train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
+    trainings = [train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
     records = [training.record for training in trainings]
 
     def write(folder: Path) -> None:
@@ -108,71 +94,6 @@ def clips_by_shape(clip_ids: Sequence[str], latents: LatentSet, *, asset: str, c
     for clip_id, shape in zip(clip_ids, shapes, strict=True):
         clips.setdefault(tuple(int(size) for size in shape), []).append(clip_id)
     return clips
-
-
-def _train_or_reuse(
-    ws: Workspace,
-    arm: ArmName,
-    clips: Mapping[Shape, Sequence[str]],
-    latents: LatentSet,
-    number: int,
-    curve_of: Callable[..., HeldOutCurve] | None,
-) -> Training:
-    """Training ``number`` of the arm: a finished one if there is one, else trained now, and watched by ``curve_of(model=...)`` if that is given."""
-    base = model_hash(ws)
-    content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
-    settings = _settings(ws)
-    key = digest(STAGE, STAGES[STAGE].version, base, settings, content, number)
-    folder = ws.root / "work" / "finetune" / base[:16] / key
-    if (kept := load_work(folder, RECORD)) is not None:
-        log.info("finetune %s: training %d exists already", arm, number)
-        return Training(folder=folder, record=kept, reused=True)
-    atomic.remove_leftovers(folder.parent)
-    started = time.time()
-    # The loaded base model is shared and training changes weights in place, so load its folder again.
-    model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
-    progress = Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps, unit="steps")
-
-    curve = None if curve_of is None else curve_of(model=model)
-
-    def on_step(_step: int, loss: float) -> None:
-        progress.step(note=f"loss {loss:.4f}" + ("" if curve is None else f", {curve.note}"))
-
-    losses = finetune(
-        model, clips, latents.get, ws.config.finetune, training=number, on_step=on_step, watch=None if curve is None else curve.watch
-    )
-    with atomic.new_folder(folder) as temp:
-        model.save(temp / PIPELINE)
-        record = {
-            "training": number,
-            "content": _weights_digest(temp / PIPELINE / ws.config.model.expert),
-            "base": base,
-            "settings": settings,
-            "clips": len(content),
-            "losses": losses,
-            **({} if curve is None else {"held_out": curve.record()}),
-            "seconds": round(time.time() - started, 1),
-        }
-        save_work(temp, RECORD, record)
-    return Training(folder=folder, record=record, reused=False)
-
-
-def _settings(ws: Workspace) -> dict[str, Any]:
-    """The settings that determine one training; the number of trainings does not."""
-    return {name: value for name, value in _flat(ws.config.stage_settings(STAGE)).items() if name != "finetune.seeds"}
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by dotted key, with sections split into their keys."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _weights_digest(folder: Path) -> str:
-    """A hash over the bytes of the trained component's weights."""
-    return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])
 
 
 def _held_out_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

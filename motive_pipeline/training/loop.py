@@ -18,9 +18,12 @@ from jaxtyping import Bool, Float
 from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
+from motive_pipeline.models.adapter import active_dropout, adapter_parameters, add_adapter, fresh_adapter_seed
 from motive_pipeline.models.conditioning import Conditioning, on_device, part_of, stacked
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.training.weights import MasterWeights, RunningMean
+from motive_pipeline.seeds import seed_from
+from motive_pipeline.training.optimizer import Optimization
+from motive_pipeline.training.saved_state import State
 
 CACHE_BYTES = 2**31
 
@@ -52,7 +55,7 @@ def step_draw(training: int, step: int, settings: Finetune) -> StepDraw:
     ``logit_normal`` sigma = sigmoid(z) with z standard normal (Esser et al. 2024, arXiv 2403.03206, their m = 0, s = 1). Then sigma is shifted,
     sigma' = shift sigma / (1 + (shift - 1) sigma).
     """
-    generator = torch.Generator().manual_seed(_seed_from("draw", training, step))
+    generator = torch.Generator().manual_seed(seed_from("draw", training, step))
     group = float(torch.rand((), generator=generator))
     uniform_B = torch.rand(settings.batch_size, generator=generator)
     drop_caption_B = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
@@ -102,9 +105,11 @@ def finetune(
     training: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     watch: Watch | None = None,
+    start: State | None = None,
+    save: Callable[[State], None] | None = None,
 ) -> list[float]:
     """Train ``model.transformer`` in place for ``settings.steps`` steps; returns the loss of each step. With ``settings.ema`` it ends with the running
-    mean of its weights.
+    mean of its weights. With ``settings.lora`` only an adapter is trained: that which the transformer has, else a fresh one.
 
     ``clips`` lists the clip ids by latent shape; ``training`` is the number of the training within the arm. The same arguments give the same
     bits. Another ``micro_batch_size`` gives the same numbers up to rounding.
@@ -112,48 +117,68 @@ def finetune(
     ``watch`` is called before the first step, after every ``eval_every`` steps and after the last one, with the model as it is then; with ``ema`` once more
     with the mean of its weights. It may use the model, and changes no bit of the training as long as it draws no random numbers from torch.
 
+    ``save`` is called after every ``checkpoint_every`` steps but the last. A training that starts from such a state (``start``), with all other
+    arguments equal, ends with the same bits on a CPU as one that was never stopped.
+
     Raises:
         GateFailed: a loss or a gradient is not finite; the message names the step, counted from 1.
+        MotiveError: ``lora.targets`` matches no layer, or ``optimizer`` cannot be used here.
     """
-    weights = MasterWeights(model.transformer)
-    optimizer = torch.optim.AdamW(
-        weights.masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-    )
-    average = None if settings.ema is None else RunningMean(weights.masters, settings.ema)
+    weights = Optimization(trained_parameters(model.transformer, settings, training), settings)
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
     losses: list[float] = []
-    if watch is not None:
+    if start is not None:
+        weights.restore(start.tensors)
+        losses += start.losses
+    elif watch is not None:
         watch(0, False)
     for step in range(settings.steps):
         draw = step_draw(training, step, settings)
-        batch = [read(clip_id) for clip_id in batches.take(draw.group, settings.batch_size)]
+        clip_ids = batches.take(draw.group, settings.batch_size)
+        if start is not None and step < start.step:
+            continue
+        batch = [read(clip_id) for clip_id in clip_ids]
         loss = 0.0
-        for share, mean in _losses(model, batch, draw, no_caption, settings.micro_batch_size or settings.batch_size):
-            (share * mean).backward()
-            weights.take_gradients()
-            loss += share * mean.item()
+        with active_dropout(model.transformer, seed_from("dropout", training, step)):
+            for share, mean in _losses(model, batch, draw, no_caption, settings.micro_batch_size or settings.batch_size):
+                (share * mean).backward()
+                weights.take_gradients()
+                loss += share * mean.item()
         losses.append(loss)
-        norm = torch.nn.utils.clip_grad_norm_(weights.masters, settings.clip_norm)
-        _require_finite(step, losses[-1], norm.item())
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        weights.write_back()
-        if average is not None:
-            average.add()
+        _require_finite(step, loss, weights.clip_gradients())
+        weights.step(learning_rate(step, settings))
         if watch is not None and is_watched(step + 1, settings):
             watch(step + 1, False)
-            if average is not None:
-                with average.in_place(weights):
+            if weights.has_mean:
+                with weights.mean_in_place():
                     watch(step + 1, True)
-        on_step(step, losses[-1])
-    if average is not None:
-        average.write_back()
-        weights.write_back()
+        if save is not None and is_saved(step + 1, settings):
+            save(State(step=step + 1, losses=list(losses), tensors=weights.tensors()))
+        on_step(step, loss)
+    weights.finish()
     return losses
+
+
+def trained_parameters(transformer: torch.nn.Module, settings: Finetune, training: int) -> list[torch.nn.Parameter]:
+    """The parameters to train: all, or with ``lora`` those of the transformer's adapter, which it is given here if it has none. The others need no
+    gradient from now on.
+
+    Raises:
+        MotiveError: ``lora.targets`` matches no layer.
+    """
+    if settings.lora is None:
+        return list(transformer.parameters())
+    transformer.requires_grad_(False)
+    if not adapter_parameters(transformer):
+        add_adapter(transformer, settings.lora, fresh_adapter_seed(training))
+    return list(adapter_parameters(transformer).values())
+
+
+def is_saved(num_steps: int, settings: Finetune) -> bool:
+    """Whether ``save`` is called after ``num_steps`` steps."""
+    return settings.checkpoint_every is not None and num_steps % settings.checkpoint_every == 0 and num_steps < settings.steps
 
 
 def is_watched(num_steps: int, settings: Finetune) -> bool:
@@ -214,8 +239,3 @@ class _CachedReader:
             self._kept[clip_id] = clip
             self._left -= size
         return clip
-
-
-def _seed_from(*parts: object) -> int:
-    """A seed: 63 bits of a hash of ``parts``."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1

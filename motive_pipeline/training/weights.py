@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
 
 class MasterWeights:
-    """The trainable parameters in float32 for the optimizer. A float32 parameter is its own master."""
+    """The trained parameters in float32 for the optimizer. A float32 parameter is its own master."""
 
-    def __init__(self, transformer: torch.nn.Module) -> None:
-        self._parameters = [parameter.requires_grad_(True) for parameter in transformer.parameters()]
+    def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self._parameters = [parameter.requires_grad_(True) for parameter in parameters]
         self.masters = [p if p.dtype == torch.float32 else torch.nn.Parameter(p.detach().float()) for p in self._parameters]
 
     def take_gradients(self) -> None:
@@ -50,6 +50,17 @@ class RunningMean:
         share = (1 - self._decay) / (1 - self._decay**self._num_steps)
         for mean, master in zip(self._means, self._masters, strict=True):
             mean.copy_(master) if self._num_steps == 1 else mean.lerp_(master, share)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The means, and the number of steps that they are over, by name."""
+        return {str(number): mean for number, mean in enumerate(self._means)} | {"steps": torch.tensor(self._num_steps)}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put back what :meth:`tensors` gave."""
+        self._num_steps = int(tensors["steps"])
+        for number, mean in enumerate(self._means):
+            mean.copy_(tensors[str(number)])
 
     @torch.no_grad()
     def write_back(self) -> None:

@@ -19,11 +19,11 @@ preference: {comparisons: [[motive, base]]}
 """
 
 HOW_AND_WHERE = (
-    "storage", "schedule", "engine", "model.device", "model.path", "model.revision", "gradient.checkpointing", "gradient.deterministic",
-    "finetune.checkpointing", "finetune.eval_every", "variants_",
+    "storage", "schedule", "engine", "model.device", "model.path", "model.revision", "model.adapter", "gradient.checkpointing", "gradient.deterministic",
+    "finetune.checkpointing", "finetune.checkpoint_every", "finetune.eval_every", "variants_",
 )  # fmt: skip
-"""Where things lie, how the work is done, whether a training is watched, and which variants there are: each has assets of its own. A model's weights
-count by content."""
+"""Where things lie, how the work is done, whether a training is watched, and which variants there are: each has assets of its own. The weights of a
+model and its adapter count by content."""
 
 BY_CONTENT = {
     "second_moments": {"preference.comparisons"},  # the tests' type checks look at every property of a project

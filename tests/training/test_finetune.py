@@ -18,35 +18,12 @@ from motive_pipeline.config import Finetune
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.conditioning import repeated, stacked
 from motive_pipeline.models.load import load_model
-from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records, publish_checkpoint
-from motive_pipeline.training.loop import Batches, Clip, finetune, learning_rate, shuffled_forever, step_draw
+from motive_pipeline.training.loop import Batches, finetune, learning_rate, shuffled_forever, step_draw
 from motive_pipeline.training.weights import MasterWeights, RunningMean
-from tests.curation_fixtures import clip_names, publish_latents, publish_table
+from tests.curation_fixtures import clip_names, publish_table
 from tests.tiny_wan import build_model, save_tiny_wan
-
-SETTINGS = Finetune(steps=6, batch_size=3, learning_rate=1e-3, caption_dropout=0.3, warmup_share=0.5)
-WIDE, LONG = (2, 4, 4), (3, 4, 4)
-
-
-def make_clips(shapes: dict[str, tuple[int, int, int]], seed: int = 0) -> dict[str, Clip]:
-    """Random latents of 16 channels and prompt embeddings, by clip id."""
-    random = np.random.default_rng(seed)
-    return {
-        clip_id: (
-            torch.from_numpy(random.standard_normal((16, *shape), dtype=np.float32)),
-            {"prompt_embeds": torch.from_numpy(random.standard_normal((8, 16), dtype=np.float32))},
-        )
-        for clip_id, shape in shapes.items()
-    }
-
-
-CLIPS = make_clips({clip_id: LONG if number % 4 == 0 else WIDE for number, clip_id in enumerate("abcdefgh")})
-BY_SHAPE = {WIDE: list("bcdfgh"), LONG: list("ae")}
-
-
-def state(model) -> dict[str, bytes]:
-    return {name: value.float().numpy().tobytes() for name, value in model.transformer.state_dict().items()}
+from tests.training_fixtures import BY_SHAPE, CLIPS, LONG, SETTINGS, WIDE, make_workspace, state
 
 
 def train_by_hand(model, clips, by_shape, settings: Finetune, training: int) -> list[float]:
@@ -226,7 +203,7 @@ def test_with_ema_the_weights_end_as_the_mean_of_those_after_each_step() -> None
 
 def test_the_mean_of_bfloat16_weights_is_taken_in_float32() -> None:
     layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
-    weights = MasterWeights(layer)
+    weights = MasterWeights(layer.parameters())
     mean = RunningMean(weights.masters, 0.5)
     for value in (1.0, 1.001, 1.002):  # bfloat16 cannot tell them apart
         weights.masters[0].data.fill_(value)
@@ -281,7 +258,7 @@ def test_it_is_watched_at_the_start_every_few_steps_and_at_the_end_with_the_mean
 
 def test_bfloat16_weights_are_the_same_to_the_bit_after_their_mean_was_in_place() -> None:
     layer = torch.nn.Linear(3, 2).bfloat16()
-    weights = MasterWeights(layer)
+    weights = MasterWeights(layer.parameters())
     mean = RunningMean(weights.masters, 0.5)
     for value in (1.0, 1.001, 3.0):
         weights.masters[0].data.fill_(value)
@@ -316,7 +293,7 @@ def test_small_updates_of_bfloat16_weights_add_up() -> None:
     layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
     with torch.no_grad():
         layer.weight.fill_(1.0)
-    weights = MasterWeights(layer)
+    weights = MasterWeights(layer.parameters())
     for _ in range(64):
         weights.masters[0].grad = None
         layer.weight.grad = torch.ones_like(layer.weight)
@@ -330,7 +307,7 @@ def test_small_updates_of_bfloat16_weights_add_up() -> None:
 
 def test_the_gradients_of_micro_batches_add_up_in_float32() -> None:
     layer = torch.nn.Linear(1, 1, bias=False).bfloat16()
-    weights = MasterWeights(layer)
+    weights = MasterWeights(layer.parameters())
     for part in (1.0, 2.0**-12):
         layer.weight.grad = torch.full_like(layer.weight, part)
         weights.take_gradients()
@@ -347,39 +324,9 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_step() -> None:
         finetune(build_model(), {WIDE: ["d"]}, read, SETTINGS, training=0)
 
 
-CONFIG = """
-clips: {{source: demo, num_frames: 5, width: 32, height: 32}}
-queries: {{source: demo}}
-model: {{path: {model}, dtype: float32, device: cpu, max_prompt_tokens: 8}}
-storage: {{root: {root}}}
-engine: {{threads: 1}}
-finetune: {{seeds: {seeds}, steps: {steps}, batch_size: 2, learning_rate: 1.0e-3, checkpointing: {checkpointing}}}
-"""
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     return save_tiny_wan(tmp_path_factory.mktemp("model") / "wan")
-
-
-def make_workspace(
-    folder: Path, model: Path, *, root: str = "data", seeds: int = 1, steps: int = 3, checkpointing: bool = False
-) -> Workspace:
-    from motive_pipeline.config import load_config
-
-    file = folder / f"{root}.yaml"
-    file.write_text(CONFIG.format(model=model, root=root, seeds=seeds, steps=steps, checkpointing=str(checkpointing).lower()))
-    ws = Workspace(load_config(file))
-    names = clip_names(8)
-    clips = dict(zip(names, CLIPS.values(), strict=True))
-    publish_latents(
-        ws,
-        {name: clip[0].numpy() for name, clip in clips.items()},
-        {name: clip[1]["prompt_embeds"].numpy() for name, clip in clips.items()},
-    )
-    for arm, chosen in {"full": names, "motive": names[:4], "random": names[3::-1], "no_mask": names[4:]}.items():
-        publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": chosen, "rank": list(range(1, len(chosen) + 1))})
-    return ws
 
 
 def test_publishes_a_diffusers_pipeline_for_each_training(tmp_path: Path, tiny: Path) -> None:

@@ -277,7 +277,8 @@ def _single_draw_gradient(ws: Workspace, variant: Variant, draw: OneDraw) -> Cli
     section = config.gradient.model_copy(update=only)
     is_own = draw.dtype == ws.config.model.dtype
     settings = ws.config.model.model_copy(update={"dtype": draw.dtype})
-    model = load_model(settings, threads=ws.config.engine.threads, path=None if is_own else model_folder(ws.config.model))
+    path = None if is_own else model_folder(ws.config.model)
+    model = load_model(settings, threads=ws.config.engine.threads, path=path, fresh_adapter=config.fresh_adapter)
     if not config.influence.uses_adam:
         return build_clip_gradient(model, section)
     return build_clip_gradient(model, section, scales=adam_scales(load_second_moments(ws, model.device), eps=config.influence.adam_eps))

@@ -1,0 +1,172 @@
+"""One training of an arm: an earlier one of the same inputs, or one that is made now, from the base model or from where it was stopped.
+
+Finished trainings and the states of unfinished ones lie below ``work/finetune/<base model>/``, under a key of all inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline.config import ArmName
+from motive_pipeline.graph import STAGES, resolve_dotted
+from motive_pipeline.latents.stage import LatentSet
+from motive_pipeline.models.adapter import adapter_parameters, adapter_weights, write_adapter
+from motive_pipeline.models.adapter_file import COMFYUI_FILE, LORA_FILE
+from motive_pipeline.models.folder import model_family, model_files
+from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.models.protocol import VideoModel
+from motive_pipeline.progress import Progress
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.digest import digest, digest_file
+from motive_pipeline.storage.work_folders import load_work, save_work
+from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.training.curve import HeldOutCurve
+from motive_pipeline.training.events import training_events, write_missing_events
+from motive_pipeline.training.loop import Shape, finetune
+from motive_pipeline.training.saved_state import SavedStates, State
+
+log = logging.getLogger(__name__)
+
+STAGE = "finetuned_checkpoint"
+PIPELINE, RECORD = "pipeline", "training.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A finished training: its folder, its record, and whether it existed already."""
+
+    folder: Path
+    record: dict[str, Any]
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """A model whose training has just ended. ``seconds`` counts those before a stop, too."""
+
+    model: VideoModel
+    losses: list[float]
+    curve: HeldOutCurve | None
+    seconds: float
+
+
+def train_or_reuse(
+    ws: Workspace,
+    arm: ArmName,
+    clips: Mapping[Shape, Sequence[str]],
+    latents: LatentSet,
+    number: int,
+    curve_of: Callable[..., HeldOutCurve] | None,
+) -> Training:
+    """Training ``number`` of the arm: a finished one if there is one, else trained now, and watched by ``curve_of(model=...)`` if that is given."""
+    base = model_hash(ws)
+    content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
+    settings = _settings(ws)
+    key = digest(STAGE, STAGES[STAGE].version, base, settings, content, number)
+    folder = ws.root / "work" / "finetune" / base[:16] / key
+    if (kept := load_work(folder, RECORD)) is not None:
+        log.info("finetune %s: training %d exists already", arm, number)
+        write_missing_events(ws, arm, number, kept)
+        return Training(folder=folder, record=kept, reused=True)
+    atomic.remove_leftovers(folder.parent)
+    states = SavedStates(folder)
+    trained = _train(ws, arm, clips, latents, number, curve_of, states)
+    with atomic.new_folder(folder) as temp:
+        save_checkpoint(trained.model, model_folder(ws.config.model), temp / PIPELINE)
+        record = {
+            "training": number,
+            "content": _weights_digest(temp / PIPELINE, ws.config.model.expert),
+            "base": base,
+            "settings": settings,
+            "clips": len(content),
+            "losses": trained.losses,
+            **({} if trained.curve is None else {"held_out": trained.curve.record()}),
+            "seconds": round(trained.seconds, 1),
+        }
+        save_work(temp, RECORD, record)
+    states.remove()
+    return Training(folder=folder, record=record, reused=False)
+
+
+def _train(
+    ws: Workspace,
+    arm: ArmName,
+    clips: Mapping[Shape, Sequence[str]],
+    latents: LatentSet,
+    number: int,
+    curve_of: Callable[..., HeldOutCurve] | None,
+    states: SavedStates,
+) -> _Trained:
+    """Train from the base model, or go on from the newest of ``states``."""
+    settings, started = ws.config.finetune, time.time()
+    start = states.newest()
+    before = 0.0 if start is None else start.notes["seconds"]
+    # The loaded base model is shared and training changes weights in place, so load its folder again.
+    model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
+    curve = None if curve_of is None else curve_of(model=model)
+    progress = Progress(f"finetune {arm}, training {number}", settings.steps, unit="steps")
+    with training_events(ws, arm, number) as events:
+        if start is not None:
+            log.info("finetune %s: training %d goes on after step %d of %d", arm, number, start.step, settings.steps)
+            progress.reused = start.step
+            events.add_steps(start.losses)
+            if curve is not None:
+                curve.go_on(start.notes["held_out"])
+
+        def on_step(step: int, loss: float) -> None:
+            events.add_steps([loss], first=step)
+            if curve is not None:
+                events.add_held_out(curve.steps, curve.loss, curve.mean_weights_loss)
+            progress.step(note=f"loss {loss:.4f}" + ("" if curve is None else f", {curve.note}"))
+
+        def save(state: State) -> None:
+            notes = {"seconds": before + time.time() - started, "held_out": None if curve is None else curve.record()}
+            states.save(replace(state, notes=notes))
+
+        watch = None if curve is None else curve.watch
+        losses = finetune(model, clips, latents.get, settings, training=number, on_step=on_step, watch=watch, start=start, save=save)
+    return _Trained(model=model, losses=losses, curve=curve, seconds=before + time.time() - started)
+
+
+def save_checkpoint(model: VideoModel, base: Path, folder: Path) -> None:
+    """Write the trained model to ``folder`` in diffusers' layout: the base model's components with the trained transformer.
+
+    If an adapter was trained: all components of the base model, linked, and the adapter beside them, for families that have one also under the names of
+    the original code.
+    """
+    if not adapter_parameters(model.transformer):
+        model.save(folder)
+        return
+    for file in model_files(base):
+        atomic.link_or_copy(file.resolve(), folder / file.relative_to(base))
+    weights = adapter_weights(model.transformer)
+    write_adapter(weights, folder / LORA_FILE)
+    if (original := model_family(base, "model.path").original_lora) is not None:
+        write_adapter(resolve_dotted(original)(weights), folder / COMFYUI_FILE)
+
+
+def _settings(ws: Workspace) -> dict[str, Any]:
+    """The settings that determine one training; the number of trainings does not."""
+    return {name: value for name, value in _flat(ws.config.stage_settings(STAGE)).items() if name != "finetune.seeds"}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings by dotted key, with sections split into their keys."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _weights_digest(pipeline: Path, expert: str) -> str:
+    """A hash over the bytes of what was trained: the adapter, else the transformer."""
+    adapter = pipeline / LORA_FILE
+    if adapter.exists():
+        return digest([[LORA_FILE, digest_file(adapter)]])
+    folder = pipeline / expert
+    return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])
