@@ -1,5 +1,6 @@
 """``motive plan``: what would run, why, and what it would cost. Runs nothing."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import dagster as dg
@@ -32,8 +33,9 @@ class Planned:
     disk_mb: float | None
 
 
-def plan(config: Config) -> list[Planned]:
-    """What ``motive run`` would do now, parents first; empty when nothing is stale.
+def plan(config: Config, only: Collection[str] | None = None) -> list[Planned]:
+    """What ``motive run`` would do now, parents first; empty when nothing is stale. ``only``, if given, are the assets that may run, with all
+    that they are made from.
 
     Raises:
         MotiveError: a source cannot be read.
@@ -50,7 +52,8 @@ def plan(config: Config) -> list[Planned]:
     with instance_to_read(config) as instance:
         graph = build_definitions(config, workspace).resolve_asset_graph()
         reasons = _Reasons(config, workspace, instance, graph, news)
-        found = {asset_name(key): reasons.of(key) for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys}
+        keys = [key for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys]
+        found = {asset_name(key): reasons.of(key) for key in keys if only is None or asset_name(key) in only}
     forecast = Forecast(workspace, {"clip": clips.contents, "query": queries.contents})
     planned: dict[str, Planned] = {}
     for name, (own, parents) in found.items():

@@ -3,12 +3,13 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
-from assets.dagster_internals import DagsterExecutionInterruptedError, was_interrupted
+from assets.dagster_internals import AssetGraph, DagsterExecutionInterruptedError, was_interrupted
 from assets.dead_runs import BY_SHELL, cancel_runs, fail_dead_runs, run_ended
 from assets.definitions import build_definitions
 from assets.devices import require_devices
@@ -18,6 +19,7 @@ from assets.selection import hint_upstream, selected_assets
 from assets.staleness import failed_last, stale_assets, unanswered_checks, unfinished
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph import Graph
 from motive_pipeline.storage.layout import mark_layout
 from motive_pipeline.storage.workspace import Workspace
 
@@ -61,8 +63,8 @@ class Report:
         return all(run.status in ("computed", "unchanged") for run in self.assets.values())
 
 
-def run_stale(config: Config, selection: str | None = None) -> Report:
-    """Bring the selected assets (all, by default) up to date.
+def run_stale(config: Config, selection: str | Collection[str] | None = None) -> Report:
+    """Bring the selected assets (all, by default) up to date. ``selection`` is in Dagster's syntax, or names of assets (``latents``).
 
     Exactly those that are stale run, those that the UI shows as failed, and, once, those that stopped before all was done (``audit.budget_minutes``). One that is left with a stale ancestor (outside the selection,
     or because it failed) is ``blocked``, also where Dagster still calls it fresh: it may be out of date. Checks of what is up to date that a
@@ -83,8 +85,7 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
             log.warning("the run %s had died; it is marked as failed now, and what it had committed is kept", dead)
         definitions = build_definitions(config, workspace)
         graph = definitions.resolve_asset_graph()
-        everything = set(graph.materializable_asset_keys)
-        selected = everything if selection is None else selected_assets(graph, workspace.graph, selection)
+        selected = _selected(graph, workspace.graph, selection)
         _observe(definitions, instance, workspace)
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
@@ -117,6 +118,14 @@ def run_stale(config: Config, selection: str | None = None) -> Report:
             log.info("running the checks %s", ", ".join(sorted(check.name for check in checks)))
             _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), instance, workspace)
     return report
+
+
+def _selected(graph: AssetGraph, project: Graph, selection: str | Collection[str] | None) -> set[dg.AssetKey]:
+    if selection is None:
+        return set(graph.materializable_asset_keys)
+    if isinstance(selection, str):
+        return selected_assets(graph, project, selection)
+    return {asset_key(project.asset(name).key) for name in selection}
 
 
 def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:

@@ -25,6 +25,7 @@ from motive_pipeline import config
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.models.wan import WanModel
 
 PROJ_DIM = 512
@@ -49,7 +50,7 @@ class LossModule(torch.nn.Module):
         self.device = model.device
         self._predicting = [model]  # in a list: not to be seen as a submodule
         gradient = config.Gradient()
-        self._timestep = float(np.ravel(gradient.timestep)[0])
+        self._timestep = gradient.timesteps(ALL_TIMESTEPS)[0]
         self._noise_CFHW = latent_noise(gradient.noise_seed, common.LATENTS_CFHW)
 
     def forward(self, latents: torch.Tensor, prompt: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

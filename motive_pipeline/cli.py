@@ -8,16 +8,15 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from motive_pipeline.commands import exporting, ranking, running
+from motive_pipeline.commands.exporting import note_other_settings
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, error_with_file
-from motive_pipeline.export.trainer import Videos
-from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.stopping import stoppable
 from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.visible_text import LAYOUT, VisibleFormatter, tell, visible_text
@@ -73,15 +72,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function, needs_config=needs_config, prepare=lambda arguments: None)
         return sub
 
-    run = command("run", _run, "Bring the assets up to date. Only stale assets run.")
-    run.add_argument("--select", metavar="ASSETS", help="Dagster's selection syntax, for instance '+key:\"voted_ranking/motive\"'")
-    run.add_argument("--json", action="store_true", help="print the result of each asset as one line of JSON at the end of stdout")
-    run.add_argument("--quiet", action="store_true", help="no progress lines")
-    run.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
-    demo = command("demo", _run, "Run the demo: generated clips and a tiny model. Writes motive.yaml and all results into a folder.")
-    demo.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="an empty or new folder (default: the current one)")
-    demo.add_argument("--quiet", action="store_true", help="no progress lines")
-    demo.set_defaults(prepare=_write_demo, select=None, json=False, summary=True)
+    ranking.add_command(command)
+    running.add_commands(command)
     plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Computes nothing.")
     plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
@@ -95,24 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
     explain.add_argument("--no-maps", action="store_true", help="show only published influence maps; compute none (loads no model)")
-    export = command(
-        "export", _export, "Write the chosen clips of an arm to a folder in a trainer's layout, or the list of harmful clips to a file."
-    )
-    what = export.add_mutually_exclusive_group(required=True)
-    what.add_argument("--arm")
-    what.add_argument("--harmful", action="store_true", help="the clips of the view `harmful`, as a list of paths (.txt) or a table (.csv)")
-    export.add_argument("--to", required=True, metavar="FOLDER", help="a new or empty folder; with --harmful a new file")
-    export.add_argument("--for", dest="trainer", choices=tuple(TRAINERS), help="with --arm: the trainer or format")
-    export.add_argument(
-        "--variant", metavar="NAME", help="with --harmful: the gradient variant that ranked the clips (default: that of lead_arm)"
-    )
-    export.add_argument(
-        "--videos",
-        choices=get_args(Videos),
-        default="window",
-        help="window (default): the scored frames as H.264; original: copies of the clips' own files",
-    )
-    export.add_argument("--quiet", action="store_true", help="no progress lines")
+    exporting.add_command(command)
     fetch = command("fetch", _fetch, "Download pinned code and weights and check their hashes.", needs_config=False)
     fetch.add_argument(
         "what",
@@ -156,15 +131,6 @@ def _positive(text: str) -> float:
     return number
 
 
-def _write_demo(arguments: argparse.Namespace) -> None:
-    """Write the demo's settings, and make them those of this process."""
-    from motive_pipeline.demo.project import write_demo_config
-
-    if arguments.config:
-        raise MotiveError("motive demo has settings of its own. To run others: motive run --config FILE")
-    os.environ["MOTIVE_CONFIG"] = str(write_demo_config(Path(arguments.folder)))
-
-
 def _doctor(arguments: argparse.Namespace) -> int:
     from motive_pipeline.doctor import examine
 
@@ -173,52 +139,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
         tell(finding, flush=True)
         failed = failed or finding.status == "fail"
     return 1 if failed else 0
-
-
-def _run(config: Config, arguments: argparse.Namespace) -> int:
-    from assets.run_stale import run_stale
-    from motive_pipeline.catalog.reject_gate import lost_queries
-    from motive_pipeline.storage.workspace import Workspace
-
-    started = time.monotonic()
-    report = run_stale(config, arguments.select)
-    seconds = time.monotonic() - started
-    _print_assets(report, seconds, file=sys.stderr)
-    workspace = Workspace(config)
-    if arguments.summary and report.ok:
-        from motive_pipeline.report.stage import summary
-
-        tell(summary(workspace))
-    if arguments.json:
-        print(json.dumps({"assets": {name: run.as_json() for name, run in report.assets.items()}}))
-    if warning := lost_queries(workspace):
-        tell(f"motive: warning: {warning}", file=sys.stderr)
-    return 0 if report.ok else 1
-
-
-def _print_assets(report, seconds: float, file) -> None:
-    """Print the assets that ran with their times and shares of the time, then the failures."""
-    ran = {name: run for name, run in report.assets.items() if run.seconds or run.status in ("failed", "blocked")}
-    if not ran:
-        tell(f"nothing is stale: {len(report.assets)} assets are up to date ({seconds:.1f} s)", file=file)
-    else:
-        width = max(map(len, ran))
-        tell(f"\n{'asset':{width}}  {'status':9}  {'computed':>8} {'reused':>7} {'rejected':>8}  {'seconds':>7}  share", file=file)
-        for name, run in ran.items():
-            share = run.seconds / seconds if seconds else 0.0
-            tell(
-                f"{name:{width}}  {run.status:9}  {run.rows_computed:8d} {run.rows_reused:7d} {run.rows_rejected:8d}  {run.seconds:7.1f}  {share:5.1%}",
-                file=file,
-            )
-        inside = sum(run.seconds for run in ran.values())
-        tell(
-            f"{'start-up, observing, bookkeeping':{width}}  {'':36}  {seconds - inside:7.1f}  {(seconds - inside) / seconds:5.1%}",
-            file=file,
-        )
-        tell(f"{'all':{width}}  {'':36}  {seconds:7.1f}", file=file)
-    for name, run in report.assets.items():
-        if run.status in ("failed", "blocked"):
-            tell(f"motive: {name} {run.status}: {run.error}", file=sys.stderr)
 
 
 def _plan(config: Config, arguments: argparse.Namespace) -> int:
@@ -249,7 +169,7 @@ def _sql(config: Config, arguments: argparse.Namespace) -> int:
     limits = Limits(timeout_s=arguments.timeout, memory_gb=arguments.memory_gb)
     with memory_limited(limits):
         workspace = Workspace(config)
-        _note_other_settings(workspace)
+        note_other_settings(workspace)
         workspace.follow_moved_root()
         _print_rows(workspace.scores.read, limits, arguments)
     return 0
@@ -275,65 +195,16 @@ def _print_rows(read: Callable[..., Any], limits: Any, arguments: argparse.Names
         sys.stdout.write(visible_text(text, keep=LAYOUT) if sys.stdout.isatty() else text)
 
 
-def _note_other_settings(workspace) -> None:
-    from motive_pipeline.storage.published_settings import note_on_other_settings
-
-    if note := note_on_other_settings(workspace):
-        tell(f"motive: note: {note}", file=sys.stderr)
-
-
 def _explain(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.report.explain_page import write_explanation
     from motive_pipeline.storage.workspace import Workspace
 
     workspace = Workspace(config)
-    _note_other_settings(workspace)
+    note_other_settings(workspace)
     out = Path(arguments.out) if arguments.out else None
     file, text = write_explanation(workspace, arguments.name, file=out, compute_maps=not arguments.no_maps)
     tell(text)
     tell(f"Page: {file}")
-    return 0
-
-
-def _export_harmful(config: Config, arguments: argparse.Namespace) -> int:
-    from motive_pipeline.export.harmful_list import export_harmful
-    from motive_pipeline.storage.workspace import Workspace
-
-    if arguments.trainer is not None:
-        raise MotiveError("--for belongs to --arm: the list of harmful clips is a plain file (.txt or .csv)")
-    workspace = Workspace(config)
-    _note_other_settings(workspace)
-    workspace.follow_moved_root()
-    written = export_harmful(workspace, arguments.variant or config.lead_variant, Path(arguments.to))
-    tell(f"{written.num_clips} harmful clips of {written.num_ranked} in {written.file}")
-    return 0
-
-
-def _export(config: Config, arguments: argparse.Namespace) -> int:
-    if arguments.harmful:
-        return _export_harmful(config, arguments)
-    if arguments.trainer is None or arguments.variant is not None:
-        raise MotiveError("--arm needs --for, the trainer or format of the export, and takes no --variant: the arm names its own")
-    from assets.plan import plan
-    from motive_pipeline.export.subset import export_subset
-    from motive_pipeline.storage.workspace import Workspace
-
-    try:
-        stale = next((asset for asset in plan(config) if asset.asset == f"curated_subset/{arguments.arm}"), None)
-    except MotiveError as error:  # the export is possible all the same
-        tell(f"motive: note: cannot check whether the subset is up to date: {error}", file=sys.stderr)
-    else:
-        if stale is not None:
-            tell(
-                f"motive: note: {stale.asset} {'is' if stale.certain else 'may be'} out of date ({'; '.join(stale.reasons)}). The last published "
-                "subset is exported; `motive run` brings it up to date",
-                file=sys.stderr,
-            )
-    found = export_subset(Workspace(config), arguments.arm, Path(arguments.to), arguments.trainer, videos=arguments.videos)
-    for warning in found.warnings:
-        tell(f"motive: note: {warning}", file=sys.stderr)
-    tell(f"{found.num_clips} clips in {found.folder}" + ("" if found.num_written else " (nothing new to write)"))
-    tell(f"Use: {found.use}")
     return 0
 
 

@@ -112,6 +112,52 @@ def write_sound(path: Path) -> Path:
     return path
 
 
+CLICK_S = 0.005
+
+
+def write_film_with_sound(
+    path: Path,
+    frames_THWC: np.ndarray,
+    *,
+    fps: float,
+    clicks_s: list[float],
+    begins_s: float = 0.0,
+    length_s: float | None = None,
+    pause_s: tuple[float, float] | None = None,
+    rate: int = 44100,
+    layout: str = "stereo",
+    codec: str = "aac",
+) -> Path:
+    """H.264 with sound that is silent but for clicks at these times. The sound begins at ``begins_s`` and ends with the picture, or after ``length_s``; in ``pause_s`` the file has no samples."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_samples = round((len(frames_THWC) / fps if length_s is None else length_s) * rate)
+    samples_CS = np.zeros((2 if layout == "stereo" else 1, num_samples), np.float32)
+    for click_s in clicks_s:
+        start = round((click_s - begins_s) * rate)
+        samples_CS[:, start : start + round(CLICK_S * rate)] = 0.9
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "12", "g": "12"})
+        video.height, video.width, video.pix_fmt = *frames_THWC.shape[1:3], "yuv420p"
+        sound = container.add_stream(codec, rate=rate, layout=layout)
+        for start in range(0, num_samples, 1024):
+            if pause_s is not None and pause_s[0] * rate <= start < pause_s[1] * rate:
+                continue
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples_CS[:, start : start + 1024]), format="fltp", layout=layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, start + round(begins_s * rate), Fraction(1, rate)
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+        for frame_HWC in frames_THWC:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")))
+        container.mux(video.encode())
+    return path
+
+
+def clicks_in(samples_CS: np.ndarray, rate: int) -> list[float]:
+    """The times (s) at which clicks begin."""
+    loud = np.flatnonzero(np.abs(samples_CS).max(axis=0) > 0.3)
+    return [float(place) / rate for number, place in enumerate(loud) if not number or place - loud[number - 1] > rate // 50]
+
+
 def cut(path: Path, share: float) -> Path:
     """Keep the first ``share`` of the file's bytes."""
     data = path.read_bytes()

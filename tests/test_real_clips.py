@@ -111,8 +111,8 @@ def project(tmp_path_factory) -> Project:
     project = Project(
         folder, settings | {name: SETTINGS[name] for name in ("gradient", "influence", "finetune", "generate", "evaluate", "engine")}
     )
-    assert [command[0] for command in readme_commands()[:2]] == ["doctor", "run"]
-    assert readme_commands()[1] == ["run", "--config", "my.yaml"]
+    assert [command[0] for command in readme_commands()[:4]] == ["doctor", "rank", "rank", "run"]
+    assert readme_commands()[3] == ["run", "--config", "my.yaml"]
     project.first = project.run()
     return project
 
@@ -175,7 +175,7 @@ def test_the_report_is_one_page_with_its_pictures_inside(project):
 
 def test_the_other_commands_of_readme_answer(project):
     outputs = {}
-    for command, *words in readme_commands()[2:]:
+    for command, *words in [*readme_commands()[1:3], *readme_commands()[4:]]:
         if command == "verify":  # the shell gives it the report's folder
             rest = [str(project.workspace.published("eval_report").path)]
         else:
@@ -184,7 +184,19 @@ def test_the_other_commands_of_readme_answer(project):
         outcome = project.motive(command, *("bikes-0.mp4" if word == "cat.mp4" else word for word in rest))
         assert outcome.code == 0, outcome.err
         outputs[f"path {rest[0]}" if command == "path" else command] = outcome.out
-    assert set(outputs) == {"run", "sql", "explain", "export", "path projected_gradients/motive", "path preference_bundle", "gc", "verify"}
+    assert set(outputs) == {
+        "rank",
+        "run",
+        "sql",
+        "explain",
+        "export",
+        "path projected_gradients/motive",
+        "path preference_bundle",
+        "gc",
+        "verify",
+    }
+    assert outputs["rank"].startswith("voted_ranking/motive and curated_subset/motive: nothing is stale\nrank  votes")
+    assert "Use: --dataset_base_path" in outputs["rank"]
     assert "votes" in outputs["sql"]
     assert ".mp4" in outputs["sql"]
     assert "hosen: rank" in outputs["explain"]

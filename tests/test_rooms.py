@@ -24,6 +24,7 @@ FLOORS = (
     ("report",),
     ("demo",),
     ("lineage", "api", "doctor"),
+    ("commands",),
     ("cli",),
 )
 """Folders and single files of the package. Each imports only from floors above its own, and rooms of one floor not from each other."""

@@ -41,7 +41,7 @@ def state(model) -> dict[str, bytes]:
 CONFIG = """
 clips: {{source: demo, num_frames: 5, width: 32, height: 32}}
 queries: {{source: demo}}
-model: {{path: {model}, adapter: {adapter}, dtype: float32, device: cpu, max_prompt_tokens: 8}}
+model: {model}
 storage: {{root: {root}}}
 engine: {{threads: 1}}
 finetune: {finetune}
@@ -49,12 +49,13 @@ finetune: {finetune}
 FINETUNE = {"steps": 3, "batch_size": 2, "learning_rate": 1e-3}
 
 
-def make_workspace(folder: Path, model: Path, *, root: str = "data", adapter: Path | None = None, **finetune: Any) -> Workspace:
-    """A workspace below ``folder`` with latents of eight clips and the subsets of four arms; ``finetune`` holds settings of that section."""
+def make_workspace(
+    folder: Path, model: Path, *, root: str = "data", model_settings: dict[str, Any] | None = None, **finetune: Any
+) -> Workspace:
+    """A workspace below ``folder`` with latents of eight clips and the subsets of four arms; ``finetune`` and ``model_settings`` hold settings of their sections."""
+    section = {"path": str(model), "dtype": "float32", "device": "cpu", "max_prompt_tokens": 8} | (model_settings or {})
     file = folder / f"{root}.yaml"
-    file.write_text(
-        CONFIG.format(model=model, adapter=json.dumps(adapter and str(adapter)), root=root, finetune=json.dumps(FINETUNE | finetune))
-    )
+    file.write_text(CONFIG.format(model=json.dumps(section), root=root, finetune=json.dumps(FINETUNE | finetune)))
     ws = Workspace(load_config(file))
     names = clip_names(8)
     clips = dict(zip(names, CLIPS.values(), strict=True))

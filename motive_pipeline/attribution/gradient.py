@@ -136,7 +136,7 @@ def build_clip_gradient(model: VideoModel, gradient: config.Gradient, *, scales:
     return ClipGradient(
         model,
         projector=projector if scales is None else Preconditioned(projector, scales),
-        draws=attribution_draws(gradient),
+        draws=attribution_draws(gradient, model.timestep_range),
         parameters=gradient.parameters,
         frame_norm=gradient.frame_norm,
         checkpointing=gradient.checkpointing,

@@ -20,6 +20,7 @@ from motive_pipeline.attribution.loss import FrameNorm, held_out_draws, masked_a
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.latents.stage import LatentSet
+from motive_pipeline.models.folder import timestep_range
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
@@ -58,7 +59,7 @@ class HeldOutLoss:
                 f"none of {len(held_out or queries)} {'held-out ' if held_out else ''}queries has both latents and a motion mask, so there is nothing to "
                 "measure the loss on. The table `rejects` has the reasons."
             )
-        self.draws = held_out_draws(ws.config.evaluate.held_out_draws)
+        self.draws = held_out_draws(ws.config.evaluate.held_out_draws, timestep_range(ws.config.model))
         self._frame_norm: FrameNorm = ws.config.gradient.frame_norm
 
     def can_measure(self, query: CatalogClip) -> bool:

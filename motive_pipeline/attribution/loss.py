@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from motive_pipeline import config
 from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.config.timesteps import TimestepRange
 from motive_pipeline.models.conditioning import Conditioning, on_device, repeated
 from motive_pipeline.models.protocol import VideoModel
 
@@ -29,20 +30,21 @@ class Draw:
     noise_seed: int
 
 
-def attribution_draws(gradient: config.Gradient) -> list[Draw]:
-    """The draws of the ``gradient`` section, the same for all clips and queries: ``draws`` of them, each with a noise of its own, or
-    each of the timesteps with each of ``num_noises`` noises.
+def attribution_draws(gradient: config.Gradient, within: TimestepRange) -> list[Draw]:
+    """The draws of the ``gradient`` section for a denoiser that is used at the timesteps ``within``, the same for all clips and queries: ``draws`` of them,
+    each with a noise of its own, or each of the timesteps with each of ``num_noises`` noises.
     """
     first = gradient.noise_seed
     if gradient.draws is not None:
-        return [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(gradient.spread_timesteps)]
+        return [Draw(timestep=timestep, noise_seed=first + index) for index, timestep in enumerate(gradient.spread_timesteps(within))]
     seeds = range(first, first + gradient.num_noises)
-    return [Draw(timestep=timestep, noise_seed=seed) for timestep in gradient.timesteps for seed in seeds]
+    return [Draw(timestep=timestep, noise_seed=seed) for timestep in gradient.timesteps(within) for seed in seeds]
 
 
-def held_out_draws(count: int) -> list[Draw]:
-    """``count`` draws at evenly spaced timesteps 1000 (i + 1/2) / count, with noises that attribution never uses, whatever its settings."""
-    return [Draw(timestep=1000.0 * (index + 0.5) / count, noise_seed=FIRST_HELD_OUT_SEED + index) for index in range(count)]
+def held_out_draws(count: int, within: TimestepRange) -> list[Draw]:
+    """``count`` draws at evenly spaced timesteps, the middles of equal parts of ``within``, with noises that attribution never uses, whatever its settings."""
+    width = within.high - within.low
+    return [Draw(timestep=within.low + width * (index + 0.5) / count, noise_seed=FIRST_HELD_OUT_SEED + index) for index in range(count)]
 
 
 def noised(

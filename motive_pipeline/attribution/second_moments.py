@@ -34,6 +34,7 @@ from motive_pipeline.attribution.streaming import (
     selected_parameters,
     streamed_gradients,
 )
+from motive_pipeline.config.timesteps import TimestepRange
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
 from motive_pipeline.latents.stage import LatentSet
@@ -157,7 +158,7 @@ def _sum_squares(
                 reject_on_oom(latents_CFHW),
                 streamed_gradients(model.transformer, chosen, take, checkpointing=checkpointing),
             ):
-                draw = warm_up_draw(seed, clip_id)
+                draw = warm_up_draw(seed, clip_id, model.timestep_range)
                 mean_motion_weighted_loss(model, latents_CFHW, conditioning, mask_FHW=None, draws=[draw]).backward()
             if not bool(torch.stack(lengths).isfinite().all()):
                 raise RejectRow("non_finite_gradient", "its gradient is not finite")
@@ -168,10 +169,11 @@ def _sum_squares(
     return None
 
 
-def warm_up_draw(seed: int, clip_id: str) -> Draw:
-    """The timestep, uniform in (0, 1000), and the noise of a clip in the warm-up."""
+def warm_up_draw(seed: int, clip_id: str, within: TimestepRange) -> Draw:
+    """The timestep, uniform in the open interval ``within``, and the noise of a clip in the warm-up."""
     name = f"warm-up of {clip_id}"
-    return Draw(timestep=1000.0 * float(noise.uniforms(seed, name, 1)), noise_seed=int(noise.words(seed, f"noise in the {name}", 1)))
+    timestep = within.low + (within.high - within.low) * float(noise.uniforms(seed, name, 1))
+    return Draw(timestep=timestep, noise_seed=int(noise.words(seed, f"noise in the {name}", 1)))
 
 
 def warm_up_clips(clip_ids: Sequence[str], *, count: int, seed: int) -> list[str]:

@@ -28,7 +28,8 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import Role
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
-from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.folder import timestep_range
+from motive_pipeline.models.load import load_attributed_model, model_hash
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -138,7 +139,7 @@ class _RowFunction:
 
     def _build(self) -> ClipGradient:
         config = self._config
-        model = load_model(config.model, threads=config.engine.threads, fresh_adapter=config.fresh_adapter)
+        model = load_attributed_model(config)
         if self._inputs.second_moments is None:
             return build_clip_gradient(model, config.gradient)
         scales = adam_scales(load_second_moments(self._ws, model.device), eps=config.influence.adam_eps)
@@ -162,16 +163,18 @@ def _write(
     ws: Workspace, folder: Path, *, variant: Variant, role: Role, store: RowStore, refs: list[RowRef], clip_ids: list[str], inputs: _Inputs
 ) -> None:
     """Write the Zarr group. Its attributes hold everything that the gradients depend on."""
-    section = ws.config.of_variant(variant).gradient
+    config = ws.config.of_variant(variant)
+    section, draws = config.gradient, attribution_draws(config.gradient, timestep_range(config.attributed_model))
     attributes = {
         "variant": variant,
         "role": role,
         "model_path": ws.config.model.path,
         "model_hash": inputs.model_hash,
+        "expert": config.attributed_model.expert,
         "timestep": section.timestep,
         "noise_seed": section.noise_seed,
         "num_noises": section.num_noises,
-        "draws": [[draw.timestep, draw.noise_seed] for draw in attribution_draws(section)],
+        "draws": [[draw.timestep, draw.noise_seed] for draw in draws],
         "features_in_a_row": section.draws if section.combine == "mean_cosine" else 1,
         "mask": section.mask,
         "second_moments": inputs.second_moments,

@@ -14,6 +14,8 @@ from typing import Any
 from motive_pipeline.config.comparison import Evaluate, VBench
 from motive_pipeline.config.method import AllTracker
 from motive_pipeline.config.schema import Settings
+from motive_pipeline.config.section import AUTO
+from motive_pipeline.config.timesteps import USUAL_TIMESTEP
 from motive_pipeline.graph.declare import Switch
 from motive_pipeline.graph.metrics import CAUSAL_VERSION, INTERVAL_VERSION, video_metric_versions
 from motive_pipeline.graph.stages import FRAMES_VERSION, STAGES
@@ -39,6 +41,9 @@ class Config(Settings):
         declared = STAGES[stage]
         further = [key for switch, keys in declared.when.items() if self._holds(switch) for key in keys]
         settings = {key: self.setting(key) for key in (*declared.settings, *further)}
+        for section, key in ((settings, "gradient.timestep"), (settings.get("gradient", {}), "timestep")):
+            if section.get(key) == AUTO:
+                section[key] = USUAL_TIMESTEP  # the same, wherever a model allows it; one that does not is told apart by its hash
         if declared.reads_frames:
             settings["frames"] = FRAMES_VERSION
         if "preference.comparisons" in settings:

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from motive_pipeline.config.names import FLOW_HISTOGRAM, TrackerName
-from motive_pipeline.config.section import DrawTimesteps, Preconditioner, RejectShare, Section, Share, Timesteps, require_power_of_two
+from motive_pipeline.config.section import AUTO, DrawTimesteps, Preconditioner, RejectShare, Section, Share, Timesteps, require_power_of_two
+from motive_pipeline.config.timesteps import TimestepRange
 from motive_pipeline.graph.trackers import TRACKERS
 from motive_pipeline.graph.variants import Rule
 
@@ -19,11 +20,15 @@ ADAPTER = "adapter"
 """The value of ``gradient.parameters`` that attributes a LoRA's own parameters."""
 
 
+Expert = Literal["transformer", "transformer_2"]
+"""diffusers' names for the denoisers of a model with two: for high noise, and for low noise."""
+
+
 class Model(Section):
     path: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     revision: str | None = None
     adapter: Path | None = None
-    expert: Literal["transformer", "transformer_2"] = "transformer"
+    expert: Expert = "transformer"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"
     max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
@@ -69,7 +74,8 @@ class Motion(Section):
 
 
 class Gradient(Section):
-    timestep: Timesteps = 500
+    timestep: Timesteps = AUTO
+    expert: Expert | None = None
     noise_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     num_noises: Annotated[int, Field(ge=1, le=1000)] = 1
     draws: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -104,22 +110,31 @@ class Gradient(Section):
         return self
 
     @property
-    def timesteps(self) -> tuple[float, ...]:
-        """``timestep`` as a tuple, also when it is one number."""
-        return _listed(self.timestep)
+    def num_draws(self) -> int:
+        """How many (timestep, noise) draws a gradient is averaged over."""
+        return self.draws or self.num_noises * (1 if self.timestep == AUTO else len(_listed(self.timestep)))
 
-    @property
-    def spread_timesteps(self) -> tuple[float, ...]:
+    def timesteps(self, within: TimestepRange) -> tuple[float, ...]:
+        """``timestep`` as a tuple, also when it is one number; ``auto`` as the usual one of ``within``."""
+        return (within.usual,) if self.timestep == AUTO else _listed(self.timestep)
+
+    def spread_timesteps(self, within: TimestepRange) -> tuple[float, ...]:
         """The timestep of each of the ``draws``.
 
-        ``stratified``: spread evenly as training draws them, 1000 s u / (1 + (s - 1) u) at u = (i + 1/2) / draws, with s = ``draw_shift``. A list is
-        repeated.
+        ``stratified``: spread evenly as training draws them within the range, 1000 s u / (1 + (s - 1) u) with s = ``draw_shift``, at the middles u of
+        ``draws`` equal parts. A list is repeated.
         """
         draws = self.draws or 0
         if not isinstance(self.draw_timesteps, str):
             return _listed(self.draw_timesteps) * (draws // len(_listed(self.draw_timesteps)))
-        places = [(index + 0.5) / draws for index in range(draws)]
+        first, last = (_unshifted(end / 1000.0, self.draw_shift) for end in (within.low, within.high))
+        places = [first + (last - first) * (index + 0.5) / draws for index in range(draws)]
         return tuple(1000.0 * self.draw_shift * place / (1.0 + (self.draw_shift - 1.0) * place) for place in places)
+
+
+def _unshifted(sigma: float, shift: float) -> float:
+    """The u whose shift s u / (1 + (s - 1) u) is ``sigma``."""
+    return sigma / (shift - (shift - 1.0) * sigma)
 
 
 def _listed(timesteps: float | tuple[float, ...]) -> tuple[float, ...]:

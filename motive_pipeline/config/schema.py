@@ -101,6 +101,15 @@ class Settings(Section):
             raise ValueError(
                 f"gradient.parameters: {ADAPTER} (of {', '.join(names)}) attributes a LoRA, and there is none: set finetune.lora, for instance {{rank: 32}}"
             )
+        for name, own in {
+            MAIN_VARIANT: VariantSections(gradient=self.gradient, influence=self.influence, vote=self.vote),
+            **self._variants,
+        }.items():
+            if own.influence.uses_adam and own.gradient.expert not in (None, self.model.expert):
+                raise ValueError(
+                    f"gradient.expert: {own.gradient.expert} (of {name}) has no second moments, which are those of model.expert ({self.model.expert}); "
+                    "influence.preconditioner: adam needs them"
+                )
         is_standard = self.evaluate.backend == "vbench" and self.evaluate.vbench.suite == "standard"
         if is_standard and (self.generate.prompts is None or self.generate.videos_per_prompt != VBENCH_VIDEOS_PER_PROMPT):
             raise ValueError(
@@ -184,6 +193,11 @@ class Settings(Section):
             return self
         own = self._variants[name]
         return self.model_copy(update={key: getattr(own, key) for key in VariantSections.model_fields})
+
+    @property
+    def attributed_model(self) -> Model:
+        """The section ``model`` with the expert that gradients are taken of: ``gradient.expert``, by default ``model.expert``, which is trained."""
+        return self.model if self.gradient.expert is None else self.model.model_copy(update={"expert": self.gradient.expert})
 
     @property
     def fresh_adapter(self) -> Lora | None:

@@ -58,9 +58,15 @@ def _timesteps(value: object) -> float | tuple[float, ...]:
     return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
 
+AUTO = "auto"
+
 # Validated as a whole: pydantic would report two errors for one mistake in a union.
-Timesteps = Annotated[float | tuple[float, ...], PlainValidator(_timesteps), PlainSerializer(lambda value: value)]
-"""One timestep, or several different ones."""
+Timesteps = Annotated[
+    Literal["auto"] | float | tuple[float, ...],
+    PlainValidator(lambda value: value if value == AUTO else _timesteps(value)),
+    PlainSerializer(lambda value: value),
+]
+"""``auto``, one timestep, or several different ones."""
 
 DrawTimesteps = Annotated[
     Literal["stratified"] | float | tuple[float, ...],

@@ -26,7 +26,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import Arm, Role
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.adapter import reset_adapter
-from motive_pipeline.models.load import latent_grid, load_model, model_folder, model_hash
+from motive_pipeline.models.load import latent_grid, load_attributed_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
 from motive_pipeline.motion.parallel import in_parallel
 from motive_pipeline.motion.trackers import DisTracker
@@ -128,9 +128,7 @@ def untrained_features(ws: Workspace, role: Role) -> Features:
 def untrained_gradient(ws: Workspace) -> ClipGradient:
     """The method's gradient pass through the same architecture with random weights."""
     # The loaded base model is shared, so load its folder again.
-    model = load_model(
-        ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model), fresh_adapter=ws.config.fresh_adapter
-    )
+    model = load_attributed_model(ws.config, path=model_folder(ws.config.model))
     reset_weights(model, UNTRAINED_SEED)
     return build_clip_gradient(model, ws.config.gradient.model_copy(update={"combine": "mean_gradient"}))
 

@@ -13,7 +13,6 @@ from jaxtyping import Float32
 
 from motive_pipeline.attribution.gradient_set import GradientSet
 from motive_pipeline.attribution.influence_map import Step
-from motive_pipeline.attribution.loss import attribution_draws
 from motive_pipeline.attribution.stage import load_gradients
 from motive_pipeline.config import Variant
 from motive_pipeline.errors import MotiveError, RejectRow
@@ -137,9 +136,7 @@ def caveats(ws: Workspace, variant: Variant) -> list[str]:
     found = []
     if influence.uses_trak:
         found.append("The maps leave out TRAK's kernel: they break down the plain inner product of the gradients.")
-    if influence.similarity == "cosine" and (
-        gradient.projection == "factored" or len(attribution_draws(gradient)) > gradient.draws_at_once
-    ):
+    if influence.similarity == "cosine" and (gradient.projection == "factored" or gradient.num_draws > gradient.draws_at_once):
         found.append(
             "Each map is divided by the published length of the clip's gradient, here an estimate from its projection; this moves all cells alike."
         )

@@ -19,13 +19,13 @@ from motive_pipeline.attribution.loss_masks import LossMasks
 from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.attribution.weight_direction import LossInputs, refuse_on_oom
-from motive_pipeline.config import Lora, Variant
+from motive_pipeline.config import Config, Variant
 from motive_pipeline.curation.controls import UNTRAINED_SEED, reset_weights
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.graph import Role
 from motive_pipeline.keys import influence_map_key
 from motive_pipeline.latents.stage import LatentSet
-from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.models.load import load_attributed_model, model_folder, model_hash
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.workspace import Workspace
 
@@ -59,7 +59,7 @@ class MapInputs:
         self.ws = ws
         self.variant: Variant = variant
         config = ws.config.of_variant(variant)
-        self.gradient, self.influence, self.fresh_adapter = config.gradient, config.influence, config.fresh_adapter
+        self.config, self.gradient, self.influence = config, config.gradient, config.influence
         self.query_ids = load_influence(ws, variant).query_ids
         self._latents: dict[Role, LatentSet] = {"clip": LatentSet(ws, "clip"), "query": LatentSet(ws, "query")}
         self._masks: dict[Role, LossMasks] = {role: LossMasks(ws, role, self.gradient) for role in self._latents}
@@ -133,13 +133,13 @@ class MapRows:
     @cached_property
     def _maps(self) -> InfluenceMaps:
         ws, gradient, influence = self._inputs.ws, self._inputs.gradient, self._inputs.influence
-        model = _network(ws, self._network, self._inputs.fresh_adapter)
+        model = _network(self._inputs.config, self._network)
         scales = None
         if self._network == "trained" and influence.uses_adam:
             scales = adam_scales(load_second_moments(ws, model.device), eps=influence.adam_eps)
         return InfluenceMaps(
             model,
-            draws=attribution_draws(gradient),
+            draws=attribution_draws(gradient, model.timestep_range),
             parameters=gradient.parameters,
             frame_norm=gradient.frame_norm,
             scales=scales,
@@ -150,12 +150,11 @@ class MapRows:
         )
 
 
-def _network(ws: Workspace, network: Network, fresh_adapter: Lora | None) -> VideoModel:
+def _network(config: Config, network: Network) -> VideoModel:
     """The base model in float32, whatever ``model.dtype`` is; or the same architecture with random weights."""
-    section = ws.config.model.model_copy(update={"dtype": "float32"})
-    with refuse_on_oom(f"loading {section.path} in float32 for influence maps"):
+    with refuse_on_oom(f"loading {config.model.path} in float32 for influence maps"):
         if network == "trained":
-            return load_model(section, threads=ws.config.engine.threads, fresh_adapter=fresh_adapter)
-        model = load_model(section, threads=ws.config.engine.threads, path=model_folder(section), fresh_adapter=fresh_adapter)
+            return load_attributed_model(config, dtype="float32")
+        model = load_attributed_model(config, dtype="float32", path=model_folder(config.model))
         reset_weights(model, UNTRAINED_SEED)
         return model

@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float32
 
+from motive_pipeline.attribution.gradient_set import open_gradients
 from motive_pipeline.export.trainer import VIDEOS, Export, ExportedClip, Trainer
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.export.videos import collect_problems, file_names, require_identical_copies, require_no_problems
@@ -17,6 +20,7 @@ from motive_pipeline.files.window import split_location
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.audio import has_sound
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.readers import Prober
 
@@ -33,7 +37,21 @@ def write_contents(
     """Write the files around the videos; returns the warnings."""
     clips = exported_clips(ws, table, work, about["videos"])
     kind = TRAINERS[about["trainer"]]
-    export = Export(folder=work, home=home, clips=clips, fps=rule.fps, width=rule.width, height=rule.height)
+    variant = ws.config.arm(about["arm"]).variant or ws.config.lead_variant
+    export = Export(
+        folder=work,
+        home=home,
+        clips=clips,
+        fps=rule.fps,
+        width=rule.width,
+        height=rule.height,
+        arm=about["arm"],
+        variant=variant,
+        videos_are=about["videos"],
+        audio=about["audio"],
+        scores=scores,
+        gradients_NP=_gradients(ws, variant, table["clip_id"].tolist()) if kind.reads_gradients else None,
+    )
     kind.write(export)
     warnings = list(kind.warnings(export))
     (work / ABOUT).mkdir(exist_ok=True)
@@ -68,7 +86,7 @@ def exported_clips(ws: Workspace, table: pd.DataFrame, work: Path, videos: str) 
         with collect_problems(problems, work / VIDEOS / file):
             facts = prober(work / VIDEOS / file)
             numbers = {"num_frames": facts.num_frames, "fps": facts.fps, "width": facts.width, "height": facts.height}
-            clips.append(ExportedClip(clip_id=clip_id, file=file, caption=caption, **numbers))
+            clips.append(ExportedClip(clip_id=clip_id, file=file, caption=caption, has_sound=has_sound(work / VIDEOS / file), **numbers))
     require_no_problems(problems, len(table))
     return clips
 
@@ -85,10 +103,28 @@ def score_table(ws: Workspace, table: pd.DataFrame) -> pd.DataFrame:
     return scores
 
 
+def _gradients(ws: Workspace, variant: str, clip_ids: Sequence[str]) -> Float32[np.ndarray, "N P"] | None:
+    """The variant's projected gradients of these clips, in this order; None if one of them has none."""
+    publication = ws.published_or_none(f"projected_gradients/{variant}")
+    if publication is None:
+        return None
+    gradients = open_gradients(publication.path, ws.config.of_variant(variant).influence.proj_dim)
+    places = {clip_id: place for place, clip_id in enumerate(gradients.clip_ids)}
+    if not set(clip_ids) <= places.keys():
+        return None
+    rows_NP = np.empty((len(clip_ids), gradients.proj_dim), np.float32)
+    wanted = np.array([places[clip_id] for clip_id in clip_ids])
+    for start, tile in gradients.tiles():
+        is_here = (start <= wanted) & (wanted < start + len(tile))
+        rows_NP[is_here] = tile[wanted[is_here] - start]
+    return rows_NP
+
+
 def _readme(export: Export, kind: Trainer, about: dict[str, Any], warnings: Sequence[str], sources: Sequence[str]) -> str:
     rule = f"at {export.fps:g} frames a second and {export.width} x {export.height} (width x height)"
     content = (
-        f"Each video holds the scored frames of its clip: {' or '.join(map(str, export.lengths[:6]))} frames, {rule}."
+        f"Each video holds the scored frames of its clip: {' or '.join(map(str, export.lengths[:6]))} frames, {rule}"
+        f"{', with the sound of their time where the clip has some' if export.audio == 'keep' else ', without sound'}."
         if about["videos"] == "window"
         else f"The videos are the clips' own files. Only the beginning of each was scored, {rule}: a trainer that reads other frames trains on unscored ones."
     )

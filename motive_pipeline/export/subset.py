@@ -19,7 +19,7 @@ import pandas as pd
 from motive_pipeline.config import ArmName
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.export.contents import ABOUT, FORMAT, score_table, write_contents
-from motive_pipeline.export.trainer import VIDEOS, Videos
+from motive_pipeline.export.trainer import VIDEOS, Audio, Videos
 from motive_pipeline.export.trainers import TRAINERS
 from motive_pipeline.export.videos import remove_half_written, require_unchanged, write_videos
 from motive_pipeline.files.window import split_location
@@ -47,10 +47,13 @@ class ExportResult:
     warnings: list[str]
 
 
-def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window") -> ExportResult:
+def export_subset(
+    ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos = "window", audio: Audio = "strip"
+) -> ExportResult:
     """Write the clips of ``curated_subset/<arm>`` to ``folder`` in the layout of ``trainer`` (a key of ``TRAINERS``).
 
-    With ``videos="window"`` the videos hold the 4n+1 scored frames as H.264 (yuv420p, BT.709, CRF 12). With ``"original"`` they are byte
+    With ``videos="window"`` the videos hold the 4n+1 scored frames as H.264 (yuv420p, BT.709, CRF 12), with ``audio="keep"`` also the sound of
+    their time as AAC. With ``"original"`` they are byte
     copies of the clips, also out of archives. Repeating the call does nothing after a finished export, and continues a stopped one. The path of
     the folder is part of the export, because trainers need absolute paths: a moved export is a different one.
 
@@ -61,23 +64,15 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
         Locked: another process exports to the same folder.
     """
     folder = folder.resolve()
-    require_apart(ws, folder)
-    if arm == "base":
-        raise MotiveError("the arm base is the untrained model and has no clips to export. Name another arm with --arm.")
-    kind = TRAINERS[trainer]
-    if videos == "original" and kind.needs_window:
-        raise MotiveError(
-            f"--videos original: the settings for {kind.title} name one frame rate and the numbers of frames, but the clips' own files differ in both. "
-            "Export the scored frames (--videos window)."
-        )
+    _require_possible(ws, arm, folder, trainer, videos)
     subset = ws.published(f"curated_subset/{arm}")
     table = _with_catalog(ws, subset, arm)
     if videos == "original":
         _require_whole_files(table)
     rule = _scored_frame_rule(ws)
-    key = digest(FORMAT, arm, subset.data_version, trainer, videos, rule.content(), table["caption"].tolist(), str(folder))
+    about = {"arm": arm, "videos": videos, "audio": audio, "trainer": trainer, "subset": subset.data_version}
+    key = _key(about, rule, table, folder)
     work = folder.parent / f".{folder.name}.unfinished-{key[:12]}"
-    about = {"key": key, "arm": arm, "videos": videos, "trainer": trainer, "subset": subset.data_version}
     lock = FileLock(folder.parent / f".{folder.name}.export.lock", f"the export to {folder}")
     if (there := _finished_manifest(folder)) is not None and there["key"] == key:
         return _result(folder, trainer, table, 0, [*_of_the_audit(ws), *there["warnings"]])
@@ -85,7 +80,9 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
     try:
         with lock.holding(who=f"motive export --to {folder}"):
             try:
-                num_written, warnings = _write_export(ws, table, rule, work, folder, about | {"provenance": subset.provenance})
+                num_written, warnings = _write_export(
+                    ws, table, rule, work, folder, {"key": key} | about | {"provenance": subset.provenance}
+                )
             finally:
                 lock.path.unlink(missing_ok=True)
     except OSError as error:
@@ -102,6 +99,46 @@ def export_subset(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, vi
     return _result(folder, trainer, table, num_written, [*_of_the_audit(ws), *warnings])
 
 
+def require_target(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, videos: Videos, audio: Audio) -> None:
+    """Check what can be checked of an export before its subset is made: for a command that computes it first.
+
+    Raises:
+        MotiveError: see :func:`export_subset`. A finished export of the same arm for the same trainer is no error: it may be the one that is wanted.
+    """
+    folder = folder.resolve()
+    _require_possible(ws, arm, folder, trainer, videos)
+    there = _finished_manifest(folder)
+    wanted = {"arm": arm, "trainer": trainer, "videos": videos, "audio": audio}
+    if there is None or any(there.get(name, "strip") != value for name, value in wanted.items()):
+        _require_free_folder(folder)
+
+
+def _require_possible(ws: Workspace, arm: ArmName, folder: Path, trainer: str, videos: Videos) -> None:
+    """The arm has clips, the trainer takes such videos, and the folder lies apart.
+
+    Raises:
+        MotiveError: one of them does not hold.
+    """
+    require_apart(ws, folder)
+    if arm == "base":
+        raise MotiveError("the arm base is the untrained model and has no clips to export. Name another arm with --arm.")
+    kind = TRAINERS[trainer]
+    if videos == "original" and kind.needs_window:
+        raise MotiveError(
+            f"--videos original: the settings for {kind.title} name one frame rate and the numbers of frames, but the clips' own files differ in both. "
+            "Export the scored frames (--videos window)."
+        )
+
+
+def _key(about: dict[str, Any], rule: FrameRule, table: pd.DataFrame, folder: Path) -> str:
+    """What decides every byte of the export. An export from before there was a choice of sound or of layout has the key of the first choice."""
+    version = TRAINERS[about["trainer"]].version
+    later = {"audio": about["audio"]} if about["audio"] != "strip" else {}
+    later |= {"layout": version} if version != 1 else {}
+    named = (about[name] for name in ("arm", "subset", "trainer", "videos"))
+    return digest(FORMAT, *named, rule.content(), table["caption"].tolist(), str(folder), *([later] if later else []))
+
+
 def _write_export(
     ws: Workspace, table: pd.DataFrame, rule: FrameRule, work: Path, folder: Path, about: dict[str, Any]
 ) -> tuple[int, list[str]]:
@@ -111,7 +148,7 @@ def _write_export(
     scores = score_table(ws, table)
     require_unchanged(ws, table)
     remove_half_written(work / VIDEOS)
-    num_written = write_videos(ws, table, rule, work / VIDEOS, about["videos"])
+    num_written = write_videos(ws, table, rule, work / VIDEOS, about["videos"], about["audio"])
     require_unchanged(ws, table)
     warnings = write_contents(ws, table, scores, rule, work, folder, about)
     atomic.sync_tree(work)
@@ -204,12 +241,14 @@ def require_apart(ws: Workspace, folder: Path) -> None:
     for key, source in source_folders(ws.config):
         if folder.is_relative_to(source):
             raise MotiveError(
-                f"--to {folder}: it lies inside {key} = {source}, so what is exported would be taken for clips and captions. Name a folder outside of it."
+                f"cannot export to {folder}: it lies inside {key} = {source}, so what is exported would be taken for clips and captions. Name a folder outside of it."
             )
     root = ws.root.resolve()
     inside = folder.relative_to(root).parts if folder.is_relative_to(root) else ("elsewhere",)
     if not inside or inside[0] in _OWN_FOLDERS:
-        raise MotiveError(f"--to {folder}: the pipeline keeps its own files there (storage.root = {root}). Name a folder outside of it.")
+        raise MotiveError(
+            f"cannot export to {folder}: the pipeline keeps its own files there (storage.root = {root}). Name a folder outside of it."
+        )
 
 
 def _unlink_links(work: Path) -> None:
@@ -224,15 +263,15 @@ def _unlink_links(work: Path) -> None:
 def _require_free_folder(folder: Path) -> None:
     if (there := _finished_manifest(folder)) is not None:
         raise MotiveError(
-            f"--to {folder}: this folder holds another export (arm {there['arm']}, for {there['trainer']}, subset {there['subset'][:12]}). It is not "
+            f"cannot export to {folder}: this folder holds another export (arm {there['arm']}, for {there['trainer']}, subset {there['subset'][:12]}). It is not "
             "changed. Name another folder, or remove this one."
         )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise MotiveError(f"--to {folder}: this folder is not empty and is not changed. Name a new folder, or an empty one.")
+        raise MotiveError(f"cannot export to {folder}: this folder is not empty and is not changed. Name a new folder, or an empty one.")
     if os.path.ismount(folder):
         raise MotiveError(
-            f"--to {folder}: this folder is a mount point, so the export cannot be moved there in one step. Name a folder inside it."
+            f"cannot export to {folder}: this folder is a mount point, so the export cannot be moved there in one step. Name a folder inside it."
         )
     nearest = next(path for path in folder.parents if path.exists())
     if not nearest.is_dir():
-        raise MotiveError(f"--to {folder}: {nearest} is a file. Name a folder that can be created.")
+        raise MotiveError(f"cannot export to {folder}: {nearest} is a file. Name a folder that can be created.")

@@ -6,14 +6,21 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
 
 VIDEOS = "videos"
 
 Videos = Literal["window", "original"]
 """The videos of an export: the scored frames, or copies of the clips' own files."""
+
+Audio = Literal["strip", "keep"]
+"""Whether the scored frames are written without sound, or with the sound of their time."""
 
 PANDAS_NOTHING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip
 """Captions that ``pandas.read_csv`` reads as missing; trainers that read CSV crash on them or train on the word "nan"."""
@@ -30,6 +37,7 @@ class ExportedClip:
     fps: float
     width: int
     height: int
+    has_sound: bool = False
 
     @property
     def path(self) -> str:
@@ -40,7 +48,11 @@ class ExportedClip:
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """An export in the making. Files are written to ``folder`` and will lie in ``home`` (for files with absolute paths). ``clips`` are in the
-    order of the subset, best first. The clips were scored at ``fps``, ``width`` and ``height``."""
+    order of the subset, best first. The clips were scored at ``fps``, ``width`` and ``height``.
+
+    ``arm`` chose the clips; ``variant`` is the gradient variant that it chose by, or the lead arm's. ``scores`` has a row for each clip
+    (:func:`~.contents.score_table`); ``gradients_NP`` has the variant's projected gradients, or is None if it was not asked for or a clip has none.
+    """
 
     folder: Path
     home: Path
@@ -48,6 +60,12 @@ class Export:
     fps: float
     width: int
     height: int
+    arm: str
+    variant: str
+    videos_are: Videos
+    audio: Audio
+    scores: pd.DataFrame
+    gradients_NP: Float32[np.ndarray, "N P"] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -113,6 +131,18 @@ class Trainer:
     keeps_videos: bool = True
     """If False, ``write`` packs the videos, and the folder ``videos`` is not part of the export."""
 
+    without_sound: str = ""
+    """What it does with a clip without sound when it trains on sound, too."""
+
+    reads_gradients: bool = False
+    """Whether ``write`` uses ``Export.gradients_NP``."""
+
+    version: int = 1
+    """Raise it when the same input is written in another layout."""
+
+    own_warnings: Callable[[Export], Iterator[str]] = field(default=lambda export: iter(()))
+    """Warnings that no other trainer has."""
+
     def warnings(self, export: Export) -> Iterator[str]:
         """Warnings for a person who trains on this export."""
         blank = sum(not clip.caption for clip in export.clips)
@@ -126,6 +156,11 @@ class Trainer:
             yield f"clips.fps is {export.fps:g}, and it resamples to {rates} frames a second, so it trains on other frames than were scored."
         if not self.commas and "," in str(export.home):
             yield f"it splits the path {export.home} at the comma: export to a folder without a comma."
+        silent = sum(not clip.has_sound for clip in export.clips)
+        if silent and export.audio == "keep":
+            consequence = f": {self.without_sound}" if self.without_sound else ""
+            yield f"{silent} of {len(export.clips)} clips have no sound{consequence}."
+        yield from self.own_warnings(export)
         if export.lengths[0] == 1:
             yield "most trainers treat clips of one frame as images."
         if len(export.lengths) > 1 and self.several_lengths:

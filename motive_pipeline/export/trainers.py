@@ -1,7 +1,7 @@
 """The layout of each trainer: the files around an export's videos. ``contents.py`` calls these functions.
 
-To add a trainer, write its function and its entry in :data:`TRAINERS`. The names are those of the sources (``sources/layouts.py``), so an
-export for a trainer can be read again as that source. The layouts follow the trainers' own code. Unexpected things that a trainer does to
+To add a trainer, write its function and its entry in :data:`TRAINERS`. Its name is that of a source (``sources/layouts.py``), so an
+export for a trainer can be read again as that source; the lists of ``lists.py`` are no sources. The layouts follow the trainers' own code. Unexpected things that a trainer does to
 captions and frames are stated in its entry.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from motive_pipeline.export.lists import atlas_warnings, write_atlas, write_fiftyone
 from motive_pipeline.export.trainer import VIDEOS, Export, ExportedClip, Trainer
 
 SHARD_BYTES = 10**9
@@ -97,6 +98,8 @@ def _simpletuner(export: Export) -> None:
         "repeats": 0,
         "delete_problematic_images": False,
         "video": {"num_frames": shortest, "min_frames": shortest},
+        # models that can do without sound read it only where this block is
+        **({"audio": {"auto_split": True, "allow_zero_audio": False}} if export.audio == "keep" else {}),
     }
     texts = {
         "id": "text-embeds",
@@ -140,8 +143,32 @@ def _videofolder(export: Export) -> None:
     export.write_lines("metadata.jsonl", [{"file_name": clip.path, "caption": clip.caption} for clip in export.clips])
 
 
+LTX_FRAMES, LTX_SIDE = 8, 32
+"""A bucket of LTX-2 has 8n+1 frames, and sides that are multiples of 32 pixels."""
+
+
 def _ltx(export: Export) -> None:
-    export.write_json("dataset.json", [{"media_path": clip.path, "caption": clip.caption} for clip in export.clips])
+    """Its buckets are written ``width x height x frames``; each clip goes to the longest that it fills."""
+    export.write_json("dataset.json", [{"video": clip.path, "caption": clip.caption} for clip in export.clips])
+    width, height = (max(LTX_SIDE, side - side % LTX_SIDE) for side in (export.width, export.height))
+    lengths = sorted({_ltx_frames(length) for length in export.lengths} - {1}) or [LTX_FRAMES + 1]
+    export.write("buckets.txt", ";".join(f"{width}x{height}x{length}" for length in reversed(lengths)) + "\n")
+
+
+def _ltx_frames(num_frames: int) -> int:
+    """The most frames of a clip that fill a bucket."""
+    return num_frames - (num_frames - 1) % LTX_FRAMES
+
+
+def _ltx_warnings(export: Export) -> Iterator[str]:
+    if too_short := sum(clip.num_frames <= LTX_FRAMES for clip in export.clips):
+        yield f"{too_short} of {len(export.clips)} clips have fewer than {LTX_FRAMES + 1} frames: it leaves them out."
+    if cut := sum(clip.num_frames > LTX_FRAMES and _ltx_frames(clip.num_frames) < clip.num_frames for clip in export.clips):
+        yield f"{cut} of {len(export.clips)} clips do not have 8n+1 frames, and it leaves out up to 7 at their end."
+    if export.width % LTX_SIDE or export.height % LTX_SIDE:
+        yield f"clips.width x clips.height is {export.width} x {export.height}, and it resizes and crops to multiples of {LTX_SIDE}."
+    if export.audio == "strip" and export.videos_are == "window":
+        yield "the videos have no sound (--audio strip): train on video alone and pass --skip-audio, or export with --audio keep."
 
 
 def _videotuna(export: Export) -> None:
@@ -251,6 +278,7 @@ TRAINERS: dict[str, Trainer] = {
         without_caption=_EMPTY_PROMPT,
         several_lengths=_SHORTEST,
         needs_window=True,
+        without_sound="with a model of sound it fails on them, unless audio.allow_zero_audio is true in multidatabackend.json (silence)",
     ),
     "videox_fun": Trainer(
         title="VideoX-Fun",
@@ -277,12 +305,26 @@ TRAINERS: dict[str, Trainer] = {
         title="VideoTuna", write=_videotuna, use="csv_path: {home}/metadata.csv, data_root: {home}", without_caption="pandas reads them as nan", reads_csv=True
     ),
     "ltx": Trainer(
-        title="LTX-Video-Trainer", write=_ltx, use="preprocess_dataset.py {home}/dataset.json --caption-column caption --video-column media_path", without_caption=_EMPTY_PROMPT
+        title="LTX-2's ltx-trainer",
+        write=_ltx,
+        use='scripts/process_dataset.py "{home}/dataset.json" --video-column video --resolution-buckets "$(cat "{home}/buckets.txt")", and --model-path, --text-encoder-path',
+        without_caption=_EMPTY_PROMPT,
+        several_lengths="its optimization.batch_size must be 1",
+        needs_window=True,
+        without_sound="it gives them no audio latents, and skips them when it trains on sound",
+        own_warnings=_ltx_warnings,
+        version=2,
     ),
     "videofolder": Trainer(
         title="Hugging Face videofolder (also finetrainers, FastVideo)",
         write=_videofolder,
         use='datasets.load_dataset("videofolder", data_dir="{home}")',
+    ),
+    "fiftyone": Trainer(
+        title="FiftyOne", write=write_fiftyone, use='fiftyone.Dataset.from_dir(dataset_dir="{home}", dataset_type=fiftyone.types.FiftyOneDataset)'
+    ),
+    "embedding_atlas": Trainer(
+        title="Embedding Atlas", write=write_atlas, use='embedding-atlas "{home}/clips.parquet" --vector gradient', reads_gradients=True, own_warnings=atlas_warnings
     ),
     "webdataset": Trainer(
         title="WebDataset", write=_webdataset, use='webdataset.WebDataset("{home}/shard-{{000000..NNNNNN}}.tar")', keeps_videos=False

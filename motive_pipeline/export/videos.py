@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from motive_pipeline.errors import MotiveError, RejectRow
-from motive_pipeline.export.trainer import VIDEOS, Videos
+from motive_pipeline.export.trainer import VIDEOS, Audio, Videos
 from motive_pipeline.files.file_stat import disk_errors_as_rejects
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
@@ -23,7 +24,7 @@ from motive_pipeline.progress import Progress
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
-from motive_pipeline.video.readers import ClipReader
+from motive_pipeline.video.readers import ClipReader, SoundReader
 
 _SHOWN = 5
 
@@ -35,7 +36,7 @@ def remove_half_written(videos: Path) -> None:
         file.unlink()
 
 
-def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Path, videos: Videos) -> int:
+def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Path, videos: Videos, audio: Audio) -> int:
     """Write the missing videos; returns their number."""
     files = [folder / name for name in file_names(table, videos)]
     missing = [(MediaFile.parse(path), file) for path, file in zip(table["path"], files, strict=True) if not file.exists()]
@@ -44,8 +45,12 @@ def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Pa
     problems: list[str] = []
     threads = max(1, ws.config.engine.num_decode_workers)
     reader = ClipReader(rule, ws.config.engine)
+    sounds = SoundReader(rule.num_frames / Fraction(rule.fps).limit_denominator(1001), ws.config.engine)
+    keeps_sound = videos == "window" and audio == "keep"
     if videos == "window":
         reader.prefetch([source for source, _ in missing])
+    if keeps_sound:
+        sounds.prefetch([source for source, _ in missing])
     begun: deque[tuple[MediaFile, Future[None]]] = deque()
 
     def end() -> None:
@@ -58,11 +63,11 @@ def write_videos(ws: Workspace, table: pd.DataFrame, rule: FrameRule, folder: Pa
         try:
             for source, file in missing:
                 with collect_problems(problems, source.location):
-                    write = (
-                        partial(write_mp4, file, reader(source).frames_THWC, rule.fps)
-                        if videos == "window"
-                        else partial(_copy, source, file)
-                    )
+                    if videos == "window":
+                        sound = sounds(source) if keeps_sound else None
+                        write = partial(write_mp4, file, reader(source).frames_THWC, rule.fps, sound=sound)
+                    else:
+                        write = partial(_copy, source, file)
                     begun.append((source, pool.submit(write)))
                 while len(begun) > threads:
                     end()

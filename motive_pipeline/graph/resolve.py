@@ -113,6 +113,16 @@ class Graph:
                     waiting += [parent] if parent in self.assets else []
         return found
 
+    def with_ancestors(self, keys: Iterable[str]) -> list[str]:
+        """The assets ``keys`` and all assets (no sources) that they are made from, parents first.
+
+        Raises:
+            MotiveError: the project has no such asset.
+        """
+        wanted = [self.asset(key).key for key in keys]
+        found = self.ancestors(wanted).union(wanted)
+        return [key for key in self.assets if key in found]
+
 
 def resolve_dotted(name: str) -> Any:
     """The object called ``module:name``; its module is imported now."""

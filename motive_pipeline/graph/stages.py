@@ -176,6 +176,7 @@ def _encoder_kinds(project: Project) -> frozenset[str]:
 DRAWS: Mapping[Switch, tuple[str, ...]] = {
     ("gradient.draws", None): ("gradient.timestep", "gradient.num_noises"),
     _is_not("gradient.draws", None): ("gradient.draws", "gradient.draw_timesteps", "gradient.draw_shift"),
+    _is_not("gradient.expert", None): ("gradient.expert",),
     _is_not("gradient.draws_at_once", 1): ("gradient.draws_at_once",),  # a batch changes the last bits
 }
 """The settings that decide the (timestep, noise) draws of attribution, besides the first noise seed."""

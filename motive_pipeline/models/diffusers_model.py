@@ -18,6 +18,7 @@ import torch
 import transformers
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.folder import model_files
@@ -53,6 +54,7 @@ class DiffusersModel:
         self.compute_dtype = compute_dtype
         self.max_prompt_tokens = max_prompt_tokens
         self.grid = rules.grid
+        self.timestep_range = ALL_TIMESTEPS
         self.prediction: Prediction = prediction_of(pipeline)
         self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
         pipeline.set_progress_bar_config(disable=True)

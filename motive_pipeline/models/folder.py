@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from motive_pipeline import config
+from motive_pipeline.config.timesteps import TimestepRange, expert_range
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
@@ -168,7 +169,31 @@ def _sound_folder(ws: Workspace) -> Path:
     """:func:`model_folder`, once its components fit their classes and all weights are finite."""
     folder, what = model_folder(ws.config.model), named(ws.config.model)
     require_sound(components(folder, what), what, partial(file_hashes, folder, memory=hash_memory(ws)), check_memory(ws))
+    for variant in ws.config.variants:
+        _require_timesteps(ws.config.of_variant(variant), variant)
     return folder
+
+
+def timestep_range(model: config.Model) -> TimestepRange:
+    """The timesteps that ``model.expert`` is used at, from ``model_index.json`` alone."""
+    folder = model_folder(model)
+    index = _read_index(folder, named(model))
+    has_second = (index.get("transformer_2") or [None])[0] is not None
+    return expert_range(is_second=model.expert == "transformer_2", boundary_ratio=index.get("boundary_ratio") if has_second else None)
+
+
+def _require_timesteps(settings: config.Config, variant: str) -> None:
+    """Raise MotiveError if the variant's gradients are taken at timesteps that its expert is never used at."""
+    gradient, within = settings.gradient, timestep_range(settings.attributed_model)
+    key, timesteps = (
+        ("timestep", gradient.timesteps(within)) if gradient.draws is None else ("draw_timesteps", gradient.spread_timesteps(within))
+    )
+    if outside := [timestep for timestep in timesteps if timestep not in within]:
+        raise MotiveError(
+            f"gradient.{key} = {', '.join(f'{each:g}' for each in dict.fromkeys(outside))} (of the variant {variant}): the model uses its "
+            f"{settings.attributed_model.expert} at timesteps from {within} alone (boundary_ratio in its model_index.json). Use "
+            f"{'auto' if key == 'timestep' else 'stratified'}, timesteps in that range, or the other expert (gradient.expert)."
+        )
 
 
 def folder_hash(folder: Path, memory: Path) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "encoders_hash",
     "fixed_device",
     "latent_grid",
+    "load_attributed_model",
     "load_model",
     "model_folder",
     "model_hash",
@@ -69,6 +70,14 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None, f
         _base_models.clear()
         _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)
     return _base_models[key]
+
+
+def load_attributed_model(settings: config.Config, *, dtype: str | None = None, path: Path | None = None) -> VideoModel:
+    """:func:`load_model` of what a variant's gradients are taken of: its expert, with a fresh adapter where it attributes one. ``dtype`` in place of
+    ``model.dtype``. Give the base model's own folder as ``path`` where the weights are to be changed.
+    """
+    section = settings.attributed_model if dtype is None else settings.attributed_model.model_copy(update={"dtype": dtype})
+    return load_model(section, threads=settings.engine.threads, path=path, fresh_adapter=settings.fresh_adapter)
 
 
 def _with_adapter(loaded: VideoModel, model: config.Model, folder: Path, fresh: config.Lora | None) -> VideoModel:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS, TimestepRange
 from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.grid import LatentGrid
 
@@ -26,6 +27,8 @@ class VideoModel(Protocol):
     """A text-to-video diffusion model: VAE, text encoder, denoiser ("transformer"), sampler."""
 
     grid: LatentGrid
+    timestep_range: TimestepRange = ALL_TIMESTEPS
+    """The timesteps that ``transformer`` is used at: all, or those of one of two experts."""
     prediction: Prediction
     alphas_cumprod: torch.Tensor | None
     """The noise schedule of a model with epsilon or v prediction, by timestep; None for flow."""

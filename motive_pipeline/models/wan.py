@@ -17,6 +17,7 @@ import transformers
 from diffusers import WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Float, UInt8
 
+from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
 from motive_pipeline.models.diffusers_model import prediction_of, save_pipeline, to_uint8
@@ -61,6 +62,10 @@ class WanModel:
         self.compute_dtype = compute_dtype
         self.max_prompt_tokens = max_prompt_tokens
         self.grid = wan_rules(pipeline.vae.config, {}).grid
+        has_second = pipeline.transformer_2 is not None
+        self.timestep_range = expert_range(
+            is_second=expert == "transformer_2", boundary_ratio=pipeline.config["boundary_ratio"] if has_second else None
+        )
         self.prediction: Prediction = prediction_of(pipeline)
         self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
         pipeline.set_progress_bar_config(disable=True)

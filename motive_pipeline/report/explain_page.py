@@ -85,7 +85,7 @@ def write_explanation(ws: Workspace, name: str, *, file: Path | None = None, com
 
 def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, Any]:
     row = _catalog_row(ws, known)
-    places = {variant: standing(ws, variant, known.clip_id) for variant in ws.config.variants} if "clip" in known.roles else {}
+    places = _places(ws, known.clip_id) if "clip" in known.roles else {}
     summary = query_summary(ws, known.clip_id, count=REQUEST_CLIPS) if "query" in known.roles else None
     rejected = rejections(ws, known)
     gallery = Gallery(ws, load_truth(ws))
@@ -115,6 +115,13 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
         "nearest": _nearest_cards(ws, gallery, known) if main is not None else [],
         "settings": {key: str(value) for key, value in ws.config.stage_settings("motion_masks").items() if key.startswith("motion.")},
     }
+
+
+def _places(ws: Workspace, clip_id: str) -> dict[str, Standing | None]:
+    """The clip's standing by the lead arm's variant, and by the unmasked one if that has a ranking: `motive rank` makes one alone."""
+    lead = ws.config.lead_variant
+    others = [variant for variant in ws.config.variants if variant == UNMASKED != lead and ws.has_published(f"voted_ranking/{variant}")]
+    return {variant: standing(ws, variant, clip_id) for variant in (lead, *others)}
 
 
 def _sentences(

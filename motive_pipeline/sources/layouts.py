@@ -66,7 +66,7 @@ LAYOUTS: dict[str, Layout] = {
     "videotuna": Layout(tables=("*.csv",), path_columns=("path",)),
     "open_sora": Layout(tables=("*.csv", "*.parquet"), path_columns=("path",), caption_columns=("text",)),
     "open_sora_plan": Layout(tables=("*.json",), path_columns=("path",), caption_columns=("cap",), windows=OPEN_SORA_PLAN_WINDOWS),
-    "ltx": Layout(tables=("*.csv", "*.json", "*.jsonl"), path_columns=("media_path",)),
+    "ltx": Layout(tables=("*.csv", "*.json", "*.jsonl"), path_columns=("video", "media_path")),
     "cosmos": Layout(tables=("metas/v0/*.json",), path_columns=("clip_location", "span_uuid"), join="stem"),
     "video2dataset": Layout(sidecars=(".json", ".txt")),
     "webdataset": Layout(sidecars=(".txt", ".caption", ".json")),

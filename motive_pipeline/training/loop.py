@@ -11,12 +11,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Bool, Float
 
 from motive_pipeline.attribution.loss import location_error
 from motive_pipeline.config import Finetune
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS, TimestepRange
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.models.adapter import active_dropout, adapter_parameters, add_adapter, fresh_adapter_seed
 from motive_pipeline.models.conditioning import Conditioning, on_device, part_of, stacked
@@ -48,12 +50,12 @@ class StepDraw:
     noise: torch.Generator
 
 
-def step_draw(training: int, step: int, settings: Finetune) -> StepDraw:
+def step_draw(training: int, step: int, settings: Finetune, within: TimestepRange = ALL_TIMESTEPS) -> StepDraw:
     """The draw of a step. It depends only on (training, step) and the settings, so it is the same in every arm.
 
     A uniform number u in each place of the batch (with ``stratified`` one in each of B equal parts, in random order) becomes sigma = u, or for
     ``logit_normal`` sigma = sigmoid(z) with z standard normal (Esser et al. 2024, arXiv 2403.03206, their m = 0, s = 1). Then sigma is shifted,
-    sigma' = shift sigma / (1 + (shift - 1) sigma).
+    sigma' = shift sigma / (1 + (shift - 1) sigma). For an expert, u is uniform over the values that lead to its timesteps ``within``.
     """
     generator = torch.Generator().manual_seed(seed_from("draw", training, step))
     group = float(torch.rand((), generator=generator))
@@ -61,9 +63,19 @@ def step_draw(training: int, step: int, settings: Finetune) -> StepDraw:
     drop_caption_B = torch.rand(settings.batch_size, generator=generator) < settings.caption_dropout
     if settings.timesteps == "stratified":
         uniform_B = (torch.randperm(settings.batch_size, generator=generator) + uniform_B) / settings.batch_size
+    first, last = (_uniform_of(end / 1000.0, settings) for end in (within.low, within.high))
+    uniform_B = first + (last - first) * uniform_B
     sigma_B = uniform_B if settings.sampling == "uniform" else torch.sigmoid(torch.special.ndtri(uniform_B))
     shifted_B = settings.shift * sigma_B / (1.0 + (settings.shift - 1.0) * sigma_B)
     return StepDraw(group=group, timestep_B=1000.0 * shifted_B, drop_caption_B=drop_caption_B, noise=generator)
+
+
+def _uniform_of(shifted: float, settings: Finetune) -> float:
+    """The u that becomes the shifted sigma ``shifted``: how likely training draws one below it."""
+    sigma = shifted / (settings.shift - (settings.shift - 1.0) * shifted)
+    if settings.sampling == "uniform" or sigma in (0.0, 1.0):
+        return sigma
+    return NormalDist().cdf(math.log(sigma / (1.0 - sigma)))
 
 
 def shuffled_forever(clip_ids: Sequence[str], training: int) -> Iterator[str]:
@@ -135,7 +147,7 @@ def finetune(
     elif watch is not None:
         watch(0, False)
     for step in range(settings.steps):
-        draw = step_draw(training, step, settings)
+        draw = step_draw(training, step, settings, model.timestep_range)
         clip_ids = batches.take(draw.group, settings.batch_size)
         if start is not None and step < start.step:
             continue

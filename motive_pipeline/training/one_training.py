@@ -167,6 +167,6 @@ def _weights_digest(pipeline: Path, expert: str) -> str:
     """A hash over the bytes of what was trained: the adapter, else the transformer."""
     adapter = pipeline / LORA_FILE
     if adapter.exists():
-        return digest([[LORA_FILE, digest_file(adapter)]])
+        return digest([[expert, LORA_FILE, digest_file(adapter)]])
     folder = pipeline / expert
     return digest([[file.name, digest_file(file)] for file in sorted(folder.glob("*.safetensors"))])

@@ -93,7 +93,7 @@ def build_optimizer(masters: Sequence[torch.Tensor], settings: Finetune) -> torc
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
     require_optimizer(settings)
-    from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]  (optional)
+    from bitsandbytes.optim.adamw import AdamW8bit  # pyright: ignore[reportMissingImports]  (optional)
 
     return AdamW8bit(masters, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay)
 

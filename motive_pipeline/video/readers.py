@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,7 @@ from motive_pipeline.config import Engine
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile, media_file
 from motive_pipeline.video.appearance import Appearance, appearance_of
+from motive_pipeline.video.audio import Sound, read_sound
 from motive_pipeline.video.decode import DecodedClip, FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import VideoFacts, probe
 from motive_pipeline.video.rejection import as_rejection
@@ -142,6 +144,18 @@ class FrameReader(Prefetcher[np.ndarray]):
             here=lambda file: frame_near(file, share, width=width, height=height),
             task=lambda file: Task(task="picture", file=file, arguments=place),
             result=lambda _, array: array,
+        )
+
+
+class SoundReader(Prefetcher[Sound | None]):
+    """:func:`~.audio.read_sound` for a fixed length."""
+
+    def __init__(self, length_s: Fraction, engine: Engine) -> None:
+        super().__init__(
+            engine,
+            here=lambda file: read_sound(file, length_s),
+            task=lambda file: Task(task="sound", file=file, arguments={"length_s": str(length_s)}),
+            result=lambda header, array: Sound(samples_CS=array.view(np.float32), rate=header["rate"]) if header["rate"] else None,
         )
 
 

@@ -215,6 +215,29 @@ def place_of_sorted(file: MediaFile, window: Window) -> tuple[int, list[Fraction
         return skipped, found
 
 
+def first_stamp(file: MediaFile) -> Fraction:
+    """The time stamp (s, the container's own) of the clip's first frame: of the file's, or of its window's.
+
+    Raises:
+        RejectRow: see :func:`~.container.open_video` and :func:`window_facts`.
+    """
+    try:
+        with open_video(file) as (container, stream):
+            if file.window is None:
+                return _first_stamp(container, stream)
+            span = find_span(file, container, stream)
+            packets = packets_from_key(container, stream, span.first)
+            if packets is not None:
+                return next((stamp for stamp in sorted_stamps(packets) if stamp in span), span.first)
+    except StampsOutOfOrder:
+        pass
+    assert file.window is not None
+    _, stamps = place_of_sorted(file, file.window)
+    if not stamps:
+        raise RejectRow("too_short", f"{file.window} holds no frame")
+    return stamps[0]
+
+
 def _window(file: MediaFile) -> Window:
     assert file.window is not None
     return file.window

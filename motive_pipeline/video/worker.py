@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window
 from motive_pipeline.video.appearance import appearance_of
+from motive_pipeline.video.audio import read_sound
 from motive_pipeline.video.decode import FrameRule, frame_near, read_clip
 from motive_pipeline.video.probe import probe
 from motive_pipeline.video.rejection import as_rejection
@@ -45,7 +47,13 @@ def preview_frame(file: MediaFile, share: float, width: int, height: int) -> Ans
     return {}, frame_near(file, share, width=width, height=height)
 
 
-TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "picture": preview_frame}
+def sound(file: MediaFile, length_s: str) -> Answer:
+    """The result of :func:`~.audio.read_sound`, the samples as bytes; without sound the rate is 0."""
+    found = read_sound(file, Fraction(length_s))
+    return ({"rate": 0}, None) if found is None else ({"rate": found.rate}, found.samples_CS.view(np.uint8))
+
+
+TASKS: dict[str, Callable[..., Answer]] = {"read": read, "facts": facts, "picture": preview_frame, "sound": sound}
 
 
 def answer(task: str, file: MediaFile, arguments: dict[str, Any]) -> Answer:

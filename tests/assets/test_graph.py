@@ -8,6 +8,7 @@ import pytest
 import xarray
 import zarr
 
+from motive_pipeline import cli
 from motive_pipeline.config import DEFAULT_ARMS
 
 TRAINED = [arm for arm in DEFAULT_ARMS if arm != "base"]
@@ -196,6 +197,17 @@ def test_select_runs_exactly_what_is_stale_among_them(project):
     wrong = project.motive("run", "--select", 'key:"nonsense"')
     assert wrong.code == 1
     assert "there is no asset 'nonsense'" in wrong.err
+
+
+def test_rank_says_what_the_one_ranking_costs(project, capsys):
+    project.set("gradient.timestep", 600)
+    assert cli.main(["rank", "--config", str(project.file), "--dry-run"]) == 0
+    project.set("gradient.timestep", 500)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "voted_ranking/motive and curated_subset/motive: 5 stale assets; 20 rows (projected_gradients/motive 18, query_gradients/motive 2); "
+    )
+    assert re.search(r"at most about \d+ s, 0\.\d{3} device-hours and \d+\.\d MB, estimated from earlier runs", said)
 
 
 @pytest.mark.parametrize(("format_", "expected"), [("json", '[{"n":18}]'), ("csv", "n\n18"), ("table", "18")])

@@ -12,6 +12,7 @@ from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradie
 from motive_pipeline.attribution.loss import Draw, attribution_draws, held_out_draws
 from motive_pipeline.attribution.projection import Exact, Fastfood
 from motive_pipeline.config import Gradient
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from tests.attribution.test_gradient import clip, plain_gradient
 from tests.tiny_wan import build_model
 
@@ -41,21 +42,23 @@ def loss_calls(monkeypatch):
 
 
 def test_one_draw_or_a_grid_without_a_number_of_draws():
-    assert attribution_draws(Gradient(noise_seed=7)) == [Draw(timestep=500.0, noise_seed=7)]
-    grid = attribution_draws(Gradient(timestep=[250, 750], num_noises=2, noise_seed=3))
+    assert attribution_draws(Gradient(noise_seed=7), ALL_TIMESTEPS) == [Draw(timestep=500.0, noise_seed=7)]
+    grid = attribution_draws(Gradient(timestep=[250, 750], num_noises=2, noise_seed=3), ALL_TIMESTEPS)
     assert [(draw.timestep, draw.noise_seed) for draw in grid] == [(250, 3), (250, 4), (750, 3), (750, 4)]
 
 
 def test_stratified_draws_lie_as_training_draws_its_timesteps():
-    draws = attribution_draws(Gradient(draws=4, draw_shift=3.0, noise_seed=5))
+    draws = attribution_draws(Gradient(draws=4, draw_shift=3.0, noise_seed=5), ALL_TIMESTEPS)
     places = np.array([0.125, 0.375, 0.625, 0.875])
     assert [draw.timestep for draw in draws] == pytest.approx(list(3000 * places / (1 + 2 * places)))
     assert [draw.noise_seed for draw in draws] == [5, 6, 7, 8], "a noise each"
-    assert [draw.timestep for draw in attribution_draws(Gradient(draws=4, draw_shift=1.0))] == pytest.approx([125, 375, 625, 875])
+    assert [draw.timestep for draw in attribution_draws(Gradient(draws=4, draw_shift=1.0), ALL_TIMESTEPS)] == pytest.approx(
+        [125, 375, 625, 875]
+    )
 
 
 def test_a_list_of_timesteps_is_repeated():
-    draws = attribution_draws(Gradient(draws=6, draw_timesteps=[100, 700]))
+    draws = attribution_draws(Gradient(draws=6, draw_timesteps=[100, 700]), ALL_TIMESTEPS)
     assert [draw.timestep for draw in draws] == [100, 700] * 3
     assert len({draw.noise_seed for draw in draws}) == 6
 
@@ -71,10 +74,10 @@ def test_a_list_of_timesteps_is_repeated():
     ),
 )
 def test_no_held_out_draw_is_one_of_attribution_whatever_the_settings(count, gradient):
-    held_out = held_out_draws(count)
+    held_out = held_out_draws(count, ALL_TIMESTEPS)
     assert [draw.timestep for draw in held_out] == pytest.approx([1000 * (index + 0.5) / count for index in range(count)])
     assert len({draw.noise_seed for draw in held_out}) == count
-    assert not {draw.noise_seed for draw in held_out} & {draw.noise_seed for draw in attribution_draws(gradient)}
+    assert not {draw.noise_seed for draw in held_out} & {draw.noise_seed for draw in attribution_draws(gradient, ALL_TIMESTEPS)}
 
 
 @pytest.mark.parametrize(("at_once", "passes"), [(1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (16, [5])])
@@ -114,7 +117,7 @@ def test_mean_cosine_keeps_the_unit_feature_of_each_draw(model, loss_calls):
     assert loss_calls == [1, 1, 1], "a mean of the loss would lose the single draws"
     single = [
         ClipGradient(model, projector=Fastfood(store_dim=64, seed=0, device=torch.device("cpu")), draws=[draw])(*clip(0))
-        for draw in attribution_draws(settings)
+        for draw in attribution_draws(settings, ALL_TIMESTEPS)
     ]
     assert feature.gradient_P.shape == (3 * 64,)
     assert np.allclose(feature.gradient_P, np.concatenate([each.gradient_P for each in single]) / math.sqrt(3), atol=1e-7)

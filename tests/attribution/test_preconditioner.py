@@ -15,6 +15,7 @@ from motive_pipeline.attribution.preconditioner import Preconditioned, adam_scal
 from motive_pipeline.attribution.projection import Exact, Fastfood
 from motive_pipeline.attribution.second_moments import warm_up, warm_up_clips, warm_up_draw
 from motive_pipeline.config import Gradient
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.errors import MotiveError
 from tests.attribution.test_gradient import DRAWS, clip, plain_gradient
 from tests.tiny_wan import build_model
@@ -96,7 +97,7 @@ def test_the_warm_up_is_the_mean_square_of_single_gradients(model, parameters):
     assert used == ["a1", "b2", "c3"]
     expected = {name: torch.zeros_like(value) for name, value in parameters.items()}
     for clip_id in used:
-        draw = warm_up_draw(4, clip_id)
+        draw = warm_up_draw(4, clip_id, ALL_TIMESTEPS)
         latents_CFHW, conditioning = latents(clip_id)
         noise_CFHW = latent_noise(draw.noise_seed, tuple(latents_CFHW.shape))
         loss = motion_weighted_loss(
@@ -148,10 +149,10 @@ def test_the_clips_of_the_warm_up_and_their_draws_are_a_function_of_seed_and_id(
     assert warm_up_clips(list(reversed(ids)), count=8, seed=0) == chosen == sorted(chosen)
     assert warm_up_clips(ids, count=8, seed=1) != chosen
     assert len(set(chosen)) == 8
-    timesteps = [warm_up_draw(0, clip_id).timestep for clip_id in ids]
+    timesteps = [warm_up_draw(0, clip_id, ALL_TIMESTEPS).timestep for clip_id in ids]
     assert 0 < min(timesteps) < 200 < 800 < max(timesteps) < 1000
-    assert len({warm_up_draw(0, clip_id).noise_seed for clip_id in ids}) == 50
-    assert warm_up_draw(0, ids[0]) == warm_up_draw(0, ids[0]) != warm_up_draw(1, ids[0])
+    assert len({warm_up_draw(0, clip_id, ALL_TIMESTEPS).noise_seed for clip_id in ids}) == 50
+    assert warm_up_draw(0, ids[0], ALL_TIMESTEPS) == warm_up_draw(0, ids[0], ALL_TIMESTEPS) != warm_up_draw(1, ids[0], ALL_TIMESTEPS)
 
 
 # ---- the optimizer's saved state
@@ -265,4 +266,4 @@ def test_fastfood_takes_preconditioned_gradients_in_any_order(parameters):
 
 
 def test_draws_of_the_warm_up_are_not_those_of_the_gradients():
-    assert warm_up_draw(0, "0" * 16) != Draw(timestep=500.0, noise_seed=0)
+    assert warm_up_draw(0, "0" * 16, ALL_TIMESTEPS) != Draw(timestep=500.0, noise_seed=0)

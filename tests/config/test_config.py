@@ -7,6 +7,7 @@ import yaml
 
 from motive_pipeline.config import Config, load_config, parse_config
 from motive_pipeline.config.section import section_names
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.graph import SOURCES, STAGES
 
@@ -20,7 +21,8 @@ def parse(text: str, folder: Path = Path("/somewhere")) -> Config:
 
 def test_defaults_are_the_methods():
     config = parse(BASE)
-    assert config.gradient.timestep == 500
+    assert config.gradient.timestep == "auto"
+    assert config.gradient.timesteps(ALL_TIMESTEPS) == (500,)
     assert config.influence.proj_dim == 512
     assert config.gradient.projection == "fastfood"
     assert config.vote.percentile == 90

@@ -9,6 +9,7 @@ from benchmarks.common import use_diffusers_attention
 from benchmarks.metagradient import WeightedTraining, batch_losses, mean_square_gradient, training_batches
 from motive_pipeline.attribution.loss import held_out_draws, mean_motion_weighted_loss
 from motive_pipeline.config import Finetune
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.models.wan import WanModel
 from motive_pipeline.training.loop import Clip, finetune
 from tests.tiny_wan import build_model, build_pipeline
@@ -42,7 +43,7 @@ def target_loss(model: WanModel, target: str) -> torch.Tensor:
     """The motion-weighted loss of a clip that takes no part in training."""
     latents_CFHW, conditioning = clip(target)
     mask_FHW = torch.linspace(0, 1, 32).reshape(SHORT)
-    return mean_motion_weighted_loss(model, latents_CFHW, conditioning, mask_FHW=mask_FHW, draws=held_out_draws(2))
+    return mean_motion_weighted_loss(model, latents_CFHW, conditioning, mask_FHW=mask_FHW, draws=held_out_draws(2, ALL_TIMESTEPS))
 
 
 def weighted_training(model: WanModel, settings: Finetune) -> WeightedTraining:

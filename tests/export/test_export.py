@@ -11,8 +11,10 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,10 +32,11 @@ from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.publication import WARNING
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.video.audio import has_sound, read_sound
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.probe import probe
-from tests.clip_fixtures import moving_square, project, write_video
-from tests.curation_fixtures import publish_table
+from tests.clip_fixtures import clicks_in, moving_square, noise, project, write_film_with_sound, write_video
+from tests.curation_fixtures import publish_gradients, publish_table
 
 CAPTIONS = ("a red ball", 'it\'s "so", <b>bold</b>; 🏀 größer\u2028zweite\nZeile', "None", "")
 WANTED = ("a red ball", 'it\'s "so", <b>bold</b>; 🏀 größer zweite Zeile', "None", "")
@@ -64,6 +67,8 @@ def publish(ws: Workspace, arm: str = "motive") -> list[str]:
     for variant in ws.config.variants:
         columns = {"clip_id": ids, "votes": [3] * len(ids), "mean_influence": [0.5] * len(ids), "rank": range(1, len(ids) + 1)}
         publish_table(ws, f"voted_ranking/{variant}", "ranking", columns | {"selected": [True] * len(ids)})
+        gradient_NP = np.eye(512, dtype=np.float32)[[ids.index(clip_id) for clip_id in sorted(ids)]]
+        publish_gradients(ws, f"projected_gradients/{variant}", sorted(ids), gradient_NP)
     publish_table(ws, f"curated_subset/{arm}", "subset", {"clip_id": ids, "rank": range(1, len(ids) + 1)})
     return ids
 
@@ -194,8 +199,39 @@ def read_videotuna(home: Path) -> dict[Path, str]:
     return read_csv(home / "metadata.csv", "path", "caption")
 
 
+def ltx_buckets(home: Path) -> list[tuple[int, int, int]]:
+    """(width, height, frames), as ``--resolution-buckets`` takes them: 8n+1 frames, sides that are multiples of 32."""
+    buckets = [tuple(map(int, bucket.split("x"))) for bucket in (home / "buckets.txt").read_text().strip().split(";")]
+    assert all(width % 32 == height % 32 == 0 and frames % 8 == 1 for width, height, frames in buckets)
+    return buckets
+
+
 def read_ltx(home: Path) -> dict[Path, str]:
-    return {home / row["media_path"]: row["caption"] for row in ascii_json(home / "dataset.json")}
+    """A list with the columns ``video`` and ``caption``. Clips lie below the list, and have a name relative to it."""
+    rows = ascii_json(home / "dataset.json")
+    assert all(set(row) == {"video", "caption"} and not Path(row["video"]).is_absolute() for row in rows)
+    assert ltx_buckets(home) == [(64, 32, 9)]
+    return {home / row["video"]: row["caption"] for row in rows}
+
+
+def read_fiftyone(home: Path) -> dict[Path, str]:
+    """``FiftyOneDataset`` without a ``metadata.json``: ``samples`` of ``samples.json``, each with ``filepath``, ``tags`` and plain values."""
+    assert not (home / "metadata.json").exists()
+    samples = ascii_json(home / "samples.json")["samples"]
+    assert [sample["rank"] for sample in samples] == [1, 2, 3, 4]
+    for sample in samples:
+        assert (sample["tags"], sample["votes"], sample["influence"]) == (["motive", "selected_motive", "selected_no_mask"], 3, 0.5)
+        assert not {name for name in sample if name.startswith("_") or name in ("id", "media_type", "metadata", "frames")}
+    return {home / sample["filepath"]: sample["caption"] for sample in samples}
+
+
+def read_embedding_atlas(home: Path) -> dict[Path, str]:
+    """``pandas.read_parquet``; ``--vector`` needs a column of equally long lists of numbers."""
+    table = pd.read_parquet(home / "clips.parquet")
+    assert {"id", "path", "source", "caption", "rank", "votes", "influence", "influence_no_mask"} <= set(table)
+    assert np.stack(table["gradient"].tolist()).shape == (4, 512)
+    assert np.stack(table["gradient"].tolist())[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0], "each clip has its own gradient"
+    return dict(zip(map(Path, table["path"]), table["caption"], strict=True))
 
 
 def read_videofolder(home: Path) -> dict[Path, str]:
@@ -223,6 +259,9 @@ def read_webdataset(home: Path) -> dict[Path, str]:
     return found
 
 
+LISTS = ("fiftyone", "embedding_atlas")
+"""What is no source of clips."""
+
 READERS: dict[str, Callable[[Path], dict[Path, str]]] = {
     name.removeprefix("read_"): read
     for name, read in globals().items()
@@ -248,6 +287,8 @@ def test_the_trainer_finds_every_clip_with_its_caption_and_the_frames_that_were_
         distance_TT = np.abs(written[:, None] - scored[None]).mean(axis=(2, 3))
         assert distance_TT.argmin(axis=1).tolist() == list(range(facts.num_frames)), "each frame is the one that was scored"
         assert distance_TT.diagonal().max() < 3, "but for what H.264 loses"
+    if trainer in LISTS:
+        return
     again = publish_clip_catalog(workspace(tmp_path / "again", source=trainer, path=str(home)))
     assert sorted(again.table("catalog")["caption"]) == sorted(WANTED), "and it can be read in again as that source"
     assert again.rejects().empty
@@ -318,7 +359,7 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(tmp_path, 
 
 def test_trainers_whose_settings_name_rate_and_lengths_do_not_take_the_clips_own_files(tmp_path, ws):
     refused = [name for name, trainer in TRAINERS.items() if trainer.needs_window]
-    assert refused == ["diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner"]
+    assert refused == ["diffusion_pipe", "musubi", "finetrainers", "ai_toolkit", "simpletuner", "ltx"]
     for name in refused:
         with pytest.raises(MotiveError, match="--videos original: the settings for"):
             export_subset(ws, "motive", tmp_path / "out", name, videos="original")
@@ -409,17 +450,17 @@ def test_an_export_that_was_stopped_shows_nothing_and_goes_on_where_it_was(tmp_p
     home = tmp_path / "out"
     real, calls = videos_module.write_mp4, []
 
-    def stopping(target, frames, fps):
+    def stopping(target, frames, fps, sound):
         calls.append(target.name)
         if len(calls) > 2:
             raise KeyboardInterrupt
-        real(target, frames, fps)
+        real(target, frames, fps, sound=sound)
 
     monkeypatch.setattr(videos_module, "write_mp4", stopping)
     with pytest.raises(KeyboardInterrupt):
         export_subset(ws, "motive", home, "diffsynth")
     assert not home.exists()
-    monkeypatch.setattr(videos_module, "write_mp4", lambda *arguments: calls.append("more") or real(*arguments))
+    monkeypatch.setattr(videos_module, "write_mp4", lambda *arguments, **sound: calls.append("more") or real(*arguments, **sound))
     done = export_subset(ws, "motive", home, "diffsynth")
     assert done.num_written == calls.count("more") == 2
     assert sorted(read_diffsynth(home).values()) == sorted(WANTED)
@@ -472,7 +513,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, ws, monkeypatch):
     with pytest.raises(MotiveError, match=r"file/out: .*file is a file"):
         export_subset(ws, "motive", tmp_path / "file" / "out", "diffsynth")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(videos_module, "write_mp4", full)
@@ -507,3 +548,83 @@ def test_what_the_audit_found_is_said_also_of_a_finished_export(tmp_path, ws):
     said = "the audit found no ground to choose by influence"
     ws.publish("attribution_audit", content="made up", write=lambda folder: None, started=time.time(), facts={WARNING: said})
     assert [export_subset(ws, "motive", tmp_path / "a", "videofolder").warnings for _ in range(2)] == [[said]] * 2
+
+
+# ---- sound
+
+
+@pytest.fixture
+def heard(tmp_path) -> Workspace:
+    """Three clips: a film with clicks at 0.25 and 0.75 s, the window of another from 1 s on that has its only click at 1.25 s, and one without sound."""
+    write_film_with_sound(tmp_path / "clips" / "film.mp4", moving_square(20, step_px=1, seed=1), fps=16, clicks_s=[0.25, 0.75])
+    write_film_with_sound(tmp_path / "clips" / "long.mkv", noise(48), fps=16, clicks_s=[1.25])
+    write_video(tmp_path / "clips" / "silent.mp4", moving_square(9, seed=3), fps=16)
+    rows = ["video,caption,start,end", "film.mp4,a red ball,0,1.25", "long.mkv,None,1,2", "silent.mp4,,0,0.5625"]
+    (tmp_path / "clips" / "clips.csv").write_text("\n".join(rows) + "\n")
+    ws = workspace(tmp_path, source="csv", num_frames=17)
+    publish(ws)
+    return ws
+
+
+def clicks_by_caption(ws: Workspace, home: Path) -> dict[str, list[float] | None]:
+    found = {}
+    for video, caption in read_videofolder(home).items():
+        sound = read_sound(video, Fraction(probe(video).num_frames, 16))
+        found[caption] = None if sound is None else clicks_in(sound.samples_CS, sound.rate)
+    return found
+
+
+def test_keep_writes_the_sound_of_the_scored_frames_and_says_how_many_clips_have_none(tmp_path, heard):
+    done = export_subset(heard, "motive", tmp_path / "out", "videofolder", audio="keep")
+    assert done.warnings == ["1 of 3 clips have no sound."]
+    found = clicks_by_caption(heard, tmp_path / "out")
+    assert found == {"a red ball": pytest.approx([0.25, 0.75], abs=0.003), "None": pytest.approx([0.25], abs=0.003), "": None}
+    for video in read_videofolder(tmp_path / "out"):
+        if has_sound(video):
+            with av.open(str(video)) as container:
+                lengths = {stream.type: float(stream.duration * stream.time_base) for stream in container.streams}
+                assert container.streams.audio[0].codec_context.name == "aac"
+            assert lengths["audio"] == pytest.approx(lengths["video"], abs=1 / 16), "to within a frame"
+    manifest = json.loads((tmp_path / "out" / "motive" / "MANIFEST.json").read_text(encoding="utf-8"))
+    assert [clip["has_sound"] for clip in manifest["clips"]] == [True, True, False]
+    assert "with the sound of their time" in (tmp_path / "out" / "motive" / "README.md").read_text(encoding="utf-8")
+
+
+def test_without_keep_there_is_no_sound_and_the_two_are_different_exports(tmp_path, heard):
+    assert export_subset(heard, "motive", tmp_path / "out", "videofolder").warnings == []
+    assert not any(has_sound(video) for video in read_videofolder(tmp_path / "out"))
+    with pytest.raises(MotiveError, match="holds another export"):
+        export_subset(heard, "motive", tmp_path / "out", "videofolder", audio="keep")
+
+
+def test_trainers_of_sound_are_told_what_becomes_of_silent_clips(tmp_path, heard):
+    said = " ".join(export_subset(heard, "motive", tmp_path / "a", "simpletuner", audio="keep").warnings)
+    assert "1 of 3 clips have no sound: with a model of sound it fails on them, unless audio.allow_zero_audio is true" in said
+    (backend, _) = ascii_json(tmp_path / "a" / "multidatabackend.json")
+    assert backend["audio"] == {"auto_split": True, "allow_zero_audio": False}
+    said = " ".join(export_subset(heard, "motive", tmp_path / "b", "ltx", audio="keep").warnings)
+    assert "1 of 3 clips have no sound: it gives them no audio latents" in said
+    said = " ".join(export_subset(heard, "motive", tmp_path / "c", "ltx").warnings)
+    assert "--skip-audio, or export with --audio keep" in said
+
+
+def test_ltx_leaves_out_what_does_not_fill_a_bucket_and_that_is_said(tmp_path):
+    for number, num_frames in enumerate((21, 17, 5, 9)):
+        write_video(tmp_path / "clips" / f"{number}.mp4", moving_square(num_frames, step_px=0.5, seed=number), fps=16)
+        (tmp_path / "clips" / f"{number}.txt").write_text(WANTED[number] if number < 3 else "a red ball", encoding="utf-8")
+    ws = workspace(tmp_path, num_frames=21)
+    publish(ws)
+    said = " ".join(export_subset(ws, "motive", tmp_path / "out", "ltx").warnings)
+    assert ltx_buckets(tmp_path / "out") == [(64, 32, 17), (64, 32, 9)]
+    assert "1 of 4 clips have fewer than 9 frames: it leaves them out" in said
+    assert "1 of 4 clips do not have 8n+1 frames" in said
+    assert "64 x 48, and it resizes and crops to multiples of 32" in said
+    assert "optimization.batch_size must be 1" in said
+
+
+def test_a_clip_without_a_gradient_leaves_the_atlas_without_vectors_and_that_is_said(tmp_path, ws):
+    ids = sorted(ws.published("curated_subset/motive").table("subset")["clip_id"])[1:]
+    publish_gradients(ws, "projected_gradients/motive", ids, np.eye(512, dtype=np.float32)[: len(ids)])
+    said = " ".join(export_subset(ws, "motive", tmp_path / "out", "embedding_atlas").warnings)
+    assert "no column `gradient`" in said
+    assert "gradient" not in pd.read_parquet(tmp_path / "out" / "clips.parquet")

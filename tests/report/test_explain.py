@@ -253,6 +253,14 @@ def test_the_command_writes_below_the_root_and_an_unknown_name_ends_with_1(evalu
     assert "motive: no clip or query is called 'no such clip'" in capsys.readouterr().err
 
 
+def test_a_clip_is_explained_where_only_the_lead_arms_ranking_was_made(evaluated, ranking, tmp_path, tiny_model):
+    ws = copied(evaluated, tmp_path, tiny_model)
+    shutil.rmtree(ws.root / "published" / "voted_ranking" / "no_mask")
+    file, text = write_explanation(ws, ranking["clip_id"][0], file=tmp_path / "page.html", compute_maps=False)
+    assert "Chosen: rank 1 of 9" in text
+    assert "Without the mask" not in text + file.read_text(encoding="utf-8")
+
+
 def test_a_clip_whose_file_has_gone_is_explained_without_pictures(evaluated, ranking, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
     clip_id = ranking["clip_id"][8]

@@ -53,7 +53,7 @@ def test_the_record_names_everything_the_report_rests_on(made):
         assert {"settings", "code_version", "upstream", "libraries", "content"} <= set(entry)
     assert set(record["clips"]) == set(ws.published("clip_catalog").table("catalog")["clip_id"])
     assert re.fullmatch("[0-9a-f]{32}", record["model"]["hash"])
-    assert record["settings"]["gradient.timestep"] == 500
+    assert record["settings"]["gradient.timestep"] == "auto"
     assert record["software"]["libraries"]["torch"] != "not installed"
 
 

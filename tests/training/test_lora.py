@@ -99,7 +99,7 @@ def test_the_last_watched_loss_is_that_of_the_published_adapter(tmp_path: Path, 
 def test_a_given_adapter_is_part_of_the_model_and_trained_on(tmp_path: Path, tiny: Path) -> None:
     first = make_workspace(tmp_path, tiny, lora=LORA)
     trained = publish_checkpoint(first, "motive").path / LORA_FILE
-    ws = make_workspace(tmp_path, tiny, root="further", adapter=trained, lora={})
+    ws = make_workspace(tmp_path, tiny, root="further", model_settings={"adapter": str(trained)}, lora={})
     assert model_hash(ws) != model_hash(first)
     base = load_model(ws.config.model, threads=1)
     given = load_file(trained)
@@ -117,7 +117,7 @@ def test_a_given_adapter_is_part_of_the_model_and_trained_on(tmp_path: Path, tin
 
 def test_an_adapter_without_lora_is_refused(tmp_path: Path, tiny: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.adapter is trained on as a LoRA: set finetune\.lora"):
-        make_workspace(tmp_path, tiny, adapter=tmp_path / "some.safetensors")
+        make_workspace(tmp_path, tiny, model_settings={"adapter": "some.safetensors"})
 
 
 def test_eight_bit_moments_without_bitsandbytes_are_refused_before_any_work(

@@ -26,13 +26,15 @@ from motive_pipeline.attribution.preconditioner import adam_scales
 from motive_pipeline.attribution.second_moments import load_second_moments, second_moments_content
 from motive_pipeline.attribution.stage import load_gradients
 from motive_pipeline.config import Variant
+from motive_pipeline.config.timesteps import TimestepRange
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.evaluation.audit.agreement import hashed_sample, left_out_error, pairs_of, spearman
 from motive_pipeline.evaluation.audit.lds import spearman_brown
 from motive_pipeline.evaluation.audit.table import AuditRow
 from motive_pipeline.graph import Role
 from motive_pipeline.latents.stage import LatentSet
-from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.models.folder import timestep_range
+from motive_pipeline.models.load import load_attributed_model, model_folder, model_hash
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef
 from motive_pipeline.storage.workspace import Workspace
@@ -42,7 +44,7 @@ DIMS: dict[str, tuple[str, ...]] = {"gradient": ("proj",), "loss": ("query", "dr
 """The store of the audit's rows: single draws here, trainings in retraining.py."""
 
 MAX_PASSES = 40
-EVEN_TIMESTEPS = (125.0, 375.0, 625.0, 875.0)
+NUM_EVEN_TIMESTEPS = 4
 """The middles of four equal parts of the timesteps."""
 
 MIN_ITEMS = 4
@@ -85,12 +87,20 @@ class Passes:
         return min((len(rows) for rows in self.gradient_NP.values()), default=0)
 
 
+def even_timesteps(within: TimestepRange) -> list[float]:
+    """The middles of equal parts of the range."""
+    width = (within.high - within.low) / NUM_EVEN_TIMESTEPS
+    return [within.low + width * (number + 0.5) for number in range(NUM_EVEN_TIMESTEPS)]
+
+
 def draws_of_audit(ws: Workspace, variant: Variant) -> list[OneDraw]:
     """The draws: the variant's own first, evenly spaced timesteps with its noise, another noise at its timestep, and its draw in the other precision."""
-    own, dtype = attribution_draws(ws.config.of_variant(variant).gradient), ws.config.model.dtype
+    config = ws.config.of_variant(variant)
+    within, dtype = timestep_range(config.attributed_model), ws.config.model.dtype
+    own = attribution_draws(config.gradient, within)
     main, seed = float(own[0].timestep), own[0].noise_seed
     other = "float32" if dtype == "bfloat16" else "bfloat16"
-    timesteps = [main, *(each for each in EVEN_TIMESTEPS if each != main)]
+    timesteps = [main, *(each for each in even_timesteps(within) if each != main)]
     draws = [OneDraw(timestep=timestep, noise_seed=seed, dtype=dtype) for timestep in timesteps]
     another = OneDraw(timestep=main, noise_seed=max(draw.noise_seed for draw in own) + 1, dtype=dtype)
     return [*draws, another, OneDraw(timestep=main, noise_seed=seed, dtype=other)]
@@ -276,9 +286,7 @@ def _single_draw_gradient(ws: Workspace, variant: Variant, draw: OneDraw) -> Cli
     config = ws.config.of_variant(variant)
     section = config.gradient.model_copy(update=only)
     is_own = draw.dtype == ws.config.model.dtype
-    settings = ws.config.model.model_copy(update={"dtype": draw.dtype})
-    path = None if is_own else model_folder(ws.config.model)
-    model = load_model(settings, threads=ws.config.engine.threads, path=path, fresh_adapter=config.fresh_adapter)
+    model = load_attributed_model(config, dtype=draw.dtype, path=None if is_own else model_folder(ws.config.model))
     if not config.influence.uses_adam:
         return build_clip_gradient(model, section)
     return build_clip_gradient(model, section, scales=adam_scales(load_second_moments(ws, model.device), eps=config.influence.adam_eps))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from motive_pipeline.config import Audit
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.evaluation.audit import passes, random_subsets, retraining
 from motive_pipeline.evaluation.audit.lds import MIN_SUBSETS
 from motive_pipeline.evaluation.audit.stage import publish_audit
@@ -186,7 +187,7 @@ def test_a_training_of_the_audit_is_the_finetune_loop_on_the_subset(trained):
     latents, of_queries, masks = LatentSet(ws, "clip"), LatentSet(ws, "query"), MaskSet(ws, "query")
     chosen = effects.clip_id_N[effects.member_SN[2]].astype(str).tolist()
     assert len(chosen) == 2
-    draws = held_out_draws(ws.config.evaluate.held_out_draws)
+    draws = held_out_draws(ws.config.evaluate.held_out_draws, ALL_TIMESTEPS)
     losses = []
     for trains in (False, True):
         model = load_model(ws.config.model, threads=1, path=model_folder(ws.config.model))
