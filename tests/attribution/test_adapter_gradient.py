@@ -24,7 +24,11 @@ LORA = Lora(rank=3, alpha=6)
 
 def clip():
     draw = torch.Generator().manual_seed(0)
-    return torch.randn(16, 2, 4, 4, generator=draw), torch.randn(8, 16, generator=draw), torch.rand(2, 4, 4, generator=draw)
+    return (
+        torch.randn(16, 2, 4, 4, generator=draw),
+        {"prompt_embeds": torch.randn(8, 16, generator=draw)},
+        torch.rand(2, 4, 4, generator=draw),
+    )
 
 
 def gradients(model, names) -> dict[str, torch.Tensor]:

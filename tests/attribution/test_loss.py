@@ -8,6 +8,7 @@ from diffusers import CogVideoXDDIMScheduler
 
 from motive_pipeline.attribution.loss import Draw, location_error, mean_motion_weighted_loss, motion_weighted_loss, noised
 from motive_pipeline.attribution.noise import latent_noise
+from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.models.conditioning import part_of, repeated
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.protocol import Prediction
@@ -22,6 +23,7 @@ class Linear:
     prediction: Prediction = "flow"
     alphas_cumprod: torch.Tensor | None = None
     grid = LatentGrid(channels=C, temporal_stride=4, spatial_stride=8)
+    timestep_range = ALL_TIMESTEPS
     transformer = torch.nn.Identity()
     device = torch.device("cpu")
     compute_dtype = torch.float32
