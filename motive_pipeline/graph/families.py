@@ -18,8 +18,8 @@ class ModelFamily:
     embeddings come from: when others change, neither is computed again. ``rules`` is the dotted name of the function that reads the model's
     :class:`~motive_pipeline.models.input_rules.InputRules` from the configs of its VAE and its transformer. ``clean_prompt`` is the dotted name of
     the function that the pipeline applies to a prompt before it is cut into tokens. Where ``told_frame_rate``, ``load`` also takes
-    ``frame_rate``, the clips' frames per second. ``original_lora`` is the dotted name of the function that renames the tensors of a LoRA from
-    diffusers' names to those of the model's original code, if other programs read those.
+    ``frame_rate``, the clips' frames per second. ``original_lora`` is the dotted name of the function that renames the tensors of a LoRA from diffusers'
+    names to those of the model's original code, if other programs read those.
     """
 
     pipeline: str
@@ -29,8 +29,8 @@ class ModelFamily:
     encoders: tuple[str, ...] = ("text_encoder", "tokenizer", "vae")
     rules: str
     clean_prompt: str = "builtins:str"
-    told_frame_rate: bool = False
     original_lora: str | None = None
+    told_frame_rate: bool = False
 
 
 def _listed(*families: ModelFamily) -> dict[str, ModelFamily]:

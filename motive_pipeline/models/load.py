@@ -63,9 +63,7 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None, f
         return _with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter)
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
-    key = (
-        folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate
-    )  # fmt: skip
+    key = (folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate)
     if key not in _base_models:
         _base_models.clear()
         _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)

@@ -28,7 +28,7 @@ class VideoModel(Protocol):
 
     grid: LatentGrid
     timestep_range: TimestepRange = ALL_TIMESTEPS
-    """The timesteps that ``transformer`` is used at: all, or those of one of two experts."""
+    """The timesteps that ``transformer`` is used at: all, or those of one of two experts. A subclass inherits that it is all."""
     prediction: Prediction
     alphas_cumprod: torch.Tensor | None
     """The noise schedule of a model with epsilon or v prediction, by timestep; None for flow."""

@@ -62,12 +62,12 @@ class WanModel:
         self.compute_dtype = compute_dtype
         self.max_prompt_tokens = max_prompt_tokens
         self.grid = wan_rules(pipeline.vae.config, {}).grid
+        self.prediction: Prediction = prediction_of(pipeline)
+        self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
         has_second = pipeline.transformer_2 is not None
         self.timestep_range = expert_range(
             is_second=expert == "transformer_2", boundary_ratio=pipeline.config["boundary_ratio"] if has_second else None
         )
-        self.prediction: Prediction = prediction_of(pipeline)
-        self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)

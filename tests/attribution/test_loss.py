@@ -21,9 +21,9 @@ class Linear:
     """A model whose prediction is known: 0.3 z + 0.001 t + the prompt's mean; it records what it was asked."""
 
     prediction: Prediction = "flow"
+    timestep_range = ALL_TIMESTEPS
     alphas_cumprod: torch.Tensor | None = None
     grid = LatentGrid(channels=C, temporal_stride=4, spatial_stride=8)
-    timestep_range = ALL_TIMESTEPS
     transformer = torch.nn.Identity()
     device = torch.device("cpu")
     compute_dtype = torch.float32
