@@ -90,7 +90,8 @@ def _refuse_file(file: Path, what: str) -> None:
 def _refuse_lora(file: Path, what: str) -> None:
     script = _LORA_SCRIPT.format(folder=str(file.parent), name=file.name)
     raise MotiveError(
-        f"{what}: {file} is an adapter (LoRA), which is no model without the one that it was trained on. {_how(script, 'Wan-AI/Wan2.1-T2V-1.3B-Diffusers')}"
+        f"{what}: {file} is an adapter (LoRA), which is no model without the one that it was trained on. Set model.path to that model and "
+        f"model.adapter to this file, to go on from the adapter; or make one model of both. {_how(script, 'Wan-AI/Wan2.1-T2V-1.3B-Diffusers')}"
     )
 
 

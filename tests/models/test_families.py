@@ -14,8 +14,9 @@ from transformers import T5Tokenizer
 from motive_pipeline.attribution.gradient import ClipGradient
 from motive_pipeline.attribution.loss import Draw, mean_motion_weighted_loss
 from motive_pipeline.attribution.projection import Exact
-from motive_pipeline.config import Finetune, Model
+from motive_pipeline.config import Finetune, Lora, Model
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.adapter import adapter_layers, adapter_weights, write_adapter
 from motive_pipeline.models.cogvideox import CogVideoXModel
 from motive_pipeline.models.conditioning import repeated
 from motive_pipeline.models.diffusers_model import DiffusersModel
@@ -235,6 +236,21 @@ def test_two_steps_of_training_change_the_weights_and_the_same_two_give_the_same
         states.append(model.transformer.state_dict())
         assert any(not torch.equal(before[name], value) for name, value in states[-1].items())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize(("build", "attentions"), [(ltx_model, 2), (cogvideox_model, 1)])
+def test_a_lora_that_was_trained_is_loaded_by_the_pipeline(tmp_path, build, attentions):
+    settings = Finetune(steps=2, batch_size=1, learning_rate=1e-2, lora=Lora(rank=2))
+    model, plain = build(), build()
+    latents, told, _ = example(model)
+    finetune(model, {tuple(latents.shape[1:]): ["a"]}, lambda _: (latents, told), settings, training=0)
+    assert len(adapter_layers(model.transformer)) == 2 * (4 * attentions + 2), "all of attention and feed-forward"
+    write_adapter(adapter_weights(model.transformer), tmp_path / "lora.safetensors")
+    given = (latents[None], torch.tensor([500.0]), repeated(told, 1))
+    before = plain.predict(*given)
+    plain.pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    torch.testing.assert_close(plain.predict(*given), model.predict(*given), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(before, model.predict(*given), atol=1e-4)
 
 
 @pytest.mark.parametrize(("build", "tokens", "kind"), [(build_ltx, 8, LTXModel), (build_cogvideox, COG_TOKENS, CogVideoXModel)])
