@@ -110,8 +110,7 @@ def require_target(ws: Workspace, arm: ArmName, folder: Path, trainer: str, *, v
         MotiveError: see :func:`export_subset`. A finished export of the same arm for the same trainer is no error: it may be the one that is wanted.
     """
     folder = folder.resolve()
-    if not within_root:
-        require_apart(ws, folder)
+    require_apart(ws, folder)
     _require_possible(arm, trainer, videos)
     there = _finished_manifest(folder)
     wanted = {"arm": arm, "trainer": trainer, "videos": videos, "audio": audio}

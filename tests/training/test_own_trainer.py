@@ -206,9 +206,8 @@ publish_checkpoint(workspace(Path(sys.argv[1]), finetune=json.loads(sys.argv[2])
 
 def test_when_the_run_is_stopped_the_command_ends_too(trained) -> None:
     ws = trained("sleeps")
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(ws.config.file)], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL
-    )
+    arguments = [str(ws.config.file.parent), json.dumps(ws.config.setting("finetune"))]
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], cwd=Path(__file__).parents[2], stderr=subprocess.DEVNULL)
     while not list((ws.root / "work" / "finetune").glob("*/*-command/output/asleep")):
         assert process.poll() is None, "the run ended before it could be stopped"
         time.sleep(0.05)
