@@ -1,7 +1,8 @@
 """The families of video models. To add one, write its entry here and the function that loads it.
 
-A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=...)`` and gives a
-:class:`~motive_pipeline.models.protocol.VideoModel`.
+A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=..., shared=...)`` and gives a
+:class:`~motive_pipeline.models.protocol.VideoModel` with a diffusers ``pipeline``. ``shared`` maps names of components to those that are loaded
+already, as keyword arguments of ``from_pretrained``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class VideoModel(Protocol):
     alphas_cumprod: torch.Tensor | None
     """The noise schedule of a model with epsilon prediction, by timestep; None for flow."""
     transformer: torch.nn.Module
-    """The trainable denoiser, in ``eval`` mode, on ``device``; fine-tuning changes it in place."""
+    """The trainable denoiser, in ``eval`` mode; :meth:`predict` brings it to ``device``. Fine-tuning changes it in place."""
     device: torch.device
     compute_dtype: torch.dtype
 
@@ -40,6 +40,10 @@ class VideoModel(Protocol):
 
     def encode_prompt(self, prompt: str) -> Float[torch.Tensor, "L E"]:
         """Prompt embedding in float32 on the CPU, cleaned and padded just as the model's own sampler does it."""
+        ...
+
+    def release_encoders(self) -> None:
+        """Move VAE and text encoder from ``device`` to main memory, so that their room is free; their next use brings them back."""
         ...
 
     def predict(

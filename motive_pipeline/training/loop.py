@@ -120,6 +120,7 @@ def finetune(
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption_LE = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
+    model.release_encoders()
     losses: list[float] = []
     if watch is not None:
         watch(0, False)
