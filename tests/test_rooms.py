@@ -20,7 +20,7 @@ FLOORS = (
     ("latents", "motion"),
     ("attribution",),
     ("curation", "export", "training"),
-    ("evaluation", "forecast"),
+    ("evaluation", "forecast", "outlook"),
     ("report",),
     ("demo",),
     ("lineage", "api", "doctor"),

@@ -28,6 +28,7 @@ from motive_pipeline.graph import Role
 from motive_pipeline.keys import latent_key
 from motive_pipeline.latents.prompts import DistinctPrompts
 from motive_pipeline.models.load import encoders_hash, latent_grid, load_model
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest_arrays
@@ -106,7 +107,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     """Encode every clip (or query) of the catalog and publish the index.
 
     Raises:
-        GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, or no query is left.
+        GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, no query is left, or the device is too small for the model.
     """
     started = time.time()
     clips = catalog_clips(ws, role)
@@ -173,6 +174,7 @@ class _ClipEncoder:
     def __init__(self, ws: Workspace, captions: Sequence[str] = ()) -> None:
         """``captions`` are those of all clips to come."""
         self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads, encodes_only=True)
+        self._config = ws.config
         self._prompts = DistinctPrompts(captions)
         self._model: VideoModel | None = None
         self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)
@@ -185,6 +187,7 @@ class _ClipEncoder:
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
+            require_memory(self._config, "latents")
             self._model = self._load()
         decoded = self._reader(clip.file)
         row = latent_row(clip, self._model, decoded, self._prompts)

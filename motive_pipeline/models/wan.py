@@ -207,7 +207,8 @@ class WanModel:
         mean, inverse_std = self._latent_statistics(latents)
         with torch.no_grad():
             video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]
-        return self.pipeline.video_processor.postprocess_video(video, output_type="np")
+        frames: Any = self.pipeline.video_processor.postprocess_video(video, output_type="np")
+        return frames
 
     def _on_device(self, name: str) -> Any:
         component = getattr(self.pipeline, name)

@@ -20,6 +20,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import STAGES
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
@@ -129,6 +130,7 @@ def _train_or_reuse(
         return Training(folder=folder, record=kept, reused=True)
     atomic.remove_leftovers(folder.parent)
     started = time.time()
+    require_memory(ws.config, "finetune")
     # The loaded base model is shared and training changes weights in place, so load its folder again.
     model = load_model(ws.config.model, threads=ws.config.engine.threads, path=model_folder(ws.config.model))
     progress = Progress(f"finetune {arm}, training {number}", ws.config.finetune.steps, unit="steps")
