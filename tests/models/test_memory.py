@@ -161,7 +161,9 @@ def test_on_a_cpu_every_component_that_a_stage_uses_stays_in_main_memory():
     more = {stage: on_cpu[stage].num_bytes - on_gpu[stage].num_bytes + GPU_OVERHEAD_BYTES - CPU_OVERHEAD_BYTES for stage in on_cpu}
     assert more["scores"] == more["gradients"] == 0
     assert more["finetune"] == pytest.approx(text), "the empty prompt is encoded"
-    assert more["generate"] == pytest.approx(text - 4 * VAE_ENCODER_SHARE * VAE_2_1.parameters, rel=0.01), "the VAE's encoder is not touched"
+    assert more["generate"] == pytest.approx(text - 4 * VAE_ENCODER_SHARE * VAE_2_1.parameters, rel=0.01), (
+        "the VAE's encoder is not touched"
+    )
     assert more["latents"] == pytest.approx(-4 * (1 - VAE_ENCODER_SHARE) * VAE_2_1.parameters)
 
 
