@@ -96,6 +96,22 @@ def test_the_ranking_alone_takes_one_variant_and_no_training():
     assert found.ranking[1].device_hours == pytest.approx(found.everything[1].device_hours / 2)
 
 
+def test_only_the_size_that_was_measured_counts_as_measured():
+    hub = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+    large = parse_config(
+        BASE.format(path=hub).replace("81, width: 832, height: 480", "121, width: 1280, height: 704") + PASS, Path("/nowhere/motive.yaml")
+    )
+    found = outlook(large, chip_named("H200"), Workload(num_clips=1000)).everything[1]
+    assert found.is_measured
+    assert found.device_hours == pytest.approx(2 * 1008 * 7.36 / 3600, rel=0.03)
+    assert not costs(PASS, path=hub)["gradients"].is_measured
+
+
+def test_the_disk_holds_a_gradient_for_each_clip_and_variant():
+    assert costs("arms: [base, motive]\n")["gradients"].disk_gb == pytest.approx(1008 * 2048 * 4 / 1e9)
+    assert costs("arms: [base, motive, no_mask]\n")["gradients"].disk_gb == pytest.approx(2 * 1008 * 2048 * 4 / 1e9)
+
+
 def test_the_disk_holds_latents_unless_they_are_not_kept():
     kept = costs()["latents"].disk_gb
     assert kept == pytest.approx(1016 * 4 * (16 * 21 * 60 * 104 + 64 * 4096) / 1e9)

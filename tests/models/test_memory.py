@@ -154,6 +154,15 @@ def test_lora_counts_the_layers_that_its_pattern_matches():
     assert lora_parameters(WAN_1_3B, "nothing", rank) == 0
 
 
+def test_lora_keeps_float32_copies_of_its_inputs_and_dropout_another():
+    tokens, inputs, start = 32_760, 9 * 1536 + 8960, "finetune: {micro_batch_size: 1, checkpointing: true, lora: "
+    one, two, dropped = (need("finetune", start + given) for given in ("{rank: 1}}", "{rank: 2}}", "{rank: 1, dropout: 0.1}}"))
+    assert dropped - one == pytest.approx(4 * tokens * inputs / GB)
+    assert two - one == pytest.approx(
+        (4 * tokens * 10 + 16 * lora_parameters(WAN_1_3B, config("finetune: {lora: {}}").finetune.lora.targets, 1)) / GB
+    )
+
+
 def test_on_a_cpu_every_component_that_a_stage_uses_stays_in_main_memory():
     settings = config("finetune: {micro_batch_size: 1, checkpointing: true}")
     on_cpu, on_gpu = (stage_memory(PUBLISHED[HUB], settings, on_gpu=where) for where in (False, True))

@@ -113,11 +113,14 @@ def test_files_that_changed_on_disk_and_another_dtype_are_loaded_anew(source, tm
 def test_the_other_expert_is_shared_and_the_trained_one_is_not(tmp_path):
     pipeline = build_pipeline(transformer_2=build_transformer(num_layers=1, heads=2, head_dim=12, ffn_dim=24), boundary_ratio=0.9)
     pipeline.save_pretrained(tmp_path / "two")
+    seen, kept = set(), []
     for expert, other in (("transformer", "transformer_2"), ("transformer_2", "transformer")):
-        shared.forget_components()
         one, two = (load_model(section(tmp_path / "two", expert=expert), threads=1, path=tmp_path / "two") for _ in range(2))
         assert getattr(one.pipeline, other) is getattr(two.pipeline, other)
         assert one.transformer is not two.transformer
+        assert not seen & {id(one.transformer), id(two.transformer)}, "a model was given another one's expert to train"
+        seen |= {id(model.pipeline.transformer) for model in (one, two)} | {id(model.pipeline.transformer_2) for model in (one, two)}
+        kept.extend((one, two))
 
 
 def test_one_denoiser_is_on_a_gpu_at_a_time():
