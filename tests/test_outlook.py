@@ -156,6 +156,15 @@ def test_a_model_whose_shape_is_not_known_is_named(tmp_path, capsys):
     assert "model.path = 'nobody/nothing' is not on this machine" in capsys.readouterr().err
 
 
+def test_a_plan_says_what_each_stage_needs_on_this_device(capsys):
+    cli._tell_memory(config().model_copy(update={"model": config().model.model_copy(update={"device": "cpu"})}))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"memory of {stage}" for stage in ("latents", "gradients", "finetune", "generate", "scores")
+    ]
+    assert all("this machine's main memory has" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_says_what_it_needs(name):
     file, chip = REPOSITORY / "configs" / name, chip_named(CONFIGS[name])

@@ -272,3 +272,11 @@ def test_an_embedding_is_kept_until_its_last_clip():
         assert prompts(caption, encode)[0, 0] == len(caption)
     assert asked == ["a", "bb", "a"], "the fifth clip was not announced"
     assert not prompts._kept
+
+
+def test_a_device_that_is_too_small_stops_the_stage_before_the_model_is_loaded(ws, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.models.memory_limit.device_memory", lambda name: (0.01, "this GPU", True))
+    monkeypatch.setattr("motive_pipeline.latents.stage.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(GateFailed, match=r"latents: needs about 1\.\d GB, this GPU has 0\.0 GB: use a smaller clips\.width"):
+        publish_latents(ws, role="clip")
+    assert not ws.has_published("latents")

@@ -199,6 +199,14 @@ def test_a_video_that_is_not_finite_is_a_rejected_row(tmp_path: Path, tiny: Path
     assert publish_videos(ws, "base").counts.computed == 0, "a rejection is remembered"
 
 
+def test_a_device_that_is_too_small_stops_the_arm_before_the_model_is_loaded(tmp_path: Path, tiny: Path, monkeypatch) -> None:
+    ws = make_workspace(tmp_path, tiny)
+    monkeypatch.setattr("motive_pipeline.models.memory_limit.device_memory", lambda name: (0.01, "this GPU", True))
+    monkeypatch.setattr("motive_pipeline.training.generate.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(GateFailed, match=r"generate: needs about 1\.\d GB, this GPU has 0\.0 GB"):
+        publish_videos(ws, "base")
+
+
 SCRIPT = """
 import sys
 from motive_pipeline.config import load_config
