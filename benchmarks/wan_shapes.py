@@ -37,6 +37,7 @@ from motive_pipeline import config
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.projection import Projected
 from motive_pipeline.internals.diffusers import float32_modules
+from motive_pipeline.models.chips import CHIPS
 from motive_pipeline.models.load import fixed_device
 from motive_pipeline.models.wan import WanModel
 from tests.tiny_wan import build_pipeline
@@ -55,8 +56,8 @@ FRAMES_FHW = {"1.3B": (21, 60, 104), "5B": (31, 44, 80)}
 FEW_FHW = (1, 16, 16)
 PROMPT_TOKENS = {"cpu": 64, "cuda": 512}
 MEMORY_AIM = 1.25
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.0}
-"""Dense bf16 by the makers' data sheets, the SXM version where there are several."""
+PEAK_TFLOPS = {chip.name: chip.peak_tflops for chip in CHIPS.values()}
+"""Dense bf16."""
 
 
 def main() -> None:

@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     running.add_commands(command)
     plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Computes nothing.")
     plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    plan.add_argument(
+        "--clips", type=_count, metavar="N", help="with --gpu: what N clips will cost, without the clips or the model at hand"
+    )
+    plan.add_argument("--gpu", metavar="NAME", help="with --clips: the GPU, for instance H100")
+    plan.add_argument("--queries", type=_count, default=8, metavar="N", help="with --clips: the number of queries (default: 8)")
+    plan.add_argument("--held-out", type=_count, default=8, metavar="N", help="with --clips: the number of held-out queries (default: 8)")
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -123,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _count(text: str) -> int:
+    """``text`` as a whole number, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return number
+
+
 def _positive(text: str) -> float:
     """``text`` as a number above 0."""
     number = float(text)
@@ -142,6 +156,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _plan(config: Config, arguments: argparse.Namespace) -> int:
+    if arguments.clips is not None or arguments.gpu is not None:
+        return _plan_ahead(config, arguments)
     from assets.plan import plan
 
     planned = plan(config)
@@ -159,6 +175,41 @@ def _plan(config: Config, arguments: argparse.Namespace) -> int:
     if any(asset.seconds is not None for asset in planned):
         seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in planned) for name in ("seconds", "device_hours", "disk_mb"))
         tell(f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs")
+    _tell_memory(config)
+    return 0
+
+
+def _tell_memory(config: Config) -> None:
+    """Print what each stage needs on the device that the config names; nothing for a model whose shape is not known."""
+    from motive_pipeline.models.load import require_device
+    from motive_pipeline.models.memory import STAGES
+    from motive_pipeline.models.memory_limit import device_memory, stage_need
+    from motive_pipeline.models.read_shapes import model_shape
+
+    shape = model_shape(config.model)
+    if shape is None:
+        return
+    require_device(config.model.device)
+    have_gb, device, on_gpu = device_memory(config.model.device)
+    for stage in STAGES:
+        tell(f"memory of {stage_need(shape, config, stage, have_gb=have_gb, device=device, on_gpu=on_gpu)}")
+
+
+def _plan_ahead(config: Config, arguments: argparse.Namespace) -> int:
+    """Print memory, device-hours and disk of the config on a GPU, from shapes alone."""
+    from motive_pipeline.models.chips import CHIPS, chip_named
+    from motive_pipeline.outlook import Workload, outlook, outlook_text
+
+    if arguments.clips is None or arguments.gpu is None:
+        missing = "--clips N" if arguments.clips is None else f"--gpu NAME (one of {', '.join(CHIPS)})"
+        raise MotiveError(f"motive plan: {missing} is missing. Give both, as in: motive plan --clips 10000 --gpu H100")
+    chip = chip_named(arguments.gpu)
+    workload = Workload(num_clips=arguments.clips, num_queries=arguments.queries, num_held_out=arguments.held_out)
+    found = outlook(config, chip, workload)
+    if arguments.json:
+        print(json.dumps([vars(cost) for cost in found.everything]))
+        return 0
+    tell(outlook_text(found, chip, workload))
     return 0
 
 

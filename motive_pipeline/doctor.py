@@ -15,6 +15,9 @@ from typing import Literal
 
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.models.memory import STAGES
+from motive_pipeline.models.memory_limit import Need, shown_gb, stage_need
+from motive_pipeline.models.read_shapes import model_shape
 
 Status = Literal["ok", "warn", "fail"]
 GB = 1e9
@@ -23,10 +26,6 @@ DECODERS = ("h264", "hevc", "av1", "vp9")
 LEAST_FREE_GB, WANTED_FREE_GB = 1.0, 10.0
 LEAST_MEMORY_GB = 3.0
 """What the demo takes, with torch and diffusers loaded."""
-
-TRAINING_BYTES, BFLOAT16_BYTES = 16, 4
-"""For each parameter: float32 weights, their gradients and AdamW's two moments; with ``model.dtype: bfloat16`` also the model's own copy and its
-gradients. Activations, the VAE and the text encoder come on top."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ def examine() -> Iterator[Finding]:
     finding, model = _model(config)
     yield finding
     yield _memory(config, model)
-    yield _gpu(config, model)
+    yield _gpu(config)
     yield _disk(config, model)
 
 
@@ -201,21 +200,38 @@ def _size(folder: Path, expert: str) -> _Model:
 
 
 def _memory(config: Config | None, model: _Model | None) -> Finding:
-    """Main memory, against what loading the model takes (or training it, where that happens on the CPU)."""
+    """Main memory, against what loading the model takes (or each stage, where the model runs on the CPU)."""
     total_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
-    need_gb = LEAST_MEMORY_GB + (model.num_bytes / GB if model is not None else 0.0)
-    if model is not None and not _wants_gpu(config):
-        need_gb += _training_gb(config, model)
     what = f"{total_gb:.0f} GB of main memory"
     if total_gb < LEAST_MEMORY_GB:
         return Finding(status="fail", about="memory", detail=f"{what}; even the demo needs {LEAST_MEMORY_GB:.0f} GB")
-    if total_gb < need_gb:
-        return Finding(
-            status="warn",
-            about="memory",
-            detail=f"{what}; this model needs about {need_gb:.0f} GB. Use a larger machine or a smaller model",
-        )
-    return Finding(status="ok", about="memory", detail=f"{what}; about {need_gb:.0f} GB are needed")
+    if _wants_gpu(config):
+        need_gb = LEAST_MEMORY_GB + (model.num_bytes / GB if model is not None else 0.0)
+        if total_gb < need_gb:
+            detail = f"{what}; this model needs about {need_gb:.0f} GB. Use a larger machine or a smaller model"
+            return Finding(status="warn", about="memory", detail=detail)
+        return Finding(status="ok", about="memory", detail=f"{what}; about {need_gb:.0f} GB are needed")
+    needs = _needs(config, have_gb=total_gb - LEAST_MEMORY_GB, device="this machine's main memory beside the libraries", on_gpu=False)
+    return _of_needs("memory", what, needs)
+
+
+def _needs(config: Config | None, *, have_gb: float, device: str, on_gpu: bool) -> list[Need]:
+    """What each stage needs; none if there is no config, or the model's shape is not known."""
+    shape = model_shape(config.model) if config is not None else None
+    if config is None or shape is None:
+        return []
+    return [stage_need(shape, config, stage, have_gb=have_gb, device=device, on_gpu=on_gpu) for stage in STAGES]
+
+
+def _of_needs(about: str, what: str, needs: list[Need]) -> Finding:
+    """The largest need, or every stage that does not fit. Attribution alone may fit where training does not, so that is a warning."""
+    wrong = [str(need) for need in needs if not need.fits]
+    if wrong:
+        return Finding(status="warn", about=about, detail=f"{what}. {'. '.join(wrong)}")
+    if not needs:
+        return Finding(status="ok", about=about, detail=what)
+    most = max(needs, key=lambda need: need.need_gb)
+    return Finding(status="ok", about=about, detail=f"{what}; {most.stage} needs most, about {shown_gb(most.need_gb)}")
 
 
 def _wants_gpu(config: Config | None) -> bool:
@@ -225,13 +241,7 @@ def _wants_gpu(config: Config | None) -> bool:
     return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
-def _training_gb(config: Config | None, model: _Model) -> float:
-    """Memory of fine-tuning all weights, without activations."""
-    extra = BFLOAT16_BYTES if config is not None and config.model.dtype == "bfloat16" else 0
-    return model.num_parameters * (TRAINING_BYTES + extra) / GB
-
-
-def _gpu(config: Config | None, model: _Model | None) -> Finding:
+def _gpu(config: Config | None) -> Finding:
     """The device that ``model.device`` names, and its memory."""
     import torch
 
@@ -258,17 +268,12 @@ def _gpu(config: Config | None, model: _Model | None) -> Finding:
             detail=f"model.device = {wanted!r}: {str(error).splitlines()[0]}. There are {torch.cuda.device_count()} GPUs",
         )
     what = f"{name}, {free:.0f} of {total:.0f} GB free"
-    need_gb = _training_gb(config, model) if model is not None else 0.0
-    if need_gb > total:
-        detail = f"{what}; fine-tuning needs {need_gb:.0f} GB before activations. Attribution alone needs less: select voted_ranking or curated_subset"
+    found = _of_needs("gpu", what, _needs(config, have_gb=total, device="this GPU", on_gpu=True))
+    busy = [need for need in _needs(config, have_gb=free, device="this GPU", on_gpu=True) if not need.fits]
+    if found.status == "ok" and busy:
+        detail = f"{what}; {busy[0].stage} needs about {shown_gb(busy[0].need_gb)}. Other processes use this GPU"
         return Finding(status="warn", about="gpu", detail=detail)
-    if need_gb > free:
-        return Finding(
-            status="warn",
-            about="gpu",
-            detail=f"{what}; fine-tuning needs {need_gb:.0f} GB before activations. Other processes use this GPU",
-        )
-    return Finding(status="ok", about="gpu", detail=what)
+    return found
 
 
 def _disk(config: Config | None, model: _Model | None) -> Finding:

@@ -118,33 +118,52 @@ def test_a_model_of_the_hub_is_not_downloaded(monkeypatch: pytest.MonkeyPatch):
     assert "the first run downloads it" in found.detail
 
 
-@pytest.mark.parametrize(("gigabytes", "model", "status"), [(2, None, "fail"), (16, None, "ok"), (16, big(), "warn"), (64, big(), "ok")])
-def test_memory_is_compared_with_what_the_model_needs(gigabytes: int, model, status: str, monkeypatch: pytest.MonkeyPatch):
+WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+
+
+@pytest.mark.parametrize(("gigabytes", "path", "status"), [(2, "tiny", "fail"), (16, "tiny", "ok"), (16, WAN, "warn"), (256, WAN, "ok")])
+def test_memory_is_compared_with_what_the_stages_need(gigabytes: int, path: str, status: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": gigabytes * GIGABYTE}.__getitem__)
-    assert doctor._memory(config("model: {path: tiny, device: cpu}\n"), model).status == status
+    settings = "gradient: {checkpointing: true}\nfinetune: {micro_batch_size: 1, checkpointing: true}\n"
+    found = doctor._memory(config(f"model: {{path: {path}, device: cpu}}\n{settings}"), None)
+    assert found.status == status
+    if status == "warn":
+        assert re.search(r"finetune: needs about \d+ GB, this machine's main memory .* has 13 GB: use .*`finetune.lora`", found.detail)
+
+
+def test_a_gpu_s_main_memory_holds_the_model(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 6 * GIGABYTE}.__getitem__)
+    monkeypatch.setattr(doctor, "_wants_gpu", lambda config: True)
+    assert doctor._memory(config(), big()).status == "warn"
+    assert doctor._memory(config(), None).status == "ok"
 
 
 class TestGpu:
     def test_none_where_one_is_asked_for_fails(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        found = doctor._gpu(config("model: {path: tiny, device: cuda}\n"), None)
+        found = doctor._gpu(config("model: {path: tiny, device: cuda}\n"))
         assert found.status == "fail"
         assert "model.device" in found.detail
 
     @pytest.mark.parametrize(("path", "status"), [("tiny", "ok"), ("someone/wan", "warn")])
     def test_none_is_fine_for_a_small_model(self, path: str, status: str, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert doctor._gpu(config(f"model: {{path: {path}}}\n"), None).status == status
+        assert doctor._gpu(config(f"model: {{path: {path}}}\n")).status == status
 
     @pytest.mark.parametrize(
         ("free", "total", "status", "says"),
-        [(78, 80, "ok", "80 GB"), (12, 80, "warn", "Other processes"), (23, 24, "warn", "28 GB before activations")],
+        [
+            (78, 80, "ok", "finetune needs most, about 35 GB"),
+            (12, 80, "warn", "Other processes"),
+            (23, 24, "warn", "finetune: needs about 35 GB, this GPU has 24 GB: use `finetune.optimizer: adamw8bit`, `finetune.lora`"),
+        ],
     )
     def test_its_memory_is_compared_with_what_training_takes(self, free, total, status, says, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * GIGABYTE, total * GIGABYTE))
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A card")
-        found = doctor._gpu(config("model: {path: tiny, dtype: bfloat16}\n"), big())
+        settings = "gradient: {checkpointing: true}\nfinetune: {micro_batch_size: 1, checkpointing: true}\n"
+        found = doctor._gpu(config(f"model: {{path: {WAN}, dtype: bfloat16}}\n{settings}"))
         assert found.status == status
         assert says in found.detail
 

@@ -21,7 +21,7 @@ FLOORS = (
     ("attribution",),
     ("curation", "export"),
     ("training",),
-    ("evaluation", "forecast"),
+    ("evaluation", "forecast", "outlook"),
     ("report",),
     ("demo",),
     ("lineage", "api", "doctor"),

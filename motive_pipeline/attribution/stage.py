@@ -30,6 +30,7 @@ from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.folder import timestep_range
 from motive_pipeline.models.load import load_attributed_model, model_hash
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -83,7 +84,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
 
     Raises:
         NotPublished: the catalog, the latents, the masks or the second moments are not published.
-        GateFailed: more than ``gradient.max_reject_share`` of the clips were rejected, or none is left.
+        GateFailed: more than ``gradient.max_reject_share`` of the clips were rejected, none is left, or the device is too small for a pass.
         MotiveError: the model cannot be loaded, or ``gradient.parameters`` selects nothing.
     """
     started = time.time()
@@ -139,6 +140,7 @@ class _RowFunction:
 
     def _build(self) -> ClipGradient:
         config = self._config
+        require_memory(config, "gradients")
         model = load_attributed_model(config)
         if self._inputs.second_moments is None:
             return build_clip_gradient(model, config.gradient)

@@ -27,6 +27,7 @@ from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph.metrics import CAUSAL_VERSION, HELD_OUT_DROP, IN_SAMPLE_DROP
 from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowStore
@@ -89,7 +90,11 @@ def trained_weights(ws: Workspace, arm: str) -> list[Weights]:
 
 
 def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
-    return functools.partial(load_model, ws.config.model, threads=ws.config.engine.threads, path=folder)
+    def load() -> VideoModel:
+        require_memory(ws.config, "scores")
+        return load_model(ws.config.model, threads=ws.config.engine.threads, path=folder)
+
+    return load
 
 
 class _CausalCheck:

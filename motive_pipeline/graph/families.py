@@ -1,7 +1,8 @@
 """The families of video models. To add one, write its entry here and the function that loads it.
 
-A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=...)`` and gives a
-:class:`~motive_pipeline.models.protocol.VideoModel`. docs/models.md has an example.
+A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=..., shared=...)`` and gives a
+:class:`~motive_pipeline.models.protocol.VideoModel`. ``shared`` maps names of components to those that are loaded already, as keyword arguments of
+diffusers' ``from_pretrained``. docs/models.md has an example.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ __all__ = [
     "WanResample",
     "attention_backend",
     "cogvideox_rotary",
+    "compute_on",
     "dispatch_attention_fn",
     "float32_modules",
     "is_plain_attention",
@@ -48,6 +49,13 @@ def is_plain_attention(attention: WanAttention, processor: WanAttnProcessor) -> 
 def float32_modules(transformer: torch.nn.Module) -> list[str]:
     """Parts of the names of those parameters that diffusers keeps in float32, whatever the model's dtype is."""
     return list(transformer._keep_in_fp32_modules or ())  # type: ignore[arg-type]
+
+
+def compute_on(pipeline: Any, device: torch.device) -> None:
+    """Have ``pipeline`` sample on ``device``, wherever its components are at the moment; diffusers takes the device of the first one."""
+    kind = type(pipeline)
+    members = {"_execution_device": property(lambda _: device), "__module__": kind.__module__, "__doc__": kind.__doc__}
+    pipeline.__class__ = type(kind.__name__, (kind,), members)
 
 
 def t5_embedding(pipeline: Any, prompt: str, *, max_tokens: int) -> torch.Tensor:

@@ -26,8 +26,10 @@ from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.graph import Role
 from motive_pipeline.keys import latent_key
+from motive_pipeline.latents.prompts import DistinctPrompts
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
 from motive_pipeline.models.load import encoders_hash, latent_grid, load_model, require_fitting
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest_arrays
@@ -114,7 +116,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     """Encode every clip (or query) of the catalog and publish the index.
 
     Raises:
-        GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, or no query is left.
+        GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, no query is left, or the device is too small for the model.
     """
     started = time.time()
     require_fitting(ws)
@@ -122,7 +124,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
     keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
-    row_function = _ClipEncoder(ws)
+    row_function = _ClipEncoder(ws, captions=[clip.caption for clip, key in zip(clips, keys, strict=True) if store.find(key) is None])
     outcome = compute_rows(
         store,
         [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
@@ -133,6 +135,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
         prefetch=row_function.prefetch,
         left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
     )
+    row_function.release()
     run = RowRun(asset=LatentSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
     flagged = _flags(ws, store, run, appearances)
@@ -163,6 +166,7 @@ class _EncodeAgain:
     def __call__(self, clip_id: str, content: str) -> dict[str, np.ndarray]:
         clip = self._clips.get(clip_id)
         row = None if clip is None else self._row_function(clip)
+        self._row_function.release()
         if row is None or digest_arrays(row) != content:
             raise MotiveError(
                 f"{LatentSet.asset_of[self._role]}: the latents of clip {clip_id} are not kept (engine.keep_latents: false), and encoding it "
@@ -177,8 +181,11 @@ class _ClipEncoder:
     ``appearances`` has the appearance of the clips that were read, by clip_id.
     """
 
-    def __init__(self, ws: Workspace) -> None:
-        self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads)
+    def __init__(self, ws: Workspace, captions: Sequence[str] = ()) -> None:
+        """``captions`` are those of all clips to come."""
+        self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads, encodes_only=True)
+        self._config = ws.config
+        self._prompts = DistinctPrompts(captions)
         self._model: VideoModel | None = None
         self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)
         self.appearances: dict[str, Appearance] = {}
@@ -190,16 +197,22 @@ class _ClipEncoder:
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._model is None:
+            require_memory(self._config, "latents")
             self._model = self._load()
         decoded = self._reader(clip.file)
-        row = latent_row(clip, self._model, decoded)
+        row = latent_row(clip, self._model, decoded, self._prompts)
         require_unchanged(clip, self._memory)
         if decoded.appearance is not None:
             self.appearances[clip.clip_id] = decoded.appearance
         return row
 
+    def release(self) -> None:
+        """Free the device's memory of the model's encoders."""
+        if self._model is not None:
+            self._model.release_encoders()
 
-def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> dict[str, np.ndarray]:
+
+def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip, prompts: DistinctPrompts | None = None) -> dict[str, np.ndarray]:
     """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits), and whatever
     else the model is told of the caption, under its own name.
 
@@ -208,7 +221,8 @@ def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip) -> di
     """
     try:
         latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
-        told = {name: tensor.numpy() for name, tensor in model.encode_prompt(clip.caption).items()}
+        conditioning = (prompts or DistinctPrompts())(clip.caption, model.encode_prompt)
+        told = {name: tensor.numpy() for name, tensor in conditioning.items()}
     except torch.OutOfMemoryError as error:
         raise RejectRow("out_of_memory", f"encoding {len(decoded.frames_THWC)} frames: {error}", transient=True) from error
     expected = model.grid.shape(*decoded.frames_THWC.shape[:3])

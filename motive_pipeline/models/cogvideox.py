@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from motive_pipeline.models.input_rules import cogvideox_rules
 
 
 def load_cogvideox(
-    folder: Path, *, expert: str, device: torch.device, compute_dtype: torch.dtype, max_prompt_tokens: int
+    folder: Path,
+    *,
+    expert: str,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    max_prompt_tokens: int,
+    shared: Mapping[str, Any] | None = None,
 ) -> CogVideoXModel:
     """The pipeline at ``folder``."""
-    pipeline = load_pipeline(CogVideoXPipeline, folder, expert=expert, compute_dtype=compute_dtype)
+    pipeline = load_pipeline(CogVideoXPipeline, folder, expert=expert, compute_dtype=compute_dtype, shared=shared)
     return CogVideoXModel(pipeline, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
 
 
@@ -61,7 +68,7 @@ class CogVideoXModel(DiffusersModel):
             )
         return {PROMPT: embeds_BLE[0].float().cpu()}
 
-    def predict(
+    def denoised(
         self,
         latents_BCFHW: Float[torch.Tensor, "B C F h w"],
         timestep_B: Float[torch.Tensor, " B"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from jaxtyping import Float, UInt8
 
 from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.internals.diffusers import compute_on
 from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.input_rules import InputRules
+from motive_pipeline.models.placement import in_turn, occupy, vacate
 from motive_pipeline.models.protocol import Prediction
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,8 @@ _PREDICTIONS: dict[str, Prediction] = {"flow_prediction": "flow", "epsilon": "ep
 class DiffusersModel:
     """A pipeline behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
 
-    The transformer moves to ``device`` at once, the VAE and the text encoder at first use. So a gradient pass over cached latents never holds
-    them there. The VAE computes in the type it has, float32 as :func:`load_pipeline` loads it.
+    Transformer, VAE and text encoder move to ``device`` at their first use, and the latter two leave it with ``release_encoders`` and while the transformer
+    samples. So a gradient pass over cached latents never holds them there, and computing latents holds no transformer. The VAE computes in the type it has, float32 as :func:`load_pipeline` loads it.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class DiffusersModel:
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
-        self.transformer: torch.nn.Module = pipeline.transformer.to(device)
+        self.transformer: torch.nn.Module = pipeline.transformer
+        compute_on(pipeline, device)
 
     def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
         """The VAE's latents as the transformer sees them."""
@@ -81,7 +84,22 @@ class DiffusersModel:
         conditioning: Conditioning,
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The transformer's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
+        occupy(self.transformer, self.device)
+        return self.denoised(latents_BCFHW, timestep_B, conditioning)
+
+    def denoised(
+        self,
+        latents_BCFHW: Float[torch.Tensor, "B C F h w"],
+        timestep_B: Float[torch.Tensor, " B"],
+        conditioning: Conditioning,
+    ) -> Float[torch.Tensor, "B C F h w"]:
+        """:meth:`predict` of a transformer that is on the device."""
         raise NotImplementedError
+
+    def release_encoders(self) -> None:
+        """Move the VAE and the text encoder to main memory; the next use brings them back."""
+        for name in ("vae", "text_encoder"):
+            getattr(self.pipeline, name).to("cpu")
 
     def sampled_latents(self, prompts: list[str], shape_CFHW: tuple[int, int, int, int], **call: Any) -> Float[torch.Tensor, "B C F h w"]:
         """Normalised latents that the pipeline draws for ``prompts``; ``call`` are arguments that the pipelines of all families take."""
@@ -109,21 +127,23 @@ class DiffusersModel:
         Raises:
             RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
         """
-        for component in ("vae", "text_encoder", "transformer"):
-            self._on_device(component)
-        latents_BCFHW = self.sampled_latents(
-            list(prompts),
-            self.grid.shape(num_frames, height, width),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            num_inference_steps=num_steps,
-            guidance_scale=guidance,
-            max_sequence_length=self.max_prompt_tokens,
-            output_type="latent",
-        )
+        vacate(self.device)
+        self._on_device("text_encoder")
+        with in_turn([self.transformer], self.device, before=self.release_encoders):
+            latents_BCFHW = self.sampled_latents(
+                list(prompts),
+                self.grid.shape(num_frames, height, width),
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                num_inference_steps=num_steps,
+                guidance_scale=guidance,
+                max_sequence_length=self.max_prompt_tokens,
+                output_type="latent",
+            )
         videos = [self._decoded(latents_CFHW) for latents_CFHW in latents_BCFHW]
+        self.release_encoders()
         if not all(np.isfinite(video).all() for video in videos):
             raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
         return [to_uint8(video) for video in videos]
@@ -150,8 +170,8 @@ class DiffusersModel:
         return getattr(self.pipeline, name).to(self.device)
 
 
-def load_pipeline(kind: Any, folder: Path, *, expert: str, compute_dtype: torch.dtype) -> Any:
-    """The pipeline of class ``kind`` at ``folder``, with its VAE in float32.
+def load_pipeline(kind: Any, folder: Path, *, expert: str, compute_dtype: torch.dtype, shared: Mapping[str, Any] | None) -> Any:
+    """The pipeline of class ``kind`` at ``folder``, with its VAE in float32. ``shared`` components are not loaded.
 
     Raises:
         MotiveError: ``expert`` (``model.expert``) is not ``transformer``, the only one that there is.
@@ -160,7 +180,9 @@ def load_pipeline(kind: Any, folder: Path, *, expert: str, compute_dtype: torch.
         raise MotiveError(f"model.expert = {expert!r}: the model {folder} has one expert. Use transformer.")
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    return kind.from_pretrained(folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True)
+    return kind.from_pretrained(
+        folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True, **(shared or {})
+    )
 
 
 def prediction_of(pipeline: Any) -> Prediction:

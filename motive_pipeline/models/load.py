@@ -24,6 +24,7 @@ from motive_pipeline.models.folder import (
     require_fitting,
     require_pipeline,
 )
+from motive_pipeline.models.shared import remember_components, shared_components
 from motive_pipeline.models.sound import require_fits
 
 if TYPE_CHECKING:
@@ -48,11 +49,17 @@ __all__ = [
 _base_models: dict[tuple[object, ...], VideoModel] = {}
 
 
-def load_model(model: config.Model, *, threads: int, path: Path | None = None, fresh_adapter: config.Lora | None = None) -> VideoModel:
+def load_model(
+    model: config.Model, *, threads: int, path: Path | None = None, fresh_adapter: config.Lora | None = None, encodes_only: bool = False
+) -> VideoModel:
     """The base model, or the checkpoint at ``path`` with the same settings. ``fresh_adapter`` is given to the base model, as training 0 begins with it.
 
     The base model is loaded once per process (and again when its files have changed) and shared, so nobody may leave its weights changed: for training,
-    load the base model's own folder as ``path``. A checkpoint is loaded anew each time.
+    load the base model's own folder as ``path``. A checkpoint's transformer is loaded anew each time. Its other components, except for the scheduler,
+    are those of the model that was loaded before, if their files are the same.
+
+    One transformer is on the device at a time (placement.py): that of the model that was loaded or used last. With ``encodes_only`` none is, until
+    the model is asked to predict.
 
     Raises:
         MotiveError: there is no such model, it is not whole, or ``model.device`` does not exist here.
@@ -60,14 +67,24 @@ def load_model(model: config.Model, *, threads: int, path: Path | None = None, f
     _prepare_torch(threads)
     if path is not None:
         require_pipeline(path, "checkpoint")
-        return _with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter)
+        return _placed(_with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter), encodes_only)
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
     key = (folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate)
     if key not in _base_models:
         _base_models.clear()
         _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)
-    return _base_models[key]
+    return _placed(_base_models[key], encodes_only)
+
+
+def _placed(model: VideoModel, encodes_only: bool) -> VideoModel:
+    from motive_pipeline.models.placement import occupy, vacate
+
+    if encodes_only:
+        vacate(model.device)
+    else:
+        occupy(model.transformer, model.device)
+    return model
 
 
 def load_attributed_model(settings: config.Config, *, dtype: str | None = None, path: Path | None = None) -> VideoModel:
@@ -97,18 +114,24 @@ def _with_adapter(loaded: VideoModel, model: config.Model, folder: Path, fresh: 
 
 
 def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
+    import diffusers
     import torch
 
-    require_fits(components(folder, what), what)
+    parts = components(folder, what)
+    require_fits(parts, what)
     family = model_family(folder, what)
-    return resolve_dotted(family.load)(
+    loaded = resolve_dotted(family.load)(
         folder,
         expert=model.expert,
         device=_device(model.device),
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
+        shared=shared_components(parts, own=model.expert, dtype=model.dtype),
         **({"frame_rate": model.frame_rate} if family.told_frame_rate else {}),
     )
+    if isinstance(pipeline := getattr(loaded, "pipeline", None), diffusers.DiffusionPipeline):
+        remember_components(parts, pipeline.components, own=model.expert, dtype=model.dtype)
+    return loaded
 
 
 def require_device(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,17 @@ MASK, FRAME_RATE = "prompt_attention_mask", "frame_rate"
 
 
 def load_ltx(
-    folder: Path, *, expert: str, device: torch.device, compute_dtype: torch.dtype, max_prompt_tokens: int, frame_rate: float
+    folder: Path,
+    *,
+    expert: str,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    max_prompt_tokens: int,
+    frame_rate: float,
+    shared: Mapping[str, Any] | None = None,
 ) -> LTXModel:
     """The pipeline at ``folder``, for clips of ``frame_rate`` frames per second."""
-    pipeline = load_pipeline(LTXPipeline, folder, expert=expert, compute_dtype=compute_dtype)
+    pipeline = load_pipeline(LTXPipeline, folder, expert=expert, compute_dtype=compute_dtype, shared=shared)
     return LTXModel(
         pipeline,
         device=device,
@@ -78,7 +86,7 @@ class LTXModel(DiffusersModel):
             )
         return {PROMPT: embeds_BLE[0].float().cpu(), MASK: mask_BL[0].cpu(), FRAME_RATE: torch.tensor(self.frame_rate)}
 
-    def predict(
+    def denoised(
         self,
         latents_BCFHW: Float[torch.Tensor, "B C F h w"],
         timestep_B: Float[torch.Tensor, " B"],

@@ -33,7 +33,7 @@ class VideoModel(Protocol):
     alphas_cumprod: torch.Tensor | None
     """The noise schedule of a model with epsilon or v prediction, by timestep; None for flow."""
     transformer: torch.nn.Module
-    """The trainable denoiser, in ``eval`` mode, on ``device``; fine-tuning changes it in place."""
+    """The trainable denoiser, in ``eval`` mode; :meth:`predict` brings it to ``device``. Fine-tuning changes it in place."""
     device: torch.device
     compute_dtype: torch.dtype
 
@@ -50,6 +50,10 @@ class VideoModel(Protocol):
 
         It has at least ``prompt_embeds`` [L, E] in float32. Names and shapes are the same for every prompt.
         """
+        ...
+
+    def release_encoders(self) -> None:
+        """Move VAE and text encoder from ``device`` to main memory, so that their room is free; their next use brings them back."""
         ...
 
     def predict(

@@ -6,7 +6,8 @@ is read from the checkpoint's own config, so the embedded tiny model and the rel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,21 +20,34 @@ from jaxtyping import Float, UInt8
 
 from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.internals.diffusers import compute_on
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
 from motive_pipeline.models.diffusers_model import prediction_of, save_pipeline, to_uint8
 from motive_pipeline.models.input_rules import wan_rules
+from motive_pipeline.models.placement import in_turn, occupy, vacate
 from motive_pipeline.models.protocol import Prediction
 from motive_pipeline.models.wan_attention import use_lean_attention
 
 Expert = Literal["transformer", "transformer_2"]
 
+KEPT_EMBEDDINGS = 128
+"""Prompts of generated videos whose embeddings are kept in main memory: 4 MB each for Wan 2.1 in bfloat16."""
 
-def load_wan(folder: Path, *, expert: Expert, device: torch.device, compute_dtype: torch.dtype, max_prompt_tokens: int) -> WanModel:
-    """The pipeline at ``folder``; its VAE always computes in float32, as diffusers advises for Wan."""
+
+def load_wan(
+    folder: Path,
+    *,
+    expert: Expert,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    max_prompt_tokens: int,
+    shared: Mapping[str, Any] | None = None,
+) -> WanModel:
+    """The pipeline at ``folder``; its VAE always computes in float32, as diffusers advises for Wan. ``shared`` components are not loaded."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     pipeline = WanPipeline.from_pretrained(
-        folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True
+        folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True, **(shared or {})
     )
     return WanModel(pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
 
@@ -41,8 +55,8 @@ def load_wan(folder: Path, *, expert: Expert, device: torch.device, compute_dtyp
 class WanModel:
     """A ``WanPipeline`` behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
 
-    The transformer moves to ``device`` at once, the VAE and the text encoder at first use. So a gradient pass over cached latents never holds
-    them there.
+    Transformer, VAE and text encoder move to ``device`` at their first use. ``release_encoders`` and sampling bring the latter two back. So a
+    gradient pass over cached latents never holds them there, and computing latents holds no transformer.
     """
 
     def __init__(
@@ -68,13 +82,14 @@ class WanModel:
         self.timestep_range = expert_range(
             is_second=expert == "transformer_2", boundary_ratio=pipeline.config["boundary_ratio"] if has_second else None
         )
+        compute_on(pipeline, device)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
         transformer = getattr(pipeline, expert)
         if transformer is None:
             raise MotiveError(f"model.expert = {expert!r}: the model {source or ''} has no such component. Use transformer.")
-        self.transformer: torch.nn.Module = transformer.to(device)
+        self.transformer: torch.nn.Module = transformer
         for denoiser in filter(None, (pipeline.transformer, pipeline.transformer_2)):
             use_lean_attention(denoiser)
 
@@ -112,6 +127,7 @@ class WanModel:
         conditioning: Conditioning,
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The denoiser's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
+        occupy(self.transformer, self.device)
         timestep = timestep_B.to(self.device)
         if self.pipeline.config["expand_timesteps"]:
             timestep = timestep[:, None].expand(-1, self._num_tokens(latents_BCFHW.shape))
@@ -134,26 +150,57 @@ class WanModel:
         Raises:
             RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
         """
-        for component in ("vae", "text_encoder", "transformer", "transformer_2"):
-            self._on_device(component)
-        output: Any = self.pipeline(
-            prompt=list(prompts),
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-            num_frames=num_frames,
-            height=height,
-            width=width,
-            num_inference_steps=num_steps,
-            guidance_scale=guidance,
-            max_sequence_length=self.max_prompt_tokens,
-            output_type="np",
-        )
-        if not np.isfinite(output.frames).all():
+        given = self._prompt_embeds([*prompts, ""] if guidance > 1 else prompts)
+        self.release_encoders()
+        experts = [expert for expert in (self.pipeline.transformer, self.pipeline.transformer_2) if expert is not None]
+        with in_turn(experts, self.device):
+            output: Any = self.pipeline(
+                prompt_embeds=torch.stack([given[prompt] for prompt in prompts]),
+                negative_prompt_embeds=torch.stack([given[""]] * len(prompts)) if guidance > 1 else None,
+                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+                num_frames=num_frames,
+                height=height,
+                width=width,
+                num_inference_steps=num_steps,
+                guidance_scale=guidance,
+                output_type="latent",
+            )
+        frames_BTHWC = self._decode_sampled(output.frames)
+        self.release_encoders()
+        if not np.isfinite(frames_BTHWC).all():
             raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
-        return [to_uint8(video) for video in output.frames]
+        return [to_uint8(video) for video in frames_BTHWC]
+
+    def release_encoders(self) -> None:
+        """Move the VAE and the text encoder to main memory; the next use brings them back."""
+        for name in ("vae", "text_encoder"):
+            getattr(self.pipeline, name).to("cpu")
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline in diffusers' layout to ``folder``; see :func:`~.diffusers_model.save_pipeline`."""
         save_pipeline(self.pipeline, folder, source=self.source, trained=self.expert)
+
+    def _prompt_embeds(self, prompts: Sequence[str]) -> dict[str, Float[torch.Tensor, "L E"]]:
+        """The embedding of each prompt on the device. Models that share a text encoder encode a prompt once."""
+        kept = _embeddings.setdefault(self.pipeline.text_encoder, {})
+        missing = [prompt for prompt in dict.fromkeys(prompts) if (prompt, self.max_prompt_tokens) not in kept]
+        if missing:
+            vacate(self.device)
+        if len(kept) + len(missing) > KEPT_EMBEDDINGS:
+            kept.clear()
+            missing = list(dict.fromkeys(prompts))
+        kept.update({(prompt, self.max_prompt_tokens): self.encode_prompt(prompt)[PROMPT].to(self.compute_dtype) for prompt in missing})
+        return {prompt: kept[prompt, self.max_prompt_tokens].to(self.device) for prompt in prompts}
+
+    def _decode_sampled(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[np.ndarray, "B T H W 3"]:
+        """Frames in [0, 1] from a sampler's latents: WanPipeline's own last step."""
+        vae = self._on_device("vae")
+        latents = latents_BCFHW.to(self.device, vae.dtype)
+        mean, inverse_std = self._latent_statistics(latents)
+        with torch.no_grad():
+            video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]
+        frames: Any = self.pipeline.video_processor.postprocess_video(video, output_type="np")
+        return frames
 
     def _on_device(self, name: str) -> Any:
         component = getattr(self.pipeline, name)
@@ -169,3 +216,7 @@ class WanModel:
         patch_FHW = getattr(self.pipeline, self.expert).config.patch_size
         frames, height, width = (size // patch for size, patch in zip(shape_BCFHW[2:], patch_FHW, strict=True))
         return frames * height * width
+
+
+_embeddings: weakref.WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int], torch.Tensor]] = weakref.WeakKeyDictionary()
+"""By text encoder: the embedding of (prompt, number of tokens) in main memory."""

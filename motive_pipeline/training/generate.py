@@ -17,6 +17,7 @@ from motive_pipeline.config import ArmName
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_hash
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
@@ -63,7 +64,7 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
 
     Raises:
         ConfigError: ``generate.prompts`` cannot be used.
-        GateFailed: a checkpoint generated no usable video, or a query whose caption is the prompt has none.
+        GateFailed: a checkpoint generated no usable video, a query whose caption is the prompt has none, or the device is too small to sample.
     """
     started = time.time()
     videos = planned_videos(ws)
@@ -87,7 +88,11 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
 def _checkpoints(ws: Workspace, arm: ArmName) -> Iterator[Checkpoint]:
     """The base model, or the checkpoints of the arm."""
     base = model_hash(ws)
-    load = functools.partial(load_model, ws.config.model, threads=ws.config.engine.threads)
+
+    def load(path: Path | None = None) -> VideoModel:
+        require_memory(ws.config, "generate")
+        return load_model(ws.config.model, threads=ws.config.engine.threads, path=path)
+
     if arm == "base":
         yield Checkpoint(training=0, content=digest(base), load=load)
         return

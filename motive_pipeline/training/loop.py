@@ -140,6 +140,7 @@ def finetune(
     if settings.checkpointing:
         model.transformer.enable_gradient_checkpointing()  # type: ignore[operator]
     batches, read, no_caption = Batches(clips, training), _CachedReader(read_clip), model.encode_prompt("")
+    model.release_encoders()
     losses: list[float] = []
     if start is not None:
         weights.restore(start.tensors)

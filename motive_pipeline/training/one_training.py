@@ -20,6 +20,7 @@ from motive_pipeline.models.adapter import adapter_parameters, adapter_weights, 
 from motive_pipeline.models.adapter_file import COMFYUI_FILE, LORA_FILE
 from motive_pipeline.models.folder import components, model_family, model_files, require_pipeline
 from motive_pipeline.models.load import load_model, model_folder, model_hash
+from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.models.sound import require_finite_weights, require_fits
 from motive_pipeline.progress import Progress
@@ -117,6 +118,7 @@ def _train(
 ) -> _Trained:
     """Train from the base model, or go on from the newest of ``states``."""
     settings, started = ws.config.finetune, time.time()
+    require_memory(ws.config, "finetune")
     start = states.newest()
     before = 0.0 if start is None else start.notes["seconds"]
     # The loaded base model is shared and training changes weights in place, so load its folder again.

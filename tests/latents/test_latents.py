@@ -9,6 +9,7 @@ import torch
 
 from motive_pipeline.catalog.rejects import publish_rejected
 from motive_pipeline.errors import GateFailed, MotiveError, NotPublished
+from motive_pipeline.latents.prompts import DistinctPrompts
 from motive_pipeline.latents.stage import PROMPT_BLOCK, LatentSet, publish_latents, trimmed
 from motive_pipeline.models.load import load_model
 from motive_pipeline.models.prompt_tokens import cut_prompts
@@ -266,3 +267,47 @@ def test_only_zero_rows_are_trimmed_and_only_in_whole_blocks():
     prompt[PROMPT_BLOCK, 0] = 1e-30
     assert len(trimmed(prompt)) == 2 * PROMPT_BLOCK
     assert len(trimmed(np.ones((40, 3), dtype=np.float32))) == 40
+
+
+def test_a_caption_that_several_clips_have_is_encoded_once(ws, tmp_path, monkeypatch):
+    for number in range(2):
+        (tmp_path / "clips" / f"clip_{number}.txt").write_text("the same words")
+    ws = catalogued(project(tmp_path))
+    model, asked = model_of(ws), []
+    real = model.encode_prompt
+    monkeypatch.setattr(model, "encode_prompt", lambda prompt: (asked.append(prompt), real(prompt))[1])
+    publish_latents(ws, role="clip")
+    assert sorted(asked) == sorted(set(ws.published("clip_catalog").table("catalog")["caption"]))
+    found = LatentSet(ws, "clip")
+    catalog = ws.published("clip_catalog").table("catalog").set_index("clip_id")["caption"]
+    for clip_id in found.clip_ids:
+        assert torch.equal(found.get(clip_id)[1], real(catalog[clip_id])), "every clip has its own caption's embedding"
+
+
+def test_encoders_are_released_when_the_latents_are_done(ws, monkeypatch):
+    model, released = model_of(ws), []
+    monkeypatch.setattr(model, "release_encoders", lambda: released.append(True))
+    publish_latents(ws, role="clip")
+    assert released
+
+
+def test_an_embedding_is_kept_until_its_last_clip():
+    asked = []
+
+    def encode(caption):
+        asked.append(caption)
+        return np.full((2, 3), len(caption), dtype=np.float32)
+
+    prompts = DistinctPrompts(["a", "bb", "a", "a"])
+    for caption in ("a", "bb", "a", "a", "a"):
+        assert prompts(caption, encode)[0, 0] == len(caption)
+    assert asked == ["a", "bb", "a"], "the fifth clip was not announced"
+    assert not prompts._kept
+
+
+def test_a_device_that_is_too_small_stops_the_stage_before_the_model_is_loaded(ws, monkeypatch):
+    monkeypatch.setattr("motive_pipeline.models.memory_limit.device_memory", lambda name: (0.01, "this GPU", True))
+    monkeypatch.setattr("motive_pipeline.latents.stage.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(GateFailed, match=r"latents: needs about 1\.\d GB, this GPU has 0\.0 GB: use a smaller clips\.width"):
+        publish_latents(ws, role="clip")
+    assert not ws.has_published("latents")

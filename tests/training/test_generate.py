@@ -186,16 +186,10 @@ def test_a_checkpoint_that_draws_nan_stops_the_arm_and_a_good_one_goes_on(tmp_pa
 def test_a_video_that_is_not_finite_is_a_rejected_row(tmp_path: Path, tiny: Path, monkeypatch) -> None:
     """One embedding is NaN: its videos are rejected, those drawn in the same batch are kept."""
     ws = make_workspace(tmp_path, tiny)
-    pipeline = load_model(ws.config.model, threads=1).pipeline
-    encode = pipeline.encode_prompt
-
-    def broken(prompt, *args, **kwargs):
-        embeds, negative = encode(prompt, *args, **kwargs)
-        for row, text in enumerate([prompt] if isinstance(prompt, str) else prompt):
-            embeds[row] = float("nan") if text == PROMPTS[1] else embeds[row]
-        return embeds, negative
-
-    monkeypatch.setattr(pipeline, "encode_prompt", broken)
+    model = load_model(ws.config.model, threads=1)
+    encode = model.encode_prompt
+    monkeypatch.setattr(model, "encode_prompt", lambda prompt: encode(prompt) * (torch.nan if prompt == PROMPTS[1] else 1))
+    monkeypatch.setattr("motive_pipeline.models.wan._embeddings", {})
     publication = publish_videos(ws, "base")
     assert publication.table("videos")["prompt_index"].tolist() == [0, 0, 2, 2]
     rejects = publication.rejects()
@@ -203,6 +197,14 @@ def test_a_video_that_is_not_finite_is_a_rejected_row(tmp_path: Path, tiny: Path
     assert set(rejects["reason"]) == {"non_finite_video"}
     assert publication.counts.rejected == 2
     assert publish_videos(ws, "base").counts.computed == 0, "a rejection is remembered"
+
+
+def test_a_device_that_is_too_small_stops_the_arm_before_the_model_is_loaded(tmp_path: Path, tiny: Path, monkeypatch) -> None:
+    ws = make_workspace(tmp_path, tiny)
+    monkeypatch.setattr("motive_pipeline.models.memory_limit.device_memory", lambda name: (0.01, "this GPU", True))
+    monkeypatch.setattr("motive_pipeline.training.generate.load_model", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(GateFailed, match=r"generate: needs about 1\.\d GB, this GPU has 0\.0 GB"):
+        publish_videos(ws, "base")
 
 
 SCRIPT = """

@@ -1,0 +1,92 @@
+"""The shape of a model, from its config files and the headers of its weights, or from a table for models that are not at hand.
+
+No weights are read and nothing is downloaded. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from motive_pipeline import config
+from motive_pipeline.models.folder import TINY, model_family
+from motive_pipeline.models.published_shapes import PUBLISHED
+from motive_pipeline.models.shapes import DenoiserShape, ModelShape, VaeShape
+from motive_pipeline.models.whole import Flaw, StoredTensor, read_json, stored_tensors
+
+
+def model_shape(model: config.Model) -> ModelShape | None:
+    """The shape of the configured model: from its files if they are on this machine, else from the published ones; None if neither is known."""
+    folder = local_folder(model)
+    if folder is None:
+        return PUBLISHED.get(model.path)
+    try:
+        return shape_of_folder(folder, model.expert)
+    except (Flaw, KeyError, OSError, TypeError, ValueError):  # a family whose config has other keys: nothing is predicted for it
+        return None
+
+
+def local_folder(model: config.Model) -> Path | None:
+    """The model's folder, if it need not be downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if model.path == "tiny":
+        return TINY
+    if Path(model.path).is_dir():
+        return Path(model.path)
+    if Path(model.path).is_absolute() or model.path.count("/") != 1:
+        return None
+    index = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
+    return Path(index).parent if isinstance(index, str) else None
+
+
+def shape_of_folder(folder: Path, expert: str = "transformer") -> ModelShape:
+    """The shape of the model at ``folder``.
+
+    Raises:
+        Flaw: a component is not whole.
+        KeyError: a config has other keys than those that are known here.
+    """
+    family, index = model_family(folder, "model.path"), read_json(folder / "model_index.json")
+    vae, denoiser = read_json(folder / "vae" / "config.json"), read_json(folder / expert / "config.json")
+    tensors = stored_tensors(folder / expert, "diffusers")
+    first = vae["base_dim"] if "base_dim" in vae else vae["block_out_channels"][0]
+    return ModelShape(
+        denoiser=_denoiser(denoiser, tensors, token_timesteps=bool(index.get("expand_timesteps", False))),
+        vae=VaeShape(
+            parameters=_count(stored_tensors(folder / "vae", "diffusers")),
+            encoder_width=first,
+            decoder_width=vae.get("decoder_base_dim") or first,
+            patch=vae.get("patch_size") or 1,
+            channels=vae.get(*family.channels),
+            temporal_stride=vae.get(*family.temporal_stride),
+            spatial_stride=vae.get(*family.spatial_stride),
+        ),
+        text_parameters=_count(stored_tensors(folder / "text_encoder", "transformers")),
+        experts=1 + (index.get("transformer_2", [None])[0] is not None),
+    )
+
+
+def _denoiser(settings: dict[str, Any], tensors: dict[str, StoredTensor], *, token_timesteps: bool) -> DenoiserShape:
+    width = settings["num_attention_heads"] * settings["attention_head_dim"]
+    patch = settings["patch_size"]
+    return DenoiserShape(
+        num_layers=settings["num_layers"],
+        width=width,
+        ffn=settings.get("ffn_dim") or 4 * width,
+        text_dim=settings.get("text_dim") or settings.get("caption_channels") or settings["text_embed_dim"],
+        patch=tuple(patch) if isinstance(patch, list) else (settings.get("patch_size_t") or 1, patch, patch),
+        parameters=_count(tensors),
+        largest=max(math.prod(tensor.shape) for tensor in tensors.values()),
+        token_timesteps=token_timesteps,
+        linears=tuple(
+            (name.removesuffix(".weight"), *tensor.shape)
+            for name, tensor in tensors.items()
+            if name.endswith(".weight") and len(tensor.shape) == 2
+        ),
+    )
+
+
+def _count(tensors: dict[str, StoredTensor]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in tensors.values())
