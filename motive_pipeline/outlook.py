@@ -137,7 +137,7 @@ class _Costs:
         count = self.workload.num_clips + self.workload.num_queries
         seconds, passes, disk = 0.0, 0, 0.0
         for variant in self.variants:
-            draws = variant.gradient.draws or variant.gradient.num_noises * len(variant.gradient.timesteps)
+            draws = variant.gradient.num_draws
             passes += count * draws
             seconds += count * draws * self._seconds(3 * self.forward, self._share(variant.gradient.deterministic))
             disk += count * 4.0 * variant.gradient.store_dim * (draws if variant.gradient.combine == "mean_cosine" else 1)

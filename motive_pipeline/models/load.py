@@ -129,7 +129,7 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
         shared=shared_components(parts, own=model.expert, dtype=model.dtype),
         **({"frame_rate": model.frame_rate} if family.told_frame_rate else {}),
     )
-    if isinstance(pipeline := getattr(loaded, "pipeline", None), diffusers.DiffusionPipeline):
+    if isinstance(pipeline := getattr(loaded, "pipeline", None), diffusers.DiffusionPipeline):  # pyright: ignore[reportPrivateImportUsage]
         remember_components(parts, pipeline.components, own=model.expert, dtype=model.dtype)
     return loaded
 

@@ -10,20 +10,33 @@ from pathlib import Path
 from typing import Any
 
 from motive_pipeline import config
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.models.folder import TINY, model_family
 from motive_pipeline.models.published_shapes import PUBLISHED
 from motive_pipeline.models.shapes import DenoiserShape, ModelShape, VaeShape
 from motive_pipeline.models.whole import Flaw, StoredTensor, read_json, stored_tensors
 
+COMPARED = ("WanPipeline",)
+"""The families whose predicted memory was compared with measured memory (``python -m benchmarks.memory``)."""
+
 
 def model_shape(model: config.Model) -> ModelShape | None:
-    """The shape of the configured model: from its files if they are on this machine, else from the published ones; None if neither is known."""
+    """The shape of the configured model: from its files if they are on this machine, else from the published ones; None if neither is known, or if it is of a
+    family whose memory was never compared with a prediction."""
     folder = local_folder(model)
     if folder is None:
         return PUBLISHED.get(model.path)
     try:
-        return shape_of_folder(folder, model.expert)
-    except (Flaw, KeyError, OSError, TypeError, ValueError):  # a family whose config has other keys: nothing is predicted for it
+        return shape_of_folder(folder, model.expert) if model_family(folder, "model.path").pipeline in COMPARED else None
+    except (
+        MotiveError,
+        Flaw,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+    ):  # not whole, or other keys: nothing is predicted, and loading it says why
         return None
 
 
@@ -50,7 +63,7 @@ def shape_of_folder(folder: Path, expert: str = "transformer") -> ModelShape:
     """
     family, index = model_family(folder, "model.path"), read_json(folder / "model_index.json")
     vae, denoiser = read_json(folder / "vae" / "config.json"), read_json(folder / expert / "config.json")
-    tensors = stored_tensors(folder / expert, "diffusers")
+    tensors, grid = stored_tensors(folder / expert, "diffusers"), resolve_dotted(family.rules)(vae, denoiser).grid
     first = vae["base_dim"] if "base_dim" in vae else vae["block_out_channels"][0]
     return ModelShape(
         denoiser=_denoiser(denoiser, tensors, token_timesteps=bool(index.get("expand_timesteps", False))),
@@ -59,9 +72,9 @@ def shape_of_folder(folder: Path, expert: str = "transformer") -> ModelShape:
             encoder_width=first,
             decoder_width=vae.get("decoder_base_dim") or first,
             patch=vae.get("patch_size") or 1,
-            channels=vae.get(*family.channels),
-            temporal_stride=vae.get(*family.temporal_stride),
-            spatial_stride=vae.get(*family.spatial_stride),
+            channels=grid.channels,
+            temporal_stride=grid.temporal_stride,
+            spatial_stride=grid.spatial_stride,
         ),
         text_parameters=_count(stored_tensors(folder / "text_encoder", "transformers")),
         experts=1 + (index.get("transformer_2", [None])[0] is not None),

@@ -281,7 +281,9 @@ def test_a_caption_that_several_clips_have_is_encoded_once(ws, tmp_path, monkeyp
     found = LatentSet(ws, "clip")
     catalog = ws.published("clip_catalog").table("catalog").set_index("clip_id")["caption"]
     for clip_id in found.clip_ids:
-        assert torch.equal(found.get(clip_id)[1], real(catalog[clip_id])), "every clip has its own caption's embedding"
+        assert torch.equal(found.get(clip_id)[1]["prompt_embeds"], real(catalog[clip_id])["prompt_embeds"]), (
+            "every clip has its own caption's embedding"
+        )
 
 
 def test_encoders_are_released_when_the_latents_are_done(ws, monkeypatch):
@@ -296,11 +298,11 @@ def test_an_embedding_is_kept_until_its_last_clip():
 
     def encode(caption):
         asked.append(caption)
-        return np.full((2, 3), len(caption), dtype=np.float32)
+        return {"prompt_embeds": torch.full((2, 3), float(len(caption)))}
 
     prompts = DistinctPrompts(["a", "bb", "a", "a"])
     for caption in ("a", "bb", "a", "a", "a"):
-        assert prompts(caption, encode)[0, 0] == len(caption)
+        assert prompts(caption, encode)["prompt_embeds"][0, 0] == len(caption)
     assert asked == ["a", "bb", "a"], "the fifth clip was not announced"
     assert not prompts._kept
 

@@ -173,3 +173,14 @@ def test_in_bfloat16_the_vae_stays_in_float32(tmp_path):
     assert (
         model.predict(torch.randn(1, 16, 2, 4, 4), torch.tensor([500.0]), {"prompt_embeds": torch.randn(1, 8, 16)}).dtype == torch.float32
     )
+
+
+def test_a_pipeline_samples_on_the_models_device_wherever_its_components_are():
+    """diffusers takes the device of its first component, which is the text encoder: in main memory while the transformer samples on a GPU."""
+    pipeline = build_pipeline()
+    model = WanModel(pipeline, device=torch.device("meta"), compute_dtype=torch.float32, max_prompt_tokens=8)
+    assert model.pipeline.text_encoder.device == torch.device("cpu")
+    assert model.pipeline._execution_device == torch.device("meta")
+    assert isinstance(model.pipeline, WanPipeline)
+    assert type(model.pipeline).__name__ == "WanPipeline", "the name that save_pretrained writes into model_index.json"
+    assert build_pipeline()._execution_device == torch.device("cpu")
