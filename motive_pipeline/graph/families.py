@@ -1,8 +1,8 @@
 """The families of video models. To add one, write its entry here and the function that loads it.
 
-A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=..., shared=...)`` and gives a
-:class:`~motive_pipeline.models.protocol.VideoModel` with a diffusers ``pipeline``. ``shared`` maps names of components to those that are loaded
-already, as keyword arguments of ``from_pretrained``.
+A loading function is called as ``load(folder, expert=..., device=..., compute_dtype=..., max_prompt_tokens=...)`` and gives a
+:class:`~motive_pipeline.models.protocol.VideoModel`. If it has a parameter ``shared``, too, it gets the components that are loaded already, as keyword
+arguments of ``from_pretrained``, and its model has a diffusers ``pipeline``; else checkpoints load all components.
 """
 
 from __future__ import annotations

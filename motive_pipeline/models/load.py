@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,15 +88,18 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
     parts = components(folder, what)
     require_fits(parts, what)
     load = resolve_dotted(model_family(folder, what).load)
+    can_share = "shared" in inspect.signature(load).parameters
+    shared = {"shared": shared_components(parts, own=model.expert, dtype=model.dtype)} if can_share else {}
     loaded = load(
         folder,
         expert=model.expert,
         device=_device(model.device),
         compute_dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[model.dtype],
         max_prompt_tokens=model.max_prompt_tokens,
-        shared=shared_components(parts, own=model.expert, dtype=model.dtype),
+        **shared,
     )
-    remember_components(parts, loaded.pipeline.components, own=model.expert, dtype=model.dtype)
+    if can_share:
+        remember_components(parts, loaded.pipeline.components, own=model.expert, dtype=model.dtype)
     return loaded
 
 
