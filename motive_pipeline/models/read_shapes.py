@@ -93,6 +93,7 @@ def _denoiser(settings: dict[str, Any], tensors: dict[str, StoredTensor], *, tok
         parameters=_count(tensors),
         largest=max(math.prod(tensor.shape) for tensor in tensors.values()),
         token_timesteps=token_timesteps,
+        file_bytes=sum(file.stat().st_size for file in {tensor.file for tensor in tensors.values()}),
         linears=tuple(
             (name.removesuffix(".weight"), *tensor.shape)
             for name, tensor in tensors.items()

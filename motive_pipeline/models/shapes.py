@@ -10,7 +10,7 @@ class DenoiserShape:
     """A transformer: ``width`` is that of the tokens, ``ffn`` the inner one of the feed-forward, ``largest`` the entries of its largest parameter.
 
     ``patch`` is (frames, height, width) in latent cells. ``token_timesteps``: every token has a timestep of its own (Wan 2.2 TI2V). ``linears`` are
-    (name, outputs, inputs) of its Linear layers.
+    (name, outputs, inputs) of its Linear layers. ``file_bytes``: the size of its weights as they are stored; 0 if it is not at hand.
     """
 
     num_layers: int
@@ -22,6 +22,7 @@ class DenoiserShape:
     largest: int
     token_timesteps: bool = False
     linears: tuple[tuple[str, int, int], ...] = ()
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

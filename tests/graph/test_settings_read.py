@@ -8,6 +8,7 @@ import pytest
 from motive_pipeline.config import Config, parse_config
 from motive_pipeline.config.section import Section
 from motive_pipeline.graph import STAGES
+from motive_pipeline.models import memory_limit
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
@@ -43,7 +44,8 @@ BY_CONTENT = {
 
 @contextmanager
 def recorded(monkeypatch, config: Config):
-    """Which leaves of the settings are read inside the block, by dotted key; reading all for a fingerprint does not count."""
+    """Which leaves of the settings are read inside the block, by dotted key; reading all for a fingerprint does not count, nor
+    for a prediction of memory, which refuses work and changes none."""
     names = {id(config): ""}
 
     def name_all(section, prefix: str) -> None:
@@ -77,7 +79,9 @@ def recorded(monkeypatch, config: Config):
 
     with monkeypatch.context() as patch:
         patch.setattr(Section, "__getattribute__", get, raising=False)
-        for owner, name in [(Config, "row_fingerprint"), (Config, "fingerprint"), (Workspace, "provenance"), (Section, "model_dump")]:
+        of_memory = [(memory_limit, "model_shape"), (memory_limit, "stage_need")]
+        of_fingerprints = [(Config, "row_fingerprint"), (Config, "fingerprint"), (Workspace, "provenance"), (Section, "model_dump")]
+        for owner, name in [*of_fingerprints, *of_memory]:
             patch.setattr(owner, name, quietly(getattr(owner, name)))
         yield read
 

@@ -120,6 +120,14 @@ def test_the_shape_of_a_folder_is_that_of_its_weights(tmp_path):
     assert found.num_tokens(9, 32, 48) == 3 * 2 * 3
 
 
+def test_a_model_that_is_stored_in_another_dtype_takes_its_file_too_on_a_cpu(tmp_path):
+    folder = save_tiny_wan(tmp_path / "wan")
+    shape, size = shape_of_folder(folder), (folder / "transformer/diffusion_pytorch_model.safetensors").stat().st_size
+    for dtype, on_gpu, more in (("float32", False, 0), ("bfloat16", False, size), ("bfloat16", True, 0)):
+        weights = stage_memory(shape, config(dtype=dtype), on_gpu=on_gpu)["scores"].parts["denoiser"]
+        assert weights == (4 if dtype == "float32" else 2) * shape.denoiser.parameters + more
+
+
 def test_an_unknown_model_is_not_refused(caplog):
     assert model_shape(config(path="nobody/nothing").model) is None
     require_memory(config(path="nobody/nothing"), "finetune")
