@@ -20,7 +20,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from motive_pipeline.config import Lora
 from motive_pipeline.errors import MotiveError
@@ -146,6 +146,8 @@ def _read(file: Path, pipeline: str, what: str) -> tuple[dict[str, torch.Tensor]
     """The tensors of an adapter under diffusers' names, and the metadata that diffusers wrote beside them."""
     kind = getattr(diffusers, pipeline)
     try:
+        if (renamed := _of_diffsynth(file)) is not None:
+            return kind.lora_state_dict(renamed), None
         return kind.lora_state_dict(
             str(file.parent), weight_name=file.name, local_files_only=True, return_lora_metadata=True, use_safetensors=True
         )
@@ -154,6 +156,14 @@ def _read(file: Path, pipeline: str, what: str) -> tuple[dict[str, torch.Tensor]
         raise MotiveError(
             f"{what} = {str(file)!r} cannot be read as a LoRA for a {pipeline} ({reason}). Copy it again, or write it with diffusers' save_lora_weights."
         ) from error
+
+
+def _of_diffsynth(file: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors of a file of DiffSynth-Studio, ``<layer>.lora_A.default.weight`` by the names of the original code, under ComfyUI's names; None for others."""
+    weights = load_file(file)
+    if not all(".lora_" in name and name.endswith(".default.weight") for name in weights):
+        return None
+    return {f"diffusion_model.{name.removesuffix('.default.weight')}.weight": tensor for name, tensor in weights.items()}
 
 
 def _require_fitting(transformer: torch.nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:

@@ -164,6 +164,17 @@ def test_musubi_tuners_format_is_loaded(tmp_path: Path) -> None:
     torch.testing.assert_close(predict(loaded), predict(with_adapter()))
 
 
+def test_diffsynths_format_is_loaded(tmp_path: Path) -> None:
+    """DiffSynth-Studio with --remove_prefix_in_ckpt pipe.dit.: names of the original code without a prefix, and peft's name of the adapter."""
+    original = original_names(adapter_weights(with_adapter().transformer))
+    renamed = {name.removeprefix("diffusion_model.").replace(".weight", ".default.weight"): tensor for name, tensor in original.items()}
+    assert "blocks.0.self_attn.q.lora_A.default.weight" in renamed
+    save_file(renamed, tmp_path / "diffsynth.safetensors")
+    loaded = build_model()
+    load_adapter(loaded.transformer, tmp_path / "diffsynth.safetensors", pipeline="WanPipeline", what="model.adapter")
+    torch.testing.assert_close(predict(loaded), predict(with_adapter()))
+
+
 def test_targets_that_match_nothing_are_refused_with_examples() -> None:
     with pytest.raises(
         MotiveError,
