@@ -76,7 +76,7 @@ def built(name: str) -> tuple[VideoModel, Clip]:
     channels, frames, height, width = TINY_LATENTS_CFHW
     return model, Clip(
         latents_CFHW=torch.randn(channels, frames, height, width, generator=draw),
-        conditioning=model.encode_prompt("a small yellow ringed disc on a teal wavy background"),
+        prompt_LE=model.encode_prompt("a small yellow ringed disc on a teal wavy background")["prompt_embeds"],
         mask_FHW=torch.rand(frames, height, width, generator=draw),
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from motive_pipeline import cli
 from motive_pipeline.config import Config, load_config, parse_config
+from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.models.chips import CHIPS, MEASURED, chip_named
 from motive_pipeline.models.published_shapes import PUBLISHED
 from motive_pipeline.outlook import Outlook, StageCost, Workload, forward_operations, headline, outlook
@@ -185,7 +186,7 @@ def test_every_config_of_a_released_model_is_checked():
 def test_the_expert_of_the_two_is_attributed_in_its_own_range():
     settings = load_config(REPOSITORY / "configs" / "wan2.2-t2v-a14b-lora.yaml")
     assert settings.model.expert == "transformer"
-    assert all(875 <= timestep <= 1000 for timestep in settings.gradient.timesteps)
+    assert all(875 <= timestep <= 1000 for timestep in settings.gradient.timesteps(expert_range(is_second=False, boundary_ratio=0.875)))
 
 
 @pytest.mark.parametrize("name", ["NVIDIA H100", "h100", "RTX-4090", "GeForce RTX 4090", "a100 40gb"])

@@ -1,7 +1,7 @@
 """The peak memory of each stage, computed from shapes before any work. Importing this imports no torch.
 
 Activations are counted, not guessed: what autograd saves for one block of Wan (``tests/models/test_memory.py`` counts it anew), in bytes for each
-token and entry of the width D or of the feed-forward F. Of other families the same is taken. The constants of the VAE were measured on a CPU
+token and entry of the width D or of the feed-forward F. The constants of the VAE were measured on a CPU
 (``python -m benchmarks.memory``).
 """
 

@@ -179,6 +179,7 @@ def test_queries_without_any_motion(project):
     refused(project, "query_masks", "no_motion")
 
 
+@pytest.mark.slow
 def test_one_query_without_motion_stops_the_run_or_is_a_row_in_rejects_and_the_last_line(project):
     still = project.folder / "queries" / "still.mp4"
     write_mp4(still, moving(7, speed_px=0.0), 16)

@@ -155,6 +155,7 @@ def test_a_changed_vote_threshold_touches_no_gradient(project):
     project.run()
 
 
+@pytest.mark.slow
 def test_an_audit_whose_time_is_up_is_gone_on_with_by_the_next_run_once(project):
     project.set("audit", {"checks": ["lds"], "subsets": 12, "steps": 1, "budget_minutes": 1e-6})
     assert project.run().assets["attribution_audit"]["status"] == "computed"

@@ -1,8 +1,9 @@
 """What a person sees and presses in Dagster's UI, and the report, in a real browser on a real project."""
 
 import io
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,13 @@ def unsynced_dialog(page: Page, ui: str) -> Locator:
     page.get_by_role("button", name="Materialize all").locator("xpath=following::button[1]").click()
     page.get_by_text("Materialize unsynced").click()
     return page.get_by_role("dialog")
+
+
+def wait_for(condition: Callable[[], bool], *, within_s: float = 60.0) -> None:
+    """Return when ``condition`` holds, or after some time in any case: the assertion that follows says what is wrong."""
+    end = time.monotonic() + within_s
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def offered(dialog: Locator) -> set[str]:
@@ -152,6 +160,7 @@ def test_a_changed_setting_marks_the_assets_that_use_it_only_and_materialize_run
         open_asset(page, ui, asset)
         expect(page.get_by_text("Latest materialization").first).to_be_visible()
         expect(page.get_by_text("Unsynced")).to_have_count(0)
+    wait_for(lambda: (project.materializations() - before).total() >= len(users))  # an asset that is being made is not shown as unsynced
     assert project.materializations() - before == Counter(users)
 
     followers = {"curated_subset/motive", "curated_subset/no_mask", "eval_report"}
@@ -160,6 +169,7 @@ def test_a_changed_setting_marks_the_assets_that_use_it_only_and_materialize_run
     expect(page.get_by_text("Unsynced (1)").first).to_be_visible()
     page.get_by_role("button", name="Materialize").first.click()
     expect(page.get_by_text("Unsynced")).to_have_count(0)
+    wait_for(lambda: (project.materializations() - before).total() > len(users))
     assert project.materializations() - before == Counter([*users, "curated_subset/motive"])
 
 

@@ -110,7 +110,7 @@ def test_queries_have_gradients_and_held_out_clips_have_none(folder):
 def test_a_second_run_computes_nothing_and_loads_no_model(folder, monkeypatch):
     ws = workspace(folder)
     first = publish_gradients(ws, variant="motive", role="clip")
-    monkeypatch.setattr(stage, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(stage, "load_attributed_model", lambda *_, **__: pytest.fail("the model was loaded"))
     second = publish_gradients(workspace(folder), variant="motive", role="clip")
     assert second.counts.computed == 0
     assert second.counts.reused == 3

@@ -84,7 +84,7 @@ def test_no_clip_stands_at_both_ends():
 def test_a_second_time_computes_nothing(evaluated, tmp_path, tiny_model, monkeypatch):
     ws = copied(evaluated, tmp_path, tiny_model)
     before = ws.published("influence_maps/motive")
-    monkeypatch.setattr("motive_pipeline.evaluation.map_rows.load_model", None)
+    monkeypatch.setattr("motive_pipeline.evaluation.map_rows.load_attributed_model", None)
     again = publish_influence_maps(ws, variant="motive")
     assert again.data_version == before.data_version
     assert (again.counts.computed, again.counts.reused) == (0, 2 * 24)
@@ -116,7 +116,7 @@ def test_the_untrained_network_has_a_map_of_its_own(evaluated):
 
 def test_another_model_and_other_settings_are_refused_with_what_to_do(evaluated, monkeypatch):
     pair = all_pairs(evaluated)[0]
-    other = with_settings(evaluated, gradient=evaluated.config.gradient.model_copy(update={"timestep": 250}))
+    other = with_settings(evaluated, gradient=evaluated.config.gradient.model_copy(update={"timestep": 250.0}))
     with pytest.raises(MotiveError, match=r"settings of the gradient are not those .* `motive run`.*set them back"):
         compute_clip_maps(other, "motive", [pair])
     monkeypatch.setattr("motive_pipeline.evaluation.map_rows.model_hash", lambda _: "f" * 64)

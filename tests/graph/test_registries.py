@@ -93,8 +93,8 @@ class ToyModel(WanModel):
     """A model of the toy family; it is a WanModel so that something real is loaded."""
 
 
-def load_toy(folder, **settings) -> ToyModel:
-    return ToyModel(diffusers.WanPipeline.from_pretrained(folder), **settings)
+def load_toy(folder, *, shared, **settings) -> ToyModel:
+    return ToyModel(diffusers.WanPipeline.from_pretrained(folder, **shared), **settings)
 
 
 def toy_rules(vae, transformer) -> InputRules:

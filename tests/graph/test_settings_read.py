@@ -8,7 +8,7 @@ import pytest
 from motive_pipeline.config import Config, parse_config
 from motive_pipeline.config.section import Section
 from motive_pipeline.graph import STAGES
-from motive_pipeline.models import memory_limit
+from motive_pipeline.models import folder, memory_limit
 from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
@@ -45,7 +45,7 @@ BY_CONTENT = {
 @contextmanager
 def recorded(monkeypatch, config: Config):
     """Which leaves of the settings are read inside the block, by dotted key; reading all for a fingerprint does not count, nor
-    for a prediction of memory, which refuses work and changes none."""
+    for a prediction of memory or a check of timesteps, which refuse work and change none."""
     names = {id(config): ""}
 
     def name_all(section, prefix: str) -> None:
@@ -79,9 +79,9 @@ def recorded(monkeypatch, config: Config):
 
     with monkeypatch.context() as patch:
         patch.setattr(Section, "__getattribute__", get, raising=False)
-        of_memory = [(memory_limit, "model_shape"), (memory_limit, "stage_need")]
+        of_checks = [(memory_limit, "model_shape"), (memory_limit, "stage_need"), (folder, "_require_timesteps")]
         of_fingerprints = [(Config, "row_fingerprint"), (Config, "fingerprint"), (Workspace, "provenance"), (Section, "model_dump")]
-        for owner, name in [*of_fingerprints, *of_memory]:
+        for owner, name in [*of_fingerprints, *of_checks]:
             patch.setattr(owner, name, quietly(getattr(owner, name)))
         yield read
 

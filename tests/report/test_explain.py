@@ -161,7 +161,7 @@ def test_a_clips_page_shows_where_its_influence_arises(evaluated, ranking, queri
 
 
 def test_without_maps_no_model_is_loaded(evaluated, ranking, tmp_path, monkeypatch):
-    monkeypatch.setattr("motive_pipeline.evaluation.map_rows.load_model", None)
+    monkeypatch.setattr("motive_pipeline.evaluation.map_rows.load_attributed_model", None)
     monkeypatch.setattr("motive_pipeline.report.explain_maps.MapSet.get", lambda *_: None)
     html = write_explanation(evaluated, ranking["clip_id"][4], file=tmp_path / "page.html", compute_maps=False)[0].read_text()
     assert "3 of 3 influence maps are not computed yet, and --no-maps was given." in html

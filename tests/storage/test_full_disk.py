@@ -83,6 +83,7 @@ def test_a_full_disk_ends_in_one_message_and_space_is_all_it_takes(tmp_path, sma
     assert {run["status"] for run in project.run("--select", MASKS).assets.values()} == {"unchanged"}
 
 
+@pytest.mark.slow
 def test_a_root_on_a_read_only_file_system_says_so(tmp_path, small_disk):
     disk = small_disk(tmp_path / "disk", "24m")
     project = project_on(tmp_path, disk / "root")

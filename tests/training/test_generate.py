@@ -188,7 +188,10 @@ def test_a_video_that_is_not_finite_is_a_rejected_row(tmp_path: Path, tiny: Path
     ws = make_workspace(tmp_path, tiny)
     model = load_model(ws.config.model, threads=1)
     encode = model.encode_prompt
-    monkeypatch.setattr(model, "encode_prompt", lambda prompt: encode(prompt) * (torch.nan if prompt == PROMPTS[1] else 1))
+    factor = {PROMPTS[1]: torch.nan}
+    monkeypatch.setattr(
+        model, "encode_prompt", lambda prompt: {name: tensor * factor.get(prompt, 1.0) for name, tensor in encode(prompt).items()}
+    )
     monkeypatch.setattr("motive_pipeline.models.wan._embeddings", {})
     publication = publish_videos(ws, "base")
     assert publication.table("videos")["prompt_index"].tolist() == [0, 0, 2, 2]
