@@ -185,6 +185,7 @@ def test_the_other_commands_of_readme_answer(project):
         assert outcome.code == 0, outcome.err
         outputs[f"path {rest[0]}" if command == "path" else command] = outcome.out
     assert set(outputs) == {
+        "plan",
         "rank",
         "run",
         "sql",
@@ -195,6 +196,7 @@ def test_the_other_commands_of_readme_answer(project):
         "gc",
         "verify",
     }
+    assert "rank only" in outputs["plan"]
     assert outputs["rank"].startswith("voted_ranking/motive and curated_subset/motive: nothing is stale\nrank  votes")
     assert "Use: --dataset_base_path" in outputs["rank"]
     assert "votes" in outputs["sql"]
