@@ -96,15 +96,12 @@ class Settings(Section):
             raise ValueError(
                 "model.adapter is trained on as a LoRA: set finetune.lora: {} (the adapter keeps its own rank, scale and layers)"
             )
-        attributed = {MAIN_VARIANT: self.gradient, **{name: own.gradient for name, own in self._variants.items()}}
-        if self.finetune.lora is None and (names := [name for name, gradient in attributed.items() if gradient.parameters == ADAPTER]):
+        if self.finetune.lora is None and self.gradient.parameters == ADAPTER:
             raise ValueError(
-                f"gradient.parameters: {ADAPTER} (of {', '.join(names)}) attributes a LoRA, and there is none: set finetune.lora, for instance {{rank: 32}}"
+                f"gradient.parameters: {ADAPTER} (of {', '.join(self.variants)}) attributes a LoRA, and there is none: set finetune.lora, for instance {{rank: 32}}"
             )
-        for name, own in {
-            MAIN_VARIANT: VariantSections(gradient=self.gradient, influence=self.influence, vote=self.vote),
-            **self._variants,
-        }.items():
+        for name in self.variants:
+            own = self.of_variant(name)
             if own.influence.uses_adam and own.gradient.expert not in (None, self.model.expert):
                 raise ValueError(
                     f"gradient.expert: {own.gradient.expert} (of {name}) has no second moments, which are those of model.expert ({self.model.expert}); "

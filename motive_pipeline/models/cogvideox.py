@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from motive_pipeline.internals.diffusers import cogvideox_rotary
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
-from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline
+from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline, require_one_expert
 from motive_pipeline.models.input_rules import cogvideox_rules
 
 
@@ -26,30 +26,15 @@ def load_cogvideox(
     shared: Mapping[str, Any] | None = None,
 ) -> CogVideoXModel:
     """The pipeline at ``folder``."""
-    pipeline = load_pipeline(CogVideoXPipeline, folder, expert=expert, compute_dtype=compute_dtype, shared=shared)
+    require_one_expert(folder, expert)
+    pipeline = load_pipeline(CogVideoXPipeline, folder, compute_dtype=compute_dtype, shared=shared)
     return CogVideoXModel(pipeline, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
 
 
 class CogVideoXModel(DiffusersModel):
     """A ``CogVideoXPipeline`` behind the protocol."""
 
-    def __init__(
-        self,
-        pipeline: CogVideoXPipeline,
-        *,
-        device: torch.device,
-        compute_dtype: torch.dtype,
-        max_prompt_tokens: int,
-        source: Path | None = None,
-    ) -> None:
-        super().__init__(
-            pipeline,
-            rules=cogvideox_rules(pipeline.vae.config, pipeline.transformer.config),
-            device=device,
-            compute_dtype=compute_dtype,
-            max_prompt_tokens=max_prompt_tokens,
-            source=source,
-        )
+    rules = staticmethod(cogvideox_rules)
 
     def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
         """The VAE's latents as the transformer sees them: times ``scaling_factor``."""

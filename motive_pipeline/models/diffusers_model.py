@@ -1,16 +1,13 @@
 """A text-to-video pipeline of diffusers behind the protocol: what the families have in common.
 
-A family is a subclass with its own latent statistics, prompt and call of the transformer: ltx.py, cogvideox.py.
+A family is a subclass with its own latent statistics, prompt and call of the transformer: wan.py, ltx.py, cogvideox.py.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
@@ -22,47 +19,56 @@ from motive_pipeline.config.timesteps import ALL_TIMESTEPS
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.internals.diffusers import compute_on
 from motive_pipeline.models.conditioning import Conditioning
-from motive_pipeline.models.folder import model_files
-from motive_pipeline.models.input_rules import InputRules
+from motive_pipeline.models.folder import link_model
+from motive_pipeline.models.input_rules import ComponentConfig, InputRules
 from motive_pipeline.models.placement import in_turn, occupy, vacate
 from motive_pipeline.models.protocol import Prediction
-
-log = logging.getLogger(__name__)
 
 _PREDICTIONS: dict[str, Prediction] = {"flow_prediction": "flow", "epsilon": "epsilon", "v_prediction": "v"}
 """diffusers' name of what a scheduler expects -> ours. A scheduler of flow matching names none."""
 
 
 class DiffusersModel:
-    """A pipeline behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
+    """A pipeline behind the protocol. ``expert`` is the component that is trained, ``source`` the folder the pipeline was loaded from, if it came from one.
 
     Transformer, VAE and text encoder move to ``device`` at their first use, and the latter two leave it with ``release_encoders`` and while the transformer
-    samples. So a gradient pass over cached latents never holds them there, and computing latents holds no transformer. The VAE computes in the type it has, float32 as :func:`load_pipeline` loads it.
+    samples. So a gradient pass over cached latents never holds them there, and computing latents holds no transformer. The VAE computes in the type it
+    has, float32 as :func:`load_pipeline` loads it.
+
+    Raises:
+        MotiveError: the pipeline has no ``expert``, or predicts something unknown.
     """
+
+    rules: ClassVar[Callable[[ComponentConfig, ComponentConfig], InputRules]]
+    """Reads what the models of this class take from the configs of VAE and transformer."""
 
     def __init__(
         self,
         pipeline: Any,
         *,
-        rules: InputRules,
         device: torch.device,
         compute_dtype: torch.dtype,
         max_prompt_tokens: int,
+        expert: str = "transformer",
         source: Path | None = None,
     ) -> None:
+        transformer = getattr(pipeline, expert)
+        if transformer is None:
+            raise MotiveError(f"model.expert = {expert!r}: the model {source or ''} has no such component. Use transformer.")
         self.pipeline = pipeline
+        self.expert = expert
         self.source = source
         self.device = device
         self.compute_dtype = compute_dtype
         self.max_prompt_tokens = max_prompt_tokens
-        self.grid = rules.grid
+        self.grid = type(self).rules(pipeline.vae.config, transformer.config).grid
         self.timestep_range = ALL_TIMESTEPS
         self.prediction: Prediction = prediction_of(pipeline)
         self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
         pipeline.set_progress_bar_config(disable=True)
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
-        self.transformer: torch.nn.Module = pipeline.transformer
+        self.transformer: torch.nn.Module = transformer
         compute_on(pipeline, device)
 
     def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
@@ -150,7 +156,7 @@ class DiffusersModel:
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline in diffusers' layout to ``folder``; see :func:`save_pipeline`."""
-        save_pipeline(self.pipeline, folder, source=self.source, trained="transformer")
+        save_pipeline(self.pipeline, folder, source=self.source, trained=self.expert)
 
     def vae_arguments(self) -> dict[str, Any]:
         """What the VAE's ``decode`` takes besides the latents of one video."""
@@ -170,19 +176,19 @@ class DiffusersModel:
         return getattr(self.pipeline, name).to(self.device)
 
 
-def load_pipeline(kind: Any, folder: Path, *, expert: str, compute_dtype: torch.dtype, shared: Mapping[str, Any] | None) -> Any:
-    """The pipeline of class ``kind`` at ``folder``, with its VAE in float32. ``shared`` components are not loaded.
-
-    Raises:
-        MotiveError: ``expert`` (``model.expert``) is not ``transformer``, the only one that there is.
-    """
-    if expert != "transformer":
-        raise MotiveError(f"model.expert = {expert!r}: the model {folder} has one expert. Use transformer.")
+def load_pipeline(kind: Any, folder: Path, *, compute_dtype: torch.dtype, shared: Mapping[str, Any] | None) -> Any:
+    """The pipeline of class ``kind`` at ``folder``; its VAE always computes in float32. ``shared`` components are not loaded."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     return kind.from_pretrained(
         folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True, **(shared or {})
     )
+
+
+def require_one_expert(folder: Path, expert: str) -> None:
+    """Raise :class:`MotiveError` unless ``expert`` (``model.expert``) is ``transformer``, the only one that the model at ``folder`` has."""
+    if expert != "transformer":
+        raise MotiveError(f"model.expert = {expert!r}: the model {folder} has one expert. Use transformer.")
 
 
 def prediction_of(pipeline: Any) -> Prediction:
@@ -200,28 +206,15 @@ def prediction_of(pipeline: Any) -> Prediction:
 def save_pipeline(pipeline: Any, folder: Path, *, source: Path | None, trained: str) -> None:
     """Write the whole pipeline in diffusers' layout to ``folder``.
 
-    If the model came from the folder ``source``, only the component ``trained`` is written; every other file is a hard link to its source (a copy
-    across file systems).
+    If the model came from the folder ``source``, only the component ``trained`` is written; every other file is a link to its source.
     """
     if source is None:
         pipeline.save_pretrained(folder)
         return
-    for file in model_files(source):
-        relative = file.relative_to(source)
-        if relative.parts[0] != trained:
-            _link(file.resolve(), folder / relative)
+    link_model(source, folder, without=trained)
     getattr(pipeline, trained).save_pretrained(folder / trained)
 
 
 def to_uint8(video_THWC: np.ndarray) -> np.ndarray:
     """[0, 1] to 0 ... 255, rounded."""
     return np.round(video_THWC * 255.0).astype(np.uint8)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        log.info("cannot link %s, copying it", source)
-        shutil.copyfile(source, target)

@@ -21,6 +21,7 @@ from motive_pipeline.models.other_formats import refuse_other_formats
 from motive_pipeline.models.sound import Component, remember, remembered, require_sound, require_structure
 from motive_pipeline.models.whole import Flaw, read_json
 from motive_pipeline.progress import Progress
+from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.workspace import Workspace
 
@@ -111,6 +112,14 @@ def model_files(folder: Path) -> list[Path]:
     """Every file of the model, in name order: ``model_index.json`` and the files in its components' folders."""
     parts = [path for part in components(folder) for path in part.folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     return sorted([folder / "model_index.json", *parts])
+
+
+def link_model(source: Path, target: Path, *, without: str | None = None) -> None:
+    """Hard-link every file of the model at ``source`` (a copy across file systems) to the same place below ``target``, but those of the component ``without``."""
+    for file in model_files(source):
+        relative = file.relative_to(source)
+        if relative.parts[0] != without:
+            atomic.link_or_copy(file.resolve(), target / relative)
 
 
 def latent_grid(ws: Workspace) -> LatentGrid:

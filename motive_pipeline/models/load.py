@@ -114,8 +114,9 @@ def _with_adapter(loaded: VideoModel, model: config.Model, folder: Path, fresh: 
 
 
 def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
-    import diffusers
     import torch
+
+    from motive_pipeline.models.diffusers_model import DiffusersModel
 
     parts = components(folder, what)
     require_fits(parts, what)
@@ -129,8 +130,8 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
         shared=shared_components(parts, own=model.expert, dtype=model.dtype),
         **({"frame_rate": model.frame_rate} if family.told_frame_rate else {}),
     )
-    if isinstance(pipeline := getattr(loaded, "pipeline", None), diffusers.DiffusionPipeline):  # pyright: ignore[reportPrivateImportUsage]
-        remember_components(parts, pipeline.components, own=model.expert, dtype=model.dtype)
+    if isinstance(loaded, DiffusersModel):
+        remember_components(parts, loaded.pipeline.components, own=model.expert, dtype=model.dtype)
     return loaded
 
 

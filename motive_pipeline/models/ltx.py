@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from motive_pipeline.internals.diffusers import ltx_denormalised, ltx_normalised, ltx_packed, ltx_unpacked
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
-from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline
+from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline, require_one_expert
 from motive_pipeline.models.input_rules import ltx_rules
 
 MASK, FRAME_RATE = "prompt_attention_mask", "frame_rate"
@@ -29,7 +29,8 @@ def load_ltx(
     shared: Mapping[str, Any] | None = None,
 ) -> LTXModel:
     """The pipeline at ``folder``, for clips of ``frame_rate`` frames per second."""
-    pipeline = load_pipeline(LTXPipeline, folder, expert=expert, compute_dtype=compute_dtype, shared=shared)
+    require_one_expert(folder, expert)
+    pipeline = load_pipeline(LTXPipeline, folder, compute_dtype=compute_dtype, shared=shared)
     return LTXModel(
         pipeline,
         device=device,
@@ -43,24 +44,10 @@ def load_ltx(
 class LTXModel(DiffusersModel):
     """An ``LTXPipeline`` behind the protocol. It is told that clips have ``frame_rate`` frames per second."""
 
-    def __init__(
-        self,
-        pipeline: LTXPipeline,
-        *,
-        device: torch.device,
-        compute_dtype: torch.dtype,
-        max_prompt_tokens: int,
-        frame_rate: float,
-        source: Path | None = None,
-    ) -> None:
-        super().__init__(
-            pipeline,
-            rules=ltx_rules(pipeline.vae.config, pipeline.transformer.config),
-            device=device,
-            compute_dtype=compute_dtype,
-            max_prompt_tokens=max_prompt_tokens,
-            source=source,
-        )
+    rules = staticmethod(ltx_rules)
+
+    def __init__(self, pipeline: LTXPipeline, *, frame_rate: float, **settings: Any) -> None:
+        super().__init__(pipeline, **settings)
         self.frame_rate = frame_rate
 
     def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:

@@ -11,21 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Float, UInt8
 
 from motive_pipeline.config.timesteps import expert_range
-from motive_pipeline.errors import MotiveError, RejectRow
-from motive_pipeline.internals.diffusers import compute_on
+from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
-from motive_pipeline.models.diffusers_model import prediction_of, save_pipeline, to_uint8
+from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline, to_uint8
 from motive_pipeline.models.input_rules import wan_rules
-from motive_pipeline.models.placement import in_turn, occupy, vacate
-from motive_pipeline.models.protocol import Prediction
+from motive_pipeline.models.placement import in_turn, vacate
 from motive_pipeline.models.wan_attention import use_lean_attention
 
 Expert = Literal["transformer", "transformer_2"]
@@ -44,72 +40,33 @@ def load_wan(
     shared: Mapping[str, Any] | None = None,
 ) -> WanModel:
     """The pipeline at ``folder``; its VAE always computes in float32, as diffusers advises for Wan. ``shared`` components are not loaded."""
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    pipeline = WanPipeline.from_pretrained(
-        folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True, **(shared or {})
-    )
+    pipeline = load_pipeline(WanPipeline, folder, compute_dtype=compute_dtype, shared=shared)
     return WanModel(pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
 
 
-class WanModel:
-    """A ``WanPipeline`` behind the protocol. ``source`` is the folder it was loaded from, if it came from one.
+class WanModel(DiffusersModel):
+    """A ``WanPipeline`` behind the protocol. A model with two experts is used at the timesteps of the one that is trained."""
 
-    Transformer, VAE and text encoder move to ``device`` at their first use. ``release_encoders`` and sampling bring the latter two back. So a
-    gradient pass over cached latents never holds them there, and computing latents holds no transformer.
-    """
+    rules = staticmethod(wan_rules)
 
-    def __init__(
-        self,
-        pipeline: WanPipeline,
-        *,
-        device: torch.device,
-        compute_dtype: torch.dtype,
-        max_prompt_tokens: int,
-        expert: Expert = "transformer",
-        source: Path | None = None,
-    ) -> None:
-        self.pipeline = pipeline
-        self.expert = expert
-        self.source = source
-        self.device = device
-        self.compute_dtype = compute_dtype
-        self.max_prompt_tokens = max_prompt_tokens
-        self.grid = wan_rules(pipeline.vae.config, {}).grid
-        self.prediction: Prediction = prediction_of(pipeline)
-        self.alphas_cumprod: torch.Tensor | None = None if self.prediction == "flow" else pipeline.scheduler.alphas_cumprod
+    def __init__(self, pipeline: WanPipeline, *, expert: Expert = "transformer", **settings: Any) -> None:
+        super().__init__(pipeline, expert=expert, **settings)
         has_second = pipeline.transformer_2 is not None
         self.timestep_range = expert_range(
             is_second=expert == "transformer_2", boundary_ratio=pipeline.config["boundary_ratio"] if has_second else None
         )
-        compute_on(pipeline, device)
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline.vae.requires_grad_(False)
-        pipeline.text_encoder.requires_grad_(False)
-        transformer = getattr(pipeline, expert)
-        if transformer is None:
-            raise MotiveError(f"model.expert = {expert!r}: the model {source or ''} has no such component. Use transformer.")
-        self.transformer: torch.nn.Module = transformer
         for denoiser in filter(None, (pipeline.transformer, pipeline.transformer_2)):
             use_lean_attention(denoiser)
 
-    def encode_video(self, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> Float[torch.Tensor, "C F h w"]:
-        """Normalised latents, (mode of the posterior - latents_mean) / latents_std, in float32 on the CPU."""
-        vae = self._on_device("vae")
-        video_BCTHW = torch.from_numpy(frames_THWC).to(self.device).permute(3, 0, 1, 2)[None].to(vae.dtype) / 127.5 - 1.0
-        with torch.no_grad():
-            latents_BCFHW = vae.encode(video_BCTHW).latent_dist.mode()
+    def normalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
+        """The VAE's latents as the transformer sees them: (latents - latents_mean) / latents_std."""
         mean, inverse_std = self._latent_statistics(latents_BCFHW)
-        return ((latents_BCFHW - mean) * inverse_std)[0].float().cpu()
+        return (latents_BCFHW - mean) * inverse_std
 
-    def decode_latents(self, latents_CFHW: Float[torch.Tensor, "C F h w"]) -> UInt8[np.ndarray, "T H W 3"]:
-        """Decode normalised latents to frames, as WanPipeline does."""
-        vae = self._on_device("vae")
-        latents_BCFHW = latents_CFHW[None].to(self.device, vae.dtype)
+    def denormalised(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B C F h w"]:
+        """The inverse of :meth:`normalised`."""
         mean, inverse_std = self._latent_statistics(latents_BCFHW)
-        with torch.no_grad():
-            video_BCTHW = vae.decode(latents_BCFHW / inverse_std + mean).sample
-        return to_uint8((video_BCTHW[0].permute(1, 2, 3, 0).float() / 2 + 0.5).clamp(0, 1).cpu().numpy())
+        return latents_BCFHW / inverse_std + mean
 
     def encode_prompt(self, prompt: str) -> Conditioning:
         """WanPipeline's own embedding of ``prompt``: cleaned, cut or zero-padded to ``max_prompt_tokens``; float32 on the CPU."""
@@ -120,14 +77,13 @@ class WanModel:
             )
         return {PROMPT: embedding_BLE[0].float().cpu()}
 
-    def predict(
+    def denoised(
         self,
         latents_BCFHW: Float[torch.Tensor, "B C F h w"],
         timestep_B: Float[torch.Tensor, " B"],
         conditioning: Conditioning,
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The denoiser's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
-        occupy(self.transformer, self.device)
         timestep = timestep_B.to(self.device)
         if self.pipeline.config["expand_timesteps"]:
             timestep = timestep[:, None].expand(-1, self._num_tokens(latents_BCFHW.shape))
@@ -171,15 +127,6 @@ class WanModel:
             raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
         return [to_uint8(video) for video in frames_BTHWC]
 
-    def release_encoders(self) -> None:
-        """Move the VAE and the text encoder to main memory; the next use brings them back."""
-        for name in ("vae", "text_encoder"):
-            getattr(self.pipeline, name).to("cpu")
-
-    def save(self, folder: Path) -> None:
-        """Write the whole pipeline in diffusers' layout to ``folder``; see :func:`~.diffusers_model.save_pipeline`."""
-        save_pipeline(self.pipeline, folder, source=self.source, trained=self.expert)
-
     def _prompt_embeds(self, prompts: Sequence[str]) -> dict[str, Float[torch.Tensor, "L E"]]:
         """The embedding of each prompt on the device. Models that share a text encoder encode a prompt once."""
         kept = _embeddings.setdefault(self.pipeline.text_encoder, {})
@@ -195,16 +142,11 @@ class WanModel:
     def _decode_sampled(self, latents_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[np.ndarray, "B T H W 3"]:
         """Frames in [0, 1] from a sampler's latents: WanPipeline's own last step."""
         vae = self._on_device("vae")
-        latents = latents_BCFHW.to(self.device, vae.dtype)
-        mean, inverse_std = self._latent_statistics(latents)
+        latents = self.denormalised(latents_BCFHW.to(self.device, vae.dtype))
         with torch.no_grad():
-            video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]
+            video = vae.decode(latents, return_dict=False)[0]
         frames: Any = self.pipeline.video_processor.postprocess_video(video, output_type="np")
         return frames
-
-    def _on_device(self, name: str) -> Any:
-        component = getattr(self.pipeline, name)
-        return component.to(self.device) if component is not None else None
 
     def _latent_statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``latents_mean`` and ``1 / latents_std``, shaped [1, C, 1, 1, 1]."""

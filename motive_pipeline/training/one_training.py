@@ -18,7 +18,7 @@ from motive_pipeline.graph import STAGES, resolve_dotted
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.adapter import adapter_parameters, adapter_weights, load_adapter, write_adapter
 from motive_pipeline.models.adapter_file import COMFYUI_FILE, LORA_FILE
-from motive_pipeline.models.folder import components, model_family, model_files, require_pipeline
+from motive_pipeline.models.folder import components, link_model, model_family, require_pipeline
 from motive_pipeline.models.load import load_model, model_folder, model_hash
 from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.protocol import VideoModel
@@ -157,8 +157,7 @@ def save_checkpoint(model: VideoModel, base: Path, folder: Path) -> None:
     if not adapter_parameters(model.transformer):
         model.save(folder)
         return
-    for file in model_files(base):
-        atomic.link_or_copy(file.resolve(), folder / file.relative_to(base))
+    link_model(base, folder)
     weights = adapter_weights(model.transformer)
     write_adapter(weights, folder / LORA_FILE)
     if (original := model_family(base, "model.path").original_lora) is not None:
@@ -179,10 +178,7 @@ def save_own_checkpoint(checkpoint: OwnCheckpoint, settings: Config, folder: Pat
         save_checkpoint(model, base, folder)
         return
     expert = settings.model.expert
-    for file in model_files(base):
-        relative = file.relative_to(base)
-        if relative.parts[0] != expert:
-            atomic.link_or_copy(file.resolve(), folder / relative)
+    link_model(base, folder, without=expert)
     link_tree(checkpoint.path, folder / expert)
     require_pipeline(folder, what)
     parts = [part for part in components(folder, what) if part.folder.name == expert]

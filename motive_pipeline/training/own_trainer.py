@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -106,13 +107,9 @@ def filled(command: Sequence[str], words: dict[str, str]) -> list[str]:
     return arguments
 
 
-def _program(name: str, folder: Path) -> Path | None:
+def _program(name: str, folder: Path) -> str | None:
     """The file that runs as ``name`` in ``folder``: with a slash a path, else what PATH has."""
-    if "/" in name:
-        candidates = [folder / name]
-    else:
-        candidates = [Path(entry) / name for entry in os.environ.get("PATH", os.defpath).split(os.pathsep) if entry]
-    return next((path for path in candidates if path.is_file() and os.access(path, os.X_OK)), None)
+    return shutil.which(str(folder / name) if "/" in name else name)
 
 
 def _run(arguments: Sequence[str], *, cwd: Path, log_file: Path, what: str) -> None:
@@ -122,7 +119,7 @@ def _run(arguments: Sequence[str], *, cwd: Path, log_file: Path, what: str) -> N
     Raises:
         GateFailed: its exit code is not 0.
     """
-    program = str(_program(arguments[0], cwd) or arguments[0])
+    program = _program(arguments[0], cwd) or arguments[0]
     last: deque[str] = deque(maxlen=SHOWN_LINES)
     shown = 0.0
     with (
