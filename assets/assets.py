@@ -4,12 +4,15 @@ Belongs here: how a stage of the library becomes a Dagster asset. Does not belon
 (``motive_pipeline/graph/``), what they compute (the library), how their metadata looks (``metadata.py``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import dagster as dg
 
 from assets.automation import recompute_what_changed
 from assets.devices import require_devices_of_run
 from assets.metadata import metadata_of
-from assets.names import asset_key
+from assets.names import asset_key, asset_name
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.graph import Asset, Graph
@@ -17,6 +20,9 @@ from motive_pipeline.storage.disk_errors import storage_trouble
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 OWNERS = ["team:curation"]
+
+_made: dict[str, set[str]] = {}
+"""What the present run has made, by its id."""
 
 
 def stage_assets(config: Config) -> list[dg.AssetsDefinition]:
@@ -45,7 +51,8 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
         workspace: Workspace = context.resources.workspace
         try:
             require_devices_of_run(workspace, context)
-            publication: Publication = asset.publish(workspace)
+            with _in_run(workspace, context, asset.key):
+                publication: Publication = asset.publish(workspace)
         except MotiveError as error:
             raise dg.Failure(description=error_with_file(error, config.file), allow_retries=False) from error
         except Exception as error:
@@ -55,3 +62,17 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=metadata_of(publication), data_version=dg.DataVersion(publication.data_version))
 
     return body
+
+
+@contextmanager
+def _in_run(workspace: Workspace, context: dg.AssetExecutionContext, key: str) -> Iterator[None]:
+    """Let the workspace know what the run has still to make while it makes ``key``."""
+    if context.run.run_id not in _made:
+        _made.clear()
+    made = _made.setdefault(context.run.run_id, set())
+    workspace.to_come = {asset_name(each) for each in context.job_def.asset_layer.selected_asset_keys} - made - {key}
+    try:
+        yield
+    finally:
+        workspace.to_come = set()
+    made.add(key)

@@ -19,7 +19,7 @@ _last_run: dict[str, MotiveError | None] = {}
 
 
 def require_devices(workspace: Workspace, may_run: Iterable[dg.AssetKey]) -> None:
-    """Check the devices of ``model.device`` and ``evaluate.vbench.device``, where something in ``may_run`` needs them. Only a device that is
+    """Check the devices of ``model.device``, ``engine.devices`` and ``evaluate.vbench.device``, where something in ``may_run`` needs them. Only a device that is
     named (not ``auto``, not ``cpu``) takes time.
 
     Raises:
@@ -29,6 +29,8 @@ def require_devices(workspace: Workspace, may_run: Iterable[dg.AssetKey]) -> Non
     stages = {assets[name].stage.name: assets[name].stage for name in map(asset_name, may_run) if name in assets}
     if any(stage.on_device for stage in stages.values()):
         require_device(workspace.config.model.device)
+        for name in workspace.config.engine.all_devices:
+            require_device(name, "engine.devices")
     if "eval_scores" in stages and workspace.config.evaluate.backend == "vbench":
         require_vbench_device(workspace.config)
 

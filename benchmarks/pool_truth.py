@@ -37,8 +37,8 @@ from motive_pipeline.latents.stage import LatentSet, publish_latents
 from motive_pipeline.models.load import load_model, model_folder
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.storage.workspace import Workspace
-from motive_pipeline.training.finetune import clips_by_shape
 from motive_pipeline.training.loop import finetune
+from motive_pipeline.training.trainings import clips_by_shape
 
 PROTOCOL = {
     "steps": 100, "batch_size": 16, "learning_rate": 5e-5, "schedule": "cosine", "warmup_share": 0.1, "ema": 0.95, "timesteps": "stratified",

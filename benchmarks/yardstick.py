@@ -54,7 +54,7 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
-from motive_pipeline.training.finetune import clips_by_shape
+from motive_pipeline.training.trainings import clips_by_shape
 
 VERSION = 1
 MOMENT_BATCHES = 40

@@ -257,6 +257,10 @@ def _gpu(config: Config | None) -> Finding:
             about="gpu",
             detail=f"none that torch {torch.__version__} can use; a model of a billion parameters is too slow on a CPU for more than a few clips",
         )
+    listed = () if config is None else config.engine.all_devices
+    if absent := [name for name in listed if name not in ("cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count())))]:
+        detail = f"engine.devices names {absent[0]!r}; there are {torch.cuda.device_count()} GPUs. Use auto, or list those that there are"
+        return Finding(status="fail", about="gpu", detail=detail)
     try:
         device = torch.device(wanted if wanted.startswith("cuda") else "cuda")
         free, total = (each / GB for each in torch.cuda.mem_get_info(device))

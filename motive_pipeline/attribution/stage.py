@@ -23,6 +23,7 @@ from motive_pipeline.attribution.second_moments import load_second_moments, seco
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Variant
+from motive_pipeline.devices.spread import on_devices
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import Role
@@ -92,14 +93,16 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     inputs = _inputs(ws, variant, role)
     store = ws.store(STAGE, DIMS, variant)
     keys = [inputs.key(clip) for clip in inputs.clips]
-    outcome = compute_rows(
-        store,
-        [Work(key=key, item=clip) for key, clip in zip(keys, inputs.clips, strict=True)],
-        _RowFunction(ws, inputs, variant),
-        what=asset,
-        commit_rows=ws.config.engine.commit_rows,
-        commit_s=ws.config.engine.commit_s,
-    )
+    build = partial(gradient_row_function, variant=variant, role=role)
+    with on_devices(ws, build, here=_RowFunction(ws, inputs, variant)) as row_function:
+        outcome = compute_rows(
+            store,
+            [Work(key=key, item=clip) for key, clip in zip(keys, inputs.clips, strict=True)],
+            row_function,
+            what=asset,
+            commit_rows=ws.config.engine.commit_rows,
+            commit_s=ws.config.engine.commit_s,
+        )
     run = RowRun(asset=asset, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(ws)
     accepted = run.accepted()
@@ -116,6 +119,11 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
         rejects=run.rejects(),
         preview=partial(_draw_norms, norms_N),
     )
+
+
+def gradient_row_function(ws: Workspace, *, variant: Variant, role: Role) -> _RowFunction:
+    """What computes the gradient of a clip, in the process it is called in."""
+    return _RowFunction(ws, _inputs(ws, variant, role), variant)
 
 
 class _RowFunction:

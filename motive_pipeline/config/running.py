@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import zoneinfo
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from motive_pipeline.config.section import Section
+from motive_pipeline.config.section import AUTO, Section
 
 
 class Engine(Section):
+    devices: Literal["auto"] | tuple[str, ...] = ()
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
     commit_s: Annotated[float, Field(gt=0)] = 60.0
     decode_workers: Annotated[int, Field(ge=0, le=256)] | None = None
     decode_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 120.0
     keep_latents: bool = True
+
+    @field_validator("devices")
+    @classmethod
+    def _of_one_kind(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, str):
+            return value
+        if unknown := [name for name in value if not re.fullmatch(r"cpu|cuda:\d+", name)]:
+            raise ValueError(f"must list cpu, or GPUs by number (cuda:0, cuda:1), or be auto; {unknown[0]!r} is neither")
+        if len({name.split(":")[0] for name in value}) > 1:
+            raise ValueError("must be of one kind, all cpu or all cuda: the last bits of a result differ between the two")
+        if doubled := [name for name in value if name != "cpu" and value.count(name) > 1]:
+            raise ValueError(f"names {doubled[0]} twice, and a GPU has one process")
+        return value
+
+    @property
+    def all_devices(self) -> tuple[str, ...]:
+        """The devices that work is spread over, one process each: ``devices``, with ``auto`` every GPU of this machine. With fewer than two of them the run's
+        own process works alone, on ``model.device``."""
+        if self.devices != AUTO:
+            return self.devices
+        import torch
+
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
 
     @property
     def num_decode_workers(self) -> int:

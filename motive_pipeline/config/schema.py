@@ -191,6 +191,13 @@ class Settings(Section):
         own = self._variants[name]
         return self.model_copy(update={key: getattr(own, key) for key in VariantSections.model_fields})
 
+    def on_device(self: S, device: str) -> S:
+        """The settings for the process of one of ``engine.devices``: the model is there, and the processes share the machine's decode workers."""
+        workers = self.engine.num_decode_workers
+        share = min(workers, max(1, workers // len(self.engine.all_devices)))
+        engine = self.engine.model_copy(update={"devices": (), "decode_workers": share})
+        return self.model_copy(update={"model": self.model.model_copy(update={"device": device}), "engine": engine})
+
     @property
     def attributed_model(self) -> Model:
         """The section ``model`` with the expert that gradients are taken of: ``gradient.expert``, by default ``model.expert``, which is trained."""

@@ -15,6 +15,7 @@ from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.config import Config
 from motive_pipeline.curation.encoders import Encode, encoder_content, load_encoder
 from motive_pipeline.curation.vote import majority_vote, num_selected, ranking_order
+from motive_pipeline.devices.spread import on_devices
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
@@ -49,16 +50,16 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
     clips = catalog_clips(ws, role)
     content = encoder_content(ws)
     keys = [embedding_key(clip.clip_id, content) for clip in clips]
-    row_function = _RowFunction(ws)
-    outcome = compute_rows(
-        ws.store(STAGE, DIMS),
-        [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        row_function,
-        what=EmbeddingSet.asset_of[role],
-        commit_rows=ws.config.engine.commit_rows,
-        commit_s=ws.config.engine.commit_s,
-        prefetch=row_function.prefetch,
-    )
+    with on_devices(ws, _RowFunction) as row_function:
+        outcome = compute_rows(
+            ws.store(STAGE, DIMS),
+            [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
+            row_function,
+            what=EmbeddingSet.asset_of[role],
+            commit_rows=ws.config.engine.commit_rows,
+            commit_s=ws.config.engine.commit_s,
+            prefetch=row_function.prefetch,
+        )
     run = RowRun(asset=EmbeddingSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
     run.require_enough(ws)
     facts = {"clips": len(run.accepted()), "rejected": len(outcome.rejects), "encoder": ws.config.embedding.encoder}

@@ -13,7 +13,7 @@ Axis suffixes: Q queries, B draws.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.catalog.catalog_clips import CatalogClip
+from motive_pipeline.devices.spread import on_devices
 from motive_pipeline.engine import Outcome, Work, compute_rows
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph.metrics import CAUSAL_VERSION, HELD_OUT_DROP, IN_SAMPLE_DROP
@@ -47,11 +48,16 @@ class CheckedLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """The weights of one training or of the base model: their hash, and a function that loads the model."""
+    """The weights of one training or of the base model: their hash, and the folder of the checkpoint (None for the base model)."""
 
     training: int
     content: str
-    load: Callable[[], VideoModel]
+    folder: Path | None
+
+    def load(self, ws: Workspace) -> VideoModel:
+        """The model with these weights."""
+        require_memory(ws.config, "scores")
+        return load_model(ws.config.model, threads=ws.config.engine.threads, path=self.folder)
 
 
 def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
@@ -73,7 +79,7 @@ def causal_check(ws: Workspace, arm: str) -> tuple[pd.DataFrame, RowCounts]:
 
 def base_weights(ws: Workspace) -> Weights:
     """The base model, as training 0 of the arm without training."""
-    return Weights(training=0, content=model_hash(ws), load=_loader(ws, None))
+    return Weights(training=0, content=model_hash(ws), folder=None)
 
 
 def trained_weights(ws: Workspace, arm: str) -> list[Weights]:
@@ -83,24 +89,17 @@ def trained_weights(ws: Workspace, arm: str) -> list[Weights]:
         Weights(
             training=record["training"],
             content=digest(record["base"], record["content"]),
-            load=_loader(ws, checkpoint_folder(published, record["training"])),
+            folder=checkpoint_folder(published, record["training"]),
         )
         for record in load_records(published)
     ]
-
-
-def _loader(ws: Workspace, folder: Path | None) -> Callable[[], VideoModel]:
-    def load() -> VideoModel:
-        require_memory(ws.config, "scores")
-        return load_model(ws.config.model, threads=ws.config.engine.threads, path=folder)
-
-    return load
 
 
 class _CausalCheck:
     """The losses of the check, row by row. Counts those that it computes and reuses."""
 
     def __init__(self, ws: Workspace) -> None:
+        self._ws = ws
         self._held_out = HeldOutLoss(ws)
         self.metric = HELD_OUT_DROP if self._held_out.is_held_out else IN_SAMPLE_DROP
         self.queries, self.draws = self._held_out.queries, self._held_out.draws
@@ -114,21 +113,16 @@ class _CausalCheck:
         Raises:
             GateFailed: a query has no loss, or one that is not finite.
         """
-        model = functools.cache(weights.load)
         keys = [digest("loss", CAUSAL_VERSION, weights.content, *self._held_out.content(query)) for query in self.queries]
-
-        def row(query: CatalogClip) -> dict[str, np.ndarray]:
-            found = self._held_out.masked_and_plain(model(), query)
-            return {"loss": found.masked_B, "plain_loss": found.plain_B}
-
-        outcome = compute_rows(
-            self._store,
-            [Work(key=key, item=query) for key, query in zip(keys, self.queries, strict=True)],
-            row,
-            what="losses of the causal check",
-            commit_rows=self._commit_rows,
-            commit_s=self._commit_s,
-        )
+        with on_devices(self._ws, functools.partial(_LossRows, weights=weights), here=_LossRows(self._ws, weights, self._held_out)) as rows:
+            outcome = compute_rows(
+                self._store,
+                [Work(key=key, item=query) for key, query in zip(keys, self.queries, strict=True)],
+                rows,
+                what="losses of the causal check",
+                commit_rows=self._commit_rows,
+                commit_s=self._commit_s,
+            )
         counts = outcome.counts
         self.counts = RowCounts(computed=self.counts.computed + counts.computed, reused=self.counts.reused + counts.reused)
         _require_every_query(self.queries, keys, outcome)
@@ -136,6 +130,18 @@ class _CausalCheck:
         if not (np.isfinite(masked_QB).all() and np.isfinite(plain_QB).all()):
             raise GateFailed(f"the causal check of training {weights.training} gave a loss that is not finite: the training has diverged")
         return CheckedLosses(masked_QB=masked_QB, plain_QB=plain_QB)
+
+
+class _LossRows:
+    """``query -> arrays``: its losses under some weights. It loads the model with the first missing row."""
+
+    def __init__(self, ws: Workspace, weights: Weights, held_out: HeldOutLoss | None = None) -> None:
+        self._held_out = held_out or HeldOutLoss(ws)
+        self._model = functools.cache(functools.partial(weights.load, ws))
+
+    def __call__(self, query: CatalogClip) -> dict[str, np.ndarray]:
+        found = self._held_out.masked_and_plain(self._model(), query)
+        return {"loss": found.masked_B, "plain_loss": found.plain_B}
 
 
 def _require_every_query(queries: Sequence[CatalogClip], keys: Sequence[str], outcome: Outcome) -> None:

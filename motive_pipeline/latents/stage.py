@@ -21,7 +21,8 @@ from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, re
 from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
 from motive_pipeline.config import Policies
-from motive_pipeline.engine import Outcome, Work, compute_rows
+from motive_pipeline.devices.spread import on_devices
+from motive_pipeline.engine import Computed, Outcome, Work, compute_rows
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.graph import Role
@@ -124,20 +125,22 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     encoders = encoders_hash(ws)
     store = ws.store(STAGE, DIMS)
     keys = [latent_key(clip.clip_id, clip.caption, encoders) for clip in clips]
-    row_function = _ClipEncoder(ws, captions=[clip.caption for clip, key in zip(clips, keys, strict=True) if store.find(key) is None])
-    outcome = compute_rows(
-        store,
-        [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
-        row_function,
-        what=LatentSet.asset_of[role],
-        commit_rows=ws.config.engine.commit_rows,
-        commit_s=ws.config.engine.commit_s,
-        prefetch=row_function.prefetch,
-        left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
-    )
-    row_function.release()
+    captions = [clip.caption for clip, key in zip(clips, keys, strict=True) if store.find(key) is None]
+    seen: dict[str, Appearance] = {}
+    with on_devices(ws, partial(_ClipEncoder, captions=captions)) as row_function:
+        outcome = compute_rows(
+            store,
+            [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)],
+            row_function,
+            what=LatentSet.asset_of[role],
+            commit_rows=ws.config.engine.commit_rows,
+            commit_s=ws.config.engine.commit_s,
+            prefetch=row_function.prefetch,
+            left_out=frozenset() if ws.config.engine.keep_latents else frozenset(DIMS),
+            told=lambda clip, appearance: seen.update({clip.clip_id: appearance}),
+        )
     run = RowRun(asset=LatentSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], row_function.appearances)
+    appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], seen)
     flagged = _flags(ws, store, run, appearances)
     run = _by_policies(run, flagged, ws.config.clips.policies)
     run.require_enough(ws)
@@ -165,7 +168,7 @@ class _EncodeAgain:
 
     def __call__(self, clip_id: str, content: str) -> dict[str, np.ndarray]:
         clip = self._clips.get(clip_id)
-        row = None if clip is None else self._row_function(clip)
+        row = None if clip is None else self._row_function.encode(clip)[0]
         self._row_function.release()
         if row is None or digest_arrays(row) != content:
             raise MotiveError(
@@ -176,10 +179,8 @@ class _EncodeAgain:
 
 
 class _ClipEncoder:
-    """The row function: clip -> arrays. It loads the model with the first missing row, so a run without work loads none.
-
-    ``appearances`` has the appearance of the clips that were read, by clip_id.
-    """
+    """The row function: clip -> arrays, and the clip's appearance (or None) aside. It loads the model with the first missing row, so a run without work
+    loads none."""
 
     def __init__(self, ws: Workspace, captions: Sequence[str] = ()) -> None:
         """``captions`` are those of all clips to come."""
@@ -188,23 +189,25 @@ class _ClipEncoder:
         self._prompts = DistinctPrompts(captions)
         self._model: VideoModel | None = None
         self._reader = ClipReader(FrameRule.of(ws.config), ws.config.engine, appearance=True)
-        self.appearances: dict[str, Appearance] = {}
         self._memory = HashMemory(ws.state)
 
     def prefetch(self, clips: Sequence[CatalogClip]) -> None:
         """Queue the clips that are asked for next, in order."""
         self._reader.prefetch([clip.file for clip in clips])
 
-    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+    def __call__(self, clip: CatalogClip) -> Computed:
+        arrays, appearance = self.encode(clip)
+        return Computed(arrays=arrays, aside=appearance)
+
+    def encode(self, clip: CatalogClip) -> tuple[dict[str, np.ndarray], Appearance | None]:
+        """The row of a clip, and its appearance. Raises what :func:`latent_row` raises, or RejectRow as the clip's reader does."""
         if self._model is None:
             require_memory(self._config, "latents")
             self._model = self._load()
         decoded = self._reader(clip.file)
         row = latent_row(clip, self._model, decoded, self._prompts)
         require_unchanged(clip, self._memory)
-        if decoded.appearance is not None:
-            self.appearances[clip.clip_id] = decoded.appearance
-        return row
+        return row, decoded.appearance
 
     def release(self) -> None:
         """Free the device's memory of the model's encoders."""

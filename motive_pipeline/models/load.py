@@ -135,14 +135,14 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
     return loaded
 
 
-def require_device(name: str) -> None:
-    """Check that the device that ``model.device`` names exists, without loading a model. ``auto`` and ``cpu`` always do, and load no library.
+def require_device(name: str, setting: str = "model.device") -> None:
+    """Check that the device that ``setting`` names exists, without loading a model. ``auto`` and ``cpu`` always do, and load no library.
 
     Raises:
         MotiveError: it does not exist here.
     """
     if name not in ("auto", "cpu"):
-        _device(name)
+        _device(name, setting)
 
 
 def fixed_device(name: str, threads: int) -> torch.device:
@@ -155,7 +155,7 @@ def fixed_device(name: str, threads: int) -> torch.device:
     return _device(name)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, setting: str = "model.device") -> torch.device:
     import torch
 
     if name == "auto":
@@ -165,7 +165,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise MotiveError(
-            f"model.device = {name!r} cannot be used here ({str(error).splitlines()[0]}). Use auto, cpu, or cuda where there is one."
+            f"{setting} = {name!r} cannot be used here ({str(error).splitlines()[0]}). Use auto, cpu, or cuda where there is one."
         ) from error
     return device
 

@@ -73,6 +73,8 @@ class Workspace:
         self.state = config.storage.state or self.root / "state"
         self.scores = ScoreTables(self.root, self.state)
         self.lock = FileLock(self.root / "run.lock", f"the store {self.root}")
+        self.to_come: set[str] = set()
+        """The assets that the present run makes later; empty outside a run."""
         self._stores: dict[str, RowStore] = {}
         self._indexes = RowIndexes(self.store_at)
         self._checked: set[Path] = set()

@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.config import ArmName, Finetune
-from motive_pipeline.errors import GateFailed
-from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.work_folders import link_tree
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
-from motive_pipeline.training.curve import HeldOutCurve
-from motive_pipeline.training.loop import Shape
-from motive_pipeline.training.one_training import PIPELINE, RECORD, train_or_reuse
+from motive_pipeline.training.one_training import PIPELINE, RECORD
 from motive_pipeline.training.optimizer import require_optimizer
 from motive_pipeline.training.own_trainer import require_command
+from motive_pipeline.training.trainings import arm_trainings
 
 AVERAGED_LOSSES = 10
 """The published first and last loss of a training are means over this many steps."""
@@ -45,11 +41,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
     started = time.time()
     require_optimizer(ws.config.finetune)
     require_command(ws)
-    clip_ids = sorted(ws.published(f"curated_subset/{arm}").table("subset")["clip_id"].astype(str))
-    latents = LatentSet(ws, "clip")
-    clips = clips_by_shape(clip_ids, latents, asset=f"finetuned_checkpoint/{arm}", chosen_by=f"curated_subset/{arm}")
-    curve_of = None if ws.config.finetune.eval_every is None else functools.partial(HeldOutCurve, held_out=HeldOutLoss(ws), base=[])
-    trainings = [train_or_reuse(ws, arm, clips, latents, number, curve_of) for number in range(ws.config.finetune.seeds)]
+    trainings = arm_trainings(ws, arm)
     records = [training.record for training in trainings]
     losses = [record["losses"] for record in records]
 
@@ -64,7 +56,7 @@ def publish_checkpoint(ws: Workspace, arm: ArmName) -> Publication:
         content=digest([record["content"] for record in records]),
         write=write,
         started=started,
-        facts=_facts(records, len(clip_ids), ws.config.finetune),
+        facts=_facts(records, ws.config.finetune),
         counts=RowCounts(computed=len(trainings) - reused, reused=reused),
         preview=functools.partial(draw_losses, losses) if all(losses) else None,
     )
@@ -80,26 +72,6 @@ def load_records(published: Path) -> list[dict[str, Any]]:
     return json.loads((published / RECORD).read_text(encoding="utf-8"))["trainings"]
 
 
-def clips_by_shape(clip_ids: Sequence[str], latents: LatentSet, *, asset: str, chosen_by: str) -> dict[Shape, list[str]]:
-    """The clips by the shape of their latents (frames, height, width). ``asset`` trains on them, ``chosen_by`` listed them.
-
-    Raises:
-        GateFailed: a clip has no latents.
-    """
-    index = latents.index.set_index("clip_id")[["frames", "height", "width"]]
-    absent = [clip_id for clip_id in clip_ids if clip_id not in index.index]
-    if absent:
-        raise GateFailed(
-            f"{asset}: {len(absent)} clips of its subset have no latents (the first: {absent[0]}). "
-            f"Materialize eligible_pool and {chosen_by} again."
-        )
-    shapes = index.loc[list(clip_ids)].to_numpy().tolist()
-    clips: dict[Shape, list[str]] = {}
-    for clip_id, shape in zip(clip_ids, shapes, strict=True):
-        clips.setdefault(tuple(int(size) for size in shape), []).append(clip_id)
-    return clips
-
-
 def _held_out_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The held-out loss at the start and at the end, averaged over the trainings; nothing unless all were watched on the same queries and draws."""
     curves = [record["held_out"] for record in records if "held_out" in record]
@@ -109,7 +81,8 @@ def _held_out_facts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"held_out_loss_of_base": curves[0]["loss"][0], "held_out_loss_at_end": float(np.mean(ends))}
 
 
-def _facts(records: Sequence[Mapping[str, Any]], num_clips: int, settings: Finetune) -> dict[str, Any]:
+def _facts(records: Sequence[Mapping[str, Any]], settings: Finetune) -> dict[str, Any]:
+    num_clips = records[0]["clips"]
     unverified = settings.command is not None and any(record["steps"] is None for record in records)
     facts = {
         "clips": num_clips,

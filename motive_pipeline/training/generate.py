@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from jaxtyping import UInt8
 
 from motive_pipeline.config import ArmName
+from motive_pipeline.devices.spread import answers, on_devices
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.graph import STAGES
 from motive_pipeline.models.load import load_model, model_hash
@@ -38,11 +39,16 @@ SHEET_VIDEOS, SHEET_FRAMES = 6, 6
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One model to sample from: the number of its training, a hash of its weights, and a function that loads it."""
+    """One model to sample from: the number of its training, a hash of its weights, and its folder (None for the base model)."""
 
     training: int
     content: str
-    load: Callable[[], VideoModel]
+    folder: Path | None
+
+    def load(self, ws: Workspace) -> VideoModel:
+        """The model with these weights."""
+        require_memory(ws.config, "generate")
+        return load_model(ws.config.model, threads=ws.config.engine.threads, path=self.folder)
 
 
 @dataclass(kw_only=True)
@@ -88,38 +94,33 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
 def _checkpoints(ws: Workspace, arm: ArmName) -> Iterator[Checkpoint]:
     """The base model, or the checkpoints of the arm."""
     base = model_hash(ws)
-
-    def load(path: Path | None = None) -> VideoModel:
-        require_memory(ws.config, "generate")
-        return load_model(ws.config.model, threads=ws.config.engine.threads, path=path)
-
     if arm == "base":
-        yield Checkpoint(training=0, content=digest(base), load=load)
+        yield Checkpoint(training=0, content=digest(base), folder=None)
         return
     published = ws.published(f"finetuned_checkpoint/{arm}").path
     for record in load_records(published):
         folder = checkpoint_folder(published, record["training"])
         content = digest(record["base"], record["content"])
-        yield Checkpoint(training=record["training"], content=content, load=functools.partial(load, path=folder))
+        yield Checkpoint(training=record["training"], content=content, folder=folder)
 
 
 def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequence[Video], tally: _Tally) -> None:
-    """Add all videos of one checkpoint to ``tally``, batch by batch. The model is loaded for the first batch with missing videos."""
-    load = functools.cache(checkpoint.load)
-    size = ws.config.generate.batch_size
-    accepted = len(tally.rows)
+    """Make what is missing of a checkpoint's videos, batch by batch, and add all of them to ``tally``."""
+    size, accepted = ws.config.generate.batch_size, len(tally.rows)
+    batches = [_Batch(ws, checkpoint, videos[first : first + size]) for first in range(0, len(videos), size)]
+    missing = [batch.videos for batch in batches if batch.missing()]
     progress = Progress(f"generate {arm}, training {checkpoint.training}", len(videos), unit="videos")
-    for first in range(0, len(videos), size):
-        batch = _Batch(ws, checkpoint, videos[first : first + size])
-        if batch.missing():
-            begun = time.time()
-            num_drawn = batch.generate(load())
+    progress.reused = len(videos) - sum(len(batch.missing()) for batch in batches)
+    if missing:
+        atomic.remove_leftovers(batches[0].folder)
+    begun = time.time()
+    with on_devices(ws, functools.partial(_Sampler, checkpoint=checkpoint), at_once=1) as sampler:
+        for _, num_drawn in answers(sampler, missing):
             tally.computed += num_drawn
-            tally.seconds += time.time() - begun
-            progress.reused += len(batch.videos) - num_drawn
             progress.step(num_drawn)
-        else:
-            progress.reused += len(batch.videos)
+    if missing:
+        tally.seconds += time.time() - begun
+    for batch in batches:
         for video, file in zip(batch.videos, batch.files, strict=True):
             name = f"seed-{checkpoint.training}/{video.name}"
             why = _why_rejected(file)
@@ -131,6 +132,18 @@ def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequen
     if len(tally.rows) == accepted:
         reasons = {reject.detail for reject in tally.rejects}
         raise GateFailed(f"{STAGE}/{arm}: training {checkpoint.training} generated no usable video ({'; '.join(sorted(reasons))})")
+
+
+class _Sampler:
+    """Samples a batch of a checkpoint's videos, and returns how many of them were missing. It loads the model with the first batch."""
+
+    def __init__(self, ws: Workspace, checkpoint: Checkpoint) -> None:
+        self._ws = ws
+        self._checkpoint = checkpoint
+        self._model = functools.cache(functools.partial(checkpoint.load, ws))
+
+    def __call__(self, videos: Sequence[Video]) -> int:
+        return _Batch(self._ws, self._checkpoint, videos).generate(self._model())
 
 
 class _Batch:
@@ -151,9 +164,9 @@ class _Batch:
         }
         self._fps = ws.config.clips.fps
         self.videos = videos
-        folder = ws.root / "work" / "videos" / checkpoint.content[:16]
+        self.folder = ws.root / "work" / "videos" / checkpoint.content[:16]
         keys = [digest(STAGES[STAGE].version, checkpoint.content, settings, video.prompt, video.sampling_seed) for video in videos]
-        self.files = [folder / f"{key}.mp4" for key in keys]
+        self.files = [self.folder / f"{key}.mp4" for key in keys]
 
     def missing(self) -> list[int]:
         """The positions of videos that are neither finished nor rejected."""
@@ -162,7 +175,6 @@ class _Batch:
     def generate(self, model: VideoModel) -> int:
         """Sample the batch and keep the missing videos; returns their number."""
         missing = self.missing()
-        atomic.remove_leftovers(self.files[0].parent)
         try:
             drawn = self._draw(model, self.videos)
         except RejectRow:

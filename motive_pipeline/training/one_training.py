@@ -29,7 +29,7 @@ from motive_pipeline.storage.digest import digest, digest_file
 from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.curve import HeldOutCurve
-from motive_pipeline.training.events import training_events, write_missing_events
+from motive_pipeline.training.events import training_events
 from motive_pipeline.training.loop import Shape, finetune
 from motive_pipeline.training.own_checkpoint import OwnCheckpoint
 from motive_pipeline.training.own_trainer import train_by_command
@@ -65,42 +65,52 @@ class _Trained:
         return {"losses": self.losses, "steps": len(self.losses), **held_out, "seconds": round(self.seconds, 1)}
 
 
-def train_or_reuse(
-    ws: Workspace,
-    arm: ArmName,
-    clips: Mapping[Shape, Sequence[str]],
-    latents: LatentSet,
-    number: int,
-    curve_of: Callable[..., HeldOutCurve] | None,
-) -> Training:
-    """Training ``number`` of the arm: a finished one if there is one, else trained now, and watched by ``curve_of(model=...)`` if that is given."""
-    base = model_hash(ws)
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A training before it is made: its arm and number, its clips by the shape of their latents, the folder it is finished in, and what its record says of its
+    inputs."""
+
+    arm: ArmName
+    number: int
+    clips: Mapping[Shape, Sequence[str]]
+    folder: Path
+    inputs: dict[str, Any]
+
+
+def training_plan(ws: Workspace, arm: ArmName, number: int, clips: Mapping[Shape, Sequence[str]], latents: LatentSet) -> TrainingPlan:
+    """Training ``number`` on ``clips``. Its folder's name is a hash of all that it depends on, so arms that chose the same clips share it."""
+    base, settings = model_hash(ws), _settings(ws)
     content = sorted([clip_id, latents.content(clip_id)] for clip_ids in clips.values() for clip_id in clip_ids)
-    settings = _settings(ws)
     key = digest(STAGE, STAGES[STAGE].version, base, settings, content, number)
     folder = ws.root / "work" / "finetune" / base[:16] / key
-    if (kept := load_work(folder, RECORD)) is not None:
-        log.info("finetune %s: training %d exists already", arm, number)
-        write_missing_events(ws, arm, number, kept)
-        return Training(folder=folder, record=kept, reused=True)
-    atomic.remove_leftovers(folder.parent)
+    inputs = {"training": number, "base": base, "settings": settings, "clips": len(content)}
+    return TrainingPlan(arm=arm, number=number, clips=clips, folder=folder, inputs=inputs)
+
+
+def finished_training(plan: TrainingPlan) -> Training | None:
+    """The training, if it was made before."""
+    kept = load_work(plan.folder, RECORD)
+    return None if kept is None else Training(folder=plan.folder, record=kept, reused=True)
+
+
+def train(ws: Workspace, plan: TrainingPlan, latents: LatentSet, curve_of: Callable[..., HeldOutCurve] | None) -> Training:
+    """Make the training, or go on with one that was stopped. It is watched by ``curve_of(model=...)`` if that is given.
+
+    Raises:
+        GateFailed: it diverged, or ``finetune.command`` failed.
+        MotiveError: what the command left is no checkpoint of this model, or the device is too small.
+    """
+    folder = plan.folder
     states, scratch = SavedStates(folder), folder.with_name(f"{folder.name}-command")
     if ws.config.finetune.command is None:
-        trained = _train(ws, arm, clips, latents, number, curve_of, states)
+        trained = _train(ws, plan, latents, curve_of, states)
         save, own = partial(save_checkpoint, trained.model, model_folder(ws.config.model)), trained.record()
     else:
-        done = train_by_command(ws, arm, number, scratch)
+        done = train_by_command(ws, plan.arm, plan.number, scratch)
         save, own = partial(save_own_checkpoint, done.checkpoint, ws.config), done.record()
     with atomic.new_folder(folder) as temp:
         save(temp / PIPELINE)
-        record = {
-            "training": number,
-            "content": _weights_digest(temp / PIPELINE, ws.config.model.expert),
-            "base": base,
-            "settings": settings,
-            "clips": len(content),
-            **own,
-        }
+        record = {**plan.inputs, "content": _weights_digest(temp / PIPELINE, ws.config.model.expert), **own}
         save_work(temp, RECORD, record)
     states.remove()
     atomic.remove(scratch)
@@ -108,15 +118,10 @@ def train_or_reuse(
 
 
 def _train(
-    ws: Workspace,
-    arm: ArmName,
-    clips: Mapping[Shape, Sequence[str]],
-    latents: LatentSet,
-    number: int,
-    curve_of: Callable[..., HeldOutCurve] | None,
-    states: SavedStates,
+    ws: Workspace, plan: TrainingPlan, latents: LatentSet, curve_of: Callable[..., HeldOutCurve] | None, states: SavedStates
 ) -> _Trained:
     """Train from the base model, or go on from the newest of ``states``."""
+    arm, number = plan.arm, plan.number
     settings, started = ws.config.finetune, time.time()
     require_memory(ws.config, "finetune")
     start = states.newest()
@@ -144,7 +149,7 @@ def _train(
             states.save(replace(state, notes=notes))
 
         watch = None if curve is None else curve.watch
-        losses = finetune(model, clips, latents.get, settings, training=number, on_step=on_step, watch=watch, start=start, save=save)
+        losses = finetune(model, plan.clips, latents.get, settings, training=number, on_step=on_step, watch=watch, start=start, save=save)
     return _Trained(model=model, losses=losses, curve=curve, seconds=before + time.time() - started)
 
 

@@ -134,4 +134,4 @@ def test_a_query_that_can_no_longer_be_measured_stops_the_check_and_is_named(eva
     with pytest.raises(GateFailed, match=rf"cannot measure 1 of 2 queries: {name} \(it has gone\)"):
         causal_check(ws, "motive")
     with pytest.raises(GateFailed, match=rf"the query {name} can no longer be read"):
-        Lost(ws).mean(causal.base_weights(ws).load())
+        Lost(ws).mean(causal.base_weights(ws).load(ws))

@@ -31,8 +31,8 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Workspace
-from motive_pipeline.training.finetune import clips_by_shape
 from motive_pipeline.training.loop import finetune
+from motive_pipeline.training.trainings import clips_by_shape
 
 VERSION = 1
 """Raise it when the loss after a training changes."""

@@ -179,8 +179,8 @@ def test_a_training_of_the_audit_is_the_finetune_loop_on_the_subset(trained):
     from motive_pipeline.latents.stage import LatentSet
     from motive_pipeline.models.load import load_model, model_folder
     from motive_pipeline.motion.stage import MaskSet
-    from motive_pipeline.training.finetune import clips_by_shape
     from motive_pipeline.training.loop import finetune
+    from motive_pipeline.training.trainings import clips_by_shape
 
     ws = asking(trained, subsets=3)
     effects = random_subsets.subset_effects(ws, retraining.Retraining(ws))
