@@ -83,7 +83,8 @@ def answer(ws: Workspace, video: NamedVideo, variant: Variant, *, top: int) -> A
         read = read_video(ws, video.clip)
         influence = influence_on_video(ws, variant, read, clips)
     except RejectRow as rejection:
-        raise MotiveError(f"{video.clip.location}: {rejection}. A query like this is rejected, too.") from rejection
+        same = "" if rejection.transient else ". As a query it would be rejected, too"
+        raise MotiveError(f"{video.clip.location}: {rejection}{same}") from rejection
     in_pool_M = np.flatnonzero(_is_in_pool(ws, influence))
     if not len(in_pool_M):
         raise MotiveError(f"no clip of the eligible pool has a gradient of the variant {variant}. Run `motive rank --variant {variant}`.")

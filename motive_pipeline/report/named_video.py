@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from motive_pipeline.storage.workspace import Workspace
 GENERATED = "generated_videos"
 _SAMPLE = re.compile(rf"{GENERATED}/(?P<arm>[^/]+)/(?:seed-(?P<training>\d+)/)?(?P<prompt_index>\d+)-(?P<n>\d+)\.mp4")
 _TABLE = "videos.parquet"
+_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +80,23 @@ def _generated_sample(ws: Workspace, name: str) -> _Found | None:
         return None
     arm, training = match["arm"], int(match["training"] or 0)
     publication = ws.published(f"{GENERATED}/{arm}")
-    table = publication.table("videos")
-    own = table[(table["training"] == training) & (table["prompt_index"] == int(match["prompt_index"])) & (table["n"] == int(match["n"]))]
-    if own.empty:
-        there = ", ".join(table["file"].head(5)) + (", ..." if len(table) > 5 else "")
+    rows = publication.table("videos").to_dict("records")
+    wanted = (training, int(match["prompt_index"]), int(match["n"]))
+    own = next((row for row in rows if (row["training"], row["prompt_index"], row["n"]) == wanted), None)
+    if own is None:
+        there = ", ".join(str(row["file"]) for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
         raise MotiveError(
-            f"{name}: the arm {arm} has no such sample of training {training}. It has {len(table)} ({there}). Name one as {GENERATED}/{arm}/<file>"
+            f"{name}: the arm {arm} has no such sample of training {training}. It has {len(rows)} ({there}). Name one as {GENERATED}/{arm}/<file>"
         )
-    return _sample(publication.data_folder / str(own["file"].iloc[0]), arm, own)
+    return _sample(publication.data_folder / str(own["file"]), arm, own)
 
 
-def _sample(file: Path, arm: str, row: pd.DataFrame) -> _Found:
+def _sample(file: Path, arm: str, row: Mapping[Hashable, object]) -> _Found:
     return _Found(
         file=MediaFile(path=file),
-        caption=one_line(str(row["prompt"].iloc[0])),
+        caption=one_line(str(row["prompt"])),
         caption_from="the prompt that it was generated from",
-        own_name=f"{arm}-{str(row['file'].iloc[0]).replace('/', '-')}",
+        own_name=f"{arm}-{str(row['file']).replace('/', '-')}",
     )
 
 
@@ -125,9 +128,8 @@ def _recorded_sample(ws: Workspace, file: MediaFile) -> _Found | None:
     data = below.joinpath(*parts[:2]) / DATA
     if not (data / _TABLE).is_file() or not path.is_relative_to(data):
         return None
-    table = pd.read_parquet(data / _TABLE)
-    own = table[table["file"] == path.relative_to(data).as_posix()]
-    return None if own.empty else _sample(path, parts[0], own)
+    rows, name = pd.read_parquet(data / _TABLE).to_dict("records"), path.relative_to(data).as_posix()
+    return next((_sample(path, parts[0], row) for row in rows if row["file"] == name), None)
 
 
 def _plain_file(file: MediaFile, *, has_caption: bool) -> _Found:
