@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motive_pipeline.commands.options import count, require_variant
 from motive_pipeline.config import Config
-from motive_pipeline.errors import MotiveError
 from motive_pipeline.visible_text import tell
 
 if TYPE_CHECKING:  # every command would wait for these imports
@@ -33,7 +32,7 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
         help="what the video shows (default: the prompt of a generated sample, else the caption file beside the video)",
     )
     parser.add_argument("--variant", metavar="NAME", help="the gradient variant (default: that of lead_arm)")
-    parser.add_argument("--top", type=_count, default=DEFAULT_TOP, metavar="K", help=f"clips at each end (default: {DEFAULT_TOP})")
+    parser.add_argument("--top", type=count, default=DEFAULT_TOP, metavar="K", help=f"clips at each end (default: {DEFAULT_TOP})")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--out", metavar="FILE", help="the page (default: ask/<id>-<variant>.html below storage.root)")
     parser.add_argument("--keep", action="store_true", help="copy the video and its caption into the folder of the queries")
@@ -42,7 +41,7 @@ def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def ask(config: Config, arguments: argparse.Namespace) -> int:
     """Compute the influence of all clips on the video, print both ends, and write the page."""
-    variant = _require_variant(config, arguments.variant or config.lead_variant)
+    variant = require_variant(config, arguments.variant or config.lead_variant)
     from motive_pipeline.report.ask import answer
     from motive_pipeline.report.ask_page import write_answer
     from motive_pipeline.report.keep_query import keep_query, kept_at
@@ -89,21 +88,3 @@ def _table(places: Sequence[ClipPlace]) -> list[str]:
 
     rows = (f"{place.place:6d}  {place.influence:+9.4f}  {shown_percentile(place):>10}  {place.path or place.clip_id}" for place in places)
     return [f"{'place':>6}  {'influence':>9}  {'percentile':>10}  path", *rows]
-
-
-def _require_variant(config: Config, name: str) -> str:
-    if name in config.variants:
-        return name
-    close = difflib.get_close_matches(name, config.variants, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise MotiveError(
-        f"--variant {name}: there is no such variant.{hint} There are: {', '.join(config.variants)}. The section `variants` adds others."
-    )
-
-
-def _count(text: str) -> int:
-    """``text`` as a whole number, at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return number

@@ -150,7 +150,7 @@ def test_the_words_for_no_motion_are_those_of_the_query_mask(ranked, tmp_path):
     publish_query_catalog(ws)
     rejects = publish_motion_masks(ws, role="query").rejects()
     assert rejects["reason"].tolist() == ["no_motion"]
-    assert rejects["detail"][0] in str(refused.value)
+    assert rejects["detail"].tolist()[0] in str(refused.value)
 
 
 def test_policies_hold_for_an_asked_video_too(ranked, tmp_path, without_model, video):

@@ -124,7 +124,7 @@ def test_a_training_clip_is_its_own_best_clip_and_is_called_one(evaluated):
 def test_clips_outside_of_the_pool_are_left_out(evaluated, found, tmp_path, tiny_model, video):
     ws = copied(evaluated, tmp_path, tiny_model)
     pool = ws.published("eligible_pool").table("pool")
-    republish(ws, "eligible_pool", pool=pool[pool["clip_id"] != found.best[0].clip_id].reset_index(drop=True))
+    republish(ws, "eligible_pool", pool=pool.query(f"clip_id != '{found.best[0].clip_id}'"))
     smaller = answer(ws, find_video(ws, str(video)), "motive", top=1)
     assert (smaller.best[0].clip_id, smaller.num_clips) == (found.best[1].clip_id, 8)
 
