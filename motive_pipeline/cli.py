@@ -13,8 +13,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.commands import exporting, ranking, running
+from motive_pipeline.commands import asking, exporting, ranking, running
 from motive_pipeline.commands.exporting import note_other_settings
+from motive_pipeline.commands.options import count
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.stopping import stoppable
@@ -76,12 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     running.add_commands(command)
     plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Computes nothing.")
     plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    plan.add_argument(
-        "--clips", type=_count, metavar="N", help="with --gpu: what N clips will cost, without the clips or the model at hand"
-    )
+    plan.add_argument("--clips", type=count, metavar="N", help="with --gpu: what N clips will cost, without the clips or the model at hand")
     plan.add_argument("--gpu", metavar="NAME", help="with --clips: the GPU, for instance H100")
-    plan.add_argument("--queries", type=_count, default=8, metavar="N", help="with --clips: the number of queries (default: 8)")
-    plan.add_argument("--held-out", type=_count, default=8, metavar="N", help="with --clips: the number of held-out queries (default: 8)")
+    plan.add_argument("--queries", type=count, default=8, metavar="N", help="with --clips: the number of queries (default: 8)")
+    plan.add_argument("--held-out", type=count, default=8, metavar="N", help="with --clips: the number of held-out queries (default: 8)")
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -93,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("name", metavar="CLIP_OR_QUERY", help="an id or its first digits, the path of a video, or a file name")
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
     explain.add_argument("--no-maps", action="store_true", help="show only published influence maps; compute none (loads no model)")
+    asking.add_command(command)
     exporting.add_command(command)
     fetch = command("fetch", _fetch, "Download pinned code and weights and check their hashes.", needs_config=False)
     fetch.add_argument(
@@ -127,14 +127,6 @@ def _parser() -> argparse.ArgumentParser:
     gc.add_argument("--dry-run", action="store_true", help="only list (the default)")
     command("doctor", _doctor, "Check versions, settings, video codecs, model, memory, GPU and disk. Changes nothing.", needs_config=False)
     return parser
-
-
-def _count(text: str) -> int:
-    """``text`` as a whole number, at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
-    return number
 
 
 def _positive(text: str) -> float:

@@ -27,6 +27,7 @@ TOGETHER = {
             "test_eval_stage",
             "test_garbage",
             "test_explain",
+            "test_ask",
             "test_vbench",
             "test_api",
             "test_golden",
@@ -38,7 +39,7 @@ TOGETHER = {
         ),
         "evaluated",
     ),
-    **dict.fromkeys(("test_gradient_stage", "test_second_moments"), "prepared_project"),
+    **dict.fromkeys(("test_gradient_stage", "test_second_moments", "test_asked_video"), "prepared_project"),
 }
 """Files that share a costly session fixture, and its name; any other file is a group of its own."""
 

@@ -9,11 +9,12 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Float64, Shaped
 
 from motive_pipeline import config
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients
@@ -48,10 +49,11 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
     started = time.time()
     query_asset, clip_asset = f"query_gradients/{variant}", f"projected_gradients/{variant}"
     queries, clips = (_load_gradients(ws, asset, variant) for asset in (query_asset, clip_asset))
-    _require_equal_settings(variant, queries, clips)
+    require_equal_settings(variant, queries, clips)
     with scratch_folder(ws, f"influence_matrix/{variant}") as scratch:
         matrix = InfluenceMatrix(scratch / "matrix", queries.id_N, clips.id_N, _attributes(ws, variant))
-        matrix.fill(_tiles(ws, variant, queries, clips))
+        rows = QueryRows(gradient_QP=np.asarray(queries.gradient_NP[:]), norm_Q=queries.norms_N)
+        matrix.fill(influence_by_clips(ws, variant, rows, clips))
         consolidate(matrix.group)
         write_influence_table(scratch / "influence.parquet", variant, open_influence(scratch / "matrix"))
         return ws.publish(
@@ -63,6 +65,14 @@ def publish_influence(ws: Workspace, variant: Variant) -> Publication:
             table_rows=len(queries) * len(clips),
             scores={("influence", variant): scratch / "influence.parquet"},
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryRows:
+    """Stored gradients of queries, as whole rows, and the length of each whole gradient."""
+
+    gradient_QP: Float32[np.ndarray, "Q P"]
+    norm_Q: Float64[np.ndarray, " Q"]
 
 
 class InfluenceMatrix:
@@ -111,10 +121,16 @@ class InfluenceMatrix:
         self.total += float(column_QW.sum(dtype=np.float64))
 
 
-def _tiles(
-    ws: Workspace, variant: Variant, queries: GradientSet, clips: GradientSet
+def influence_by_clips(
+    ws: Workspace, variant: Variant, queries: QueryRows, clips: GradientSet
 ) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
-    """The influence of the clips on the queries, tile by tile. Unprojected gradients are read whole, others up to ``influence.proj_dim``."""
+    """Yield ``(first clip, influence)``, the influence of the clips on the queries, tile by tile. A query's values do not depend on the other queries.
+
+    Unprojected gradients are read whole, others up to ``influence.proj_dim``.
+
+    Raises:
+        GateFailed: the gradients have fewer entries than that.
+    """
     settings, threads = ws.config.of_variant(variant).influence, ws.config.engine.threads
     num_parts = clips.attributes.get("features_in_a_row", 1)
     width = clips.num_entries // num_parts
@@ -132,11 +148,11 @@ def _tiles(
 
 
 def _part_tiles(
-    settings: config.Influence, queries: GradientSet, clips: GradientSet, columns: slice, *, threads: int
+    settings: config.Influence, queries: QueryRows, clips: GradientSet, columns: slice, *, threads: int
 ) -> Iterator[tuple[int, Float32[np.ndarray, "Q tile"]]]:
     """The influence by ``columns`` of the stored rows, tile by tile."""
-    query_norm_Q, clip_norm_N = (queries.norms_N, clips.norms_N) if settings.similarity == "dot" else (None, None)
-    queries_QP = np.asarray(queries.gradient_NP[:, columns])
+    query_norm_Q, clip_norm_N = (queries.norm_Q, clips.norms_N) if settings.similarity == "dot" else (None, None)
+    queries_QP = np.ascontiguousarray(queries.gradient_QP[:, columns])
     if settings.uses_trak:
         gram_PP = gram_matrix(clips.gradient_NP, columns, clip_norm_N=clip_norm_N, threads=threads)
         directions = kernel_directions(queries_QP, gram_PP, relative_lambda=settings.trak_lambda, query_norm_Q=query_norm_Q)
@@ -168,8 +184,8 @@ def _load_gradients(ws: Workspace, asset: str, variant: Variant) -> GradientSet:
     return gradients
 
 
-def _require_equal_settings(variant: Variant, queries: GradientSet, clips: GradientSet) -> None:
-    """Raise unless the gradients of clips and queries were made with equal settings; the message names every setting that differs."""
+def require_equal_settings(variant: Variant, queries: GradientSet, clips: GradientSet) -> None:
+    """Raise :class:`GateFailed` unless the gradients of clips and queries were made with equal settings; the message names every one that differs."""
     ways = [{**gradients.attributes, "entries in a feature": gradients.num_entries} for gradients in (queries, clips)]
     names = (ways[0].keys() | ways[1].keys()) - {"role", "provenance", "model_path"}  # the hash identifies the model, whatever its path
     shown = [

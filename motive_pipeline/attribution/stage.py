@@ -7,12 +7,15 @@ second moments. So a row is computed once for all runs, and a clip that is also 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
 
 from motive_pipeline.attribution.gradient import ClipGradient, build_clip_gradient
 from motive_pipeline.attribution.gradient_set import GradientSet, open_gradients, write_gradients
@@ -29,6 +32,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import Role
 from motive_pipeline.keys import gradient_key
 from motive_pipeline.latents.stage import LatentSet
+from motive_pipeline.models.conditioning import Conditioning
 from motive_pipeline.models.folder import timestep_range
 from motive_pipeline.models.load import load_attributed_model, model_hash
 from motive_pipeline.models.memory_limit import require_memory
@@ -131,29 +135,57 @@ class _RowFunction:
 
     def __init__(self, ws: Workspace, inputs: _Inputs, variant: Variant) -> None:
         self._ws = ws
-        self._config = ws.config.of_variant(variant)
+        self._variant: Variant = variant
         self._inputs = inputs
         self._gradient: ClipGradient | None = None
 
     def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
         if self._gradient is None:
-            self._gradient = self._build()
-        latents_CFHW, conditioning = self._inputs.latents.get(clip.clip_id)
-        feature = self._gradient(latents_CFHW, conditioning, self._inputs.masks.get(clip.clip_id))
-        return {
-            "gradient": feature.gradient_P,
-            "grad_norm": np.array(feature.norm, np.float64),
-            "num_frames": np.array(int(self._inputs.latents.read(clip.clip_id, "num_frames")), np.int64),
-        }
+            self._gradient = load_gradient_pass(self._ws, self._variant)
+        latents = self._inputs.latents
+        num_frames = int(latents.read(clip.clip_id, "num_frames"))
+        return gradient_row(self._gradient, *latents.get(clip.clip_id), self._inputs.masks.get(clip.clip_id), num_frames=num_frames)
 
-    def _build(self) -> ClipGradient:
-        config = self._config
-        require_memory(config, "gradients")
-        model = load_attributed_model(config)
-        if self._inputs.second_moments is None:
-            return build_clip_gradient(model, config.gradient)
-        scales = adam_scales(load_second_moments(self._ws, model.device), eps=config.influence.adam_eps)
-        return build_clip_gradient(model, config.gradient, scales=scales)
+
+def gradient_row(
+    gradient: ClipGradient,
+    latents_CFHW: Float[torch.Tensor, "C F h w"],
+    conditioning: Conditioning,
+    mask_FHW: Float[torch.Tensor, "F h w"] | None,
+    *,
+    num_frames: int,
+) -> dict[str, np.ndarray]:
+    """One row: ``gradient`` (P), ``grad_norm``, and ``num_frames``, the decoded frames. Raises as :class:`ClipGradient`."""
+    feature = gradient(latents_CFHW, conditioning, mask_FHW)
+    return {
+        "gradient": feature.gradient_P,
+        "grad_norm": np.array(feature.norm, np.float64),
+        "num_frames": np.array(num_frames, np.int64),
+    }
+
+
+def load_gradient_pass(ws: Workspace, variant: Variant) -> ClipGradient:
+    """Load the model and build the gradient pass of ``variant``.
+
+    Raises:
+        GateFailed: the device is too small for a pass.
+        MotiveError: the model cannot be loaded, or ``gradient.parameters`` selects nothing.
+    """
+    config = ws.config.of_variant(variant)
+    require_memory(config, "gradients")
+    model = load_attributed_model(config)
+    if not config.influence.uses_adam:
+        return build_clip_gradient(model, config.gradient)
+    scales = adam_scales(load_second_moments(ws, model.device), eps=config.influence.adam_eps)
+    return build_clip_gradient(model, config.gradient, scales=scales)
+
+
+def are_present(ws: Workspace, variant: Variant, clip_ids: Collection[str]) -> bool:
+    """Whether the published gradients of the clips ``clip_ids`` are those that the present model, latents, masks and settings give, as far as the
+    catalog still has the clips."""
+    inputs, store = _inputs(ws, variant, "clip"), ws.store(STAGE, DIMS, variant)
+    wanted = frozenset(clip_ids)
+    return all(isinstance(store.find(inputs.key(clip)), RowRef) for clip in inputs.clips if clip.clip_id in wanted)
 
 
 def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:

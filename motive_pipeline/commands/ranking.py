@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from motive_pipeline.commands.exporting import add_layout_options, print_export
+from motive_pipeline.commands.options import require_variant
 from motive_pipeline.commands.running import print_assets, warn_of_lost_queries
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -88,12 +88,7 @@ def goal_of(config: Config, *, arm: str | None, variant: str | None) -> Goal:
         MotiveError: there is no such arm or variant, or the arm is the base model.
     """
     if variant is not None:
-        if variant not in config.variants:
-            close = difflib.get_close_matches(variant, config.variants, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise MotiveError(
-                f"--variant {variant}: there is no such variant.{hint} There are: {', '.join(config.variants)}. The section `variants` adds others."
-            )
+        require_variant(config, variant)
         arms = [name for name in config.arms if config.arm(name).can_lead and config.arm(name).variant == variant]
         return Goal(variant=variant, arm=config.lead_arm if config.lead_arm in arms else next(iter(arms), None))
     declared = config.arm(arm or config.lead_arm)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged, shown_sizes
 from motive_pipeline.catalog.clip_rows import RowRun, RowSet
 from motive_pipeline.catalog.perceptual_hashes import perceptual_hashes
-from motive_pipeline.config import Policies
+from motive_pipeline.config import Config, Policies
 from motive_pipeline.devices.spread import on_devices
 from motive_pipeline.engine import Computed, Outcome, Work, compute_rows
 from motive_pipeline.errors import MotiveError, RejectRow
@@ -106,11 +106,7 @@ class LatentSet(RowSet):
             row = {name: self.read(clip_id, name) for name in self.names(clip_id)}
         else:
             row = self._encode_again(clip_id, self.content(clip_id))
-        stored_LE = row[PROMPT]
-        prompt_LE = np.zeros((int(row["prompt_tokens"]), stored_LE.shape[1]), dtype=np.float32)
-        prompt_LE[: len(stored_LE)] = stored_LE
-        told = {name: array for name, array in row.items() if name not in _OTHERS} | {PROMPT: prompt_LE}
-        return torch.from_numpy(row["latents"]), {name: torch.from_numpy(np.asarray(array)) for name, array in told.items()}
+        return latents_of_row(row)
 
 
 def publish_latents(ws: Workspace, *, role: Role) -> Publication:
@@ -151,6 +147,48 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     return run.publish(ws, columns, facts=facts, scores={("clip_flags", "clip_flags"): flags} if role == "clip" else None)
 
 
+def latents_of_row(row: Mapping[str, np.ndarray]) -> tuple[Float[torch.Tensor, "C F h w"], Conditioning]:
+    """(latents, conditioning) of a row (:func:`latent_row`), exactly as the model returned them."""
+    stored_LE = row[PROMPT]
+    prompt_LE = np.zeros((int(row["prompt_tokens"]), stored_LE.shape[1]), dtype=np.float32)
+    prompt_LE[: len(stored_LE)] = stored_LE
+    told = {name: array for name, array in row.items() if name not in _OTHERS} | {PROMPT: prompt_LE}
+    return torch.from_numpy(row["latents"]), {name: torch.from_numpy(np.asarray(array)) for name, array in told.items()}
+
+
+def require_allowed(ws: Workspace, clip: CatalogClip, decoded: DecodedClip, shown_size: tuple[int, int]) -> None:
+    """Check a clip that is in no catalog against ``clips.policies``. ``shown_size`` is (width, height) of the file. Loads no weights.
+
+    Raises:
+        RejectRow: it has a flag that a policy rejects.
+    """
+    frame = (ws.config.clips.width, ws.config.clips.height)
+    unfit = _unfit_flags(shown_size, frame, is_cut=clip.caption in cut_prompts(ws, [clip.caption]))
+    flags = {*decoded.flags, *(decoded.appearance.flags() if decoded.appearance is not None else ()), *unfit}
+    for flag in _rejected_flags(ws.config.clips.policies):
+        if flag in flags:
+            raise RejectRow(flag, _why_rejected(flag))
+
+
+def latents_alone(ws: Workspace, clip: CatalogClip, decoded: DecodedClip) -> dict[str, np.ndarray]:
+    """:func:`latent_row` of a clip that is in no catalog, with the bits that a published row would have. Loads the model's encoders.
+
+    Raises:
+        RejectRow: as :func:`latent_row`.
+        GateFailed: the device is too small for the encoders.
+    """
+    model = _load_encoders(ws.config)
+    try:
+        return latent_row(clip, model, decoded)
+    finally:
+        model.release_encoders()
+
+
+def _load_encoders(config: Config) -> VideoModel:
+    require_memory(config, "latents")
+    return load_model(config.model, threads=config.engine.threads, encodes_only=True)
+
+
 class _EncodeAgain:
     """Encodes a clip whose latents are not kept. ``content`` is the hash that was published."""
 
@@ -184,7 +222,6 @@ class _ClipEncoder:
 
     def __init__(self, ws: Workspace, captions: Sequence[str] = ()) -> None:
         """``captions`` are those of all clips to come."""
-        self._load = partial(load_model, ws.config.model, threads=ws.config.engine.threads, encodes_only=True)
         self._config = ws.config
         self._prompts = DistinctPrompts(captions)
         self._model: VideoModel | None = None
@@ -202,8 +239,7 @@ class _ClipEncoder:
     def encode(self, clip: CatalogClip) -> tuple[dict[str, np.ndarray], Appearance | None]:
         """The row of a clip, and its appearance. Raises what :func:`latent_row` raises, or RejectRow as the clip's reader does."""
         if self._model is None:
-            require_memory(self._config, "latents")
-            self._model = self._load()
+            self._model = _load_encoders(self._config)
         decoded = self._reader(clip.file)
         row = latent_row(clip, self._model, decoded, self._prompts)
         require_unchanged(clip, self._memory)
@@ -270,20 +306,30 @@ def _unfit(ws: Workspace, run: RowRun) -> dict[str, tuple[str, ...]]:
     """Which of caption_cut and mostly_cropped hold for each accepted clip."""
     clips = [clip for clip, _ in run.accepted()]
     cut = cut_prompts(ws, (clip.caption for clip in clips))
-    sizes, frame = shown_sizes(ws, run.role), {"width": ws.config.clips.width, "height": ws.config.clips.height}
-    holds = {
-        clip.clip_id: {"caption_cut": clip.caption in cut, "mostly_cropped": is_mostly_cropped(*sizes[clip.clip_id], **frame)}
-        for clip in clips
-    }
-    return {clip_id: tuple(name for name in UNFIT if named[name]) for clip_id, named in holds.items()}
+    sizes, frame = shown_sizes(ws, run.role), (ws.config.clips.width, ws.config.clips.height)
+    return {clip.clip_id: _unfit_flags(sizes[clip.clip_id], frame, is_cut=clip.caption in cut) for clip in clips}
+
+
+def _unfit_flags(shown_size: tuple[int, int], frame: tuple[int, int], *, is_cut: bool) -> tuple[str, ...]:
+    """Which of :data:`UNFIT` hold. Both sizes are (width, height); ``frame`` is the one that clips are used with."""
+    holds = {"caption_cut": is_cut, "mostly_cropped": is_mostly_cropped(*shown_size, width=frame[0], height=frame[1])}
+    return tuple(name for name in UNFIT if holds[name])
 
 
 def _by_policies(run: RowRun, flagged: Mapping[str, tuple[str, ...]], policies: Policies) -> RowRun:
     """The same run without the clips with a flag that ``clips.policies`` rejects. Their rows stay stored, in case the policy changes."""
-    for flag in REJECTABLE:
-        if getattr(policies, flag) == "reject" and (ids := {clip for clip, flags in flagged.items() if flag in flags}):
-            run = run.without(dict.fromkeys(ids, f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that"), flag)
+    for flag in _rejected_flags(policies):
+        if ids := {clip for clip, flags in flagged.items() if flag in flags}:
+            run = run.without(dict.fromkeys(ids, _why_rejected(flag)), flag)
     return run
+
+
+def _rejected_flags(policies: Policies) -> list[str]:
+    return [flag for flag in REJECTABLE if getattr(policies, flag) == "reject"]
+
+
+def _why_rejected(flag: str) -> str:
+    return f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that"
 
 
 def _columns(

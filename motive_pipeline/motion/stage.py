@@ -111,7 +111,7 @@ def _row_function(
     """
     read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
     memory = HashMemory(ws.state)
-    tracker = functools.cache(lambda: build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads))
+    tracker = functools.cache(lambda: _tracker(ws))
     mask_rule = MaskRule.of(ws.config.motion)
 
     def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
@@ -130,6 +130,29 @@ def _row_function(
             return found
 
         yield checked
+
+
+def mask_alone(ws: Workspace, clip: CatalogClip, decoded: DecodedClip) -> dict[str, np.ndarray]:
+    """:func:`mask_row` of a clip that is in no catalog, with the bits that a published row would have.
+
+    Raises:
+        RejectRow: ``non_finite_motion``, or, as for a query, ``no_motion``.
+    """
+    tracker, grid, mask_rule = _tracker(ws), latent_grid(ws), MaskRule.of(ws.config.motion)
+
+    def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
+        return mask_row(clip, tracker, grid, lambda _: decoded, mask_rule)
+
+    with in_parallel(computed, [clip], threads=1) if TRACKERS[ws.config.motion.tracker].by_threads else nullcontext(computed) as row:
+        found = row(clip)
+    why = _why_still(float(found["motion_peak_px"]), float(found["mask"].max()), ws.config.motion.still_px)
+    if why is not None:
+        raise RejectRow("no_motion", why)
+    return found
+
+
+def _tracker(ws: Workspace) -> Tracker:
+    return build_tracker(ws.config.motion, device=ws.config.model.device, threads=ws.config.engine.threads)
 
 
 def mask_row(
@@ -152,20 +175,27 @@ def mask_row(
 
 def _still(store: RowStore, run: RowRun, still_px: float) -> dict[str, str]:
     """The accepted clips that do not move, or whose masks are next to zero, each with the words for it."""
-    found = {}
     peaks, weights = _column(store, run, "motion_peak_px"), _largest_weights(store, run)
-    for (clip, _), peak_px, weight in zip(run.accepted(), peaks, weights, strict=True):
-        if peak_px < still_px:
-            found[clip.clip_id] = (
-                f"all but {PEAK_SHARE:.1%} of its pixels move by less than {peak_px:.3f} px relative to the rest of the picture, where "
-                f"motion.still_px asks for {still_px:g}"
-            )
-        elif weight < FAINT_WEIGHT:
-            found[clip.clip_id] = (
-                f"its peak is {peak_px:.3f} px, but the largest weight of its mask is {weight:.2g}: motion.floor_px is too large for it, or "
-                "motion.weigh_by and motion.camera leave nothing"
-            )
-    return found
+    reasons = {
+        clip.clip_id: _why_still(peak_px, weight, still_px)
+        for (clip, _), peak_px, weight in zip(run.accepted(), peaks, weights, strict=True)
+    }
+    return {clip_id: why for clip_id, why in reasons.items() if why is not None}
+
+
+def _why_still(peak_px: float, largest_weight: float, still_px: float) -> str | None:
+    """Why a clip counts as still, in words; None if it moves."""
+    if peak_px < still_px:
+        return (
+            f"all but {PEAK_SHARE:.1%} of its pixels move by less than {peak_px:.3f} px relative to the rest of the picture, where "
+            f"motion.still_px asks for {still_px:g}"
+        )
+    if largest_weight < FAINT_WEIGHT:
+        return (
+            f"its peak is {peak_px:.3f} px, but the largest weight of its mask is {largest_weight:.2g}: motion.floor_px is too large for it, or "
+            "motion.weigh_by and motion.camera leave nothing"
+        )
+    return None
 
 
 def _fastest(store: RowStore, run: RowRun, still: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from motive_pipeline.config import Variant
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.ground_truth import load_truth
 from motive_pipeline.files.media_file import MediaFile
@@ -109,7 +110,7 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
         "rejected": rejected,
         "votes": _votes_table(ws, main, plain) if main is not None else None,
         "percentile": f"{ws.config.of_variant(ws.config.lead_variant).vote.percentile:g}",
-        "measure": _influence_in_words(ws),
+        "measure": influence_in_words(ws, ws.config.lead_variant),
         "query": _query_cards(gallery, summary) if summary is not None else None,
         "pictures": _clip_pictures(ws, known),
         "nearest": _nearest_cards(ws, gallery, known) if main is not None else [],
@@ -162,9 +163,9 @@ def _facts(row: pd.Series) -> list[tuple[str, str]]:
     return [(words, f"{value:g}" if isinstance(value, float | np.floating) else str(value)) for words, value in shown]
 
 
-def _influence_in_words(ws: Workspace) -> str:
-    """The definition of influence under the settings."""
-    settings = ws.config.of_variant(ws.config.lead_variant).influence
+def influence_in_words(ws: Workspace, variant: Variant) -> str:
+    """The definition of influence under the variant's settings."""
+    settings = ws.config.of_variant(variant).influence
     divided = ", both scaled by Adam's second moments" if settings.uses_adam else ""
     if settings.uses_trak:
         return f"the inner product, under TRAK's kernel, of the clip's gradient with the query's{divided}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from markupsafe import Markup
 
+from motive_pipeline.config import Variant
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.evaluation.clip_maps import ClipMap, MapSet
 from motive_pipeline.evaluation.ground_truth import GroundTruth
@@ -60,9 +62,11 @@ class PromptCards:
 
 
 class Gallery:
-    """Builds the cards of one report, or of one page of `motive explain`."""
+    """Builds the cards of one report, or of one page of `motive explain` or `motive ask`."""
 
-    def __init__(self, ws: Workspace, truth: GroundTruth | None) -> None:
+    def __init__(self, ws: Workspace, truth: GroundTruth | None, variant: Variant | None = None) -> None:
+        """``variant`` is the one whose ranking says which clips are chosen; one without a ranking yet has none chosen. By default it is the lead arm's, which
+        must have one."""
         self._ws = ws
         self._rule = FrameRule.of(ws.config)
         self._read = ClipReader(self._rule, ws.config.engine)
@@ -70,10 +74,17 @@ class Gallery:
         self._truth = truth
         self._clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
         self._queries = ws.published("query_catalog").table("queries").set_index("query_id")
-        self._ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking").set_index("clip_id")
-        self._clip_masks, self._query_masks = MaskSet(ws, "clip"), MaskSet(ws, "query")
+        ranking = (
+            ws.published(f"voted_ranking/{ws.config.lead_variant}") if variant is None else ws.published_or_none(f"voted_ranking/{variant}")
+        )
+        self._ranking = None if ranking is None else ranking.table("ranking").set_index("clip_id")
+        self._clip_masks = MaskSet(ws, "clip")
         self._animations: dict[str, Animation] = {}
         self._films: dict[Path, Film] = {}
+
+    @cached_property
+    def _query_masks(self) -> MaskSet:
+        return MaskSet(self._ws, "query")
 
     def queries(self) -> list[QueryCards]:
         """The mean of all queries, then the first queries, each with the best and worst clips of the eligible pool and their maps."""
@@ -138,7 +149,7 @@ class Gallery:
     def clip(self, clip_id: str, lines: Sequence[str], clip_map: ClipMap | None = None) -> Card:
         """A card of a clip of the pool with its mask, its influence map if one is given, and ``lines`` below it."""
         row = self._clips.loc[clip_id]
-        is_chosen = bool(self._ranking.at[clip_id, "selected"])
+        is_chosen = self._ranking is not None and clip_id in self._ranking.index and bool(self._ranking.at[clip_id, "selected"])
         mask_FHW = self._clip_masks.get(clip_id).numpy()
         card = Card(
             animation=self._loop(clip_id, Path(str(row["path"])), mask_FHW, clip_map),
@@ -159,7 +170,9 @@ class Gallery:
         return self._animations[clip_id]
 
     def standing(self, clip_id: str) -> str:
-        """Votes and rank of a clip of the pool, as text."""
+        """Votes and rank of a clip of the pool, as text; empty without a ranking that has it."""
+        if self._ranking is None or clip_id not in self._ranking.index:
+            return ""
         ranked = self._ranking.loc[clip_id]
         return f"{_votes(int(ranked['votes']))} · rank {int(ranked['rank'])}"
 

@@ -60,6 +60,10 @@ class FolderSource:
         for each in sorted(listed, key=lambda each: each.relative):
             yield self._entry(each) if isinstance(each, _ListedVideo) else each
 
+    def entry_of(self, name: str) -> SourceEntry | BadEntry | None:
+        """The video ``name`` directly in ``root``, as :meth:`entries` gives it; None if there is no such video."""
+        return next((self._entry(video) for video in self._videos(self.root) if video.path.name == name), None)
+
     def _videos(self, folder: Path) -> Iterator[_ListedVideo]:
         names = {name for name in os.listdir(folder) if not name.startswith(".")}
         below = folder.relative_to(self.root).parts

@@ -1,0 +1,32 @@
+"""Values of options that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+
+from motive_pipeline.config import Config, Variant
+from motive_pipeline.errors import MotiveError
+
+
+def count(text: str) -> int:
+    """``text`` as a whole number, at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return number
+
+
+def require_variant(config: Config, name: str) -> Variant:
+    """``name``, which ``--variant`` gave.
+
+    Raises:
+        MotiveError: the config has no such variant.
+    """
+    if name in config.variants:
+        return name
+    close = difflib.get_close_matches(name, config.variants, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise MotiveError(
+        f"--variant {name}: there is no such variant.{hint} There are: {', '.join(config.variants)}. The section `variants` adds others."
+    )
