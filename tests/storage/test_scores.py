@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.storage.scores import KEEP_VERSIONS, TABLES, ScoreTables
+from motive_pipeline.storage.scores import KEEP_VERSIONS, ScoreTables
+from motive_pipeline.storage.tables import TABLES
 
 
 def subset(arm: str, *clips: str) -> pd.DataFrame:
@@ -126,7 +127,7 @@ def test_the_flags_of_a_clip_are_those_of_its_frames_else_those_of_its_first_fra
     catalog = pd.DataFrame({"clip_id": ["a", "b", "c"], "flags": ["rotated", "rotated", ""]}).reindex(columns=TABLES["catalog"].names)
     flags = pd.DataFrame({"clip_id": ["a", "c"], "flags": ["rotated,upscaled", ""]})
     scores.publish({("catalog", "catalog"): catalog, ("clip_flags", "clip_flags"): flags})
-    found = [("a", "rotated,upscaled"), ("b", "rotated"), ("c", "")]
+    found = [("a", ["rotated", "upscaled"]), ("b", ["rotated"]), ("c", [])]
     assert rows(scores, "SELECT clip_id, flags FROM clips ORDER BY clip_id") == found
 
 
@@ -134,7 +135,7 @@ def test_a_version_without_the_table_of_flags_has_its_view_of_the_clips(scores, 
     monkeypatch.delitem(TABLES, "clip_flags")
     scores.publish({("catalog", "catalog"): pd.DataFrame({"clip_id": ["a"], "flags": ["hdr"]}).reindex(columns=TABLES["catalog"].names)})
     monkeypatch.undo()
-    assert rows(scores, "SELECT clip_id, flags FROM clips") == [("a", "hdr")]
+    assert rows(scores, "SELECT clip_id, flags FROM clips") == [("a", ["hdr"])]
 
 
 def test_columns_that_a_table_has_gained_since_are_there_over_an_older_version(scores, monkeypatch):
