@@ -94,7 +94,8 @@ class CurationName:
     run_id: str
 
     def __str__(self) -> str:
-        return f"curation {self.curation} ({self.published_at:%Y-%m-%d %H:%M} UTC, run {self.run_id[:8]})"
+        run = f"run {self.run_id[:8]}" if self.run_id else "before the history began"
+        return f"curation {self.curation} ({self.published_at:%Y-%m-%d %H:%M} UTC, {run})"
 
 
 def find_curation(history: History, name: str) -> int:

@@ -68,7 +68,7 @@ class Entry:
 
     @property
     def run_id(self) -> str:
-        """The run that published it."""
+        """The run that published it; empty for what was published before there was a history."""
         return self._head["run_id"]
 
     @property

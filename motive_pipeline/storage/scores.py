@@ -32,7 +32,7 @@ from motive_pipeline.storage.integrity import Files, altered, file_hash, files_o
 from motive_pipeline.storage.reading import Limits, Result, fetched, open_tables, select
 from motive_pipeline.storage.score_views import views_over
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
-from motive_pipeline.storage.tables import TABLES, in_present_form, may_be_older, table_from_frame
+from motive_pipeline.storage.tables import TABLES, in_present_form, table_from_frame
 from motive_pipeline.storage.views import ViewsFile, only_at
 
 log = logging.getLogger(__name__)
@@ -168,8 +168,12 @@ class ScoreTables:
         changed = current is None or bool(left_out)
         for file in current.rglob("*.parquet") if current is not None else ():
             name = file.relative_to(current or file).as_posix()
-            if name not in left_out:
+            if name in left_out:
+                continue
+            if _is_of_older_version(file):
                 changed = _put_file(file.parent.name, file, temp / name) or changed
+            else:
+                atomic.link_or_copy(file, temp / name)
         for table, schema in TABLES.items():
             (temp / table).mkdir(exist_ok=True)
             empty = temp / table / f"{_EMPTY}.parquet"
@@ -267,9 +271,15 @@ def _put_piece(table: str, content: pd.DataFrame | Path, file: Path) -> None:
         pq.write_table(table_from_frame(table, content), file)
 
 
+def _is_of_older_version(file: Path) -> bool:
+    """Whether ``file``, in a version of the tables, may have another form than its table has now."""
+    table, empty = file.parent.name, file.with_name(f"{_EMPTY}.parquet")
+    return table in TABLES and (table == "eval_scores" or not empty.exists() or pq.read_schema(empty) != TABLES[table])
+
+
 def _put_file(table: str, source: Path, file: Path) -> bool:
     """Link ``source`` to ``file``; if an older version of the software wrote it in another form, write it in the present one, and return True."""
-    if may_be_older(table) and source.stem != _EMPTY and (present := in_present_form(table, pq.read_table(source))) is not None:
+    if source.stem != _EMPTY and (present := in_present_form(table, source)) is not None:
         atomic.make_folder(file.parent)
         pq.write_table(present, file)
         return True

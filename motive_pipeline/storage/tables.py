@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _TIME, _TEXTS = pa.timestamp("us", tz="UTC"), pa.list_(pa.string())
@@ -83,6 +86,7 @@ TABLES: dict[str, pa.Schema] = {
             ("seconds", _F),
             ("rows_computed", _I),
             ("rows_reused", _I),
+            ("run_id", _S),
         ]
     ),
     "run_settings": pa.schema([("asset", _S), ("fingerprint", _S), ("setting", _S), ("value", _S)]),
@@ -122,24 +126,27 @@ def table_from_frame(name: str, frame: pd.DataFrame) -> pa.Table:
     return _without_sentinels(name, table.replace_schema_metadata(None))
 
 
-def in_present_form(name: str, table: pa.Table) -> pa.Table | None:
-    """The rows of a table that an older version of the software wrote, or None if they have the present form."""
+def in_present_form(name: str, file: Path) -> pa.Table | None:
+    """The rows of ``file`` if an older version of the software wrote them in another form than the table ``name`` has now; None if they have the present one.
+
+    Texts with commas become lists, -1 for all trainings becomes NULL, and columns that the table has gained are NULL.
+    """
+    schema = TABLES[name]
+    if pq.read_schema(file).equals(schema) and name != "eval_scores":
+        return None
+    table = pq.read_table(file)
     changed = _without_sentinels(name, table)
-    for field in TABLES[name]:
-        place = table.schema.get_field_index(field.name)
-        if place >= 0 and pa.types.is_list(field.type) and pa.types.is_string(table.schema.field(place).type):
-            changed = changed.set_column(place, field, pa.array([_split(value) for value in table.column(place).to_pylist()], field.type))
-    return None if changed is table else changed
-
-
-def may_be_older(name: str) -> bool:
-    """Whether rows of the table ``name`` had another form once."""
-    return name in _HAD_OTHER_FORM
-
-
-_HAD_OTHER_FORM = frozenset(
-    {"eval_scores", *(name for name, schema in TABLES.items() if any(pa.types.is_list(field.type) for field in schema))}
-)
+    if table.schema.equals(schema):
+        return None if changed is table else changed
+    columns = []
+    for field in schema:
+        if field.name not in table.schema.names:
+            columns.append(pa.nulls(len(table), field.type))
+        elif pa.types.is_list(field.type) and not pa.types.is_list(table.schema.field(field.name).type):
+            columns.append(pa.array([_split(value) for value in table.column(field.name).to_pylist()], field.type))
+        else:
+            columns.append(changed.column(field.name).cast(field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _split(value: object) -> list[str] | None:

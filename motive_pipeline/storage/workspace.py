@@ -281,7 +281,7 @@ class Workspace:
             ("runs", asset): self._runs(asset, fingerprint, started, counts),
             ("run_settings", asset): self._run_settings(asset),
         }
-        self._remember(asset, data_version, stored_pieces(target / SCORES))
+        self._keep_in_history(asset, data_version, stored_pieces(target / SCORES))
         past, kept = self.history.pieces(), self.scores.pieces_of(TABLE)
         new |= {(table, piece): file for (table, piece), file in past.items() if piece not in kept}
         gone = [(TABLE, piece) for piece in kept if (TABLE, piece) not in past]
@@ -323,8 +323,24 @@ class Workspace:
             pieces |= self.history.pieces()
         return pieces
 
-    def _remember(self, asset: str, data_version: str, pieces: Pieces) -> None:
-        """Keep a ranking, a subset or a catalog in the history, with the settings behind it."""
+    def _keep_in_history(self, asset: str, data_version: str, pieces: Pieces) -> None:
+        """Keep a ranking, a subset or a catalog in the history, with the settings behind it.
+
+        A root whose results are older than its history first gets what is published now: its first curation, of no known run.
+        """
+        if not self.history.entries():
+            for key in self.graph.assets:
+                if key.split("/")[0] in CHOOSING | SOURCES and (old := self.published_or_none(key)) is not None:
+                    when = pd.Timestamp((old.folder / RECORD).stat().st_mtime, unit="s", tz="UTC").floor("us")
+                    self._remember(
+                        key, old.data_version, stored_pieces(old.folder / SCORES), run_id="", when=when, provenance=old.provenance
+                    )
+        now = pd.Timestamp.now(tz="UTC").floor("us")
+        self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
+
+    def _remember(
+        self, asset: str, data_version: str, pieces: Pieces, *, run_id: str, when: pd.Timestamp, provenance: dict[str, Any]
+    ) -> None:
         name, _, lane = asset.partition("/")
         piece = pieces.get((table, lane or table)) if (table := (CHOOSING | SOURCES).get(name)) else None
         if not isinstance(piece, Path):
@@ -335,18 +351,18 @@ class Workspace:
         self.history.add(
             asset,
             frame.assign(selected=True) if name == "curated_subset" else frame,
-            run_id=self.run_id,
+            run_id=run_id,
             data_version=data_version,
-            published_at=pd.Timestamp.now(tz="UTC").floor("us"),
+            published_at=when,
             variant={"voted_ranking": lane, "curated_subset": self.config.arm(lane).variant}.get(name) if lane else None,
-            settings=self._settings_behind(asset),
+            settings=self._settings_behind(asset, provenance),
         )
 
-    def _settings_behind(self, asset: str) -> dict[str, Any]:
+    def _settings_behind(self, asset: str, provenance: dict[str, Any]) -> dict[str, Any]:
         """The settings that ``asset`` and all it is made from have been published with, the model's hash, and a hash of the set of queries."""
         keys = self.graph.with_ancestors([asset])
         parents = [publication for key in keys[:-1] if (publication := self.recorded(key)) is not None]
-        found = settings_behind([*(publication.provenance for publication in parents), self.provenance(asset)])
+        found = settings_behind([*(publication.provenance for publication in parents), provenance])
         for publication in parents:
             array = publication.data_folder / "zarr.json"
             if publication.asset.startswith("projected_gradients/") and array.exists():
@@ -402,6 +418,7 @@ class Workspace:
             "seconds": time.time() - started,
             "rows_computed": counts.computed,
             "rows_reused": counts.reused,
+            "run_id": self.run_id,
         }
         before = self.scores.piece("runs", asset)
         return pd.DataFrame([row]) if before is None else pd.concat([before, pd.DataFrame([row])], ignore_index=True)
