@@ -32,7 +32,6 @@ TOGETHER = {
             "test_golden",
             "test_harmful_list",
             "test_sql_page",
-            "test_diff",
             "test_held_out",
             "test_loss_drop",
             "test_loss_drop_section",

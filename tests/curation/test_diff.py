@@ -1,0 +1,205 @@
+"""The history of curations and ``motive diff``: what is kept, what differs between two curations, and why."""
+
+import json
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from motive_pipeline import cli
+from motive_pipeline.curation.compare import compare, find_curation
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.history import History
+from motive_pipeline.storage.tables import TABLES
+from motive_pipeline.storage.workspace import Workspace
+from tests.curation_fixtures import publish_gradients
+from tests.eval_fixtures import with_settings
+
+
+def put(ws: Workspace, asset: str, table: str, rows: pd.DataFrame) -> None:
+    """Publish ``asset`` with these rows as its piece of a score table."""
+    piece = asset.split("/")[1] if "/" in asset else table
+    frame = rows.reindex(columns=TABLES[table].names)
+    ws.publish(asset, content=digest_frame(frame), write=lambda folder: None, started=time.time(), scores={(table, piece): frame})
+
+
+def curate(ws: Workspace, order: str, num_chosen: int = 2, catalog: str = "", queries: str = "qr", model: str = "m") -> None:
+    """One run: catalogs, gradients, the ranking ``order`` (one letter a clip) and the subsets of two arms."""
+    ws.begin_run(digest(time.time_ns()))
+    clips = sorted(catalog or "abcd")
+    put(ws, "clip_catalog", "catalog", pd.DataFrame({"clip_id": clips, "path": [f"/clips/{clip}.mp4" for clip in clips], "flags": ""}))
+    roles = {"query_id": [*queries, "h"], "path": [*queries, "h"], "role": ["query"] * len(queries) + ["held_out"]}
+    put(ws, "query_catalog", "queries", pd.DataFrame(roles))
+    publish_gradients(ws, "projected_gradients/motive", [f"{ord(clip):016x}" for clip in clips], np.eye(len(clips), 8, dtype=np.float32) * len(model), model_hash=model)  # fmt: skip
+    ranks = range(1, len(order) + 1)
+    ranking = {"variant": "motive", "clip_id": list(order), "votes": 1, "mean_influence": [1 / rank for rank in ranks], "rank": ranks}
+    put(ws, "voted_ranking/motive", "ranking", pd.DataFrame(ranking | {"selected": [rank <= num_chosen for rank in ranks]}))
+    for arm, chosen in (("motive", order), ("random", clips)):
+        put(ws, f"curated_subset/{arm}", "subsets", pd.DataFrame({"arm": arm, "clip_id": list(chosen[:num_chosen]), "rank": range(1, num_chosen + 1)}))  # fmt: skip
+
+
+def moved(ws: Workspace, arm: str = "motive") -> dict[str, tuple]:
+    """clip -> what happened to it between the last two curations."""
+    found = compare(ws.history, find_curation(ws.history, "previous"), find_curation(ws.history, "latest"))
+    (change,) = (each for each in found.arms if each.arm == arm)
+    return {clip.clip_id: (clip.change, clip.rank_before, clip.rank_after, clip.why) for clip in change.clips}
+
+
+def test_equal_content_makes_no_curation_and_a_new_ranking_makes_one(workspace):
+    curate(workspace, "abcd")
+    before = {file.name: file.read_bytes() for file in workspace.history.folder.iterdir()}
+    curate(workspace, "abcd")
+    assert {file.name: file.read_bytes() for file in workspace.history.folder.iterdir()} == before
+    curate(workspace, "cabd")
+    assert workspace.history.curations() == [1, 2]
+    assert {file.name: file.read_bytes() for file in workspace.history.folder.iterdir()}.items() >= before.items(), "never rewritten"
+    assert moved(workspace) == {
+        "c": ("entered", 3, 1, "influence moved: rank 3 -> 1"),
+        "b": ("left", 2, 3, "influence moved: rank 2 -> 3"),
+    }
+    assert moved(workspace, "random") == {}
+    found = workspace.scores.query("SELECT curation, num_clips, came, went FROM curations WHERE arm = 'motive' ORDER BY ALL").fetchall()
+    assert found == [(1, 2, None, None), (2, 2, ["c"], ["b"])]
+    sql = "SELECT curation, rank FROM ranking_history WHERE clip_id = 'c' ORDER BY ALL"
+    assert workspace.scores.query(sql).fetchall() == [(1, 3), (2, 1)]
+    sql = "SELECT arm, string_agg(clip_id ORDER BY rank) FROM subset_history GROUP BY arm, curation ORDER BY ALL"
+    assert workspace.scores.query(sql).fetchall() == [("motive", "a,b"), ("motive", "c,a"), ("random", "a,b")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "sections", "why"),
+    [
+        ({}, {"vote": {"percentile": 30.0}}, "vote.percentile 90 -> 30"),
+        ({"queries": "qs"}, {}, "the set of queries changed"),
+        ({"model": "other"}, {}, "the model changed"),
+    ],
+)
+def test_the_reason_is_what_was_changed(workspace, changed, sections, why):
+    curate(workspace, "abcd")
+    later = with_settings(workspace, **sections)
+    curate(later, "dabc", **changed)
+    assert moved(later) == {"d": ("entered", 4, 1, why), "b": ("left", 2, 3, why)}
+
+
+def test_a_clip_that_came_or_went_is_the_reason_itself(workspace):
+    curate(workspace, "abcd")
+    curate(workspace, "ecbd", catalog="bcde")
+    assert moved(workspace) == {
+        "e": ("entered", None, 1, "clip added to the catalog"),
+        "c": ("entered", 3, 2, "influence moved: rank 3 -> 2"),
+        "a": ("left", 1, None, "clip gone from the catalog"),
+        "b": ("left", 2, 3, "influence moved: rank 2 -> 3"),
+    }
+    curate(workspace, "ecd", catalog="bcde", num_chosen=3)
+    curate(workspace, "bec", catalog="bcde", num_chosen=3)
+    assert moved(workspace)["b"] == ("entered", None, 1, "not ranked before: it was rejected or had no gradient")
+    assert moved(workspace)["d"] == ("left", 3, None, "no longer ranked: the table `rejects` says why")
+
+
+def test_a_curation_is_found_by_every_kind_of_name(workspace):
+    for order in ("abcd", "bcda", "cdab"):
+        curate(workspace, order)
+    history = workspace.history
+    today = datetime.now(UTC).date()
+    last = history.state(3)["curated_subset/motive"]
+    names = {"1": 1, "latest": 3, "previous": 2, "-1": 2, "-2": 1, str(today): 3, last.run_id[:6]: 3, str(last.published_at): 3}
+    assert {name: find_curation(history, name) for name in names} == names
+    for unknown in ("4", "0", "-3", "yesterday", str(today - timedelta(days=1)), last.run_id[:3] + "x"):
+        with pytest.raises(MotiveError, match=r"there is no curation .* There are 3 \(1 to 3\)"):
+            find_curation(history, unknown)
+
+
+def test_an_empty_history_says_what_to_do(workspace):
+    with pytest.raises(MotiveError, match="`motive run`"):
+        find_curation(workspace.history, "latest")
+
+
+def test_only_the_oldest_curations_are_removed_and_never_what_a_kept_one_rests_on(workspace, caplog):
+    caplog.set_level(logging.INFO, "motive_pipeline")
+    workspace.history = History(workspace.root, keep=2)
+    for order in ("abcd", "bcda", "cdab", "dabc"):
+        curate(workspace, order)
+    names = sorted(file.name for file in workspace.history.folder.iterdir())
+    unchanged = ["000001-clip_catalog.parquet", "000001-curated_subset--random.parquet", "000001-query_catalog.parquet"]
+    assert names == [
+        *unchanged,
+        *(f"{number:06d}-{asset}--motive.parquet" for number in (3, 4) for asset in ("curated_subset", "voted_ranking")),
+    ]
+    assert "000001-voted_ranking--motive.parquet" in caplog.text
+    assert "storage.keep_curations" in caplog.text
+    assert workspace.history.curations() == [3, 4]
+    assert moved(workspace, "random") == {}
+    assert workspace.scores.query("SELECT DISTINCT curation FROM ranking_history ORDER BY 1").fetchall() == [(3,), (4,)]
+    with pytest.raises(MotiveError, match="2 \\(3 to 4\\)"):
+        find_curation(workspace.history, "1")
+
+
+def test_the_command_prints_words_a_table_and_json(workspace, monkeypatch, capsys):
+    curate(workspace, "abcd")
+    later = with_settings(workspace, vote={"percentile": 30.0})
+    curate(later, "dabce", catalog="abcde")
+    monkeypatch.setattr(cli, "load_config", lambda: later.config)
+    assert cli.main(["diff", "-1", "latest"]) == 0
+    said = capsys.readouterr().out
+    assert "setting: vote.percentile 90 -> 30" in said
+    assert "clips added: 1 (/clips/e.mp4)" in said
+    assert "motive: 2 -> 2 clips; 1 entered, 1 left" in said
+    assert "random: the same 2 clips" in said
+    (line,) = (line for line in said.splitlines() if line.split()[:1] == ["entered"])
+    assert line.split() == ["entered", "d", "4", "1", *["vote.percentile", "90", "->", "30"], "/clips/d.mp4"]
+    assert cli.main(["diff", "--json", "1", "2"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["from"]["curation"], told["to"]["curation"], told["clips"]) == (1, 2, {"added": {"e": "/clips/e.mp4"}, "gone": {}})
+    assert told["settings"] == [{"setting": "vote.percentile", "before": 90.0, "after": 30.0}]
+    assert told["arms"][0]["clips"][0]["why"] == "vote.percentile 90 -> 30"
+    assert cli.main(["diff", "9"]) == 1
+    assert "there is no curation '9'" in capsys.readouterr().err
+
+
+def test_results_older_than_the_history_are_its_first_curation(workspace):
+    curate(workspace, "abcd")
+    for file in workspace.history.folder.iterdir():
+        file.unlink()
+    curate(workspace, "dabc")
+    assert workspace.history.curations() == [1, 2]
+    assert moved(workspace)["d"][:3] == ("entered", 4, 1)
+    found = compare(workspace.history, 1, 2)
+    assert "before the history began" in str(found.before)
+
+
+def test_a_damaged_file_is_put_aside_when_the_tables_are_made_again(workspace, caplog):
+    curate(workspace, "abcd")
+    curate(workspace, "dabc")
+    victim = workspace.history.folder / "000001-voted_ranking--motive.parquet"
+    content = bytearray(victim.read_bytes())
+    content[4:12] = b"\0" * 8
+    victim.unlink()
+    victim.write_bytes(bytes(content[: len(content) // 2]))
+    workspace.scores.manifest.unlink()
+    workspace.restore_scores()
+    assert f"{victim}.damaged cannot be read" in caplog.text
+    assert workspace.scores.query("SELECT DISTINCT curation FROM ranking_history").fetchall() == [(2,)]
+    assert workspace.scores.query("SELECT count(*) FROM subset_history").fetchall() == [(6,)]
+
+
+def test_a_fingerprint_of_runs_has_its_settings_also_after_its_publication_has_gone(workspace):
+    curate(workspace, "abcd")
+    later = with_settings(workspace, vote={"percentile": 30.0})
+    old = later.published("voted_ranking/motive").folder
+    curate(later, "dabc")
+    sql = """SELECT value FROM runs JOIN run_settings USING (asset, fingerprint) WHERE asset = 'voted_ranking/motive' AND setting = 'vote.percentile'
+    ORDER BY started_at"""
+    assert later.scores.query(sql).fetchall() == [("90",), ("30",)]
+    old.rename(old.parent.parent / "away")
+    curate(later, "adbc")
+    assert later.scores.query(sql).fetchall() == [("90",), ("30",), ("30",)]
+
+
+def test_all_runs_of_one_motive_run_are_one_curation(workspace):
+    workspace.begin_run("first", goes_on=True)
+    curate(workspace, "abcd")
+    assert {entry.run_id for entry in workspace.history.entries()} == {"first"}
