@@ -17,22 +17,23 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.tables import TABLES
+from motive_pipeline.storage.tables import HISTORY
 
 log = logging.getLogger(__name__)
 
-FOLDER, TABLE = "history", "history"
+FOLDER = "history"
 SOURCES = {"clip_catalog": "catalog", "query_catalog": "queries"}
 """Assets that explain a curation, and the score table of each."""
 
@@ -40,6 +41,7 @@ CHOOSING = {"voted_ranking": "ranking", "curated_subset": "subsets"}
 """Assets that make a curation, and the score table of each."""
 
 _MANY = 10
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ class Entry:
     @cached_property
     def _head(self) -> dict[str, Any]:
         columns = ["published_at", "run_id", "data_version", "variant", "settings"]
-        first = next(pq.ParquetFile(self.file).iter_batches(1, columns=columns), None)
-        return first.to_pylist()[0] if first is not None and len(first) else dict.fromkeys(columns)
+        return self._read(lambda: next(pq.ParquetFile(self.file).iter_batches(1, columns=columns)).to_pylist()[0])
 
     @property
     def published_at(self) -> Any:
@@ -88,7 +89,21 @@ class Entry:
 
     def rows(self) -> pd.DataFrame:
         """Its rows, with the columns of the table ``history``."""
-        return pq.read_table(self.file, page_checksum_verification=True).to_pandas()
+        return self._read(lambda: pq.read_table(self.file, page_checksum_verification=True).to_pandas())
+
+    def _read(self, read: Callable[[], Read]) -> Read:
+        """What ``read`` gives.
+
+        Raises:
+            MotiveError: the file is damaged.
+        """
+        try:
+            return read()
+        except (OSError, pa.ArrowException, StopIteration) as error:
+            what = " ".join(str(error).split()) or "it has no rows"
+            raise MotiveError(
+                f"{self.file} is damaged ({what}). `motive verify` puts it aside, and the history goes on without it"
+            ) from error
 
 
 class History:
@@ -148,19 +163,16 @@ class History:
         self._prune()
         return file
 
-    def pieces(self) -> dict[tuple[str, str], Path]:
-        """The files as pieces of the table ``history``."""
-        return {(TABLE, file.stem): file for file in sorted(self.folder.glob("*.parquet"))}
-
-    def put_damaged_aside(self) -> None:
-        """Rename every file that cannot be read, so that the score tables can be made again without it."""
+    def damages(self) -> Iterator[str]:
+        """Read every file and compare its pages with their checksums; yields what is wrong. A damaged file is put aside (``.damaged``), where it can be written:
+        the history goes on without it."""
         for entry in self.entries():
             try:
                 entry.rows()
-            except (OSError, pa.ArrowException) as error:
-                aside = entry.file.with_name(entry.file.name + ".damaged")
-                entry.file.rename(aside)
-                log.warning("%s cannot be read (%s). The history goes on without it.", aside, str(error).splitlines()[0])
+            except MotiveError as error:
+                if atomic.is_writable(self.folder):
+                    entry.file.rename(entry.file.with_name(entry.file.name + ".damaged"))
+                yield str(error)
 
     def _prune(self) -> None:
         """Remove what no kept curation rests on: files older than the oldest kept one, for each asset but the newest of them."""
@@ -206,10 +218,10 @@ def setting_text(value: Any) -> str:
 
 
 def _table(frame: pd.DataFrame, head: Mapping[str, Any]) -> pa.Table:
-    rows = frame.rename(columns={"query_id": "clip_id"}).reindex(columns=[name for name in TABLES[TABLE].names if name not in head])
+    rows = frame.rename(columns={"query_id": "clip_id"}).reindex(columns=[name for name in HISTORY.names if name not in head])
     table = pa.Table.from_pandas(rows, preserve_index=False)
     columns = [
         pa.repeat(pa.scalar(head[field.name], field.type), len(frame)) if field.name in head else table.column(field.name).cast(field.type)
-        for field in TABLES[TABLE]
+        for field in HISTORY
     ]
-    return pa.Table.from_arrays(columns, schema=TABLES[TABLE])
+    return pa.Table.from_arrays(columns, schema=HISTORY)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from motive_pipeline.storage.tables import TABLES
+from motive_pipeline.storage.tables import HISTORY, TABLES
 from motive_pipeline.storage.views import quoted
 
 # '' is not JSON, so published->>'x' would fail on it
@@ -58,13 +58,20 @@ DERIVED = {
 }
 
 
-def views_over(version: Path, where: str = "") -> dict[str, str]:
-    """The views over the folder ``version``: name -> SELECT. ``where`` ends each that reads a file. A table that the version lacks has no rows."""
+def folders_of(version: Path, history: Path) -> dict[str, Path]:
+    """The folder of each table that has one: those of the folder ``version``, and the files of ``history.py``."""
+    found = {name: version / name for name in TABLES if (version / name).is_dir()}
+    return found | ({"history": history} if any(history.glob("*.parquet")) else {})
+
+
+def views_over(version: Path, history: Path, where: str = "") -> dict[str, str]:
+    """The views over the folders of :func:`folders_of`: name -> SELECT. ``where`` ends each that reads a file. A table without a folder has no rows."""
+    folders = folders_of(version, history)
     tables = {
-        name: f"SELECT * FROM read_parquet({quoted(glob.escape(str(version / name)) + '/*.parquet')}){where}"
-        if (version / name).is_dir()
+        name: f"SELECT * FROM read_parquet({quoted(glob.escape(str(folders[name])) + '/*.parquet')}){where}"
+        if name in folders
         else _no_rows(schema)
-        for name, schema in TABLES.items()
+        for name, schema in (TABLES | {"history": HISTORY}).items()
     }
     clips = _CLIPS
     for name in ("catalog", "clip_flags"):

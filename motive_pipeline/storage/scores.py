@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import Files, altered, file_hash, files_of, missing_or_cut
 from motive_pipeline.storage.reading import Limits, Result, fetched, open_tables, select
-from motive_pipeline.storage.score_views import views_over
+from motive_pipeline.storage.score_views import folders_of, views_over
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.tables import TABLES, in_present_form, table_from_frame
 from motive_pipeline.storage.views import ViewsFile, only_at
@@ -52,6 +52,7 @@ class ScoreTables:
 
     def __init__(self, root: Path, state: Path) -> None:
         self.folder = root / "scores"
+        self.history = root / "history"
         self.duckdb_file = state / "scores.duckdb"
         self._views_file = ViewsFile(self.duckdb_file)
         self.manifest = self.folder / "manifest.json"
@@ -98,13 +99,8 @@ class ScoreTables:
             log.warning("the score tables are not whole: %s. `motive run` makes them again; all results are kept.", what)
         self._damage = what
 
-    def pieces_of(self, table: str) -> set[str]:
-        """The names of the pieces of ``table`` in the current version."""
-        version = self.version()
-        return {file.stem for file in (version / table).glob("*.parquet")} - {_EMPTY} if version else set()
-
-    def publish(self, pieces: Pieces, *, without: Collection[tuple[str, str]] = ()) -> None:
-        """Publish a new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path; those of ``without`` are left out.
+    def publish(self, pieces: Pieces) -> None:
+        """Publish a new version in which each ``(table, piece)`` is replaced by the frame, or by the Parquet file at the path.
 
         Such a file is linked, not copied: nobody may write to it afterwards.
         Nothing happens if every piece equals the current one. The caller holds the root's lock.
@@ -115,7 +111,7 @@ class ScoreTables:
         number = 1 + max((int(p.name[1:]) for p in self.folder.glob("v*") if p.name[1:].isdecimal()), default=0)
         target = self.folder / f"v{number}"
         with atomic.new_folder(target) as temp:
-            changed = self._fill(temp, current, pieces, without)
+            changed = self._fill(temp, current, pieces)
             if not changed and current is not None:
                 shutil.rmtree(temp)
                 temp.mkdir()
@@ -150,26 +146,23 @@ class ScoreTables:
 
     def _tables(self, limits: Limits) -> duckdb.DuckDBPyConnection:
         version = self._held_version()
-        return open_tables(version, views_over(version), limits)
+        return open_tables(folders_of(version, self.history), views_over(version, self.history), limits)
 
     def refresh_views(self) -> None:
         """Make ``scores.duckdb`` show the current version at the root's present path (see :meth:`ViewsFile.show`)."""
         version = self.version()
         if version is not None:
-            self._views_file.show(version, views_over(version, where=f" WHERE {only_at(self.duckdb_file)}"))
+            self._views_file.show(version, views_over(version, self.history, where=f" WHERE {only_at(self.duckdb_file)}"))
 
     def is_elsewhere(self) -> bool:
         """Whether ``scores.duckdb`` was copied or moved, with the root or alone, since it was written."""
         return self.duckdb_file.exists() and self._views_file.is_elsewhere()
 
-    def _fill(self, temp: Path, current: Path | None, pieces: Pieces, without: Collection[tuple[str, str]]) -> bool:
+    def _fill(self, temp: Path, current: Path | None, pieces: Pieces) -> bool:
         """Write the version's files into ``temp``; returns whether any differs from ``current``."""
-        left_out = {piece_file(table, piece) for table, piece in without}
-        changed = current is None or bool(left_out)
+        changed = current is None
         for file in current.rglob("*.parquet") if current is not None else ():
             name = file.relative_to(current or file).as_posix()
-            if name in left_out:
-                continue
             if _is_of_older_version(file):
                 changed = _put_file(file.parent.name, file, temp / name) or changed
             else:

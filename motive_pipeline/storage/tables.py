@@ -90,28 +90,30 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
     "run_settings": pa.schema([("asset", _S), ("fingerprint", _S), ("setting", _S), ("value", _S)]),
-    "history": pa.schema(
-        [
-            ("curation", _I),
-            ("published_at", _TIME),
-            ("run_id", _S),
-            ("asset", _S),
-            ("data_version", _S),
-            ("variant", _S),
-            ("settings", _S),
-            ("clip_id", _S),
-            ("path", _S),
-            ("rank", _I),
-            ("votes", _I),
-            ("mean_influence", _F),
-            ("selected", _B),
-        ]
-    ),
 }
 """Tables on disk. The views have the same names; further views are those of ``score_views.py``.
 
 The catalog has the flags of the first frame, ``clip_flags`` those of the frames that are used. ``thresholds`` has the influence that a query's vote must exceed.
-In ``eval_scores`` a row without ``seed`` covers all trainings of an arm. ``history`` is described in ``history.py``."""
+In ``eval_scores`` a row without ``seed`` covers all trainings of an arm."""
+
+HISTORY = pa.schema(
+    [
+        ("curation", _I),
+        ("published_at", _TIME),
+        ("run_id", _S),
+        ("asset", _S),
+        ("data_version", _S),
+        ("variant", _S),
+        ("settings", _S),
+        ("clip_id", _S),
+        ("path", _S),
+        ("rank", _I),
+        ("votes", _I),
+        ("mean_influence", _F),
+        ("selected", _B),
+    ]
+)
+"""The columns of the files of ``history.py``, which belong to no version."""
 
 ALL_TRAININGS = -1
 """Stands for a missing ``seed`` in what stages write."""

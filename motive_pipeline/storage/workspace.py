@@ -29,7 +29,7 @@ from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.graph import STAGES, Graph
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
-from motive_pipeline.storage.history import CHOOSING, SOURCES, TABLE, History, setting_text, settings_behind
+from motive_pipeline.storage.history import CHOOSING, SOURCES, History, setting_text, settings_behind
 from motive_pipeline.storage.integrity import altered, files_of
 from motive_pipeline.storage.layout import require_apart, require_known_layout
 from motive_pipeline.storage.lock import FileLock, Locked
@@ -282,10 +282,7 @@ class Workspace:
             ("run_settings", asset): self._run_settings(asset),
         }
         self._keep_in_history(asset, data_version, stored_pieces(target / SCORES))
-        past, kept = self.history.pieces(), self.scores.pieces_of(TABLE)
-        new |= {(table, piece): file for (table, piece), file in past.items() if piece not in kept}
-        gone = [(TABLE, piece) for piece in kept if (TABLE, piece) not in past]
-        self.scores.publish(rebuilt | stored_pieces(target / SCORES) | new, without=gone)
+        self.scores.publish(rebuilt | stored_pieces(target / SCORES) | new)
         write_sealed(self._folder(asset) / POINTER, {"version": name})
         for store in self._stores.values():
             merge(store)
@@ -318,9 +315,6 @@ class Workspace:
             if (publication := self.published_or_none(asset)) is not None:
                 pieces |= stored_pieces(publication.folder / SCORES) | {("rejects", asset): publication.folder / REJECTS}
                 pieces[("run_settings", asset)] = self._run_settings(asset)
-        if pieces:
-            self.history.put_damaged_aside()
-            pieces |= self.history.pieces()
         return pieces
 
     def _keep_in_history(self, asset: str, data_version: str, pieces: Pieces) -> None:
@@ -336,7 +330,12 @@ class Workspace:
                         key, old.data_version, stored_pieces(old.folder / SCORES), run_id="", when=when, provenance=old.provenance
                     )
         now = pd.Timestamp.now(tz="UTC").floor("us")
-        self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
+        try:
+            self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
+        except MotiveError:  # a damaged file
+            for damage in self.history.damages():
+                log.warning("%s", damage)
+            self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
 
     def _remember(
         self, asset: str, data_version: str, pieces: Pieces, *, run_id: str, when: pd.Timestamp, provenance: dict[str, Any]

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,12 +14,23 @@ import pytest
 from motive_pipeline import cli
 from motive_pipeline.curation.compare import compare, find_curation
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.checking import check_store
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.history import History
 from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.workspace import Workspace
 from tests.curation_fixtures import publish_gradients
 from tests.eval_fixtures import with_settings
+
+MAIN = "motive"
+INPUTS: dict[tuple[Path, str], str] = {}
+"""What :func:`curate` has published below a root: only changes are published again."""
+
+
+@pytest.fixture(autouse=True)
+def _no_flush(monkeypatch):
+    """These tests cut no power; each of their many publications would wait for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def put(ws: Workspace, asset: str, table: str, rows: pd.DataFrame) -> None:
@@ -27,19 +40,31 @@ def put(ws: Workspace, asset: str, table: str, rows: pd.DataFrame) -> None:
     ws.publish(asset, content=digest_frame(frame), write=lambda folder: None, started=time.time(), scores={(table, piece): frame})
 
 
-def curate(ws: Workspace, order: str, num_chosen: int = 2, catalog: str = "", queries: str = "qr", model: str = "m") -> None:
-    """One run: catalogs, gradients, the ranking ``order`` (one letter a clip) and the subsets of two arms."""
+def curate(ws: Workspace, order: str, num_chosen: int = 2, catalog: str = "abcd", queries: str = "qr", model: str = "m") -> None:
+    """One run: catalogs and gradients where they changed, the ranking ``order`` (one letter a clip) and the subsets of two arms."""
     ws.begin_run(digest(time.time_ns()))
-    clips = sorted(catalog or "abcd")
-    put(ws, "clip_catalog", "catalog", pd.DataFrame({"clip_id": clips, "path": [f"/clips/{clip}.mp4" for clip in clips], "flags": ""}))
-    roles = {"query_id": [*queries, "h"], "path": [*queries, "h"], "role": ["query"] * len(queries) + ["held_out"]}
-    put(ws, "query_catalog", "queries", pd.DataFrame(roles))
-    publish_gradients(ws, "projected_gradients/motive", [f"{ord(clip):016x}" for clip in clips], np.eye(len(clips), 8, dtype=np.float32) * len(model), model_hash=model)  # fmt: skip
+    inputs = {"clip_catalog": catalog, "query_catalog": queries, f"projected_gradients/{MAIN}": catalog + model}
+    changed = {asset for asset, content in inputs.items() if INPUTS.get((ws.root, asset)) != content}
+    INPUTS.update({(ws.root, asset): inputs[asset] for asset in changed})
+    if "clip_catalog" in changed:
+        put(
+            ws,
+            "clip_catalog",
+            "catalog",
+            pd.DataFrame({"clip_id": [*catalog], "path": [f"/clips/{clip}.mp4" for clip in catalog], "flags": ""}),
+        )
+    if "query_catalog" in changed:
+        roles = {"query_id": [*queries, "h"], "path": [*queries, "h"], "role": ["query"] * len(queries) + ["held_out"]}
+        put(ws, "query_catalog", "queries", pd.DataFrame(roles))
+    if f"projected_gradients/{MAIN}" in changed:
+        gradient = np.eye(len(catalog), 8, dtype=np.float32) * len(model)
+        publish_gradients(ws, f"projected_gradients/{MAIN}", [f"{ord(clip):016x}" for clip in catalog], gradient, model_hash=model)
     ranks = range(1, len(order) + 1)
-    ranking = {"variant": "motive", "clip_id": list(order), "votes": 1, "mean_influence": [1 / rank for rank in ranks], "rank": ranks}
-    put(ws, "voted_ranking/motive", "ranking", pd.DataFrame(ranking | {"selected": [rank <= num_chosen for rank in ranks]}))
-    for arm, chosen in (("motive", order), ("random", clips)):
-        put(ws, f"curated_subset/{arm}", "subsets", pd.DataFrame({"arm": arm, "clip_id": list(chosen[:num_chosen]), "rank": range(1, num_chosen + 1)}))  # fmt: skip
+    ranking = {"variant": MAIN, "clip_id": list(order), "votes": 1, "mean_influence": [1 / rank for rank in ranks], "rank": ranks}
+    put(ws, f"voted_ranking/{MAIN}", "ranking", pd.DataFrame(ranking | {"selected": [rank <= num_chosen for rank in ranks]}))
+    for arm, chosen in (("motive", order), ("random", catalog)) if changed else (("motive", order),):
+        subset = {"arm": arm, "clip_id": list(chosen[:num_chosen]), "rank": range(1, num_chosen + 1)}
+        put(ws, f"curated_subset/{arm}", "subsets", pd.DataFrame(subset))
 
 
 def moved(ws: Workspace, arm: str = "motive") -> dict[str, tuple]:
@@ -171,19 +196,30 @@ def test_results_older_than_the_history_are_its_first_curation(workspace):
     assert "before the history began" in str(found.before)
 
 
-def test_a_damaged_file_is_put_aside_when_the_tables_are_made_again(workspace, caplog):
+def test_verify_finds_a_damaged_file_and_the_history_goes_on_without_it(workspace):
     curate(workspace, "abcd")
     curate(workspace, "dabc")
     victim = workspace.history.folder / "000001-voted_ranking--motive.parquet"
     content = bytearray(victim.read_bytes())
-    content[4:12] = b"\0" * 8
-    victim.unlink()
-    victim.write_bytes(bytes(content[: len(content) // 2]))
-    workspace.scores.manifest.unlink()
-    workspace.restore_scores()
-    assert f"{victim}.damaged cannot be read" in caplog.text
+    assert not check_store(workspace).problems
+    content[-9 - int.from_bytes(content[-8:-4], "little")] ^= 1  # the last byte before the footer
+    victim.write_bytes(bytes(content))
+    (problem,) = check_store(workspace).problems
+    assert problem.startswith(f"{victim} is damaged")
     assert workspace.scores.query("SELECT DISTINCT curation FROM ranking_history").fetchall() == [(2,)]
     assert workspace.scores.query("SELECT count(*) FROM subset_history").fetchall() == [(6,)]
+
+
+def test_a_damaged_file_stops_no_run_and_is_named(workspace, monkeypatch, capsys, caplog):
+    curate(workspace, "abcd")
+    victim = workspace.history.folder / "000001-voted_ranking--motive.parquet"
+    victim.write_bytes(victim.read_bytes()[:100])
+    monkeypatch.setattr(cli, "load_config", lambda: workspace.config)
+    assert cli.main(["diff", "1", "1"]) == 1
+    assert f"{victim} is damaged" in capsys.readouterr().err
+    put(workspace, "voted_ranking/motive", "ranking", pd.DataFrame({"variant": ["motive"], "clip_id": ["z"], "rank": 1, "selected": True}))
+    assert f"{victim} is damaged" in caplog.text
+    assert workspace.scores.query("SELECT clip_id FROM ranking_history").fetchall() == [("z",)]
 
 
 def test_a_fingerprint_of_runs_has_its_settings_also_after_its_publication_has_gone(workspace):

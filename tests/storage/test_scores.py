@@ -1,5 +1,7 @@
 """Score tables: consistent versions, views that open anywhere, the user's own things left alone."""
 
+import shutil
+
 import duckdb
 import pandas as pd
 import pyarrow as pa
@@ -135,10 +137,11 @@ def test_the_flags_of_a_clip_are_those_of_its_frames_else_those_of_its_first_fra
     assert rows(scores, "SELECT clip_id, flags FROM clips ORDER BY clip_id") == found
 
 
-def test_a_version_without_the_table_of_flags_has_its_view_of_the_clips(scores, monkeypatch):
-    monkeypatch.delitem(TABLES, "clip_flags")
+def test_a_version_without_the_table_of_flags_has_its_view_of_the_clips(scores):
     scores.publish({("catalog", "catalog"): pd.DataFrame({"clip_id": ["a"], "flags": ["hdr"]}).reindex(columns=TABLES["catalog"].names)})
-    monkeypatch.undo()
+    version = scores.version()
+    shutil.rmtree(version / "clip_flags")
+    write_sealed(scores.manifest, {"version": version.name, "files": files_of(version)})
     assert rows(scores, "SELECT clip_id, flags FROM clips") == [("a", ["hdr"])]
 
 
@@ -162,7 +165,14 @@ def test_tables_of_an_older_version_get_lists_nulls_and_new_columns(scores):
     catalog = pd.DataFrame({"clip_id": ["a", "b"], "flags": ["hdr,frozen", ""]}).reindex(columns=TABLES["catalog"].names)
     values = pd.DataFrame({"arm": ["base"] * 2, "seed": [-1, 0], "value": [0.5, 0.5]}).reindex(columns=TABLES["eval_scores"].names)
     assert in_form("eval_scores", values)["seed"].to_pylist() == [None, 0]
-    scores.publish({("catalog", "catalog"): catalog, ("runs", "x"): pd.DataFrame({"asset": ["x"]}).reindex(columns=TABLES["runs"].names)})
+    scores.publish(
+        {
+            ("catalog", "catalog"): catalog,
+            ("runs", "x"): pd.DataFrame({"asset": ["x"], "started_at": [pd.Timestamp("2026-01-02", tz="UTC")]}).reindex(
+                columns=TABLES["runs"].names
+            ),
+        }
+    )
     version = scores.version()
     old_flags = pa.field("flags", pa.string())
     for name in ("catalog", "_empty"):
