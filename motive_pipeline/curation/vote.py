@@ -145,7 +145,9 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
     order_N = ranking_order(votes, section.rule)
     num_chosen = min(num_selected(len(eligible_N), ws.config.subset.share), len(pool_N))
     columns = _columns(pool_N, votes, order_N, num_chosen)
-    thresholds = pd.DataFrame({"query_id": influence.query_ids, "threshold": votes.threshold_Q}).assign(variant=variant)
+    thresholds = pd.DataFrame(
+        {"query_id": influence.query_ids, "threshold": np.array(votes.threshold_Q, dtype=np.float64), "variant": variant}
+    )
     with scratch_folder(ws, f"voted_ranking/{variant}") as scratch:
         _write_score_piece(scratch / "ranking.parquet", variant, columns)
         return ws.publish(
@@ -157,7 +159,7 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
             table_rows=len(pool_N),
             scores={
                 ("ranking", variant): scratch / "ranking.parquet",
-                ("thresholds", variant): thresholds.astype({"threshold": np.float64}),
+                ("thresholds", variant): thresholds,
             },
         )
 

@@ -19,6 +19,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,7 +130,7 @@ class History:
         """What was in force when this curation was the last: of each asset its newest file up to it."""
         return {entry.asset: entry for entry in self.entries() if entry.curation <= curation}
 
-    def add(self, asset: str, frame: pd.DataFrame, *, run_id: str, data_version: str, published_at: pd.Timestamp, variant: str | None,
+    def add(self, asset: str, frame: pd.DataFrame, *, run_id: str, data_version: str, published_at: datetime, variant: str | None,
             settings: Mapping[str, Any]) -> Path | None:  # fmt: skip
         """Write a file for this publication, and prune; returns the file, or None if the asset's last file has this content already.
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
@@ -161,8 +160,8 @@ def _without_sentinels(name: str, table: pa.Table) -> pa.Table:
     """``table`` itself, if there is nothing to replace."""
     if name != "eval_scores" or not len(table):
         return table
-    is_all = pc.equal(table["seed"], ALL_TRAININGS)
-    if not pc.any(is_all).as_py():
+    seeds = table["seed"].to_pylist()
+    if ALL_TRAININGS not in seeds:
         return table
-    seed = pc.if_else(is_all, pa.scalar(None, pa.int64()), table["seed"])
+    seed = pa.array([None if seed == ALL_TRAININGS else seed for seed in seeds], pa.int64())
     return table.set_column(table.schema.get_field_index("seed"), TABLES[name].field("seed"), seed)

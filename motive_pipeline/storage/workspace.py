@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -325,11 +326,11 @@ class Workspace:
         if not self.history.entries():
             for key in self.graph.assets:
                 if key.split("/")[0] in CHOOSING | SOURCES and (old := self.published_or_none(key)) is not None:
-                    when = pd.Timestamp((old.folder / RECORD).stat().st_mtime, unit="s", tz="UTC").floor("us")
+                    when = datetime.fromtimestamp((old.folder / RECORD).stat().st_mtime, UTC)
                     self._remember(
                         key, old.data_version, stored_pieces(old.folder / SCORES), run_id="", when=when, provenance=old.provenance
                     )
-        now = pd.Timestamp.now(tz="UTC").floor("us")
+        now = datetime.now(UTC)
         try:
             self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
         except MotiveError:  # a damaged file
@@ -337,16 +338,14 @@ class Workspace:
                 log.warning("%s", damage)
             self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
 
-    def _remember(
-        self, asset: str, data_version: str, pieces: Pieces, *, run_id: str, when: pd.Timestamp, provenance: dict[str, Any]
-    ) -> None:
+    def _remember(self, asset: str, data_version: str, pieces: Pieces, *, run_id: str, when: datetime, provenance: dict[str, Any]) -> None:
         name, _, lane = asset.partition("/")
         piece = pieces.get((table, lane or table)) if (table := (CHOOSING | SOURCES).get(name)) else None
         if not isinstance(piece, Path):
             return
         frame = pd.read_parquet(piece)
         if name == "query_catalog":
-            frame = frame[frame["role"] == "query"]
+            frame = frame.query("role == 'query'")
         self.history.add(
             asset,
             frame.assign(selected=True) if name == "curated_subset" else frame,
@@ -383,7 +382,7 @@ class Workspace:
         columns = TABLES["run_settings"].names
         if not frames:
             return pd.DataFrame(columns=columns)
-        return pd.concat(frames).drop_duplicates(["fingerprint", "setting"], ignore_index=True)[columns]
+        return pd.DataFrame(pd.concat(frames).drop_duplicates(["fingerprint", "setting"], ignore_index=True)[columns])
 
     def provenance(self, asset: str) -> dict[str, Any]:
         """What ``asset`` is made from: settings, code version, versions of its inputs (None: not published), libraries, machine."""

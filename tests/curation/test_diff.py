@@ -69,7 +69,7 @@ def curate(ws: Workspace, order: str, num_chosen: int = 2, catalog: str = "abcd"
 
 def remember(history: History, order: str, num_chosen: int = 2, catalog: str = "abcd") -> None:
     """The same run, as the history alone sees it."""
-    run, now = digest(time.time_ns()), pd.Timestamp.now(tz="UTC").floor("us")
+    run, now = digest(time.time_ns()), datetime.now(UTC)
     ranks = range(1, len(order) + 1)
     ranking = pd.DataFrame({"clip_id": [*order], "rank": ranks, "selected": [rank <= num_chosen for rank in ranks]})
     frames = {
