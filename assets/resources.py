@@ -28,6 +28,7 @@ def workspace_resource(workspace: Workspace) -> dg.ResourceDefinition:
         try:
             mark_layout(workspace.root)
             claim_root(context.instance, workspace.root)
+            workspace.begin_run(context.run.run_id)
             yield workspace
         finally:
             workspace.lock.release()

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import uuid
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
         KeyboardInterrupt: it was stopped. The run is marked as canceled, and nothing as failed; what was committed is kept.
     """
     workspace = Workspace(config)
+    workspace.begin_run(uuid.uuid4().hex, goes_on=True)
     with workspace.lock.holding(wait_s=PATIENCE_S, who="motive run"), open_instance(config) as instance:
         mark_layout(workspace.root)
         claim_root(instance, workspace.root)

@@ -36,11 +36,19 @@ class Table:
     keys: tuple[str, ...]
     exact: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
+    rows: str | None = None
+    """A SELECT that gives the rows, where the record writes them otherwise than the table."""
+
+    @property
+    def source(self) -> str:
+        """What follows FROM."""
+        return f"({self.rows})" if self.rows else self.name
 
     @property
     def query(self) -> str:
         """The statement that reads the table, its rows in a fixed order."""
-        return f"SELECT {', '.join((*self.keys, *self.exact, *self.scores))} FROM {self.name} ORDER BY {', '.join(self.keys)}"
+        columns = ", ".join((*self.keys, *self.exact, *self.scores))
+        return f"SELECT {columns} FROM {self.source} ORDER BY {', '.join(self.keys)}"
 
     @property
     def file(self) -> Path:
@@ -56,6 +64,7 @@ TABLES = (
         keys=("arm", "metric", "backend", "seed"),
         exact=("num_videos",),
         scores=("value", "ci_low", "ci_high"),
+        rows="SELECT * REPLACE (coalesce(seed, -1) AS seed) FROM eval_scores",
     ),
 )
 

@@ -10,7 +10,7 @@ from motive_pipeline import cli
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.report.lookup import find_clip, load_known_clips
 from motive_pipeline.report.tables import Table, escaped_markdown, plain_text
-from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.visible_text import LAYOUT, VisibleFormatter, tell, visible_text
 from tests.clip_fixtures import catalogued, project, write_project
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, Shaped
 
 from motive_pipeline.attribution.influence_set import InfluenceSet
-from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.tables import TABLES
 
 ROW_GROUP = 2**20
 

@@ -17,6 +17,7 @@ Accept = Literal["accept", "reject"]
 class Storage(Section):
     root: Path = Path("motive_data")
     state: Path | None = None
+    keep_curations: Annotated[int, Field(ge=1, le=100_000)] = 100
 
 
 class DemoClips(Section):

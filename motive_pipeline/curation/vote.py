@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64, Int64, Shaped
@@ -28,7 +29,7 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed
 from motive_pipeline.graph import Rule
 from motive_pipeline.storage.digest import digest_arrays
-from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.work_folders import scratch_folder
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -44,6 +45,8 @@ class Votes:
     votes_N: Int64[np.ndarray, " N"]
     mean_influence_N: Float64[np.ndarray, " N"]
     num_queries: int
+    threshold_Q: Float32[np.ndarray, " Q"] | None = None
+    """tau_q of each query, in their order, where :func:`majority_vote` has counted."""
 
 
 def num_selected(num_clips: int, share: float) -> int:
@@ -68,10 +71,12 @@ class VoteCount:
         self.votes_N = np.zeros(num_clips, dtype=np.int64)
         self.total_N = np.zeros(num_clips)
         self.num_queries = 0
+        self.threshold_Q: list[np.float32] = []
 
     def add(self, block_BN: Float32[np.ndarray, "B N"], threshold_B: Iterable[np.float32]) -> None:
         """Add the next queries."""
         tau_B = list(threshold_B)
+        self.threshold_Q += tau_B
         for start in range(0, len(self.votes_N), SPAN):
             span = slice(start, start + SPAN)
             for influence_n, tau in zip(block_BN[:, span], tau_B, strict=True):
@@ -98,7 +103,12 @@ def majority_vote(influence_blocks: Iterable[Float32[np.ndarray, "B N"]], percen
         if counted is None or waiting is None:
             raise ValueError("a vote needs at least one query")
         counted.add(*waiting)
-    return Votes(votes_N=counted.votes_N, mean_influence_N=counted.total_N / counted.num_queries, num_queries=counted.num_queries)
+    return Votes(
+        votes_N=counted.votes_N,
+        mean_influence_N=counted.total_N / counted.num_queries,
+        num_queries=counted.num_queries,
+        threshold_Q=np.array(counted.threshold_Q, dtype=np.float32),
+    )
 
 
 def ranking_order(votes: Votes, rule: Rule = "vote") -> Int64[np.ndarray, " N"]:
@@ -135,6 +145,9 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
     order_N = ranking_order(votes, section.rule)
     num_chosen = min(num_selected(len(eligible_N), ws.config.subset.share), len(pool_N))
     columns = _columns(pool_N, votes, order_N, num_chosen)
+    thresholds = pd.DataFrame(
+        {"query_id": influence.query_ids, "threshold": np.array(votes.threshold_Q, dtype=np.float64), "variant": variant}
+    )
     with scratch_folder(ws, f"voted_ranking/{variant}") as scratch:
         _write_score_piece(scratch / "ranking.parquet", variant, columns)
         return ws.publish(
@@ -144,7 +157,10 @@ def publish_ranking(ws: Workspace, variant: Variant) -> Publication:
             started=started,
             facts=_facts(section, columns, votes, num_chosen) | {"eligible clips without a gradient": len(eligible_N) - len(pool_N)},
             table_rows=len(pool_N),
-            scores={("ranking", variant): scratch / "ranking.parquet"},
+            scores={
+                ("ranking", variant): scratch / "ranking.parquet",
+                ("thresholds", variant): thresholds,
+            },
         )
 
 

@@ -47,5 +47,6 @@ def check_store(ws: Workspace) -> Checked:
     whole = [publication.folder for asset in ws.assets() if (publication := ws.published_or_none(asset)) is not None]
     num_bytes += sum(num for folder in whole for num, _ in read_sealed(folder / RECORD)["files"].values())
     problems += ws.scores.damages()
+    problems += ws.history.damages()
     seconds = time.monotonic() - started
     return Checked(problems=problems, num_publications=len(whole), num_rows=num_rows, num_bytes=num_bytes, seconds=seconds)

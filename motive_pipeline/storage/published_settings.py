@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from motive_pipeline.config import Config
 from motive_pipeline.graph import STAGES
+from motive_pipeline.storage.history import setting_text
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 __all__ = ["changed_settings", "note_on_other_settings"]
@@ -48,12 +48,4 @@ def note_on_other_settings(workspace: Workspace) -> str | None:
 def _differences(key: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         return [text for name in now for text in _differences(f"{key}.{name}", before.get(name), now[name])]
-    return [] if before == now else [f"{key} {_shown(before)} -> {_shown(now)}"]
-
-
-def _shown(value: Any) -> str:
-    """A setting as a person would write it: 751.0 is 751, and the hash that stands for a file of prompts is cut short."""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else str(value)
-    text = str(value)
-    return f"(content {text[:8]})" if re.fullmatch("[0-9a-f]{64}", text) else text
+    return [] if before == now else [f"{key} {setting_text(before)} -> {setting_text(now)}"]

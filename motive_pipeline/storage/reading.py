@@ -48,12 +48,12 @@ def memory_limited(limits: Limits) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
-def open_tables(version: Path, views: Mapping[str, str], limits: Limits) -> duckdb.DuckDBPyConnection:
-    """A connection with the tables of the folder ``version``, and those of ``views`` (name -> SELECT) that are not folders there."""
+def open_tables(folders: Mapping[str, Path], views: Mapping[str, str], limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A connection with the tables in ``folders`` (by name), and those of ``views`` (name -> SELECT) that have no folder."""
     connection = duckdb.connect(":memory:")
     for name, select in views.items():
-        if (folder := version / name).is_dir():
-            files = sorted(map(str, folder.glob("*.parquet")))
+        if name in folders:
+            files = sorted(map(str, folders[name].glob("*.parquet")))
             connection.register(name, ds.dataset(files, schema=pq.read_schema(files[0])))
         else:
             connection.execute(f"CREATE VIEW {name} AS {select}")

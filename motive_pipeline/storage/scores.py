@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import filecmp
-import glob
 import logging
 import os
 import re
@@ -31,110 +30,21 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import Files, altered, file_hash, files_of, missing_or_cut
 from motive_pipeline.storage.reading import Limits, Result, fetched, open_tables, select
+from motive_pipeline.storage.score_views import folders_of, views_over
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
-from motive_pipeline.storage.views import ViewsFile, only_at, quoted
+from motive_pipeline.storage.tables import TABLES, in_present_form, table_from_frame
+from motive_pipeline.storage.views import ViewsFile, only_at
 
 log = logging.getLogger(__name__)
 
 KEEP_VERSIONS = 5
+_EMPTY = "_empty"
+"""The piece that every table has: no rows, and the table's columns."""
 _ATTEMPTS = 10
 """How often to try again if a version is pruned while it is opened."""
 
 Pieces = dict[tuple[str, str], pd.DataFrame | Path]
 """(table, piece) -> its rows, or a Parquet file with them, which nobody writes to afterwards."""
-
-_S, _I, _F, _B = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-
-TABLES: dict[str, pa.Schema] = {
-    "catalog": pa.schema(
-        [
-            ("clip_id", _S),
-            ("path", _S),
-            ("caption", _S),
-            ("num_frames", _I),
-            ("fps", _F),
-            ("width", _I),
-            ("height", _I),
-            ("duration_s", _F),
-            ("source", _S),
-            ("flags", _S),
-            ("aesthetic_score", _F),
-            ("motion_score", _F),
-            ("published", _S),
-            ("disagrees", _S),
-        ]
-    ),
-    "clip_flags": pa.schema([("clip_id", _S), ("flags", _S)]),
-    "motion": pa.schema([("clip_id", _S), ("motion_magnitude_px", _F)]),
-    "rejects": pa.schema([("path", _S), ("clip_id", _S), ("stage", _S), ("reason", _S), ("detail", _S)]),
-    "duplicates": pa.schema([("kind", _S), ("clip_id", _S), ("other_id", _S), ("distance_bits", _I), ("path", _S), ("other_path", _S)]),
-    "queries": pa.schema([("query_id", _S), ("path", _S), ("caption", _S), ("category", _S), ("role", _S)]),
-    "influence": pa.schema([("variant", _S), ("query_id", _S), ("clip_id", _S), ("influence", _F), ("rank", _I)]),
-    "ranking": pa.schema([("variant", _S), ("clip_id", _S), ("votes", _I), ("mean_influence", _F), ("rank", _I), ("selected", _B)]),
-    "subsets": pa.schema([("arm", _S), ("clip_id", _S), ("rank", _I)]),
-    "eval_scores": pa.schema(
-        [("arm", _S), ("seed", _I), ("metric", _S), ("backend", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F), ("num_videos", _I)]
-    ),
-    "preference": pa.schema(
-        [
-            ("arm_a", _S),
-            ("arm_b", _S),
-            ("wins", _I),
-            ("ties", _I),
-            ("losses", _I),
-            ("win_rate", _F),
-            ("ci_low", _F),
-            ("ci_high", _F),
-            ("num_raters", _I),
-            ("num_prompts", _I),
-            ("prompts_for", _I),
-            ("prompts_against", _I),
-            ("sign_test_p", _F),
-            ("agreement", _F),
-        ]
-    ),
-    "audit": pa.schema(
-        [
-            ("check", _S),
-            ("variant", _S),
-            ("against", _S),
-            ("parameter", _S),
-            ("query_id", _S),
-            ("value", _F),
-            ("std_error", _F),
-            ("ci_low", _F),
-            ("ci_high", _F),
-            ("num_units", _I),
-            ("unit", _S),
-            ("seconds", _F),
-            ("verdict", _S),
-        ]
-    ),
-    "runs": pa.schema(
-        [
-            ("asset", _S),
-            ("fingerprint", _S),
-            ("started_at", pa.timestamp("us", tz="UTC")),
-            ("seconds", _F),
-            ("rows_computed", _I),
-            ("rows_reused", _I),
-        ]
-    ),
-}
-"""Tables on disk. The views have the same names; the view ``clips`` is ``catalog`` joined with ``clip_flags`` and ``motion``, and ``harmful`` is chosen from ``ranking``.
-
-The catalog has the flags of the first frame, ``clip_flags`` those of the frames that are used."""
-
-# '' is not JSON, so published->>'x' would fail on it
-_CLIPS_VIEW = """SELECT c.* EXCLUDE (source) REPLACE (nullif(c.published, '') AS published, coalesce(f.flags, c.flags) AS flags), m.motion_magnitude_px,
-c.source FROM catalog c LEFT JOIN motion m USING (clip_id) LEFT JOIN clip_flags f USING (clip_id)"""
-
-_HARMFUL_VIEW = """SELECT variant, clip_id, mean_influence, place AS rank FROM (SELECT *, count(*) FILTER (selected) OVER (PARTITION BY variant) AS num,
-row_number() OVER (PARTITION BY variant ORDER BY mean_influence, clip_id) AS place FROM ranking) WHERE place <= num AND mean_influence < 0"""
-"""The clips of ``curation/harmful.py``, for every variant."""
-
-_NO_FLAGS = "SELECT NULL::VARCHAR AS clip_id, NULL::VARCHAR AS flags WHERE false"
-"""Stands for ``clip_flags`` in a version that an older version of the software wrote."""
 
 
 class ScoreTables:
@@ -142,6 +52,7 @@ class ScoreTables:
 
     def __init__(self, root: Path, state: Path) -> None:
         self.folder = root / "scores"
+        self.history = root / "history"
         self.duckdb_file = state / "scores.duckdb"
         self._views_file = ViewsFile(self.duckdb_file)
         self.manifest = self.folder / "manifest.json"
@@ -235,13 +146,13 @@ class ScoreTables:
 
     def _tables(self, limits: Limits) -> duckdb.DuckDBPyConnection:
         version = self._held_version()
-        return open_tables(version, _views(version), limits)
+        return open_tables(folders_of(version, self.history), views_over(version, self.history), limits)
 
     def refresh_views(self) -> None:
         """Make ``scores.duckdb`` show the current version at the root's present path (see :meth:`ViewsFile.show`)."""
         version = self.version()
         if version is not None:
-            self._views_file.show(version, _views(version, where=f" WHERE {only_at(self.duckdb_file)}"))
+            self._views_file.show(version, views_over(version, self.history, where=f" WHERE {only_at(self.duckdb_file)}"))
 
     def is_elsewhere(self) -> bool:
         """Whether ``scores.duckdb`` was copied or moved, with the root or alone, since it was written."""
@@ -249,14 +160,16 @@ class ScoreTables:
 
     def _fill(self, temp: Path, current: Path | None, pieces: Pieces) -> bool:
         """Write the version's files into ``temp``; returns whether any differs from ``current``."""
-        if current is not None:
-            for file in current.rglob("*.parquet"):
-                target = temp / file.relative_to(current)
-                atomic.link_or_copy(file, target)
         changed = current is None
+        for file in current.rglob("*.parquet") if current is not None else ():
+            name = file.relative_to(current or file).as_posix()
+            if _is_of_older_version(file):
+                changed = _put_file(file.parent.name, file, temp / name) or changed
+            else:
+                atomic.link_or_copy(file, temp / name)
         for table, schema in TABLES.items():
             (temp / table).mkdir(exist_ok=True)
-            empty = temp / table / "_empty.parquet"
+            empty = temp / table / f"{_EMPTY}.parquet"
             if not empty.exists() or pq.read_schema(empty) != schema:  # an older version of the software had other columns
                 empty.unlink(missing_ok=True)
                 pq.write_table(schema.empty_table(), empty)
@@ -299,16 +212,6 @@ class ScoreTables:
         for old in versions[:-KEEP_VERSIONS]:
             if old.name not in used and not _is_read(old):
                 shutil.rmtree(old, ignore_errors=True)
-
-
-def _views(version: Path, where: str = "") -> dict[str, str]:
-    """The views over ``version``: name -> SELECT. ``where`` ends each that reads a file."""
-    views = {
-        table: f"SELECT * FROM read_parquet({quoted(glob.escape(str(version / table)) + '/*.parquet')}){where}"
-        for table in TABLES
-        if (version / table).is_dir()
-    }
-    return {"clip_flags": _NO_FLAGS} | views | {"clips": _CLIPS_VIEW, "harmful": _HARMFUL_VIEW}
 
 
 def _is_read(version: Path) -> bool:
@@ -356,6 +259,22 @@ def stored_pieces(folder: Path) -> Pieces:
 
 def _put_piece(table: str, content: pd.DataFrame | Path, file: Path) -> None:
     if isinstance(content, Path):
-        atomic.link_or_copy(content, file)
+        _put_file(table, content, file)
     else:
-        pq.write_table(pa.Table.from_pandas(content, schema=TABLES[table], preserve_index=False).replace_schema_metadata(None), file)
+        pq.write_table(table_from_frame(table, content), file)
+
+
+def _is_of_older_version(file: Path) -> bool:
+    """Whether ``file``, in a version of the tables, may have another form than its table has now."""
+    table, empty = file.parent.name, file.with_name(f"{_EMPTY}.parquet")
+    return table in TABLES and (table == "eval_scores" or not empty.exists() or pq.read_schema(empty) != TABLES[table])
+
+
+def _put_file(table: str, source: Path, file: Path) -> bool:
+    """Link ``source`` to ``file``; if an older version of the software wrote it in another form, write it in the present one, and return True."""
+    if source.stem != _EMPTY and (present := in_present_form(table, source)) is not None:
+        atomic.make_folder(file.parent)
+        pq.write_table(present, file)
+        return True
+    atomic.link_or_copy(source, file)
+    return False

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.tables import TABLES
 
 _TYPES = {field.name: field.type for schema in TABLES.values() for field in schema}
 

@@ -10,12 +10,15 @@ study. ``publication.json`` has size and SHA-256 of every file (publication.py).
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 import os
 import platform
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.graph import STAGES, Graph
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_frame
+from motive_pipeline.storage.history import CHOOSING, SOURCES, History, setting_text, settings_behind
 from motive_pipeline.storage.integrity import altered, files_of
 from motive_pipeline.storage.layout import require_apart, require_known_layout
 from motive_pipeline.storage.lock import FileLock, Locked
@@ -45,8 +49,9 @@ from motive_pipeline.storage.publication import (
     what_is_wrong,
 )
 from motive_pipeline.storage.rows import RowStore
-from motive_pipeline.storage.scores import TABLES, Pieces, ScoreTables, store_pieces, stored_pieces
+from motive_pipeline.storage.scores import Pieces, ScoreTables, store_pieces, stored_pieces
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.typed_parquet import write_parquet
 
 __all__ = ["REJECT_COLUMNS", "Publication", "Reject", "RowCounts", "Workspace"]
@@ -72,6 +77,10 @@ class Workspace:
         require_apart(config)
         self.state = config.storage.state or self.root / "state"
         self.scores = ScoreTables(self.root, self.state)
+        self.history = History(self.root, config.storage.keep_curations)
+        self.run_id: str = uuid.uuid4().hex
+        """The run that publications belong to; see :meth:`begin_run`."""
+        self._is_one_run = False
         self.lock = FileLock(self.root / "run.lock", f"the store {self.root}")
         self.to_come: set[str] = set()
         """The assets that the present run makes later; empty outside a run."""
@@ -270,12 +279,23 @@ class Workspace:
                 write_sealed(folder / RECORD, saved | {"files": files_of(folder)})
             self._checked.add(target)
         rebuilt = self._score_pieces() if self.scores.version() is None else {}
-        new: Pieces = {("rejects", asset): reject_frame, ("runs", asset): self._runs(asset, fingerprint, started, counts)}
+        new: Pieces = {
+            ("rejects", asset): reject_frame,
+            ("runs", asset): self._runs(asset, fingerprint, started, counts),
+            ("run_settings", asset): self._run_settings(asset),
+        }
+        self._keep_in_history(asset, data_version, stored_pieces(target / SCORES))
         self.scores.publish(rebuilt | stored_pieces(target / SCORES) | new)
         write_sealed(self._folder(asset) / POINTER, {"version": name})
         for store in self._stores.values():
             merge(store)
         return self.published(asset)
+
+    def begin_run(self, run_id: str, *, goes_on: bool = False) -> None:
+        """What is published from now on belongs to the run ``run_id``. With ``goes_on``, so does what later runs publish (one `motive run` is several runs of
+        Dagster's), and their own ids are ignored."""
+        if not self._is_one_run:
+            self.run_id, self._is_one_run = run_id, goes_on
 
     def restore_scores(self) -> None:
         """Make the score tables anew from the publications when they are missing or damaged. The caller holds the root's lock."""
@@ -297,7 +317,74 @@ class Workspace:
         for asset in self.assets():
             if (publication := self.published_or_none(asset)) is not None:
                 pieces |= stored_pieces(publication.folder / SCORES) | {("rejects", asset): publication.folder / REJECTS}
+                pieces[("run_settings", asset)] = self._run_settings(asset)
         return pieces
+
+    def _keep_in_history(self, asset: str, data_version: str, pieces: Pieces) -> None:
+        """Keep a ranking, a subset or a catalog in the history, with the settings behind it.
+
+        A root whose results are older than its history first gets what is published now: its first curation, of no known run.
+        """
+        if not self.history.entries():
+            for key in self.graph.assets:
+                if key.split("/")[0] in CHOOSING | SOURCES and (old := self.published_or_none(key)) is not None:
+                    when = datetime.fromtimestamp((old.folder / RECORD).stat().st_mtime, UTC)
+                    self._remember(
+                        key, old.data_version, stored_pieces(old.folder / SCORES), run_id="", when=when, provenance=old.provenance
+                    )
+        now = datetime.now(UTC)
+        try:
+            self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
+        except MotiveError:  # a damaged file
+            for damage in self.history.damages():
+                log.warning("%s", damage)
+            self._remember(asset, data_version, pieces, run_id=self.run_id, when=now, provenance=self.provenance(asset))
+
+    def _remember(self, asset: str, data_version: str, pieces: Pieces, *, run_id: str, when: datetime, provenance: dict[str, Any]) -> None:
+        name, _, lane = asset.partition("/")
+        piece = pieces.get((table, lane or table)) if (table := (CHOOSING | SOURCES).get(name)) else None
+        if not isinstance(piece, Path):
+            return
+        frame = pd.read_parquet(piece)
+        if name == "query_catalog":
+            frame = frame.query("role == 'query'")
+        self.history.add(
+            asset,
+            frame.assign(selected=True) if name == "curated_subset" else frame,
+            run_id=run_id,
+            data_version=data_version,
+            published_at=when,
+            variant={"voted_ranking": lane, "curated_subset": self.config.arm(lane).variant}.get(name) if lane else None,
+            settings=self._settings_behind(asset, provenance),
+        )
+
+    def _settings_behind(self, asset: str, provenance: dict[str, Any]) -> dict[str, Any]:
+        """The settings that ``asset`` and all it is made from have been published with, the model's hash, and a hash of the set of queries."""
+        keys = self.graph.with_ancestors([asset])
+        parents = [publication for key in keys[:-1] if (publication := self.recorded(key)) is not None]
+        found = settings_behind([*(publication.provenance for publication in parents), provenance])
+        for publication in parents:
+            array = publication.data_folder / "zarr.json"
+            if publication.asset.startswith("projected_gradients/") and array.exists():
+                found["model"] = json.loads(array.read_text(encoding="utf-8"))["attributes"].get("model_hash")
+        queries = next((entry for entry in reversed(self.history.entries()) if entry.asset == "query_catalog"), None)
+        if queries is not None and "query_catalog" in keys[:-1]:
+            found["queries"] = digest(sorted(queries.rows()["clip_id"]))
+        return found
+
+    def _run_settings(self, asset: str) -> pd.DataFrame:
+        """The settings of every fingerprint that ``asset`` has had, one row each, from the records that are there and the rows of those that have gone."""
+        frames = [] if (before := self.scores.piece("run_settings", asset)) is None else [before]
+        for record in sorted(self._folder(asset).glob(f"*/{RECORD}")):
+            with suppress(FileNotFoundError, Damaged):
+                saved = read_sealed(record)
+                settings = settings_behind([saved["provenance"]])
+                rows = {"setting": list(settings), "value": [setting_text(value) for value in settings.values()]}
+                frames.append(pd.DataFrame(rows).assign(asset=asset, fingerprint=saved["fingerprint"]))
+        columns = TABLES["run_settings"].names
+        if not frames:
+            return pd.DataFrame(columns=columns)
+        return pd.DataFrame(pd.concat(frames).drop_duplicates(["fingerprint", "setting"], ignore_index=True)[columns])
 
     def provenance(self, asset: str) -> dict[str, Any]:
         """What ``asset`` is made from: settings, code version, versions of its inputs (None: not published), libraries, machine."""
@@ -331,6 +418,7 @@ class Workspace:
             "seconds": time.time() - started,
             "rows_computed": counts.computed,
             "rows_reused": counts.reused,
+            "run_id": self.run_id,
         }
         before = self.scores.piece("runs", asset)
         return pd.DataFrame([row]) if before is None else pd.concat([before, pd.DataFrame([row])], ignore_index=True)

@@ -54,7 +54,7 @@ def test_the_rows_stand_in_the_table_audit_and_agree_with_the_scores(evaluated):
     arms = [arm for arm in evaluated.config.arms if arm != "base"]
     assert sorted(set(found["variant"])) == sorted(arms)
     assert len(found) == len(arms) * 2 * (1 + evaluated.config.evaluate.held_out_draws)
-    scores = evaluated.scores.query("SELECT arm, value FROM eval_scores WHERE metric = 'held_out_loss_drop' AND seed = -1").df()
+    scores = evaluated.scores.query("SELECT arm, value FROM eval_scores WHERE metric = 'held_out_loss_drop' AND seed IS NULL").df()
     known = dict(zip(scores["arm"], scores["value"], strict=True))
     masked = found[found["parameter"] == "masked"]
     assert dict(zip(masked["variant"], masked["value"], strict=True)) == pytest.approx({arm: known[arm] for arm in arms})

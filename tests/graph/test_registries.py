@@ -82,7 +82,9 @@ def test_a_toy_metric_is_measured_compared_and_reported(evaluated, tmp_path, tin
     assert sum(computed) > 0, "videos measured before lack the new metric"
     per_video = ws.published("eval_scores/motive").table("per_video")
     assert (per_video["metric"] == "redness").sum() == len(ws.published("generated_videos/motive").table("videos"))
-    assert ws.scores.query("SELECT count(*) FROM eval_scores WHERE metric = 'redness' AND seed = -1").fetchall() == [(len(ws.config.arms),)]
+    assert ws.scores.query("SELECT count(*) FROM eval_scores WHERE metric = 'redness' AND seed IS NULL").fetchall() == [
+        (len(ws.config.arms),)
+    ]
     report = publish_report(ws)
     assert "mean of the red channel" in (report.path / "report.html").read_text()
     numbers = report.table("numbers")

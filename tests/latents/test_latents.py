@@ -65,7 +65,7 @@ def test_captions_that_are_equal_up_to_the_token_limit_are_flagged_and_counted_a
     assert torch.equal(*(found.get(clip_id)[1]["prompt_embeds"] for clip_id in cut)), "this is why they are flagged"
     assert published.facts["flagged caption_cut"] == 2
     assert "2 of 3 clips have captions longer than model.max_prompt_tokens" in caplog.text
-    assert ws.scores.query("SELECT count(*) FROM clips WHERE flags = 'caption_cut'").fetchall() == [(2,)]
+    assert ws.scores.query("SELECT count(*) FROM clips WHERE list_contains(flags, 'caption_cut')").fetchall() == [(2,)]
     strict = project(tmp_path, clips={"policies": {"caption_cut": "reject"}, "max_reject_share": 0.9})
     again = publish_latents(strict, role="clip")
     assert (again.counts.computed, again.rejects()["reason"].tolist()) == (0, ["caption_cut", "caption_cut"])
@@ -96,7 +96,7 @@ def test_a_clip_that_loses_most_of_its_picture_to_the_crop_is_flagged(tmp_path, 
     write_video(tmp_path / "clips" / "portrait.mp4", noise(24, width=width, height=height))
     publish = publish_latents(catalogued(project(tmp_path)), role="clip")
     flags = project(tmp_path).scores.query("SELECT flags FROM clips WHERE path LIKE '%portrait.mp4'").fetchall()
-    assert flags == [("mostly_cropped" if is_cropped else "",)]
+    assert flags == [(["mostly_cropped"] if is_cropped else [],)]
     assert publish.facts.get("flagged mostly_cropped", 0) == is_cropped
 
 

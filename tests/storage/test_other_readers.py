@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from motive_pipeline import cli
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.json_rows import json_rows
-from motive_pipeline.storage.scores import TABLES, ScoreTables
+from motive_pipeline.storage.scores import ScoreTables
+from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.work_folders import link_tree
 from motive_pipeline.storage.workspace import Workspace

@@ -14,7 +14,7 @@ import pytest
 from motive_pipeline.cli import main
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.reading import Limits
-from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.workspace import Workspace
 from tests.conftest import SMALL_DEMO
 

@@ -1,12 +1,19 @@
 """Score tables: consistent versions, views that open anywhere, the user's own things left alone."""
 
+import shutil
+
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.storage.scores import KEEP_VERSIONS, TABLES, ScoreTables
+from motive_pipeline.storage.integrity import files_of
+from motive_pipeline.storage.scores import KEEP_VERSIONS, ScoreTables
+from motive_pipeline.storage.sealed import write_sealed
+from motive_pipeline.storage.tables import TABLES
+from motive_pipeline.storage.tables import table_from_frame as in_form
 
 
 def subset(arm: str, *clips: str) -> pd.DataFrame:
@@ -126,15 +133,16 @@ def test_the_flags_of_a_clip_are_those_of_its_frames_else_those_of_its_first_fra
     catalog = pd.DataFrame({"clip_id": ["a", "b", "c"], "flags": ["rotated", "rotated", ""]}).reindex(columns=TABLES["catalog"].names)
     flags = pd.DataFrame({"clip_id": ["a", "c"], "flags": ["rotated,upscaled", ""]})
     scores.publish({("catalog", "catalog"): catalog, ("clip_flags", "clip_flags"): flags})
-    found = [("a", "rotated,upscaled"), ("b", "rotated"), ("c", "")]
+    found = [("a", ["rotated", "upscaled"]), ("b", ["rotated"]), ("c", [])]
     assert rows(scores, "SELECT clip_id, flags FROM clips ORDER BY clip_id") == found
 
 
-def test_a_version_without_the_table_of_flags_has_its_view_of_the_clips(scores, monkeypatch):
-    monkeypatch.delitem(TABLES, "clip_flags")
+def test_a_version_without_the_table_of_flags_has_its_view_of_the_clips(scores):
     scores.publish({("catalog", "catalog"): pd.DataFrame({"clip_id": ["a"], "flags": ["hdr"]}).reindex(columns=TABLES["catalog"].names)})
-    monkeypatch.undo()
-    assert rows(scores, "SELECT clip_id, flags FROM clips") == [("a", "hdr")]
+    version = scores.version()
+    shutil.rmtree(version / "clip_flags")
+    write_sealed(scores.manifest, {"version": version.name, "files": files_of(version)})
+    assert rows(scores, "SELECT clip_id, flags FROM clips") == [("a", ["hdr"])]
 
 
 def test_columns_that_a_table_has_gained_since_are_there_over_an_older_version(scores, monkeypatch):
@@ -145,3 +153,46 @@ def test_columns_that_a_table_has_gained_since_are_there_over_an_older_version(s
     scores.publish({("subsets", "motive"): subset("motive", "a")})
     assert scores.query("SELECT * FROM preference").columns == TABLES["preference"].names
     assert scores.version().name == "v2"
+
+
+def as_an_older_version_wrote(file, table: pa.Table) -> None:
+    file.unlink()
+    pq.write_table(table, file)
+
+
+def test_tables_of_an_older_version_get_lists_nulls_and_new_columns(scores):
+    """Flags were texts with commas, -1 stood for all trainings, and ``runs`` did not know its run."""
+    catalog = pd.DataFrame({"clip_id": ["a", "b"], "flags": ["hdr,frozen", ""]}).reindex(columns=TABLES["catalog"].names)
+    values = pd.DataFrame({"arm": ["base"] * 2, "seed": [-1, 0], "value": [0.5, 0.5]}).reindex(columns=TABLES["eval_scores"].names)
+    assert in_form("eval_scores", values)["seed"].to_pylist() == [None, 0]
+    scores.publish(
+        {
+            ("catalog", "catalog"): catalog,
+            ("runs", "x"): pd.DataFrame({"asset": ["x"], "started_at": [pd.Timestamp("2026-01-02", tz="UTC")]}).reindex(
+                columns=TABLES["runs"].names
+            ),
+        }
+    )
+    version = scores.version()
+    old_flags = pa.field("flags", pa.string())
+    for name in ("catalog", "_empty"):
+        file = version / "catalog" / f"{name}.parquet"
+        table = pq.read_table(file)
+        place = table.schema.get_field_index("flags")
+        texts = pa.array([",".join(flags) for flags in table["flags"].to_pylist()], pa.string())
+        as_an_older_version_wrote(file, table.set_column(place, old_flags, texts))
+        file = version / "runs" / f"{'x' if name == 'catalog' else name}.parquet"
+        as_an_older_version_wrote(file, pq.read_table(file).drop_columns(["run_id"]))
+    as_an_older_version_wrote(version / "eval_scores" / "_empty.parquet", TABLES["eval_scores"].empty_table())
+    write_sealed(scores.manifest, {"version": version.name, "files": files_of(version)})
+    flags = [("a", ["hdr", "frozen"]), ("b", [])]
+    assert rows(scores, "SELECT clip_id, flags FROM clips ORDER BY 1") == flags, "before anything is published"
+    old = pa.Table.from_pandas(values, schema=TABLES["eval_scores"], preserve_index=False)
+    pq.write_table(old, scores.folder / "old.parquet")
+    scores.publish({("eval_scores", "base"): scores.folder / "old.parquet"})
+    assert rows(scores, "SELECT clip_id, flags FROM clips ORDER BY 1") == flags
+    assert pq.read_table(scores.version() / "catalog" / "catalog.parquet")["flags"].to_pylist() == [["hdr", "frozen"], []]
+    assert rows(scores, "SELECT asset, run_id FROM runs") == [("x", None)]
+    assert rows(scores, "SELECT seed FROM eval_scores ORDER BY 1") == [(0,), (None,)]
+    with duckdb.connect(str(scores.duckdb_file), read_only=True) as shell:
+        assert shell.execute("SELECT run_id FROM runs").fetchall() == [(None,)]

@@ -15,7 +15,7 @@ from motive_pipeline.evaluation.preference.results import Refusal, ResultFile, l
 from motive_pipeline.evaluation.preference.statistics import krippendorff_alpha, sign_test, strengths, win_rate
 from motive_pipeline.files.file_stat import printable
 from motive_pipeline.storage.digest import digest, digest_frame
-from motive_pipeline.storage.scores import TABLES
+from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Reject, Workspace
 
