@@ -19,6 +19,7 @@ from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.models.input_rules import InputRules, require_fitting_settings
 from motive_pipeline.models.other_formats import refuse_other_formats
 from motive_pipeline.models.sound import Component, remember, remembered, require_sound, require_structure
+from motive_pipeline.models.tasks import Task, model_task
 from motive_pipeline.models.whole import Flaw, read_json
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
@@ -66,6 +67,7 @@ def _hub_files() -> list[str]:
         "model_index.json",
         "scheduler/*",
         "tokenizer/*",
+        "image_processor/*",
         *(f"{name}/{kind}" for name in weights for kind in ("*.json", "*.safetensors")),
     ]
 
@@ -134,7 +136,9 @@ def input_rules(model: config.Model) -> InputRules:
         MotiveError: as :func:`model_folder`, or the model is of a kind that its family does not support.
     """
     folder = model_folder(model)
-    rules = resolve_dotted(model_family(folder, named(model)).rules)
+    family = model_family(folder, named(model))
+    model_task(model, family, folder, named(model))
+    rules = resolve_dotted(family.rules)
     return rules(*(read_json(folder / name / "config.json") for name in ("vae", "transformer")))
 
 
@@ -142,9 +146,25 @@ def require_fitting(ws: Workspace) -> None:
     """Check the settings against what the model takes, before any clip is read.
 
     Raises:
-        MotiveError: sides, frames or prompt tokens do not fit; or as :func:`input_rules`.
+        MotiveError: sides, frames or prompt tokens do not fit, or prompts have no first frames; or as :func:`input_rules`.
     """
+    file = ws.config.generate.prompts
+    if file is not None and task(ws.config.model) == "image_to_video":
+        raise MotiveError(
+            f"generate.prompts = {str(file)!r}, but the model ({named(ws.config.model)}) starts from a first frame, and a prompt in a file has none. "
+            "Leave it out: each query's caption is a prompt, with the query's first frame."
+        )
     require_fitting_settings(input_rules(ws.config.model), ws.config, named(ws.config.model))
+
+
+def task(model: config.Model) -> Task:
+    """What the model does, by ``model.task`` and its files alone.
+
+    Raises:
+        MotiveError: as :func:`model_folder`, or the model cannot do it.
+    """
+    folder = model_folder(model)
+    return model_task(model, model_family(folder, named(model)), folder, named(model))
 
 
 def model_hash(ws: Workspace) -> str:
