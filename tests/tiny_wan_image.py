@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from motive_pipeline.models.wan_image import WanImageModel

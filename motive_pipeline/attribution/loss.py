@@ -99,13 +99,16 @@ def location_error(
     noisy_BCFHW, target_BCFHW = noised(model, latents_BCFHW, noise_BCFHW, timestep_B)
     predicted_BCFHW = model.predict(noisy_BCFHW, on_schedule(model, timestep_B), conditioning)
     error_BFHW = (predicted_BCFHW - target_BCFHW).square().mean(dim=1)
-    return error_BFHW if model.predicts_first_frame else _of_predicted_frames(error_BFHW)
+    # a model of one's own need not have this member (docs/api.md)
+    return error_BFHW if getattr(model, "predicts_first_frame", True) else _of_predicted_frames(error_BFHW)
 
 
 def _of_predicted_frames(error_BFHW: Float[torch.Tensor, "B F h w"]) -> Float[torch.Tensor, "B F h w"]:
     num_frames = error_BFHW.shape[1]
     if num_frames < 2:
-        raise MotiveError("a clip has one latent frame, which the model is given, so nothing is left to predict. Raise clips.min_frames or clips.num_frames.")
+        raise MotiveError(
+            "a clip has one latent frame, which the model is given, so nothing is left to predict. Raise clips.min_frames or clips.num_frames."
+        )
     later_BFHW = error_BFHW[:, 1:] * (num_frames / (num_frames - 1))
     return torch.cat([torch.zeros_like(error_BFHW[:, :1]), later_BFHW], dim=1)
 

@@ -44,7 +44,7 @@ FAMILIES: dict[str, ModelFamily] = _listed(
     ModelFamily(
         pipeline="WanPipeline",
         label="text-to-video models of Wan 2.1 and 2.2",
-        load="motive_pipeline.models.wan:load_wan",
+        load="motive_pipeline.models.wan_load:load_wan",
         weights=("transformer", "transformer_2", "text_encoder", "vae"),
         rules="motive_pipeline.models.input_rules:wan_rules",
         clean_prompt="motive_pipeline.internals.diffusers:prompt_clean",
@@ -54,7 +54,7 @@ FAMILIES: dict[str, ModelFamily] = _listed(
     ModelFamily(
         pipeline="WanImageToVideoPipeline",
         label="image-to-video models of Wan 2.1 and 2.2",
-        load="motive_pipeline.models.wan:load_wan",
+        load="motive_pipeline.models.wan_load:load_wan",
         weights=("transformer", "transformer_2", "text_encoder", "image_encoder", "vae"),
         encoders=("text_encoder", "tokenizer", "vae", "image_encoder", "image_processor"),
         rules="motive_pipeline.models.input_rules:wan_rules",

@@ -39,7 +39,7 @@ class DiffusersModel:
         MotiveError: the pipeline has no ``expert``, or predicts something unknown.
     """
 
-    starts_from_frame: ClassVar[bool] = False
+    starts_from_frame: bool = False
     predicts_first_frame: bool = True
     rules: ClassVar[Callable[[ComponentConfig, ComponentConfig], InputRules]]
     """Reads what the models of this class take from the configs of VAE and transformer."""
@@ -189,9 +189,7 @@ def load_pipeline(kind: Any, folder: Path, *, compute_dtype: torch.dtype, shared
     transformers.utils.logging.disable_progress_bar()
     exact = ("vae", "image_encoder") if hasattr(kind, "encode_image") else ("vae",)
     dtypes = {"default": compute_dtype, **dict.fromkeys(exact, torch.float32)}
-    return kind.from_pretrained(
-        folder, dtype=dtypes, use_safetensors=True, local_files_only=True, **(shared or {})
-    )
+    return kind.from_pretrained(folder, dtype=dtypes, use_safetensors=True, local_files_only=True, **(shared or {}))
 
 
 def require_one_expert(folder: Path, expert: str) -> None:

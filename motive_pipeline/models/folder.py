@@ -146,14 +146,8 @@ def require_fitting(ws: Workspace) -> None:
     """Check the settings against what the model takes, before any clip is read.
 
     Raises:
-        MotiveError: sides, frames or prompt tokens do not fit, or prompts have no first frames; or as :func:`input_rules`.
+        MotiveError: sides, frames or prompt tokens do not fit; or as :func:`input_rules`.
     """
-    file = ws.config.generate.prompts
-    if file is not None and task(ws.config.model) == "image_to_video":
-        raise MotiveError(
-            f"generate.prompts = {str(file)!r}, but the model ({named(ws.config.model)}) starts from a first frame, and a prompt in a file has none. "
-            "Leave it out: each query's caption is a prompt, with the query's first frame."
-        )
     require_fitting_settings(input_rules(ws.config.model), ws.config, named(ws.config.model))
 
 
@@ -165,6 +159,20 @@ def task(model: config.Model) -> Task:
     """
     folder = model_folder(model)
     return model_task(model, model_family(folder, named(model)), folder, named(model))
+
+
+def require_first_frames(ws: Workspace) -> None:
+    """Check that every prompt of a model that starts from a first frame has one.
+
+    Raises:
+        MotiveError: prompts are read from a file; or as :func:`task`.
+    """
+    file = ws.config.generate.prompts
+    if file is not None and task(ws.config.model) == "image_to_video":
+        raise MotiveError(
+            f"generate.prompts = {str(file)!r}, but the model ({named(ws.config.model)}) starts from a first frame, and a prompt in a file has none. "
+            "Leave it out: each query's caption is a prompt, with the query's first frame."
+        )
 
 
 def model_hash(ws: Workspace) -> str:
@@ -272,9 +280,10 @@ def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
     """The base model's data version (its content hash) and figures for a person.
 
     Raises:
-        MotiveError: the model cannot be used, or the settings do not fit it (:func:`require_fitting`).
+        MotiveError: the model cannot be used, or the settings do not fit it (:func:`require_fitting`, :func:`require_first_frames`).
     """
     require_fitting(ws)
+    require_first_frames(ws)
     folder = model_folder(ws.config.model)
     return model_hash(ws), _facts(ws, folder, model_files(folder))
 

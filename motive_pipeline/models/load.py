@@ -71,7 +71,18 @@ def load_model(
         return _placed(_with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter), encodes_only)
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
-    key = (folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate, model.task)
+    key = (
+        folder,
+        stats,
+        model.adapter,
+        fresh_adapter,
+        model.expert,
+        model.dtype,
+        model.device,
+        model.max_prompt_tokens,
+        model.frame_rate,
+        model.task,
+    )
     if key not in _base_models:
         _base_models.clear()
         _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)

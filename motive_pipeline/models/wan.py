@@ -7,8 +7,7 @@ is read from the checkpoint's own config, so the embedded tiny model and the rel
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,36 +18,15 @@ from jaxtyping import Float, UInt8
 from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
-from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline, to_uint8
+from motive_pipeline.models.diffusers_model import DiffusersModel, to_uint8
 from motive_pipeline.models.input_rules import wan_rules
 from motive_pipeline.models.placement import in_turn, vacate
-from motive_pipeline.models.tasks import Task
 from motive_pipeline.models.wan_attention import use_lean_attention
 
 Expert = Literal["transformer", "transformer_2"]
 
 KEPT_EMBEDDINGS = 128
 """Prompts of generated videos whose embeddings are kept in main memory: 4 MB each for Wan 2.1 in bfloat16."""
-
-
-def load_wan(
-    folder: Path,
-    *,
-    expert: Expert,
-    device: torch.device,
-    compute_dtype: torch.dtype,
-    max_prompt_tokens: int,
-    shared: Mapping[str, Any] | None = None,
-    task: Task = "text_to_video",
-) -> WanModel:
-    """The pipeline at ``folder`` for ``task``; its VAE and image encoder always compute in float32, as diffusers advises for Wan. ``shared`` components
-    are not loaded."""
-    from motive_pipeline.models.wan_image import WanImageModel
-
-    is_image = task == "image_to_video"
-    pipeline = load_pipeline(WanImageToVideoPipeline if is_image else WanPipeline, folder, compute_dtype=compute_dtype, shared=shared)
-    kind = WanImageModel if is_image else WanModel
-    return kind(pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
 
 
 class WanModel(DiffusersModel):

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
 from motive_pipeline.files.hash_memory import HashMemory
-from motive_pipeline.models.folder import task
+from motive_pipeline.models.folder import require_first_frames, task
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule, read_clip
 
@@ -20,6 +20,8 @@ class FirstFrames:
     """The first frame of each prompt. Of several queries with one caption, it is that of the query with the lowest id. Empty for text-to-video."""
 
     def __init__(self, ws: Workspace) -> None:
+        """Raises MotiveError if prompts are read from a file, which has no first frames."""
+        require_first_frames(ws)
         self._ws = ws
         self._rule = FrameRule.of(ws.config)
         self._read: dict[str, UInt8[np.ndarray, "H W 3"]] = {}
