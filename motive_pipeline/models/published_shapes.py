@@ -7,7 +7,7 @@ from motive_pipeline.models.shapes import DenoiserShape, ModelShape, VaeShape
 UMT5_XXL_PARAMETERS = 5_680_910_336
 """The text encoder of Wan 2.1 and 2.2 (google/umt5-xxl, encoder alone)."""
 
-CLIP_VIT_H_PARAMETERS = 632_076_800
+CLIP_VIT_H_PARAMETERS = 630_766_080
 """The image encoder of Wan 2.1 I2V (CLIP ViT-H/14, the vision model)."""
 
 VAE_2_1 = VaeShape(parameters=126_892_531, encoder_width=96, decoder_width=96, patch=1, channels=16, temporal_stride=4, spatial_stride=8)
