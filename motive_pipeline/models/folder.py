@@ -193,13 +193,18 @@ def model_hash(ws: Workspace) -> str:
 
 
 def encoders_hash(ws: Workspace) -> str:
-    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``).
+    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``), and for image-to-video over what
+    it is told of a first frame: models with equal encoders may be told different things.
 
     Raises:
         MotiveError: as :func:`model_hash`, and for the transformer, too: no clip is read for a model that cannot be used.
     """
     folder = _sound_folder(ws)
-    return part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
+    encoders = part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
+    if task(ws.config.model) == "text_to_video":
+        return encoders
+    transformer = read_json(folder / "transformer" / "config.json")
+    return digest(encoders, "image_to_video", [transformer.get(key) for key in ("in_channels", "image_dim")])
 
 
 def _sound_folder(ws: Workspace) -> Path:

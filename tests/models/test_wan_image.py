@@ -1,5 +1,6 @@
 """Image-to-video models of Wan against diffusers' own pipeline, on random ones: what they are told, and what that changes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from PIL import Image
 from motive_pipeline.attribution.gradient import build_clip_gradient
 from motive_pipeline.attribution.loss import Draw, errors_of_draws, mean_motion_weighted_loss
 from motive_pipeline.attribution.noise import latent_noise
-from motive_pipeline.config import Finetune, Gradient, Model
+from motive_pipeline.config import Finetune, Gradient, Model, load_config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.conditioning import repeated
-from motive_pipeline.models.folder import input_rules, task
+from motive_pipeline.models.folder import encoders_hash, input_rules, require_first_frames, task
 from motive_pipeline.models.load import load_model
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.models.tasks import wan_tasks
 from motive_pipeline.models.wan_image import WanImageModel
+from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.loop import finetune
 from tests.tiny_wan_image import KINDS, TOKENS, image_model, save_image_model
+from tests.training_fixtures import make_workspace
 
 SIZE = {"num_frames": 9, "height": 64, "width": 96}
 PROMPT = "a red circle moves right"
@@ -211,6 +214,30 @@ def test_the_folder_says_the_task_and_the_config_where_it_does_not(saved: tuple[
             if isinstance(each, WanImageModel)
         )
     assert torch.equal(one, other)
+
+
+def test_models_with_equal_encoders_share_no_latents_unless_they_are_told_the_same(tmp_path: Path) -> None:
+    """Wan 2.2 T2V A14B and I2V A14B have one VAE and one text encoder."""
+    text = save_image_model("ti2v", tmp_path / "text")
+    image = shutil.copytree(text, tmp_path / "image")
+    shutil.copytree(save_image_model("a14b", tmp_path / "a14b") / "transformer", image / "transformer", dirs_exist_ok=True)
+    hashes = [
+        encoders_hash(make_workspace(tmp_path, folder, root=f"{folder.name}-{task}", model_settings={"task": task}))
+        for folder, task in ((text, "auto"), (text, "text_to_video"), (text, "image_to_video"), (image, "auto"), (image, "image_to_video"))
+    ]
+    assert hashes[0] == hashes[1]
+    assert hashes[3] == hashes[4]
+    assert len({hashes[0], hashes[2], hashes[3]}) == 3
+
+
+def test_prompts_from_a_file_are_refused_for_they_have_no_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    ws = make_workspace(tmp_path, save_image_model("ti2v", tmp_path / "ti2v"), model_settings={"task": "image_to_video"})
+    require_first_frames(ws)
+    file = tmp_path / "data.yaml"
+    file.write_text(file.read_text() + "generate: {prompts: prompts.txt}\n")
+    with pytest.raises(MotiveError, match=r"generate\.prompts = .*prompts\.txt.*starts from a first frame"):
+        require_first_frames(Workspace(load_config(file)))
 
 
 @pytest.mark.parametrize(
