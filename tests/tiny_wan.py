@@ -42,20 +42,30 @@ def build_pipeline(
 
 
 def build_transformer(
-    *, num_layers: int, heads: int, head_dim: int, ffn_dim: int, latent_channels: int = 16, text_dim: int = 16
+    *,
+    num_layers: int,
+    heads: int,
+    head_dim: int,
+    ffn_dim: int,
+    latent_channels: int = 16,
+    text_dim: int = 16,
+    in_channels: int | None = None,
+    image_dim: int | None = None,
 ) -> WanTransformer3DModel:
-    """A random denoiser with the default initialisation, in eval mode."""
+    """A random denoiser with the default initialisation, in eval mode. Image-to-video models take more ``in_channels`` than they give."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=heads,
         attention_head_dim=head_dim,
-        in_channels=latent_channels,
+        in_channels=in_channels or latent_channels,
         out_channels=latent_channels,
         text_dim=text_dim,
         freq_dim=32,
         ffn_dim=ffn_dim,
         num_layers=num_layers,
         rope_max_seq_len=64,
+        image_dim=image_dim,
+        added_kv_proj_dim=None if image_dim is None else heads * head_dim,
     ).eval()
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from motive_pipeline import config
 from motive_pipeline.attribution.noise import latent_noise
 from motive_pipeline.config.timesteps import TimestepRange
+from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.conditioning import Conditioning, on_device, repeated
 from motive_pipeline.models.protocol import VideoModel
 
@@ -87,10 +88,29 @@ def location_error(
     timestep_B: Float[torch.Tensor, " B"],
     noise_BCFHW: Float[torch.Tensor, "B C F h w"],
 ) -> Float[torch.Tensor, "B F h w"]:
-    """Squared error of the model's prediction at each location, mean over channels (L~ of eq. 15). Its plain mean is the training loss."""
+    """Squared error of the model's prediction at each location, mean over channels (L~ of eq. 15). Its plain mean is the training loss.
+
+    Where the model is given the first latent frame, nothing is predicted there: the error is 0, and that of the other F - 1 frames is multiplied by
+    F / (F - 1), so the plain mean is the mean over what is predicted.
+
+    Raises:
+        MotiveError: there is no other frame.
+    """
     noisy_BCFHW, target_BCFHW = noised(model, latents_BCFHW, noise_BCFHW, timestep_B)
     predicted_BCFHW = model.predict(noisy_BCFHW, on_schedule(model, timestep_B), conditioning)
-    return (predicted_BCFHW - target_BCFHW).square().mean(dim=1)
+    error_BFHW = (predicted_BCFHW - target_BCFHW).square().mean(dim=1)
+    # a model of one's own need not have this member (docs/api.md)
+    return error_BFHW if getattr(model, "predicts_first_frame", True) else _of_predicted_frames(error_BFHW)
+
+
+def _of_predicted_frames(error_BFHW: Float[torch.Tensor, "B F h w"]) -> Float[torch.Tensor, "B F h w"]:
+    num_frames = error_BFHW.shape[1]
+    if num_frames < 2:
+        raise MotiveError(
+            "a clip has one latent frame, which the model is given, so nothing is left to predict. Raise clips.min_frames or clips.num_frames."
+        )
+    later_BFHW = error_BFHW[:, 1:] * (num_frames / (num_frames - 1))
+    return torch.cat([torch.zeros_like(error_BFHW[:, :1]), later_BFHW], dim=1)
 
 
 def motion_weighted_loss(

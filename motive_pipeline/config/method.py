@@ -28,6 +28,7 @@ class Model(Section):
     path: str = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     revision: str | None = None
     adapter: Path | None = None
+    task: Literal["auto", "text_to_video", "image_to_video"] = "auto"
     expert: Expert = "transformer"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     device: str = "auto"

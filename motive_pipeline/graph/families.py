@@ -20,7 +20,8 @@ class ModelFamily:
     :class:`~motive_pipeline.models.input_rules.InputRules` from the configs of its VAE and its transformer. ``clean_prompt`` is the dotted name of
     the function that the pipeline applies to a prompt before it is cut into tokens. Where ``told_frame_rate``, ``load`` also takes
     ``frame_rate``, the clips' frames per second. ``original_lora`` is the dotted name of the function that renames the tensors of a LoRA from diffusers'
-    names to those of the model's original code, if other programs read those.
+    names to those of the model's original code, if other programs read those. ``tasks`` is the dotted name of the function that says which tasks a
+    model can do (models/tasks.py), None where all are text-to-video; with it ``load`` also takes ``task``.
     """
 
     pipeline: str
@@ -32,6 +33,7 @@ class ModelFamily:
     clean_prompt: str = "builtins:str"
     original_lora: str | None = None
     told_frame_rate: bool = False
+    tasks: str | None = None
 
 
 def _listed(*families: ModelFamily) -> dict[str, ModelFamily]:
@@ -42,11 +44,23 @@ FAMILIES: dict[str, ModelFamily] = _listed(
     ModelFamily(
         pipeline="WanPipeline",
         label="text-to-video models of Wan 2.1 and 2.2",
-        load="motive_pipeline.models.wan:load_wan",
+        load="motive_pipeline.models.wan_load:load_wan",
         weights=("transformer", "transformer_2", "text_encoder", "vae"),
         rules="motive_pipeline.models.input_rules:wan_rules",
         clean_prompt="motive_pipeline.internals.diffusers:prompt_clean",
         original_lora="motive_pipeline.models.wan_lora:original_names",
+        tasks="motive_pipeline.models.tasks:wan_tasks",
+    ),
+    ModelFamily(
+        pipeline="WanImageToVideoPipeline",
+        label="image-to-video models of Wan 2.1 and 2.2",
+        load="motive_pipeline.models.wan_load:load_wan",
+        weights=("transformer", "transformer_2", "text_encoder", "image_encoder", "vae"),
+        encoders=("text_encoder", "tokenizer", "vae", "image_encoder", "image_processor"),
+        rules="motive_pipeline.models.input_rules:wan_rules",
+        clean_prompt="motive_pipeline.internals.diffusers:prompt_clean",
+        original_lora="motive_pipeline.models.wan_lora:original_names",
+        tasks="motive_pipeline.models.tasks:wan_tasks",
     ),
     ModelFamily(
         pipeline="LTXPipeline",

@@ -23,6 +23,9 @@ crop that only the container states."""
 MODEL = ("model.dtype", "model.max_prompt_tokens")
 """How the model computes; its weights enter by content."""
 
+TASK: Mapping[Switch, tuple[str, ...]] = {("model.task", "image_to_video"): ("model.task",)}
+"""What the model does, where the config and not the model's files decides it."""
+
 PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants, settings=lambda project, variant: project.of_variant(variant))
 MAPPED_VARIANT = Lanes(argument="variant", of=lambda project: (project.lead_variant,), settings=PER_VARIANT.settings)
 PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
@@ -276,7 +279,7 @@ STAGES: dict[str, Stage] = {
             name="latents",
             settings=(*FRAMES, *MODEL, "engine.threads"),
             reads_frames=True,
-            when={("engine.keep_latents", False): ("engine.keep_latents",), **CHANGED_FRAMES},
+            when={("engine.keep_latents", False): ("engine.keep_latents",), **CHANGED_FRAMES, **TASK},
             publish_settings=("clips.max_reject_share", "queries.max_reject_share", "clips.policies"),
             publish="motive_pipeline.latents.stage:publish_latents",
             group="clips",
@@ -377,7 +380,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="second_moments",
             settings=("gradient.parameters", "model.expert", "engine.threads", *MODEL),
-            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed"), **FRESH_ADAPTER},
+            when={_uses_adam: ("influence.adam_state", "influence.adam_clips", "influence.adam_seed"), **FRESH_ADAPTER, **TASK},
             version=2,
             publish="motive_pipeline.attribution.second_moments:publish_second_moments",
             group="attribution",
@@ -410,6 +413,7 @@ STAGES: dict[str, Stage] = {
                 **DRAWS,
                 _is_not("gradient.combine", "mean_gradient"): ("gradient.combine",),
                 **FRESH_ADAPTER,
+                **TASK,
                 ("influence.preconditioner", "adam"): ("influence.adam_eps",),
             },
             # the mask itself stands in a row's key
@@ -481,7 +485,7 @@ STAGES: dict[str, Stage] = {
                 "engine.threads",
                 *MODEL,
             ),
-            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",), **FRESH_ADAPTER},
+            when={**DRAWS, ("influence.preconditioner", "adam"): ("influence.adam_eps",), **FRESH_ADAPTER, **TASK},
             publish_settings=("gradient.mask", "influence.preconditioner"),  # the mask stands in a row's key; a note speaks of the kernel
             publish="motive_pipeline.evaluation.influence_maps:publish_influence_maps",
             group="evaluation",
@@ -523,6 +527,7 @@ STAGES: dict[str, Stage] = {
                 _both(_has_arm("flow_similarity"), _is_not("clips.frame_step", 4)): ("clips.frame_step",),
                 _has_arm("untrained"): ("vote.percentile", "gradient", "influence.proj_dim", "model.expert", "engine.threads", *MODEL),
                 **FRESH_ADAPTER,
+                **TASK,
             },
             publish="motive_pipeline.curation.arms:publish_subset",
             lanes=PER_SUBSET,
@@ -547,6 +552,7 @@ STAGES: dict[str, Stage] = {
                 _is_not("finetune.lora", None): ("finetune.lora",),
                 _is_not("finetune.optimizer", "adamw"): ("finetune.optimizer",),
                 _is_not("finetune.command", None): ("finetune.command", "finetune.command_layout", "finetune.command_checkpoint"),
+                **TASK,
             },
             settings=(
                 "finetune.seeds",
@@ -584,6 +590,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="generated_videos",
             settings=("generate", "engine.threads", *FRAMES, *MODEL),
+            when=TASK,
             version=3,
             publish="motive_pipeline.training.generate:publish_videos",
             group="training",
@@ -603,6 +610,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             name="eval_scores",
             settings=("model.expert", "engine.threads", *MODEL),
+            when=TASK,
             publish_settings=(
                 "evaluate",
                 "gradient.frame_norm",
@@ -679,7 +687,7 @@ STAGES: dict[str, Stage] = {
             ),
         ),
         Stage(
-            name="audit_rows", settings=("model.expert", "engine.threads", *MODEL), when=FRESH_ADAPTER
+            name="audit_rows", settings=("model.expert", "engine.threads", *MODEL), when={**FRESH_ADAPTER, **TASK}
         ),  # draws, subsets and trainings stand in a row's key
         Stage(
             name="attribution_audit",
@@ -691,6 +699,7 @@ STAGES: dict[str, Stage] = {
                 _has_arm("flow_similarity"): ("arms",),  # then the control is that of the whole pool
                 _has_arm("untrained"): ("arms",),
                 **CHANGED_FRAMES,
+                **TASK,
             },
             publish_settings=("audit", "vote", "subset.share", "lead_arm", "clips.source", "queries.source"),
             version=2,

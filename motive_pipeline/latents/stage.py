@@ -48,6 +48,8 @@ DIMS = {
     "latents": ("channel", "frame", "height", "width"),
     "prompt_embeds": ("token", "embedding"),
     "prompt_attention_mask": ("token",),
+    "first_frame_latents": ("channel", "condition_frame", "height", "width"),
+    "image_embeds": ("image_token", "image_embedding"),
 }
 
 _OTHERS = ("latents", "prompt_tokens", "num_frames", "flags")
@@ -253,7 +255,7 @@ class _ClipEncoder:
 
 def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip, prompts: DistinctPrompts | None = None) -> dict[str, np.ndarray]:
     """One row: ``latents`` (C, F, H, W), ``prompt_embeds`` (tokens kept, E), ``prompt_tokens`` (L), ``num_frames`` (T), ``flags`` (bits), and whatever
-    else the model is told of the caption, under its own name.
+    else the model is told of the caption and the first frame, under its own name.
 
     Raises:
         RejectRow: ``non_finite_latents``, or ``out_of_memory`` (tried again next time).
@@ -261,7 +263,8 @@ def latent_row(clip: CatalogClip, model: VideoModel, decoded: DecodedClip, promp
     try:
         latents_CFHW = model.encode_video(decoded.frames_THWC).numpy()
         conditioning = (prompts or DistinctPrompts())(clip.caption, model.encode_prompt)
-        told = {name: tensor.numpy() for name, tensor in conditioning.items()}
+        of_frame = model.encode_first_frame(decoded.frames_THWC[0], len(decoded.frames_THWC))
+        told = {name: tensor.numpy() for name, tensor in (*conditioning.items(), *of_frame.items())}
     except torch.OutOfMemoryError as error:
         raise RejectRow("out_of_memory", f"encoding {len(decoded.frames_THWC)} frames: {error}", transient=True) from error
     expected = model.grid.shape(*decoded.frames_THWC.shape[:3])

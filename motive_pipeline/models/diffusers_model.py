@@ -39,6 +39,8 @@ class DiffusersModel:
         MotiveError: the pipeline has no ``expert``, or predicts something unknown.
     """
 
+    starts_from_frame: bool = False
+    predicts_first_frame: bool = True
     rules: ClassVar[Callable[[ComponentConfig, ComponentConfig], InputRules]]
     """Reads what the models of this class take from the configs of VAE and transformer."""
 
@@ -83,6 +85,10 @@ class DiffusersModel:
         """What the transformer is told of ``prompt``, on the CPU."""
         raise NotImplementedError
 
+    def encode_first_frame(self, frame_HWC: UInt8[np.ndarray, "H W 3"], num_frames: int) -> Conditioning:
+        """What the transformer is told of the first frame of a clip of ``num_frames``: nothing."""
+        return {}
+
     def predict(
         self,
         latents_BCFHW: Float[torch.Tensor, "B C F h w"],
@@ -103,9 +109,10 @@ class DiffusersModel:
         raise NotImplementedError
 
     def release_encoders(self) -> None:
-        """Move the VAE and the text encoder to main memory; the next use brings them back."""
-        for name in ("vae", "text_encoder"):
-            getattr(self.pipeline, name).to("cpu")
+        """Move the VAE, the text encoder and the image encoder, if there is one, to main memory; the next use brings them back."""
+        for name in ("vae", "text_encoder", "image_encoder"):
+            if (encoder := getattr(self.pipeline, name, None)) is not None:
+                encoder.to("cpu")
 
     def sampled_latents(self, prompts: list[str], shape_CFHW: tuple[int, int, int, int], **call: Any) -> Float[torch.Tensor, "B C F h w"]:
         """Normalised latents that the pipeline draws for ``prompts``; ``call`` are arguments that the pipelines of all families take."""
@@ -177,12 +184,12 @@ class DiffusersModel:
 
 
 def load_pipeline(kind: Any, folder: Path, *, compute_dtype: torch.dtype, shared: Mapping[str, Any] | None) -> Any:
-    """The pipeline of class ``kind`` at ``folder``; its VAE always computes in float32. ``shared`` components are not loaded."""
+    """The pipeline of class ``kind`` at ``folder``; its VAE and image encoder always compute in float32. ``shared`` components are not loaded."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    return kind.from_pretrained(
-        folder, dtype={"default": compute_dtype, "vae": torch.float32}, use_safetensors=True, local_files_only=True, **(shared or {})
-    )
+    exact = ("vae", "image_encoder") if hasattr(kind, "encode_image") else ("vae",)
+    dtypes = {"default": compute_dtype, **dict.fromkeys(exact, torch.float32)}
+    return kind.from_pretrained(folder, dtype=dtypes, use_safetensors=True, local_files_only=True, **(shared or {}))
 
 
 def require_one_expert(folder: Path, expert: str) -> None:

@@ -19,6 +19,7 @@ from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.models.input_rules import InputRules, require_fitting_settings
 from motive_pipeline.models.other_formats import refuse_other_formats
 from motive_pipeline.models.sound import Component, remember, remembered, require_sound, require_structure
+from motive_pipeline.models.tasks import Task, model_task
 from motive_pipeline.models.whole import Flaw, read_json
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
@@ -66,6 +67,7 @@ def _hub_files() -> list[str]:
         "model_index.json",
         "scheduler/*",
         "tokenizer/*",
+        "image_processor/*",
         *(f"{name}/{kind}" for name in weights for kind in ("*.json", "*.safetensors")),
     ]
 
@@ -134,7 +136,9 @@ def input_rules(model: config.Model) -> InputRules:
         MotiveError: as :func:`model_folder`, or the model is of a kind that its family does not support.
     """
     folder = model_folder(model)
-    rules = resolve_dotted(model_family(folder, named(model)).rules)
+    family = model_family(folder, named(model))
+    model_task(model, family, folder, named(model))
+    rules = resolve_dotted(family.rules)
     return rules(*(read_json(folder / name / "config.json") for name in ("vae", "transformer")))
 
 
@@ -145,6 +149,30 @@ def require_fitting(ws: Workspace) -> None:
         MotiveError: sides, frames or prompt tokens do not fit; or as :func:`input_rules`.
     """
     require_fitting_settings(input_rules(ws.config.model), ws.config, named(ws.config.model))
+
+
+def task(model: config.Model) -> Task:
+    """What the model does, by ``model.task`` and its files alone.
+
+    Raises:
+        MotiveError: as :func:`model_folder`, or the model cannot do it.
+    """
+    folder = model_folder(model)
+    return model_task(model, model_family(folder, named(model)), folder, named(model))
+
+
+def require_first_frames(ws: Workspace) -> None:
+    """Check that every prompt of a model that starts from a first frame has one.
+
+    Raises:
+        MotiveError: prompts are read from a file; or as :func:`task`.
+    """
+    file = ws.config.generate.prompts
+    if file is not None and task(ws.config.model) == "image_to_video":
+        raise MotiveError(
+            f"generate.prompts = {str(file)!r}, but the model ({named(ws.config.model)}) starts from a first frame, and a prompt in a file has none. "
+            "Leave it out: each query's caption is a prompt, with the query's first frame."
+        )
 
 
 def model_hash(ws: Workspace) -> str:
@@ -165,13 +193,18 @@ def model_hash(ws: Workspace) -> str:
 
 
 def encoders_hash(ws: Workspace) -> str:
-    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``).
+    """32 hex digits over the part of the model that computes latents and prompt embeddings (the family's ``encoders``), and for image-to-video over what
+    it is told of a first frame: models with equal encoders may be told different things.
 
     Raises:
         MotiveError: as :func:`model_hash`, and for the transformer, too: no clip is read for a model that cannot be used.
     """
     folder = _sound_folder(ws)
-    return part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
+    encoders = part_hash(folder, hash_memory(ws), model_family(folder, "model.path").encoders)
+    if task(ws.config.model) == "text_to_video":
+        return encoders
+    transformer = read_json(folder / "transformer" / "config.json")
+    return digest(encoders, "image_to_video", [transformer.get(key) for key in ("in_channels", "image_dim")])
 
 
 def _sound_folder(ws: Workspace) -> Path:
@@ -252,9 +285,10 @@ def observe_base_model(ws: Workspace) -> tuple[str, dict[str, Any]]:
     """The base model's data version (its content hash) and figures for a person.
 
     Raises:
-        MotiveError: the model cannot be used, or the settings do not fit it (:func:`require_fitting`).
+        MotiveError: the model cannot be used, or the settings do not fit it (:func:`require_fitting`, :func:`require_first_frames`).
     """
     require_fitting(ws)
+    require_first_frames(ws)
     folder = model_folder(ws.config.model)
     return model_hash(ws), _facts(ws, folder, model_files(folder))
 

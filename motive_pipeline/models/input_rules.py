@@ -32,11 +32,15 @@ class InputRules:
 
 
 def wan_rules(vae: ComponentConfig, transformer: ComponentConfig) -> InputRules:
-    """Wan 2.1 (stride 8, patch 2: sides of 16) and 2.2 (5B: stride 16, sides of 32)."""
+    """Wan 2.1 (stride 8, patch 2: sides of 16) and 2.2 (5B: stride 16, sides of 32).
+
+    A transformer with image embeddings (2.1 I2V) tells them from the prompt by counting 512 tokens from the end.
+    """
     temporal, spatial = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
     _, *patch_HW = transformer.get("patch_size", (1, 2, 2))
     grid = LatentGrid(channels=vae.get("z_dim", 16), temporal_stride=temporal, spatial_stride=spatial)
-    return InputRules(grid=grid, frame_step=temporal, side_multiple=spatial * max(patch_HW))
+    tokens = None if transformer.get("image_dim") is None else (512, 512)
+    return InputRules(grid=grid, frame_step=temporal, side_multiple=spatial * max(patch_HW), prompt_tokens=tokens)
 
 
 def ltx_rules(vae: ComponentConfig, transformer: ComponentConfig) -> InputRules:

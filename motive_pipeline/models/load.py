@@ -26,6 +26,7 @@ from motive_pipeline.models.folder import (
 )
 from motive_pipeline.models.shared import remember_components, shared_components
 from motive_pipeline.models.sound import require_fits
+from motive_pipeline.models.tasks import model_task
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,18 @@ def load_model(
         return _placed(_with_adapter(_load(model, path, "checkpoint"), model, path, fresh_adapter), encodes_only)
     folder = model_folder(model)
     stats = tuple((file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in model_files(folder))
-    key = (folder, stats, model.adapter, fresh_adapter, model.expert, model.dtype, model.device, model.max_prompt_tokens, model.frame_rate)
+    key = (
+        folder,
+        stats,
+        model.adapter,
+        fresh_adapter,
+        model.expert,
+        model.dtype,
+        model.device,
+        model.max_prompt_tokens,
+        model.frame_rate,
+        model.task,
+    )
     if key not in _base_models:
         _base_models.clear()
         _base_models[key] = _with_adapter(_load(model, folder, named(model)), model, folder, fresh_adapter)
@@ -129,6 +141,7 @@ def _load(model: config.Model, folder: Path, what: str) -> VideoModel:
         max_prompt_tokens=model.max_prompt_tokens,
         shared=shared_components(parts, own=model.expert, dtype=model.dtype),
         **({"frame_rate": model.frame_rate} if family.told_frame_rate else {}),
+        **({"task": model_task(model, family, folder, what)} if family.tasks is not None else {}),
     )
     if isinstance(loaded, DiffusersModel):
         remember_components(parts, loaded.pipeline.components, own=model.expert, dtype=model.dtype)

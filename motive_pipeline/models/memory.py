@@ -26,6 +26,8 @@ In float32 three of them are the same tensor."""
 SAME_IN_FLOAT32 = 3
 SAVED_PROMPT_BYTES = 12
 """For each prompt token and entry of D."""
+SAVED_IMAGE_ALIKE, IMAGE_TOKENS = 2, 257
+"""Where cross-attention has keys of an image, too: tensors of T x D more, one of them twice in float32, and the tokens of the image."""
 OUTSIDE_BYTES = 11.0
 """Saved outside the blocks, for each token and entry of D: embedding, last norm, output."""
 TOKEN_TIME_BLOCK_BYTES, TOKEN_TIME_OUTSIDE_BYTES, TOKEN_TIME_GRADIENT_BYTES = 32.0, 28.0, 24.0
@@ -86,7 +88,12 @@ class _Stages:
     def latents(self) -> Memory:
         """Encoders, and a clip in the VAE; no denoiser."""
         return self._memory(
-            {"text encoder": self._text, "VAE": self._vae_used(VAE_ENCODER_SHARE), "encoding a clip": self._vae_pass("encode")}
+            {
+                "text encoder": self._text,
+                "image encoder": self._image,
+                "VAE": self._vae_used(VAE_ENCODER_SHARE),
+                "encoding a clip": self._vae_pass("encode"),
+            }
         )
 
     def gradients(self) -> Memory:
@@ -126,20 +133,24 @@ class _Stages:
         )
 
     def generate(self) -> Memory:
-        """The largest of: encoding prompts, denoising, decoding."""
-        batch = self.settings.generate.batch_size
+        """The largest of: encoding prompts, encoding the first frame where the model starts from one, denoising, decoding."""
+        batch = 1 if self._from_frame else self.settings.generate.batch_size  # such videos are drawn one by one
         latents = math.prod(self._latent_size) * self.shape.vae.channels * FLOAT32 * batch
         steps = {
             "denoising": self._weights + self._forward(batch) + 6 * latents,
             "decoding": self._weights + self._vae + self._vae_pass("decode") * batch + latents,
             "encoding prompts": self._text,
         }
+        if self._from_frame:
+            steps["encoding the first frame"] = self._image + self._vae + self._vae_pass("encode")
         if not self.on_gpu:
-            work = max(self._forward(batch) + 6 * latents, self._vae_pass("decode") * batch)
+            encoding = self._vae_pass("encode") if self._from_frame else 0.0
+            work = max(self._forward(batch) + 6 * latents, self._vae_pass("decode") * batch, encoding)
             used = {
                 "denoisers": self._weights * self.shape.experts,
                 "text encoder": self._text,
-                "VAE": self._vae_used(1 - VAE_ENCODER_SHARE),
+                "image encoder": self._image,
+                "VAE": self._vae_used(1.0 if self._from_frame else 1 - VAE_ENCODER_SHARE),
             }
             return self._memory({**used, "sampling or decoding": work})
         largest = max(steps, key=lambda step: steps[step])
@@ -159,6 +170,14 @@ class _Stages:
     @property
     def _text(self) -> float:
         return self.size * self.shape.text_parameters
+
+    @property
+    def _image(self) -> float:
+        return FLOAT32 * self.shape.image_parameters
+
+    @property
+    def _from_frame(self) -> bool:
+        return self.shape.starts_from_frame or self.settings.model.task == "image_to_video"
 
     @property
     def _vae(self) -> float:
@@ -193,11 +212,16 @@ class _Stages:
     def _block(self, batch: int) -> float:
         denoiser = self.shape.denoiser
         alike, exact = SAVED_ALIKE, SAVED_FLOAT32
+        prompt_bytes = SAVED_PROMPT_BYTES * self.settings.model.max_prompt_tokens
         if self.size == FLOAT32:
             exact -= SAME_IN_FLOAT32
+        if denoiser.takes_image:
+            alike += SAVED_IMAGE_ALIKE
+            exact += self.size == FLOAT32
+            prompt_bytes += SAVED_PROMPT_BYTES * IMAGE_TOKENS * self.size / BFLOAT16
         width_bytes = alike * self.size + exact * FLOAT32 + (TOKEN_TIME_BLOCK_BYTES if denoiser.token_timesteps else 0)
         for_token = width_bytes * denoiser.width + SAVED_FFN * self.size * denoiser.ffn + SAVED_ROTARY * 128
-        return batch * (self.tokens * for_token + SAVED_PROMPT_BYTES * self.settings.model.max_prompt_tokens * denoiser.width)
+        return batch * (self.tokens * for_token + prompt_bytes * denoiser.width)
 
     def _outside(self, batch: int) -> float:
         denoiser = self.shape.denoiser

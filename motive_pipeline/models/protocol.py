@@ -24,11 +24,15 @@ Prediction = Literal["flow", "epsilon", "v"]
 
 @runtime_checkable
 class VideoModel(Protocol):
-    """A text-to-video diffusion model: VAE, text encoder, denoiser ("transformer"), sampler."""
+    """A text-to-video or image-to-video diffusion model: VAE, text encoder, denoiser ("transformer"), sampler."""
 
     grid: LatentGrid
     timestep_range: TimestepRange = ALL_TIMESTEPS
     """The timesteps that ``transformer`` is used at: all, or those of one of two experts. A subclass inherits that it is all."""
+    starts_from_frame: bool = False
+    """Whether it is told the first frame of a clip, and :meth:`generate` takes ``first_frames``. A subclass inherits that it is not."""
+    predicts_first_frame: bool = True
+    """False if the first latent frame is given without noise, so no loss is taken there."""
     prediction: Prediction
     alphas_cumprod: torch.Tensor | None
     """The noise schedule of a model with epsilon or v prediction, by timestep; None for flow."""
@@ -52,6 +56,13 @@ class VideoModel(Protocol):
         """
         ...
 
+    def encode_first_frame(self, frame_HWC: UInt8[np.ndarray, "H W 3"], num_frames: int) -> Conditioning:
+        """What the denoiser is told of the first frame of a clip of ``num_frames`` decoded frames, on the CPU; nothing for text-to-video.
+
+        Its names differ from those of :meth:`encode_prompt`, and both together are a clip's conditioning.
+        """
+        return {}
+
     def release_encoders(self) -> None:
         """Move VAE and text encoder from ``device`` to main memory, so that their room is free; their next use brings them back."""
         ...
@@ -64,14 +75,16 @@ class VideoModel(Protocol):
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The denoiser's output for noisy latents, as :attr:`prediction` says; differentiable, float32 out.
 
-        ``timestep_B`` is on diffusers' scale 0-1000. ``conditioning`` has the tensors of :meth:`encode_prompt` with a batch axis in front.
+        ``timestep_B`` is on diffusers' scale 0-1000. ``conditioning`` has the tensors of :meth:`encode_prompt` and :meth:`encode_first_frame` with
+        a batch axis in front.
         """
         ...
 
     def generate(
         self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
     ) -> list[UInt8[np.ndarray, "T H W 3"]]:
-        """One video for each (prompt, seed), in order. The noise of a video depends only on its own seed, not on its batch.
+        """One video for each (prompt, seed), in order. The noise of a video depends only on its own seed, not on its batch. A model that
+        ``starts_from_frame`` also takes ``first_frames``, one of ``height`` x ``width`` pixels for each video.
 
         Raises:
             RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.

@@ -17,7 +17,7 @@ from motive_pipeline.models.published_shapes import PUBLISHED
 from motive_pipeline.models.shapes import DenoiserShape, ModelShape, VaeShape
 from motive_pipeline.models.whole import Flaw, StoredTensor, read_json, stored_tensors
 
-COMPARED = ("WanPipeline",)
+COMPARED = ("WanPipeline", "WanImageToVideoPipeline")
 """The families whose predicted memory was compared with measured memory (``python -m benchmarks.memory``)."""
 
 
@@ -64,6 +64,7 @@ def shape_of_folder(folder: Path, expert: str = "transformer") -> ModelShape:
     family, index = model_family(folder, "model.path"), read_json(folder / "model_index.json")
     vae, denoiser = read_json(folder / "vae" / "config.json"), read_json(folder / expert / "config.json")
     tensors, grid = stored_tensors(folder / expert, "diffusers"), resolve_dotted(family.rules)(vae, denoiser).grid
+    image_encoder = folder / "image_encoder"
     first = vae["base_dim"] if "base_dim" in vae else vae["block_out_channels"][0]
     return ModelShape(
         denoiser=_denoiser(denoiser, tensors, token_timesteps=bool(index.get("expand_timesteps", False))),
@@ -77,6 +78,8 @@ def shape_of_folder(folder: Path, expert: str = "transformer") -> ModelShape:
             spatial_stride=grid.spatial_stride,
         ),
         text_parameters=_count(stored_tensors(folder / "text_encoder", "transformers")),
+        image_parameters=_count(stored_tensors(image_encoder, "transformers")) if image_encoder.is_dir() else 0,
+        starts_from_frame=denoiser.get("in_channels", grid.channels) != grid.channels,
         experts=1 + (index.get("transformer_2", [None])[0] is not None),
     )
 
@@ -93,6 +96,7 @@ def _denoiser(settings: dict[str, Any], tensors: dict[str, StoredTensor], *, tok
         parameters=_count(tensors),
         largest=max(math.prod(tensor.shape) for tensor in tensors.values()),
         token_timesteps=token_timesteps,
+        takes_image=settings.get("image_dim") is not None,
         file_bytes=sum(file.stat().st_size for file in {tensor.file for tensor in tensors.values()}),
         linears=tuple(
             (name.removesuffix(".weight"), *tensor.shape)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class DenoiserShape:
     """A transformer: ``width`` is that of the tokens, ``ffn`` the inner one of the feed-forward, ``largest`` the entries of its largest parameter.
 
-    ``patch`` is (frames, height, width) in latent cells. ``token_timesteps``: every token has a timestep of its own (Wan 2.2 TI2V). ``linears`` are
+    ``patch`` is (frames, height, width) in latent cells. ``token_timesteps``: every token has a timestep of its own (Wan 2.2 TI2V). ``takes_image``: its
+    cross-attention has keys of an image, too (Wan 2.1 I2V). ``linears`` are
     (name, outputs, inputs) of its Linear layers. ``file_bytes``: the size of its weights as they are stored; 0 if it is not at hand.
     """
 
@@ -21,6 +22,7 @@ class DenoiserShape:
     parameters: int
     largest: int
     token_timesteps: bool = False
+    takes_image: bool = False
     linears: tuple[tuple[str, int, int], ...] = ()
     file_bytes: int = 0
 
@@ -40,12 +42,17 @@ class VaeShape:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A whole model. ``experts`` is the number of its denoisers, all of one shape."""
+    """A whole model. ``experts`` is the number of its denoisers, all of one shape. ``image_parameters`` are those of its image encoder, if it has one.
+
+    ``starts_from_frame``: it can do image-to-video alone.
+    """
 
     denoiser: DenoiserShape
     vae: VaeShape
     text_parameters: int
+    image_parameters: int = 0
     experts: int = 1
+    starts_from_frame: bool = False
 
     def num_tokens(self, num_frames: int, height: int, width: int) -> int:
         """The tokens of a clip of that many decoded frames of that many pixels."""

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2 text-to-video models through diffusers' WanPipeline: :class:`WanModel` is a ``protocol.VideoModel``.
+"""Wan 2.1 and 2.2 text-to-video models through diffusers' WanPipeline: :class:`WanModel` is a ``protocol.VideoModel``. wan_image.py: image-to-video.
 
 Everything that differs between checkpoints (strides, latent channels, latent mean and deviation, per-token timesteps, a second expert)
 is read from the checkpoint's own config, so the embedded tiny model and the released ones take the same path.
@@ -7,19 +7,18 @@ is read from the checkpoint's own config, so the embedded tiny model and the rel
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import WanPipeline  # pyright: ignore[reportPrivateImportUsage]
+from diffusers import WanImageToVideoPipeline, WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Float, UInt8
 
 from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
-from motive_pipeline.models.diffusers_model import DiffusersModel, load_pipeline, to_uint8
+from motive_pipeline.models.diffusers_model import DiffusersModel, to_uint8
 from motive_pipeline.models.input_rules import wan_rules
 from motive_pipeline.models.placement import in_turn, vacate
 from motive_pipeline.models.wan_attention import use_lean_attention
@@ -30,26 +29,12 @@ KEPT_EMBEDDINGS = 128
 """Prompts of generated videos whose embeddings are kept in main memory: 4 MB each for Wan 2.1 in bfloat16."""
 
 
-def load_wan(
-    folder: Path,
-    *,
-    expert: Expert,
-    device: torch.device,
-    compute_dtype: torch.dtype,
-    max_prompt_tokens: int,
-    shared: Mapping[str, Any] | None = None,
-) -> WanModel:
-    """The pipeline at ``folder``; its VAE always computes in float32, as diffusers advises for Wan. ``shared`` components are not loaded."""
-    pipeline = load_pipeline(WanPipeline, folder, compute_dtype=compute_dtype, shared=shared)
-    return WanModel(pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
-
-
 class WanModel(DiffusersModel):
     """A ``WanPipeline`` behind the protocol. A model with two experts is used at the timesteps of the one that is trained."""
 
     rules = staticmethod(wan_rules)
 
-    def __init__(self, pipeline: WanPipeline, *, expert: Expert = "transformer", **settings: Any) -> None:
+    def __init__(self, pipeline: WanPipeline | WanImageToVideoPipeline, *, expert: Expert = "transformer", **settings: Any) -> None:
         super().__init__(pipeline, expert=expert, **settings)
         has_second = pipeline.transformer_2 is not None
         self.timestep_range = expert_range(
@@ -84,16 +69,21 @@ class WanModel(DiffusersModel):
         conditioning: Conditioning,
     ) -> Float[torch.Tensor, "B C F h w"]:
         """The denoiser's output in float32, differentiable; ``timestep_B`` is on the scale 0-1000."""
-        timestep = timestep_B.to(self.device)
-        if self.pipeline.config["expand_timesteps"]:
-            timestep = timestep[:, None].expand(-1, self._num_tokens(latents_BCFHW.shape))
         output = self.transformer(
-            hidden_states=latents_BCFHW.to(self.device, self.compute_dtype),
-            timestep=timestep,
+            **self.transformer_inputs(latents_BCFHW, timestep_B, conditioning),
             encoder_hidden_states=conditioning[PROMPT].to(self.device, self.compute_dtype),
             return_dict=False,
         )
         return output[0].float()
+
+    def transformer_inputs(
+        self, latents_BCFHW: Float[torch.Tensor, "B C F h w"], timestep_B: Float[torch.Tensor, " B"], conditioning: Conditioning
+    ) -> dict[str, Any]:
+        """What the denoiser is given besides the prompt; of ``conditioning`` a text-to-video model takes nothing more."""
+        timestep = timestep_B.to(self.device)
+        if self.pipeline.config["expand_timesteps"]:
+            timestep = timestep[:, None].expand(-1, self._num_tokens(latents_BCFHW.shape))
+        return {"hidden_states": latents_BCFHW.to(self.device, self.compute_dtype), "timestep": timestep}
 
     def generate(
         self, prompts: Sequence[str], *, seeds: Sequence[int], num_frames: int, height: int, width: int, num_steps: int, guidance: float
@@ -108,8 +98,7 @@ class WanModel(DiffusersModel):
         """
         given = self._prompt_embeds([*prompts, ""] if guidance > 1 else prompts)
         self.release_encoders()
-        experts = [expert for expert in (self.pipeline.transformer, self.pipeline.transformer_2) if expert is not None]
-        with in_turn(experts, self.device):
+        with in_turn(self._experts(), self.device):
             output: Any = self.pipeline(
                 prompt_embeds=torch.stack([given[prompt] for prompt in prompts]),
                 negative_prompt_embeds=torch.stack([given[""]] * len(prompts)) if guidance > 1 else None,
@@ -126,6 +115,9 @@ class WanModel(DiffusersModel):
         if not np.isfinite(frames_BTHWC).all():
             raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
         return [to_uint8(video) for video in frames_BTHWC]
+
+    def _experts(self) -> list[torch.nn.Module]:
+        return [expert for expert in (self.pipeline.transformer, self.pipeline.transformer_2) if expert is not None]
 
     def _prompt_embeds(self, prompts: Sequence[str]) -> dict[str, Float[torch.Tensor, "L E"]]:
         """The embedding of each prompt on the device. Models that share a text encoder encode a prompt once."""

@@ -31,6 +31,8 @@ _OUTSIDE = {
     "condition_embedder.time_proj": "time_projection.1",
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
     "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
+    "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
     "proj_out": "head.head",
 }
 

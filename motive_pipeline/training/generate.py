@@ -29,6 +29,7 @@ from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.work_folders import finish_file, is_finished
 from motive_pipeline.storage.workspace import Publication, Reject, RowCounts, Workspace
 from motive_pipeline.training.finetune import checkpoint_folder, load_records
+from motive_pipeline.training.first_frames import FirstFrames
 from motive_pipeline.training.prompts import Video, planned_videos
 from motive_pipeline.video.decode import FrameRule, read_clip
 from motive_pipeline.video.encode import write_mp4
@@ -73,10 +74,10 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
         GateFailed: a checkpoint generated no usable video, a query whose caption is the prompt has none, or the device is too small to sample.
     """
     started = time.time()
-    videos = planned_videos(ws)
+    videos, first_frames = planned_videos(ws), FirstFrames(ws)
     tally = _Tally()
     for checkpoint in _checkpoints(ws, arm):
-        _collect(ws, arm, checkpoint, videos, tally)
+        _collect(ws, arm, checkpoint, videos, first_frames, tally)
     table = pd.DataFrame(tally.rows)
     reused = len(tally.rows) + len(tally.rejects) - tally.computed
     return ws.publish(
@@ -84,7 +85,7 @@ def publish_videos(ws: Workspace, arm: ArmName) -> Publication:
         content=digest(digest_frame(table), [digest_file(file) for file in tally.files]),
         write=functools.partial(_write, table, tally.files),
         started=started,
-        facts=_facts(ws, videos, tally),
+        facts=_facts(ws, videos, first_frames, tally),
         counts=RowCounts(computed=tally.computed, reused=reused, rejected=len(tally.rejects)),
         rejects=tally.rejects,
         preview=functools.partial(draw_contact_sheet, tally.files[:SHEET_VIDEOS], FrameRule.of(ws.config)),
@@ -104,10 +105,12 @@ def _checkpoints(ws: Workspace, arm: ArmName) -> Iterator[Checkpoint]:
         yield Checkpoint(training=record["training"], content=content, folder=folder)
 
 
-def _collect(ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequence[Video], tally: _Tally) -> None:
+def _collect(
+    ws: Workspace, arm: ArmName, checkpoint: Checkpoint, videos: Sequence[Video], first_frames: FirstFrames, tally: _Tally
+) -> None:
     """Make what is missing of a checkpoint's videos, batch by batch, and add all of them to ``tally``."""
     size, accepted = ws.config.generate.batch_size, len(tally.rows)
-    batches = [_Batch(ws, checkpoint, videos[first : first + size]) for first in range(0, len(videos), size)]
+    batches = [_Batch(ws, checkpoint, videos[first : first + size], first_frames) for first in range(0, len(videos), size)]
     missing = [batch.videos for batch in batches if batch.missing()]
     progress = Progress(f"generate {arm}, training {checkpoint.training}", len(videos), unit="videos")
     progress.reused = len(videos) - sum(len(batch.missing()) for batch in batches)
@@ -140,10 +143,11 @@ class _Sampler:
     def __init__(self, ws: Workspace, checkpoint: Checkpoint) -> None:
         self._ws = ws
         self._checkpoint = checkpoint
+        self._first_frames = FirstFrames(ws)
         self._model = functools.cache(functools.partial(checkpoint.load, ws))
 
     def __call__(self, videos: Sequence[Video]) -> int:
-        return _Batch(self._ws, self._checkpoint, videos).generate(self._model())
+        return _Batch(self._ws, self._checkpoint, videos, self._first_frames).generate(self._model())
 
 
 class _Batch:
@@ -152,7 +156,7 @@ class _Batch:
     A batched forward pass rounds differently for another batch size, so a batch is always sampled as a whole.
     """
 
-    def __init__(self, ws: Workspace, checkpoint: Checkpoint, videos: Sequence[Video]) -> None:
+    def __init__(self, ws: Workspace, checkpoint: Checkpoint, videos: Sequence[Video], first_frames: FirstFrames) -> None:
         settings = {name: value for name, value in ws.config.stage_settings(STAGE).items() if name != "generate"}
         settings |= {"num_steps": ws.config.generate.num_steps, "guidance": ws.config.generate.guidance, "batch": len(videos)}
         self._sampling: dict[str, Any] = {
@@ -164,8 +168,14 @@ class _Batch:
         }
         self._fps = ws.config.clips.fps
         self.videos = videos
+        self._first_frames = first_frames
         self.folder = ws.root / "work" / "videos" / checkpoint.content[:16]
-        keys = [digest(STAGES[STAGE].version, checkpoint.content, settings, video.prompt, video.sampling_seed) for video in videos]
+        keys = [
+            digest(
+                STAGES[STAGE].version, checkpoint.content, settings, video.prompt, video.sampling_seed, *first_frames.content(video.prompt)
+            )
+            for video in videos
+        ]
         self.files = [self.folder / f"{key}.mp4" for key in keys]
 
     def missing(self) -> list[int]:
@@ -193,7 +203,9 @@ class _Batch:
             write_sealed(_rejection_file(self.files[position]), {"reason": rejection.reason, "detail": rejection.detail})
 
     def _draw(self, model: VideoModel, videos: Sequence[Video]) -> list[UInt8[np.ndarray, "T H W 3"]]:
-        return model.generate([video.prompt for video in videos], seeds=[video.sampling_seed for video in videos], **self._sampling)
+        prompts = [video.prompt for video in videos]
+        starts = self._first_frames.arguments(prompts)
+        return model.generate(prompts, seeds=[video.sampling_seed for video in videos], **starts, **self._sampling)
 
     def _keep(self, position: int, frames_THWC: UInt8[np.ndarray, "T H W 3"]) -> None:
         expected = (self._sampling["num_frames"], self._sampling["height"], self._sampling["width"], 3)
@@ -228,11 +240,13 @@ def _write(table: pd.DataFrame, files: Sequence[Path], folder: Path) -> None:
     write_parquet(table, folder / "videos.parquet")
 
 
-def _facts(ws: Workspace, videos: Sequence[Video], tally: _Tally) -> dict[str, Any]:
+def _facts(ws: Workspace, videos: Sequence[Video], first_frames: FirstFrames, tally: _Tally) -> dict[str, Any]:
     timing = {"seconds_per_video": round(tally.seconds / tally.computed, 3)} if tally.computed else {}
     prompts = {video.prompt for video in videos}
     cut = cut_prompts(ws, prompts)
     cut_fact = {"prompts longer than model.max_prompt_tokens, which are cut": len(cut)} if cut else {}
+    if first_frames.num_unused:
+        cut_fact["queries with another's caption, whose first frames start no video"] = first_frames.num_unused
     return {"videos": len(tally.rows), "rejected": len(tally.rejects), "prompts": len(prompts), **cut_fact, **timing}
 
 

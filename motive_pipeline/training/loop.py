@@ -211,7 +211,7 @@ def _losses(
     All micro-batches share one draw, so the losses weighted by their shares add up to the mean loss of the batch, up to rounding.
     """
     latents_BCFHW = torch.stack([latents for latents, _ in batch])
-    conditioning = stacked([no_caption if drop else own for (_, own), drop in zip(batch, draw.drop_caption_B, strict=True)])
+    conditioning = stacked([{**own, **no_caption} if drop else own for (_, own), drop in zip(batch, draw.drop_caption_B, strict=True)])
     noise_BCFHW = torch.randn(latents_BCFHW.shape, generator=draw.noise)
     device = model.device
     for start in range(0, len(batch), micro_batch_size):

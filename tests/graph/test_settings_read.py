@@ -29,6 +29,7 @@ model and its adapter count by content."""
 BY_CONTENT = {
     "second_moments": {"preference.comparisons"},  # the tests' type checks look at every property of a project
     "clip_catalog": {"queries.demo"},  # the demo's clips are made for its queries; the files enter by content
+    "motion_masks": {"model.task"},  # only whether the model can do that
     "latents": {"model.expert"},  # loading a model names its denoiser, which encodes nothing
     "generated_videos": {"model.expert", "clips.policies.hdr", "clips.frame_step"},  # the checkpoint enters by content; its videos are no HDR and whole
     "eval_scores": {"clips", "queries.demo.motion", "queries.source"},  # videos and queries, whose frames it reads, enter by content

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from motive_pipeline.config import Config, parse_config
 from motive_pipeline.errors import GateFailed
@@ -14,11 +15,21 @@ from motive_pipeline.models import memory_limit
 from motive_pipeline.models.chips import MEASURED
 from motive_pipeline.models.memory import CPU_OVERHEAD_BYTES, GPU_OVERHEAD_BYTES, VAE_ENCODER_SHARE, _Stages, lora_parameters, stage_memory
 from motive_pipeline.models.memory_limit import device_memory, require_memory, stage_need
-from motive_pipeline.models.published_shapes import PUBLISHED, VAE_2_1, WAN_1_3B, WAN_5B, WAN_14B
+from motive_pipeline.models.published_shapes import (
+    CLIP_VIT_H_PARAMETERS,
+    PUBLISHED,
+    VAE_2_1,
+    WAN_1_3B,
+    WAN_5B,
+    WAN_14B,
+    WAN_14B_I2V,
+    WAN_14B_I2V_2_1,
+)
 from motive_pipeline.models.read_shapes import model_shape, shape_of_folder
 from motive_pipeline.models.shapes import DenoiserShape, ModelShape
 from motive_pipeline.models.wan_attention import use_lean_attention
 from tests.tiny_wan import build_pipeline, build_transformer, save_tiny_wan
+from tests.tiny_wan_image import build_image_pipeline, save_image_model
 
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 GB = 1e9
@@ -34,11 +45,14 @@ def need(stage: str, text: str = "", **changed) -> float:
     return stage_memory(PUBLISHED[settings.model.path], settings, on_gpu=True)[stage].num_bytes / GB
 
 
-def saved_by_a_block(dtype: torch.dtype, *, width: int, ffn: int, token_timesteps: bool, tokens: int = 64, prompt: int = 8) -> int:
+def saved_by_a_block(
+    dtype: torch.dtype, *, width: int, ffn: int, token_timesteps: bool = False, takes_image: bool = False, tokens: int = 64, prompt: int = 8
+) -> int:
     """Bytes that autograd keeps for one block more, each storage once, parameters not counted."""
 
     def saved(num_layers: int) -> int:
-        denoiser = build_transformer(num_layers=num_layers, heads=width // 128, head_dim=128, ffn_dim=ffn)
+        image_dim = 16 if takes_image else None
+        denoiser = build_transformer(num_layers=num_layers, heads=width // 128, head_dim=128, ffn_dim=ffn, image_dim=image_dim)
         exact = float32_modules(denoiser)
         for name, parameter in denoiser.named_parameters():
             if not any(part in name for part in exact):
@@ -55,6 +69,8 @@ def saved_by_a_block(dtype: torch.dtype, *, width: int, ffn: int, token_timestep
 
         timestep = torch.full((1, tokens), 500.0) if token_timesteps else torch.tensor([500.0])
         given = {"hidden_states": torch.randn(1, 16, tokens // 16, 8, 8).to(dtype), "timestep": timestep}
+        if takes_image:
+            given["encoder_hidden_states_image"] = torch.randn(1, 257, 16).to(dtype)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = denoiser(**given, encoder_hidden_states=torch.randn(1, prompt, 16).to(dtype), return_dict=False)[0]
         assert out.requires_grad
@@ -77,6 +93,17 @@ def test_a_block_saves_what_the_constants_say(dtype, token_timesteps, width, ffn
     assert _Stages(shape, settings, on_gpu=True)._block(1) == pytest.approx(counted, rel=0.08)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_block_with_keys_of_an_image_saves_what_the_constants_say(dtype):
+    size = {"width": 256, "ffn": 512}
+    counted = saved_by_a_block(getattr(torch, dtype), **size, takes_image=True, tokens=512, prompt=512)
+    denoiser = DenoiserShape(num_layers=1, **size, text_dim=16, patch=(1, 2, 2), parameters=0, largest=0, takes_image=True)
+    settings = config(clips="num_frames: 29, width: 128, height: 128", dtype=dtype)
+    stages = _Stages(ModelShape(denoiser=denoiser, vae=VAE_2_1, text_parameters=0), settings, on_gpu=True)
+    assert stages.tokens == 512
+    assert stages._block(1) == pytest.approx(counted, rel=0.08)
+
+
 @pytest.mark.parametrize("row", MEASURED, ids=lambda row: f"{row.model} {row.deterministic}")
 def test_the_gradient_pass_is_predicted_as_it_was_measured_on_a_gpu(row):
     size = f"num_frames: {row.num_frames}, width: {row.width}, height: {row.height}"
@@ -89,6 +116,18 @@ def test_the_gradient_pass_is_predicted_as_it_was_measured_on_a_gpu(row):
     [
         (WAN_1_3B, {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960}),
         (WAN_14B, {"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824}),
+        (WAN_14B_I2V, {"num_layers": 40, "num_attention_heads": 40, "ffn_dim": 13824, "in_channels": 36}),
+        (
+            WAN_14B_I2V_2_1,
+            {
+                "num_layers": 40,
+                "num_attention_heads": 40,
+                "ffn_dim": 13824,
+                "in_channels": 36,
+                "image_dim": 1280,
+                "added_kv_proj_dim": 5120,
+            },
+        ),
         (WAN_5B, {"num_layers": 30, "num_attention_heads": 24, "ffn_dim": 14336, "in_channels": 48, "out_channels": 48}),
     ],
 )
@@ -107,6 +146,26 @@ def test_published_vaes_have_the_parameters_of_diffusers_class():
     with torch.device("meta"):
         built = AutoencoderKLWan()
     assert VAE_2_1.parameters == sum(parameter.numel() for parameter in built.parameters())
+
+
+def test_the_published_image_encoder_has_the_parameters_of_transformers_class():
+    """image_encoder/config.json of Wan 2.1 I2V."""
+    size = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 14}
+    with torch.device("meta"):
+        built = CLIPVisionModel(CLIPVisionConfig(**size, image_size=224, hidden_act="gelu"))
+    assert sum(parameter.numel() for parameter in built.parameters()) == CLIP_VIT_H_PARAMETERS
+
+
+def test_an_image_to_video_model_needs_its_image_encoder_and_draws_one_video_at_a_time(tmp_path):
+    found, settings = shape_of_folder(save_image_model("wan2.1", tmp_path / "i2v")), config("generate: {batch_size: 4}")
+    encoder = build_image_pipeline("wan2.1").image_encoder
+    assert found.image_parameters == sum(parameter.numel() for parameter in encoder.parameters())
+    assert (found.starts_from_frame, found.denoiser.takes_image) == (True, True)
+    memory = stage_memory(found, settings, on_gpu=True)
+    assert memory["latents"].parts["image encoder"] == 4 * found.image_parameters
+    alone = stage_memory(found, config("generate: {batch_size: 1}"), on_gpu=True)
+    assert memory["generate"] == alone["generate"]
+    assert stage_memory(PUBLISHED[HUB], settings, on_gpu=True)["generate"].num_bytes > need("generate", "generate: {batch_size: 1}") * GB
 
 
 def test_the_shape_of_a_folder_is_that_of_its_weights(tmp_path):

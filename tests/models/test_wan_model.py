@@ -9,8 +9,9 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.internals.diffusers import t5_embedding
 from motive_pipeline.models.folder import model_files
 from motive_pipeline.models.protocol import VideoModel
-from motive_pipeline.models.wan import WanModel, load_wan
+from motive_pipeline.models.wan import WanModel
 from motive_pipeline.models.wan_attention import LeanAttention
+from motive_pipeline.models.wan_load import load_wan
 from tests.tiny_wan import build_model, build_pipeline, build_transformer, save_tiny_wan
 
 CPU = torch.device("cpu")
