@@ -272,7 +272,12 @@ def _is_of_older_version(file: Path) -> bool:
 
 def _put_file(table: str, source: Path, file: Path) -> bool:
     """Link ``source`` to ``file``; if an older version of the software wrote it in another form, write it in the present one, and return True."""
-    if source.stem != _EMPTY and (present := in_present_form(table, source)) is not None:
+    try:
+        present = None if source.stem == _EMPTY else in_present_form(table, source)
+    except pa.ArrowInvalid as error:  # damaged, which its hash shows
+        log.debug("%s: %s", source, error)
+        present = None
+    if present is not None:
         atomic.make_folder(file.parent)
         pq.write_table(present, file)
         return True
