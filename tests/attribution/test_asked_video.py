@@ -3,10 +3,11 @@
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from motive_pipeline.attribution.asked_video import comparable_gradients
+from motive_pipeline.attribution.asked_video import comparable_gradients, read_video
 from motive_pipeline.attribution.gradient_set import open_gradients
 from motive_pipeline.attribution.influence import publish_influence
 from motive_pipeline.attribution.influence_set import load_influence
@@ -14,6 +15,7 @@ from motive_pipeline.attribution.stage import publish_gradients
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.latents.stage import publish_latents
+from motive_pipeline.motion.field import motion_field
 from motive_pipeline.motion.stage import publish_motion_masks
 from motive_pipeline.report.ask import Answer, answer
 from motive_pipeline.report.named_video import find_video
@@ -151,6 +153,20 @@ def test_the_words_for_no_motion_are_those_of_the_query_mask(ranked, tmp_path):
     rejects = publish_motion_masks(ws, role="query").rejects()
     assert rejects["reason"].tolist() == ["no_motion"]
     assert rejects["detail"].tolist()[0] in str(refused.value)
+
+
+def test_optical_flow_runs_on_one_thread_as_in_the_stage(ranked, video, monkeypatch):
+    seen, before = [], cv2.getNumThreads()
+    monkeypatch.setattr(
+        "motive_pipeline.motion.stage.motion_field", lambda *given: seen.append(cv2.getNumThreads()) or motion_field(*given)
+    )
+    cv2.setNumThreads(2)
+    try:
+        ws = workspace(ranked)
+        read_video(ws, find_video(ws, str(video)).clip)
+    finally:
+        cv2.setNumThreads(before)
+    assert seen == [1], "DIS cuts a frame into as many strips as OpenCV has threads, so other threads give other bits"
 
 
 def test_policies_hold_for_an_asked_video_too(ranked, tmp_path, without_model, video):
