@@ -30,6 +30,8 @@ CAPTION_TOKENS_KEPT = 64
 VIDEO_BYTES_A_PIXEL = 0.02
 """Of an H.264 video, for each pixel of each frame."""
 SECONDS_AN_HOUR = 3600
+FLOAT32, MOMENTS_8BIT = 4, 2
+"""Bytes of a number, and of the two moments of a parameter in 8 bits."""
 RANKING: tuple[StageName, ...] = ("latents", "gradients")
 
 
@@ -150,13 +152,19 @@ class _Costs:
         of_weights = 2.0 * self.tokens * (6 * denoiser.width**2 + 2 * denoiser.width * denoiser.ffn) * denoiser.num_layers
         operations = passes * self.forward - (of_weights if tuning.lora is not None else 0.0)
         seen = self.trainings * tuning.steps * tuning.batch_size
-        kept = (
-            denoiser.parameters * self.size
-            if tuning.lora is None
-            else 4.0 * lora_parameters(denoiser, tuning.lora.targets, tuning.lora.rank)
-        )
+        trained = denoiser.parameters if tuning.lora is None else lora_parameters(denoiser, tuning.lora.targets, tuning.lora.rank)
+        kept = trained * (self.size if tuning.lora is None else FLOAT32)
+        disk = float(self.trainings * kept + self._saved_states(trained))
         work = f"{self.trainings} trainings of {tuning.steps} steps, {tuning.batch_size} clips a step"
-        return self._cost("finetune", seen * self._seconds(operations, self._share(True)), float(self.trainings * kept), work)
+        return self._cost("finetune", seen * self._seconds(operations, self._share(True)), disk, work)
+
+    def _saved_states(self, trained: int) -> float:
+        """Bytes of the state that a training goes on from and of the next one, which takes its place: weights, their running mean and the optimizer's moments."""
+        tuning = self.settings.finetune
+        if tuning.checkpoint_every is None:
+            return 0.0
+        moments = MOMENTS_8BIT if tuning.optimizer == "adamw8bit" else 2 * FLOAT32
+        return 2.0 * trained * (FLOAT32 + (FLOAT32 if tuning.ema is not None else 0) + moments)
 
     def generate(self) -> StageCost:
         sampling = self.settings.generate

@@ -84,7 +84,10 @@ def test_time_grows_with_clips_draws_variants_and_trainings_and_falls_with_the_p
     assert costs(PASS + "arms: [base, motive, no_mask]\n")["gradients"].device_hours == pytest.approx(2 * one["gradients"].device_hours)
     six = costs(PASS + "arms: [base, motive, random]\nfinetune: {seeds: 3}\n")
     assert six["finetune"].device_hours == pytest.approx(6 * one["finetune"].device_hours)
-    assert six["finetune"].disk_gb == pytest.approx(6 * 2 * PUBLISHED[HUB].denoiser.parameters / 1e9)
+    parameters = PUBLISHED[HUB].denoiser.parameters
+    assert six["finetune"].disk_gb == pytest.approx(
+        (6 * 2 + 2 * (4 + 8)) * parameters / 1e9
+    )  # six checkpoints, two states of the training under way
     assert six["generate"].device_hours == pytest.approx(7 / 2 * one["generate"].device_hours)
     assert costs(PASS + "arms: [base, motive]\n", gpu="A100")["finetune"].device_hours == pytest.approx(
         989 / 312 * one["finetune"].device_hours
@@ -111,6 +114,19 @@ def test_only_the_size_that_was_measured_counts_as_measured():
 def test_the_disk_holds_a_gradient_for_each_clip_and_variant():
     assert costs("arms: [base, motive]\n")["gradients"].disk_gb == pytest.approx(1008 * 2048 * 4 / 1e9)
     assert costs("arms: [base, motive, no_mask]\n")["gradients"].disk_gb == pytest.approx(2 * 1008 * 2048 * 4 / 1e9)
+
+
+def test_the_disk_holds_two_states_of_the_training_under_way():
+    def finetune(text: str) -> float:
+        return (
+            costs(f"arms: [base, motive]\nfinetune: {{seeds: 1, {text}}}\n")["finetune"].disk_gb / PUBLISHED[HUB].denoiser.parameters * 1e9
+        )
+
+    checkpoint = finetune("checkpoint_every: null")
+    assert checkpoint == pytest.approx(2)
+    assert finetune("checkpoint_every: 10") == pytest.approx(checkpoint + 2 * (4 + 8))
+    assert finetune("checkpoint_every: 10, ema: 0.9") == pytest.approx(checkpoint + 2 * (4 + 4 + 8))
+    assert finetune("checkpoint_every: 10, optimizer: adamw8bit") == pytest.approx(checkpoint + 2 * (4 + 2))
 
 
 def test_the_disk_holds_latents_unless_they_are_not_kept():

@@ -18,12 +18,13 @@ from motive_pipeline.models.shapes import DenoiserShape, ModelShape, VaeShape
 from motive_pipeline.models.whole import Flaw, StoredTensor, read_json, stored_tensors
 
 COMPARED = ("WanPipeline", "WanImageToVideoPipeline")
-"""The families whose predicted memory was compared with measured memory (``python -m benchmarks.memory``)."""
+"""The families whose memory is predicted. Text-to-video was compared with measured peaks (``python -m benchmarks.memory``), image-to-video only in what a
+block saves (``tests/models/test_memory.py``)."""
 
 
 def model_shape(model: config.Model) -> ModelShape | None:
     """The shape of the configured model: from its files if they are on this machine, else from the published ones; None if neither is known, or if it is of a
-    family whose memory was never compared with a prediction."""
+    family whose memory is not predicted."""
     folder = local_folder(model)
     if folder is None:
         return PUBLISHED.get(model.path)

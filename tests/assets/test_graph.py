@@ -40,6 +40,20 @@ def test_a_second_run_does_no_work(project):
     assert "nothing is stale" in again.err
 
 
+def test_the_rounds_of_a_run_made_one_curation(project):
+    """``motive run`` is several runs of Dagster's: rankings are made in one of them, subsets in a later one."""
+    made = project.sql("SELECT DISTINCT asset, run_id FROM history WHERE curation = 1")
+    expected = {
+        "clip_catalog",
+        "query_catalog",
+        "voted_ranking/motive",
+        "voted_ranking/no_mask",
+        *(f"curated_subset/{arm}" for arm in TRAINED),
+    }
+    assert {row["asset"] for row in made} == expected
+    assert len({row["run_id"] for row in made}) == 1
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("asset", ["projected_gradients/motive", "query_gradients/no_mask", "influence_matrix/motive"])
 def test_what_motive_path_prints_opens_as_zarr_and_in_xarray_without_a_warning(project, asset):
