@@ -354,7 +354,7 @@ class Workspace:
             run_id=run_id,
             data_version=data_version,
             published_at=when,
-            variant={"voted_ranking": lane, "curated_subset": self.config.arm(lane).variant}.get(name) if lane else None,
+            variant=lane if name == "voted_ranking" else self.config.arm(lane).variant if name == "curated_subset" else None,
             settings=self._settings_behind(asset, provenance),
         )
 

@@ -22,6 +22,8 @@ from motive_pipeline.video.encode import write_mp4
 from tests.graph_project import SETTINGS, Project
 from tests.vbench_standin import make_environment
 
+pytestmark = pytest.mark.slow  # each test is one or several runs of the whole graph
+
 CURATE = "+" + 'key:"voted_ranking/motive"'
 
 

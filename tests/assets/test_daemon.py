@@ -20,6 +20,8 @@ from tests.daemon import dagster_daemon
 from tests.daemon import until as wait_until
 from tests.graph_project import Project
 
+pytestmark = pytest.mark.slow  # each test is one or several runs of the whole graph
+
 CURATION = 'group:"clips" or group:"motion" or group:"attribution" or group:"curation"'
 WAIT_S = 300.0
 IDLE_S = 8.0

@@ -159,6 +159,7 @@ def test_the_report_stands_alone(project):
     assert (folder / "report.md").exists()
 
 
+@pytest.mark.slow
 def test_a_changed_vote_threshold_touches_no_gradient(project):
     project.set("vote.percentile", 50)
     after = project.run().assets
@@ -184,6 +185,7 @@ def test_an_audit_whose_time_is_up_is_gone_on_with_by_the_next_run_once(project)
     assert {run["status"] for run in project.run().assets.values()} == {"unchanged"}
 
 
+@pytest.mark.slow
 def test_a_gate_that_fails_blocks_what_follows_and_the_exit_code_says_so(project):
     project.set("motion.floor_px", 1.0e6)
     outcome = project.motive("run", "--json")

@@ -49,6 +49,7 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_commands_that_change_nothing_need_no_right_to_write(project, tmp_path, request):
     project.set("vote.percentile", 80)
     try:

@@ -139,6 +139,7 @@ def prefers_motive(first: str, second: str, prompt: str) -> str:
 TASTES = (likes("motive", "random", "base"), likes("motive", "random", "base"), prefers_motive)
 
 
+@pytest.mark.slow
 def test_three_people_vote_and_the_statistics_recover_their_tastes(browser, ws, key, index):
     for number, taste in enumerate(TASTES):
         visit = Visit(browser, f"{index.as_uri()}?rater={number + 1}")

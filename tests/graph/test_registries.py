@@ -67,6 +67,7 @@ def measure_redness(video: Video) -> float:
     return float(video.frames_THWC[..., 0].mean()) / 255
 
 
+@pytest.mark.slow
 def test_a_toy_metric_is_measured_compared_and_reported(evaluated, tmp_path, tiny_model, monkeypatch):
     ws = copied(evaluated, tmp_path, tiny_model)
     before = ws.config.fingerprint("eval_scores")

@@ -164,6 +164,7 @@ def test_one_training_gives_no_verdict(report):
     assert "MOTIVE beats" not in html
 
 
+@pytest.mark.slow
 def test_three_trainings_give_a_verdict_that_names_wins_losses_and_draws(three):
     publication, html, markdown = three
     headline = (
@@ -384,6 +385,7 @@ def test_where_lower_is_better_a_smaller_distance_wins():
     assert said.headline == "MOTIVE beats nearest embeddings and lowest influence on distance from the queries' flow histogram"
 
 
+@pytest.mark.slow
 def test_a_query_that_is_not_used_is_not_counted_and_is_named(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
     slowest = ws.published("query_masks").table("index").nsmallest(1, "motion_peak_px").iloc[0]
@@ -465,6 +467,7 @@ def test_the_summary_has_the_report_the_best_clips_and_the_arms(evaluated, repor
         assert number in text
 
 
+@pytest.mark.slow
 def test_a_clip_without_a_vote_is_not_among_the_best(evaluated, tmp_path, tiny_model):
     ws = copied(evaluated, tmp_path, tiny_model)
     ranking = ws.published("voted_ranking/motive").table("ranking")

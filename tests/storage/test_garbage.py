@@ -99,6 +99,7 @@ def test_unfinished_work_of_stale_arms_stays(ws):
     assert {path for path in found if path.startswith("work/")} == {path for path in work if path.startswith("work/videos/")}
 
 
+@pytest.mark.slow
 def test_after_removal_everything_current_is_there_and_nothing_is_computed_again(ws, tiny_model, tmp_path):
     leftover = ws.root / "published" / "eligible_pool" / ".tmp-abc"
     leftover.mkdir()

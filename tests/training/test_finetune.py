@@ -391,6 +391,7 @@ publish_checkpoint(Workspace(load_config(sys.argv[1])), "full")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_repeats_only_the_training_it_was_in(tmp_path: Path, tiny: Path) -> None:
     steps = 12
     calm = publish_checkpoint(make_workspace(tmp_path, tiny, root="calm", seeds=2, steps=steps), "full")

@@ -219,6 +219,7 @@ publish_videos(Workspace(load_config(sys.argv[1])), "base")
 """
 
 
+@pytest.mark.slow
 def test_finished_videos_survive_a_kill(tmp_path: Path, tiny: Path) -> None:
     generate = "videos_per_prompt: 3, batch_size: 1"
     calm = publish_videos(make_workspace(tmp_path, tiny, root="calm", generate=generate), "base")

@@ -204,6 +204,7 @@ publish_checkpoint(workspace(Path(sys.argv[1]), finetune=json.loads(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_when_the_run_is_stopped_the_command_ends_too(trained) -> None:
     ws = trained("sleeps")
     arguments = [str(ws.config.file.parent), json.dumps(ws.config.setting("finetune"))]
