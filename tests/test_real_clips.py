@@ -181,7 +181,8 @@ def test_the_other_commands_of_readme_answer(project):
         else:
             assert words[:2] == ["--config", "my.yaml"]
             rest = words[2:]
-        outcome = project.motive(command, *("bikes-0.mp4" if word == "cat.mp4" else word for word in rest))
+        named = {"cat.mp4": "bikes-0.mp4", "dance.mp4": "held_out/bikes-8.mp4"}
+        outcome = project.motive(command, *(named.get(word, word) for word in rest))
         assert outcome.code == 0, outcome.err
         outputs[f"path {rest[0]}" if command == "path" else command] = outcome.out
     assert set(outputs) == {
@@ -190,6 +191,7 @@ def test_the_other_commands_of_readme_answer(project):
         "run",
         "sql",
         "explain",
+        "ask",
         "export",
         "path projected_gradients/motive",
         "path preference_bundle",
