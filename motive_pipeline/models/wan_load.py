@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline  # pyright: ignore[reportPrivateImportUsage]
+from diffusers import WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 
 from motive_pipeline.models.diffusers_model import load_pipeline
 from motive_pipeline.models.tasks import Task
 from motive_pipeline.models.wan import Expert, WanModel
-from motive_pipeline.models.wan_image import WanImageModel
 
 
 def load_wan(
@@ -28,6 +27,12 @@ def load_wan(
     """The pipeline at ``folder`` for ``task``; its VAE and image encoder always compute in float32, as diffusers advises for Wan. ``shared`` components
     are not loaded."""
     is_image = task == "image_to_video"
-    pipeline = load_pipeline(WanImageToVideoPipeline if is_image else WanPipeline, folder, compute_dtype=compute_dtype, shared=shared)
-    kind = WanImageModel if is_image else WanModel
+    pipeline_class, kind = WanPipeline, WanModel
+    if is_image:  # diffusers' class imports a CLIP processor, which tells everybody without torchvision so
+        from diffusers import WanImageToVideoPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+        from motive_pipeline.models.wan_image import WanImageModel
+
+        pipeline_class, kind = WanImageToVideoPipeline, WanImageModel
+    pipeline = load_pipeline(pipeline_class, folder, compute_dtype=compute_dtype, shared=shared)
     return kind(pipeline, expert=expert, device=device, compute_dtype=compute_dtype, max_prompt_tokens=max_prompt_tokens, source=folder)
