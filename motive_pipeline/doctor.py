@@ -246,6 +246,10 @@ def _gpu(config: Config | None) -> Finding:
     import torch
 
     wanted = config.model.device if config is not None else "auto"
+    listed = () if config is None else config.engine.all_devices
+    if absent := [name for name in listed if name not in ("cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count())))]:
+        detail = f"engine.devices names {absent[0]!r}; there are {torch.cuda.device_count()} GPUs. Use auto, or list those that there are"
+        return Finding(status="fail", about="gpu", detail=detail)
     if not torch.cuda.is_available():
         if wanted.startswith("cuda"):
             detail = f"model.device = {wanted!r}, and torch {torch.__version__} finds no GPU. Install torch for your CUDA version, or set model.device: cpu"
@@ -257,10 +261,6 @@ def _gpu(config: Config | None) -> Finding:
             about="gpu",
             detail=f"none that torch {torch.__version__} can use; a model of a billion parameters is too slow on a CPU for more than a few clips",
         )
-    listed = () if config is None else config.engine.all_devices
-    if absent := [name for name in listed if name not in ("cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count())))]:
-        detail = f"engine.devices names {absent[0]!r}; there are {torch.cuda.device_count()} GPUs. Use auto, or list those that there are"
-        return Finding(status="fail", about="gpu", detail=detail)
     try:
         device = torch.device(wanted if wanted.startswith("cuda") else "cuda")
         free, total = (each / GB for each in torch.cuda.mem_get_info(device))

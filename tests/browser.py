@@ -74,6 +74,25 @@ def open_browser() -> Iterator[Browser]:
             browser.close()
 
 
+def page_shown_whole(browser: Browser, file: Path, *, width: int, num_images: int) -> Page:
+    """The page at ``file`` in a window of ``width`` pixels, in which every image is there and nothing is cut off; it said nothing and asked for nothing
+    outside itself."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    sizes = page.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.clientWidth])")
+    assert len(sizes) == num_images
+    assert all(complete and natural > 0 and shown > 20 for complete, natural, shown in sizes)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    return page
+
+
 def low_contrast(page: Page) -> list[tuple[str, str, float]]:
     """The texts of a page that are harder to read than they may be."""
     found = page.evaluate(CONTRAST)

@@ -27,6 +27,8 @@ class Engine(Section):
     def _of_one_kind(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(value, str):
             return value
+        if len(value) == 1:
+            raise ValueError(f"lists one device: set model.device: {value[0]} for that, or list several")
         if unknown := [name for name in value if not re.fullmatch(r"cpu|cuda:\d+", name)]:
             raise ValueError(f"must list cpu, or GPUs by number (cuda:0, cuda:1), or be auto; {unknown[0]!r} is neither")
         if len({name.split(":")[0] for name in value}) > 1:
@@ -37,7 +39,7 @@ class Engine(Section):
 
     @property
     def all_devices(self) -> tuple[str, ...]:
-        """The devices that work is spread over, one process each: ``devices``, with ``auto`` every GPU of this machine. With fewer than two of them the run's
+        """The devices that work is spread over, one process each: ``devices``, with ``auto`` every GPU of this machine. Without two of them the run's
         own process works alone, on ``model.device``."""
         if self.devices != AUTO:
             return self.devices

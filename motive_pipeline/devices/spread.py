@@ -81,9 +81,12 @@ class DeviceProcess:
         return number, content[1]
 
     def rest(self) -> None:
-        """No more work until the next stage."""
+        """No more work until the next stage. A process that has died meanwhile has left nothing undone: the next stage starts a new one."""
         if self._connection is not None:
-            self._send("rest")
+            try:
+                self._connection.send(("rest",))
+            except OSError:
+                self.kill()
 
     def kill(self) -> None:
         """End the process at once, whatever it does. A later stage starts a new one."""

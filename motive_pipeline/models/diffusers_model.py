@@ -5,7 +5,7 @@ A family is a subclass with its own latent statistics, prompt and call of the tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -157,9 +157,7 @@ class DiffusersModel:
             )
         videos = [self._decoded(latents_CFHW) for latents_CFHW in latents_BCFHW]
         self.release_encoders()
-        if not all(np.isfinite(video).all() for video in videos):
-            raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
-        return [to_uint8(video) for video in videos]
+        return finite_videos(videos)
 
     def save(self, folder: Path) -> None:
         """Write the whole pipeline in diffusers' layout to ``folder``; see :func:`save_pipeline`."""
@@ -220,6 +218,18 @@ def save_pipeline(pipeline: Any, folder: Path, *, source: Path | None, trained: 
         return
     link_model(source, folder, without=trained)
     getattr(pipeline, trained).save_pretrained(folder / trained)
+
+
+def finite_videos(videos: Iterable[Float[np.ndarray, "T H W 3"]]) -> list[UInt8[np.ndarray, "T H W 3"]]:
+    """Sampled frames in [0, 1] as RGB.
+
+    Raises:
+        RejectRow: ``non_finite_video``, when any of the videos holds NaN or infinity.
+    """
+    drawn = list(videos)
+    if not all(np.isfinite(video).all() for video in drawn):
+        raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
+    return [to_uint8(video) for video in drawn]
 
 
 def to_uint8(video_THWC: np.ndarray) -> np.ndarray:

@@ -7,18 +7,16 @@ is read from the checkpoint's own config, so the embedded tiny model and the rel
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline  # pyright: ignore[reportPrivateImportUsage]
 from jaxtyping import Float, UInt8
 
 from motive_pipeline.config.timesteps import expert_range
-from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.conditioning import PROMPT, Conditioning
-from motive_pipeline.models.diffusers_model import DiffusersModel, to_uint8
+from motive_pipeline.models.diffusers_model import DiffusersModel, finite_videos
 from motive_pipeline.models.input_rules import wan_rules
 from motive_pipeline.models.placement import in_turn, vacate
 from motive_pipeline.models.wan_attention import use_lean_attention
@@ -34,7 +32,7 @@ class WanModel(DiffusersModel):
 
     rules = staticmethod(wan_rules)
 
-    def __init__(self, pipeline: WanPipeline | WanImageToVideoPipeline, *, expert: Expert = "transformer", **settings: Any) -> None:
+    def __init__(self, pipeline: Any, *, expert: Expert = "transformer", **settings: Any) -> None:
         super().__init__(pipeline, expert=expert, **settings)
         has_second = pipeline.transformer_2 is not None
         self.timestep_range = expert_range(
@@ -99,22 +97,33 @@ class WanModel(DiffusersModel):
         given = self._prompt_embeds([*prompts, ""] if guidance > 1 else prompts)
         self.release_encoders()
         with in_turn(self._experts(), self.device):
-            output: Any = self.pipeline(
-                prompt_embeds=torch.stack([given[prompt] for prompt in prompts]),
-                negative_prompt_embeds=torch.stack([given[""]] * len(prompts)) if guidance > 1 else None,
-                generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-                num_frames=num_frames,
-                height=height,
-                width=width,
-                num_inference_steps=num_steps,
-                guidance_scale=guidance,
-                output_type="latent",
-            )
-        frames_BTHWC = self._decode_sampled(output.frames)
+            size = {"num_frames": num_frames, "height": height, "width": width}
+            latents_BCFHW = self._drawn(given, prompts, seeds, num_steps=num_steps, guidance=guidance, **size)
+        frames_BTHWC = self._decode_sampled(latents_BCFHW)
         self.release_encoders()
-        if not np.isfinite(frames_BTHWC).all():
-            raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
-        return [to_uint8(video) for video in frames_BTHWC]
+        return finite_videos(frames_BTHWC)
+
+    def _drawn(
+        self,
+        given: Mapping[str, Float[torch.Tensor, "L E"]],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        num_steps: int,
+        guidance: float,
+        **call: Any,
+    ) -> Float[torch.Tensor, "B C F h w"]:
+        """The latents that the pipeline draws. ``given`` has the embedding of each prompt, ``call`` its further arguments."""
+        output: Any = self.pipeline(
+            prompt_embeds=torch.stack([given[prompt] for prompt in prompts]),
+            negative_prompt_embeds=torch.stack([given[""]] * len(prompts)) if guidance > 1 else None,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=num_steps,
+            guidance_scale=guidance,
+            output_type="latent",
+            **call,
+        )
+        return output.frames
 
     def _experts(self) -> list[torch.nn.Module]:
         return [expert for expert in (self.pipeline.transformer, self.pipeline.transformer_2) if expert is not None]

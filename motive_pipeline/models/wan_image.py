@@ -18,9 +18,8 @@ from diffusers import WanImageToVideoPipeline  # pyright: ignore[reportPrivateIm
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from motive_pipeline.errors import RejectRow
 from motive_pipeline.models.conditioning import Conditioning
-from motive_pipeline.models.diffusers_model import to_uint8
+from motive_pipeline.models.diffusers_model import finite_videos
 from motive_pipeline.models.placement import in_turn, vacate
 from motive_pipeline.models.wan import WanModel
 
@@ -105,24 +104,12 @@ class WanImageModel(WanModel):
             if self.embeds_image:
                 self._on_device("image_encoder")
             with in_turn(self._experts(), self.device, before=self.release_encoders):
-                output: Any = self.pipeline(
-                    image=Image.fromarray(frame_HWC),
-                    prompt_embeds=given[prompt][None],
-                    negative_prompt_embeds=given[""][None] if guidance > 1 else None,
-                    generator=[torch.Generator("cpu").manual_seed(seed)],
-                    num_frames=num_frames,
-                    height=height,
-                    width=width,
-                    num_inference_steps=num_steps,
-                    guidance_scale=guidance,
-                    output_type="latent",
-                )
-            latents.append(output.frames)
+                size = {"num_frames": num_frames, "height": height, "width": width}
+                image = Image.fromarray(frame_HWC)
+                latents.append(self._drawn(given, [prompt], [seed], num_steps=num_steps, guidance=guidance, image=image, **size))
         videos = [self._decode_sampled(each)[0] for each in latents]
         self.release_encoders()
-        if not all(np.isfinite(video).all() for video in videos):
-            raise RejectRow("non_finite_video", "the model drew frames that hold NaN or infinity")
-        return [to_uint8(video) for video in videos]
+        return finite_videos(videos)
 
     def _mask(self, given_BCFHW: Float[torch.Tensor, "B C F h w"]) -> Float[torch.Tensor, "B M F h w"]:
         """1 in the first latent frame, the one that is given; a channel for each frame of a latent frame."""

@@ -111,9 +111,10 @@ def _collect(
     """Make what is missing of a checkpoint's videos, batch by batch, and add all of them to ``tally``."""
     size, accepted = ws.config.generate.batch_size, len(tally.rows)
     batches = [_Batch(ws, checkpoint, videos[first : first + size], first_frames) for first in range(0, len(videos), size)]
-    missing = [batch.videos for batch in batches if batch.missing()]
+    num_missing = [len(batch.missing()) for batch in batches]
+    missing = [batch.videos for batch, number in zip(batches, num_missing, strict=True) if number]
     progress = Progress(f"generate {arm}, training {checkpoint.training}", len(videos), unit="videos")
-    progress.reused = len(videos) - sum(len(batch.missing()) for batch in batches)
+    progress.reused = len(videos) - sum(num_missing)
     if missing:
         atomic.remove_leftovers(batches[0].folder)
     begun = time.time()

@@ -87,6 +87,7 @@ class _Trainer:
         self._ws = ws
         self._latents = LatentSet(ws, "clip")
         self._base_losses: list[float] = []
+        self._plans: dict[_Pair, TrainingPlan] = {}
 
     def plan(self, pair: _Pair) -> TrainingPlan:
         """What the training depends on.
@@ -94,9 +95,11 @@ class _Trainer:
         Raises:
             GateFailed: a clip of the subset has no latents.
         """
-        clip_ids = sorted(self._ws.published(f"curated_subset/{pair.arm}").table("subset")["clip_id"].astype(str))
-        clips = clips_by_shape(clip_ids, self._latents, asset=f"{STAGE}/{pair.arm}", chosen_by=f"curated_subset/{pair.arm}")
-        return training_plan(self._ws, pair.arm, pair.number, clips, self._latents)
+        if pair not in self._plans:
+            clip_ids = sorted(self._ws.published(f"curated_subset/{pair.arm}").table("subset")["clip_id"].astype(str))
+            clips = clips_by_shape(clip_ids, self._latents, asset=f"{STAGE}/{pair.arm}", chosen_by=f"curated_subset/{pair.arm}")
+            self._plans[pair] = training_plan(self._ws, pair.arm, pair.number, clips, self._latents)
+        return self._plans[pair]
 
     def finished(self, pair: _Pair) -> Training | None:
         """The training, if it was made before."""

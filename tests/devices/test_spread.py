@@ -11,9 +11,12 @@ import time
 
 import pytest
 
+from assets.devices import require_devices
+from assets.names import asset_key
+from motive_pipeline import doctor
 from motive_pipeline.devices.spread import Spread, on_devices
 from motive_pipeline.engine import Computed, Work, compute_rows
-from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
+from motive_pipeline.errors import ConfigError, GateFailed, MotiveError, RejectRow
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Workspace
 from tests.devices.stage_functions import Rows, no_build
@@ -91,6 +94,49 @@ def test_a_process_that_dies_is_named_with_its_work_and_the_next_stage_has_a_new
         list(rows.answers(["die"]))
     with on_devices(two, Rows) as rows:
         assert len(list(rows.answers(["a", "b"]))) == 2
+
+
+def test_a_process_that_dies_after_its_work_costs_nothing(two):
+    with on_devices(two, Rows) as rows:
+        (_, answer), *_ = rows.answers(["a", "b"])
+        os.kill(answer.aside["pid"], signal.SIGKILL)
+        while os.path.exists(f"/proc/{answer.aside['pid']}/fd/0"):
+            time.sleep(0.01)
+    with on_devices(two, Rows) as rows:
+        assert len(list(rows.answers(["a", "b"]))) == 2
+
+
+def test_a_run_looks_for_its_devices_before_any_work(make_config):
+    ws = Workspace(make_config(TWO.replace("cpu, cpu", '"cuda:0", "cuda:99"')))
+    with pytest.raises(MotiveError, match=r"engine\.devices = 'cuda:\d+' cannot be used here"):
+        require_devices(ws, [asset_key("latents")])
+    require_devices(ws, [asset_key("clip_catalog")])  # needs none
+    found = doctor._gpu(ws.config)
+    assert (found.status, "engine.devices names 'cuda:" in found.detail) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        ("[cuda]", "set model.device: cuda"),
+        ("[cpu]", "lists one device: set model.device: cpu"),
+        ("[cuda, cpu]", "'cuda' is neither"),
+        ('[cpu, "cuda:0"]', "must be of one kind"),
+        ('["cuda:1", "cuda:1"]', "names cuda:1 twice"),
+        ("gpu", "auto"),
+    ],
+)
+def test_devices_that_cannot_be_meant_are_refused(make_config, devices, said):
+    with pytest.raises(ConfigError, match=said) as refused:
+        make_config(TWO.replace("[cpu, cpu]", devices))
+    assert "engine.devices" in str(refused.value)
+
+
+def test_the_processes_share_the_decode_workers(make_config):
+    config = make_config(TWO.replace("threads: 1", "threads: 1, decode_workers: 5"))
+    own = config.on_device("cpu")
+    assert (own.model.device, own.engine.devices, own.engine.num_decode_workers) == ("cpu", (), 2)
+    assert make_config(TWO.replace("threads: 1", "threads: 1, decode_workers: 0")).on_device("cpu").engine.num_decode_workers == 0
 
 
 def test_an_error_in_the_run_ends_what_the_processes_do(two):

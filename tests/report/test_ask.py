@@ -16,6 +16,7 @@ from motive_pipeline.report.ask_page import write_answer
 from motive_pipeline.report.keep_query import keep_query, kept_at
 from motive_pipeline.report.named_video import find_video
 from motive_pipeline.storage.workspace import Workspace
+from tests.browser import page_shown_whole
 from tests.clip_fixtures import moving_square, project, write_project, write_video
 from tests.eval_fixtures import copied, republish
 from tests.report.test_report import HOSTILE, Page
@@ -148,20 +149,8 @@ def test_the_page_shows_loops_runs_nothing_and_fetches_nothing(evaluated, found,
 def test_a_browser_shows_the_page_whole_on_wide_and_on_narrow_screens(browser, evaluated, found, tmp_path):
     file = write_answer(evaluated, found, file=tmp_path / "page.html")
     for width in (1280, 390):
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        said: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message, said=said: said.append(message.text))
-        page.on("dialog", lambda dialog, said=said: said.append(dialog.message))
-        page.on("request", lambda request, asked=asked: asked.append(request.url))
-        page.goto(file.as_uri())
-        sizes = page.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.clientWidth])")
-        assert len(sizes) == 7
-        assert all(complete and natural > 0 and shown > 20 for complete, natural, shown in sizes)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page = page_shown_whole(browser, file, width=width, num_images=7)
         assert page.locator("h1").inner_text() == "new <b>.mp4"
-        assert said == []
-        assert all(url.startswith(("file:", "data:")) for url in asked)
 
 
 def test_a_clip_whose_file_has_gone_costs_its_picture_and_not_the_answer(evaluated, found, tmp_path, tiny_model):

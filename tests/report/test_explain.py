@@ -23,6 +23,7 @@ from motive_pipeline.report.gallery import Gallery
 from motive_pipeline.report.lookup import KnownClip, find_clip, load_known_clips
 from motive_pipeline.storage.digest import digest_file
 from motive_pipeline.storage.workspace import Reject
+from tests.browser import page_shown_whole
 from tests.clip_fixtures import catalogued, project, write_project, write_video
 from tests.eval_fixtures import copied, republish
 from tests.report.test_report import HOSTILE, Page
@@ -221,20 +222,8 @@ def test_captions_are_shown_and_never_act(hostile, ranking, queries, tmp_path):
 def test_a_browser_shows_the_page_whole_on_wide_and_on_narrow_screens(browser, hostile, ranking, tmp_path):
     file, _ = write_explanation(hostile, ranking["clip_id"][0], file=tmp_path / "page.html")
     for width in (1280, 400):
-        page = browser.new_page(viewport={"width": width, "height": 900})
-        said: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message, said=said: said.append(message.text))
-        page.on("dialog", lambda dialog, said=said: said.append(dialog.message))
-        page.on("request", lambda request, asked=asked: asked.append(request.url))
-        page.goto(file.as_uri())
-        sizes = page.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.clientWidth])")
-        assert len(sizes) == 13
-        assert all(complete and natural > 0 and shown > 20 for complete, natural, shown in sizes)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page = page_shown_whole(browser, file, width=width, num_images=13)
         assert page.locator("h1").inner_text().endswith(".mp4")
-        assert said == []
-        assert all(url.startswith(("file:", "data:")) for url in asked)
 
 
 def test_the_command_writes_below_the_root_and_an_unknown_name_ends_with_1(evaluated, ranking, capsys, monkeypatch, tmp_path, tiny_model):
