@@ -27,7 +27,8 @@ def require_devices(workspace: Workspace, may_run: Iterable[dg.AssetKey]) -> Non
     """
     assets = workspace.graph.assets  # a run can also observe sources, which are none
     stages = {assets[name].stage.name: assets[name].stage for name in map(asset_name, may_run) if name in assets}
-    if any(stage.on_device for stage in stages.values()):
+    on_workers = workspace.config.engine.kind == "ray"  # their nodes have the devices
+    if any(stage.on_device for stage in stages.values()) and not on_workers:
         require_device(workspace.config.model.device)
         for name in workspace.config.engine.all_devices:
             require_device(name, "engine.devices")

@@ -8,12 +8,34 @@ import re
 import zoneinfo
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from motive_pipeline.config.section import AUTO, Section
 
 
+class Workers(Section):
+    """The actors of a Ray cluster: how many, and what each is given of a node."""
+
+    least: Annotated[int, Field(ge=1, le=10_000)] = 1
+    most: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    cpus: Annotated[int, Field(ge=1, le=1024)] | None = None
+    gpus: Annotated[float, Field(ge=0, le=64)] | None = None
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    wait_s: Annotated[float, Field(gt=0)] = 300.0
+    silent_s: Annotated[float, Field(ge=1)] = 60.0
+    attempts: Annotated[int, Field(ge=1, le=100)] = 3
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.most is not None and self.most < self.least:
+            raise ValueError(f"most ({self.most}) must not be below least ({self.least})")
+        return self
+
+
 class Engine(Section):
+    kind: Literal["local", "ray"] = "local"
+    address: str = AUTO
+    workers: Workers = Workers()
     devices: Literal["auto"] | tuple[str, ...] = ()
     threads: Annotated[int, Field(ge=1, le=1024)] = 2
     commit_rows: Annotated[int, Field(ge=1)] = 32
@@ -36,6 +58,26 @@ class Engine(Section):
         if doubled := [name for name in value if name != "cpu" and value.count(name) > 1]:
             raise ValueError(f"names {doubled[0]} twice, and a GPU has one process")
         return value
+
+    @field_validator("address")
+    @classmethod
+    def _of_a_cluster(cls, value: str) -> str:
+        if value in (AUTO, "local") or re.fullmatch(r"[^\s:/@]+:\d{1,5}", value):
+            return value
+        client = (
+            " (Ray Client is not used: logs vanish, and cancelled work goes on; start the run on a node of the cluster)"
+            if "://" in value
+            else ""
+        )
+        raise ValueError(
+            f"must be auto (the cluster that this machine belongs to), local (one of this run alone) or host:port, for instance 10.0.0.1:6379{client}"
+        )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Engine:
+        if self.kind == "ray" and self.devices:
+            raise ValueError("devices is for kind: local; with kind: ray each worker has workers.gpus GPUs, or the CPU")
+        return self
 
     @property
     def all_devices(self) -> tuple[str, ...]:

@@ -198,6 +198,14 @@ class Settings(Section):
         engine = self.engine.model_copy(update={"devices": (), "decode_workers": share})
         return self.model_copy(update={"model": self.model.model_copy(update={"device": device}), "engine": engine})
 
+    def on_worker(self: S, state: Path) -> S:
+        """The settings for a worker of a Ray cluster: it works alone, and keeps what only it needs in the folder ``state`` of its node."""
+        engine = self.engine
+        spare = max(1, (engine.workers.cpus or engine.threads) - engine.threads)
+        update = {"kind": "local", "decode_workers": spare if engine.decode_workers is None else engine.decode_workers}
+        own = {"engine": engine.model_copy(update=update), "storage": self.storage.model_copy(update={"state": state})}
+        return self.model_copy(update=own)
+
     @property
     def attributed_model(self) -> Model:
         """The section ``model`` with the expert that gradients are taken of: ``gradient.expert``, by default ``model.expert``, which is trained."""

@@ -28,7 +28,7 @@ from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.models.adapter import reset_adapter
 from motive_pipeline.models.load import latent_grid, load_attributed_model, model_folder, model_hash
 from motive_pipeline.models.protocol import LatentGrid, VideoModel
-from motive_pipeline.motion.parallel import in_parallel
+from motive_pipeline.motion.parallel import here_or_spread
 from motive_pipeline.motion.trackers import DisTracker
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -78,10 +78,13 @@ def flow_similarity_features(ws: Workspace, role: Role, *, of: Collection[str] |
     clips = _clips(ws, role, of)
     size = list(rule.content().values())
     work = [Work(key=digest(VERSION, clip.clip_id, size, grid.temporal_stride, grid.spatial_stride), item=clip) for clip in clips]
-    row = functools.partial(_flow_row, read=ClipReader(rule, ws.config.engine), grid=grid)
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with in_parallel(row, missing, threads=ws.config.engine.threads) as ready:
+    with here_or_spread(ws, _flow_rows, missing) as ready:
         return _features(store, work, compute_rows(store, work, ready, what=f"{FLOW_SIMILARITY} ({role})"))
+
+
+def _flow_rows(ws: Workspace) -> Callable[[CatalogClip], dict[str, np.ndarray]]:
+    return functools.partial(_flow_row, read=ClipReader(FrameRule.of(ws.config), ws.config.engine), grid=latent_grid(ws))
 
 
 def _flow_row(clip: CatalogClip, *, read: ClipReader, grid: LatentGrid) -> dict[str, np.ndarray]:

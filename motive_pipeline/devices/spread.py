@@ -1,172 +1,30 @@
-"""Spreads pieces of work over the processes of ``engine.devices``."""
+"""What computes a stage's pieces of work: this process, one process for each of ``engine.devices``, or the workers of a Ray cluster."""
 
 from __future__ import annotations
 
-import atexit
-import logging
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from motive_pipeline.config import Config
-from motive_pipeline.devices.process import Build, Releases, serve
-from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.devices.processes import ProcessSpread, process_of
+from motive_pipeline.devices.server import Build, Releases
+from motive_pipeline.devices.work import Spread, answers
 from motive_pipeline.storage.workspace import Workspace
 
-Item = TypeVar("Item")
+__all__ = ["Spread", "answers", "is_spread", "num_workers", "on_devices"]
 
 ROWS_AT_ONCE = 2
 """Pieces of work a process has at a time: the next one's input is read while it computes."""
 
 
-class DeviceProcess:
-    """The process of one device. It starts with the first stage that needs it, and serves all later ones."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.has: dict[int, Any] = {}
-        """The pieces of work it has, by position."""
-        self._process: Any = None
-        self._connection: Connection | None = None
-
-    @property
-    def connection(self) -> Connection:
-        """The connection to the process, which starts if it does not run."""
-        if self._connection is None:
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe()
-            self._process = context.Process(target=serve, args=(theirs, self.device), name=f"motive on {self.device}", daemon=True)
-            self._process.start()
-            theirs.close()
-            self._connection = ours
-        return self._connection
-
-    def build(self, config: Config, build: Build) -> None:
-        """Let it make the function of a stage."""
-        self._send("build", config, build)
-
-    def take_from(self, to_come: deque[tuple[int, Any]]) -> None:
-        """Give it the first piece of work, if one is left."""
-        if to_come:
-            number, item = to_come.popleft()
-            self.has[number] = item
-            self._send("work", number, item)
-
-    def receive(self) -> tuple[int, Any] | None:
-        """An answer; None for a message that is none. Raises what :meth:`Spread.answers` raises."""
-        try:
-            kind, *content = self.connection.recv()
-        except (EOFError, OSError):
-            raise self._death() from None
-        if kind == "log":
-            (record,) = content
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
-            return None
-        if kind == "refused":
-            error, text = content
-            raise error(text)
-        if kind == "broken":
-            raise RuntimeError(f"an error in the process of {self.device}:\n{content[0]}")
-        number = content[0]
-        del self.has[number]
-        if kind == "rejected":
-            _, reason, detail, transient = content
-            return number, RejectRow(reason, detail, transient=transient)
-        return number, content[1]
-
-    def rest(self) -> None:
-        """No more work until the next stage. A process that has died meanwhile has left nothing undone: the next stage starts a new one."""
-        if self._connection is not None:
-            try:
-                self._connection.send(("rest",))
-            except OSError:
-                self.kill()
-
-    def kill(self) -> None:
-        """End the process at once, whatever it does. A later stage starts a new one."""
-        if self._connection is not None:
-            self._process.kill()
-            self._process.join()
-            self._connection.close()
-            self._connection = None
-        self.has.clear()
-
-    def _send(self, *message: Any) -> None:
-        try:
-            self.connection.send(message)
-        except OSError:
-            raise self._death() from None
-
-    def _death(self) -> MotiveError:
-        self._process.join(timeout=5)
-        code = self._process.exitcode
-        had = next(iter(self.has.values()), None)
-        at_work = "" if had is None else f" while it had {getattr(had, 'location', had)}"
-        return MotiveError(
-            f"the process of {self.device} (engine.devices) died{at_work}: "
-            f"{f'signal {-code}' if code is not None and code < 0 else f'exit code {code}'}. What was committed is kept: run again. If it dies again, "
-            "look into the system's log (`dmesg`) for a full memory, or take the device out of engine.devices."
-        )
-
-
-class Spread(Generic[Item]):
-    """Computes pieces of work in the processes of several devices. They start, and make the function, when there is work."""
-
-    def __init__(self, processes: Sequence[DeviceProcess], config: Config, build: Build, *, at_once: int) -> None:
-        self._processes = processes
-        self._config = config
-        self._build = build
-        self._at_once = at_once
-
-    def prefetch(self, items: Sequence[Item]) -> None:
-        """Nothing to do: each process reads ahead what it is given."""
-
-    def answers(self, items: Sequence[Item]) -> Iterator[tuple[int, Any]]:
-        """(position in ``items``, what the stage's function returned, or the RejectRow it raised), in the order in which they are ready.
-
-        Raises:
-            MotiveError: a process died.
-            Exception: whatever else the function raised.
-        """
-        to_come = deque(enumerate(items))
-        processes = self._processes[: len(items)]
-        for process in processes:
-            process.build(self._config.on_device(process.device), self._build)
-        for _ in range(self._at_once):
-            for process in processes:
-                process.take_from(to_come)
-        while busy := {process.connection: process for process in processes if process.has}:
-            for connection in wait(list(busy)):
-                process = busy[connection]  # type: ignore[index]
-                answer = process.receive()
-                if answer is not None:
-                    process.take_from(to_come)
-                    yield answer
-
-
-@cache
-def _process_of(device: str, number: int) -> DeviceProcess:
-    """The process of the ``number``-th mention of ``device``, for as long as this process lives."""
-    process = DeviceProcess(device)
-    atexit.register(process.kill)
-    return process
-
-
 @contextmanager
 def on_devices(ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None = None, at_once: int = ROWS_AT_ONCE) -> Iterator[Any]:
-    """What computes a stage's pieces of work: ``build(ws)`` itself (or ``here``, if the caller has made it already), or with more than one device in
-    ``engine.devices`` a :class:`Spread`.
+    """What computes a stage's pieces of work: ``build(ws)`` itself (or ``here``, if the caller has made it already), or a :class:`Spread` where there are
+    several devices (``engine.devices``) or a cluster (``engine.kind: ray``).
 
     The result of a piece of work is the same bits everywhere, on devices of one model.
     """
-    devices = ws.config.engine.all_devices
-    if len(devices) < 2:
+    if not is_spread(ws):
         function = build(ws) if here is None else here
         try:
             yield function
@@ -174,29 +32,34 @@ def on_devices(ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None
             if isinstance(function, Releases):
                 function.release()
         return
-    processes = [_process_of(device, devices[:position].count(device)) for position, device in enumerate(devices)]
+    if ws.config.engine.kind == "ray":
+        from motive_pipeline.devices.ray_spread import RaySpread, crew_of
+
+        crew = crew_of(ws)
+        spread, members = RaySpread(crew, ws.config, build, at_once=at_once), [crew]
+    else:
+        devices = ws.config.engine.all_devices
+        members = [process_of(device, devices[:position].count(device)) for position, device in enumerate(devices)]
+        spread = ProcessSpread(members, ws.config, build, at_once=at_once)
     try:
-        yield Spread(processes, ws.config, build, at_once=at_once)
+        yield spread
     except BaseException:  # also Ctrl-C: what they do now is wanted by nobody
-        for process in processes:
-            process.kill()
+        for member in members:
+            member.kill()
         raise
-    for process in processes:
-        process.rest()
+    for member in members:
+        member.rest()
 
 
-def answers(function: Callable[[Item], Any] | Spread[Item], items: Sequence[Item]) -> Iterator[tuple[int, Any]]:
-    """(position, result or rejection) of each item: from the processes of several devices as they are ready, or from this process, in order.
+def is_spread(ws: Workspace) -> bool:
+    """Whether work goes to other processes than this one."""
+    return ws.config.engine.kind == "ray" or len(ws.config.engine.all_devices) > 1
 
-    Raises:
-        Exception: what ``function`` raises, other than RejectRow; MotiveError if a process died.
-    """
-    if isinstance(function, Spread):
-        yield from function.answers(items)
-        return
-    for number, item in enumerate(items):
-        try:
-            result = function(item)
-        except RejectRow as rejection:
-            result = rejection
-        yield number, result
+
+def num_workers(ws: Workspace) -> int:
+    """How many pieces of work are computed at a time. It connects to the cluster, if there is one."""
+    if ws.config.engine.kind == "ray":
+        from motive_pipeline.devices.ray_spread import crew_of
+
+        return crew_of(ws).most()
+    return max(1, len(ws.config.engine.all_devices))

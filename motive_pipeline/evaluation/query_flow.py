@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from motive_pipeline.errors import GateFailed
 from motive_pipeline.evaluation.causal import DIMS
 from motive_pipeline.evaluation.flow_distance import FEATURES, flow_row
 from motive_pipeline.motion.histogram import sampled_flow
-from motive_pipeline.motion.parallel import in_parallel
+from motive_pipeline.motion.parallel import here_or_spread
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.workspace import Workspace
@@ -44,9 +45,7 @@ def query_flow(ws: Workspace) -> QueryFlow:
     store = ws.store("eval_scores", DIMS)
     work = [Work(key=digest("query flow", query.clip_id, rule.content()), item=query) for query in queries]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with in_parallel(
-        functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps), missing, threads=ws.config.engine.threads
-    ) as ready:
+    with here_or_spread(ws, _flow_of_query, missing) as ready:
         outcome = compute_rows(
             store, work, ready, what="flow of the queries", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )
@@ -64,6 +63,11 @@ def query_flow(ws: Workspace) -> QueryFlow:
 def feature_table(features_KD: Float[np.ndarray, "K D"]) -> pd.DataFrame:
     """One row for each pair of frames: its number and the features."""
     return pd.DataFrame(features_KD, columns=FEATURES).rename_axis("pair").reset_index()
+
+
+def _flow_of_query(ws: Workspace) -> Callable[[CatalogClip], dict[str, np.ndarray]]:
+    rule = FrameRule.of(ws.config)
+    return functools.partial(_query_row, read=ClipReader(rule, ws.config.engine), fps=rule.fps)
 
 
 def _query_row(query: CatalogClip, *, read: ClipReader, fps: float) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import functools
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from motive_pipeline.evaluation.vbench.record import FILE as VBENCH_RECORD
 from motive_pipeline.evaluation.vbench.record import facts_of
 from motive_pipeline.graph.metrics import HISTOGRAM, QUERY_MOTION, video_metric_versions, video_metrics
 from motive_pipeline.motion.histogram import sampled_flow
-from motive_pipeline.motion.parallel import in_parallel
+from motive_pipeline.motion.parallel import here_or_spread
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file, digest_frame
 from motive_pipeline.storage.rows import RowRef, RowStore
@@ -114,7 +115,7 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     store = ws.store(STAGE, DIMS)
     work = [Work(key=key, item=file) for key, file in dict(zip(keys, files, strict=True)).items()]
     missing = [piece.item for piece in work if store.find(piece.key) is None]
-    with in_parallel(functools.partial(measure_video, rule=rule), missing, threads=ws.config.engine.threads) as ready:
+    with here_or_spread(ws, _video_measure, missing) as ready:
         outcome = compute_rows(
             store, work, ready, what=f"videos of {arm}", commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )
@@ -124,6 +125,10 @@ def measured_videos(ws: Workspace, arm: str, videos: Publication, queries: Query
     _require_finite(arm, per_video, table)
     flow = [feature_table(store.read(ref, "flow_features")).assign(**_video_ids(video)) for ref, video in found]
     return per_video, pd.concat(flow, ignore_index=True), outcome.counts
+
+
+def _video_measure(ws: Workspace) -> Callable[[VideoFile], dict[str, np.ndarray]]:
+    return functools.partial(measure_video, rule=FrameRule.of(ws.config))
 
 
 def measure_video(file: VideoFile, rule: FrameRule) -> dict[str, np.ndarray]:

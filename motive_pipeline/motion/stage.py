@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips, require_unchanged
 from motive_pipeline.catalog.clip_rows import RowRun, RowSet
+from motive_pipeline.devices.spread import is_spread, on_devices
 from motive_pipeline.engine import Work, compute_rows
 from motive_pipeline.errors import GateFailed, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
@@ -31,7 +32,7 @@ from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid, require_fitting
 from motive_pipeline.motion.field import PEAK_SHARE, MaskRule, motion_field
 from motive_pipeline.motion.overlay import overlay_mask
-from motive_pipeline.motion.parallel import in_parallel
+from motive_pipeline.motion.parallel import in_parallel, one_at_a_time
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -74,7 +75,7 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     store = ws.store(STAGE, DIMS)
     keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
     work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
-    with _row_function(ws, grid, [piece.item for piece in work if store.find(piece.key) is None]) as row:
+    with _row_function(ws, [piece.item for piece in work if store.find(piece.key) is None]) as row:
         outcome = compute_rows(
             store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
         )
@@ -103,33 +104,46 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
 
 
 @contextmanager
-def _row_function(
-    ws: Workspace, grid: LatentGrid, missing: Sequence[CatalogClip]
-) -> Iterator[Callable[[CatalogClip], dict[str, np.ndarray]]]:
-    """``clip -> arrays``. A tracker that works ``by_threads`` tracks ``engine.threads`` clips at once. A network tracks one clip at a time, while the
-    next ones are read.
+def _row_function(ws: Workspace, missing: Sequence[CatalogClip]) -> Iterator[Any]:
+    """``clip -> arrays``. In one process, a tracker that works ``by_threads`` tracks ``engine.threads`` clips at once; a network tracks one clip at a time,
+    while the next ones are read.
     """
-    read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
-    memory = HashMemory(ws.state)
-    tracker = functools.cache(lambda: _tracker(ws))
-    mask_rule = MaskRule.of(ws.config.motion)
-
-    def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
-        return mask_row(clip, tracker(), grid, read, mask_rule)
-
-    if TRACKERS[ws.config.motion.tracker].by_threads:
-        ahead = in_parallel(computed, missing, threads=ws.config.engine.threads)
+    rows = _MaskRows(ws)
+    if is_spread(ws):
+        with on_devices(ws, one_at_a_time(_MaskRows)) as spread:
+            yield spread
+    elif TRACKERS[ws.config.motion.tracker].by_threads:
+        with in_parallel(rows.computed, missing, threads=ws.config.engine.threads) as row:
+            yield lambda clip: rows.checked(clip, row(clip))
     else:
-        ahead = nullcontext(computed)
-        read.prefetch([clip.file for clip in missing])
-    with ahead as row:
+        rows.prefetch(missing)
+        yield rows
 
-        def checked(clip: CatalogClip) -> dict[str, np.ndarray]:
-            found = row(clip)
-            require_unchanged(clip, memory)
-            return found
 
-        yield checked
+class _MaskRows:
+    """The row function: clip -> arrays. It loads the tracker with the first clip."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self._read = ClipReader(FrameRule.of(ws.config), ws.config.engine)
+        self._memory = HashMemory(ws.state)
+        self._tracker = functools.cache(functools.partial(_tracker, ws))
+        self._grid, self._mask_rule = latent_grid(ws), MaskRule.of(ws.config.motion)
+
+    def prefetch(self, clips: Sequence[CatalogClip]) -> None:
+        """Queue the clips that are asked for next, in order."""
+        self._read.prefetch([clip.file for clip in clips])
+
+    def __call__(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+        return self.checked(clip, self.computed(clip))
+
+    def computed(self, clip: CatalogClip) -> dict[str, np.ndarray]:
+        """The row, in any thread. Raises what :func:`mask_row` raises."""
+        return mask_row(clip, self._tracker(), self._grid, self._read, self._mask_rule)
+
+    def checked(self, clip: CatalogClip, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``row``, in the thread that made this object. Raises RejectRow if the clip's file has changed since it was catalogued."""
+        require_unchanged(clip, self._memory)
+        return row
 
 
 def mask_alone(ws: Workspace, clip: CatalogClip, decoded: DecodedClip) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from motive_pipeline.attribution.held_out import HeldOutLoss
 from motive_pipeline.config import ArmName
-from motive_pipeline.devices.spread import answers, on_devices
+from motive_pipeline.devices.spread import answers, num_workers, on_devices
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.latents.stage import LatentSet
 from motive_pipeline.storage import atomic
@@ -58,7 +58,7 @@ def arm_trainings(ws: Workspace, arm: ArmName) -> list[Training]:
 
 def _ahead(ws: Workspace, trainer: _Trainer, own: Sequence[_Pair]) -> list[_Pair]:
     """Missing trainings of arms that this run comes to later, and whose subsets it does not change any more: one for each device that ``own`` leaves idle."""
-    num_idle = -len(own) % max(1, len(ws.config.engine.all_devices))
+    num_idle = -len(own) % num_workers(ws)
     pairs = [
         _Pair(arm=arm, number=number, is_ahead=True)
         for arm in ws.config.arms

@@ -1,0 +1,119 @@
+"""The connection of a run to a Ray cluster: found within seconds or refused by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import motive_pipeline
+from motive_pipeline.config import Engine
+from motive_pipeline.config.section import AUTO
+from motive_pipeline.errors import MotiveError
+
+log = logging.getLogger(__name__)
+
+_PROBE_S = 3.0
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+_ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes every listener of a cluster of one machine listen on 127.0.0.1."""
+
+
+_address: str | None = None
+"""The setting by which this process is connected now."""
+
+
+def connected(engine: Engine, name: str) -> Any:
+    """The module ``ray``, connected to the cluster of ``engine.address`` for as long as this process lives. ``name`` is the namespace of what it starts.
+
+    Raises:
+        MotiveError: Ray is not installed, nothing answers at the address, or the cluster refuses this process (its token, versions).
+    """
+    global _address
+    if _address == engine.address:
+        import ray
+
+        if ray.is_initialized():
+            return ray
+    ray = _connect(engine.address, name)
+    _address = engine.address
+    return ray
+
+
+def _connect(address: str, name: str) -> Any:
+    environment = _ENVIRONMENT | (_ON_LOOPBACK if address == "local" else {})
+    for key, value in environment.items():
+        os.environ.setdefault(key, value)
+    with _own_signals():
+        try:
+            import ray
+        except ImportError as error:
+            raise MotiveError(f"engine.kind: ray needs Ray ({error}). Run: pip install 'motive-pipeline[ray]'") from error
+        ray.shutdown()  # another cluster, if there was one
+        options: dict[str, Any] = {"namespace": name, "log_to_driver": False, "logging_level": logging.ERROR}
+        if address == "local":
+            options |= {"address": "local", "include_dashboard": False}
+        else:
+            place = _place_of(address)
+            _require_answer(place)
+            code = str(Path(motive_pipeline.__file__).parent)
+            options |= {"address": place, "runtime_env": {"py_modules": [code]}}
+            log.info("ray: connecting to the cluster at %s", place)
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+            raise MotiveError(
+                f"engine.address: {address}: the cluster refuses this process ({_first_line(error)}). Its Ray and Python must be of the same versions as here "
+                f"(Ray {ray.__version__}), and the token (RAY_AUTH_TOKEN, or ~/.ray/auth_token) the same on every node."
+            ) from error
+    return ray
+
+
+def _place_of(address: str) -> str:
+    """host:port of the cluster."""
+    if address != AUTO:
+        return address
+    from motive_pipeline.internals.ray import address_of_this_machine
+
+    place = address_of_this_machine()
+    if place is None:
+        raise MotiveError(
+            "engine.address: auto: this machine belongs to no Ray cluster (RAY_ADDRESS is not set, and none was started here). Start one with `ray start "
+            "--head`, name one as host:port, or use engine.address: local for one of this run alone."
+        )
+    return place
+
+
+def _require_answer(place: str) -> None:
+    """Ray itself would wait for minutes."""
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
+    except OSError as error:
+        raise MotiveError(
+            f"engine.address: nothing answers at {place} ({error}). Is the cluster up (`ray status`), and is this its address and port (6379 unless set)?"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray ends a process that gets SIGTERM in its own way; a run ends in ours (``stopping.py``)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
