@@ -53,6 +53,7 @@ def _connect(address: str, name: str) -> Any:
     with _own_signals():
         try:
             import ray
+            import ray.exceptions
         except ImportError as error:
             raise MotiveError(f"engine.kind: ray needs Ray ({error}). Run: pip install 'motive-pipeline[ray]'") from error
         ray.shutdown()  # another cluster, if there was one

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,16 @@ class Rows:
                 raise ZeroDivisionError("a bug")
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "last words":
+                log.info("about to die")
+                time.sleep(1.0)  # it is told now and then
+                os.kill(os.getpid(), signal.SIGKILL)
             case "log":
                 log.info("working on %s", item)
+            case ("note", path, _):
+                time.sleep(0.3)
+                with Path(path).open("a", encoding="ascii") as file:
+                    file.write(f"{os.getpid()}\n")
             case ("sleep", seconds):
                 time.sleep(seconds)
         return Computed(
