@@ -13,6 +13,7 @@ from assets.automation import recompute_what_changed
 from assets.devices import require_devices_of_run
 from assets.metadata import metadata_of
 from assets.names import asset_key, asset_name
+from assets.ray_jobs import is_job, publish_by_job
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.graph import Asset, Graph
@@ -52,7 +53,8 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
         try:
             require_devices_of_run(workspace, context)
             with _in_run(workspace, context, asset.key):
-                publication: Publication = asset.publish(workspace)
+                by_job = is_job(config, asset)
+                publication: Publication = publish_by_job(workspace, asset, context) if by_job else asset.publish(workspace)
         except MotiveError as error:
             raise dg.Failure(description=error_with_file(error, config.file), allow_retries=False) from error
         except Exception as error:

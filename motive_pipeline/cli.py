@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.commands import asking, diffing, exporting, ranking, running
+from motive_pipeline.commands import asking, diffing, exporting, ranking, running, staging
 from motive_pipeline.commands.exporting import note_other_settings
 from motive_pipeline.commands.options import count
 from motive_pipeline.config import Config, load_config
@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     asking.add_command(command)
     exporting.add_command(command)
     diffing.add_command(command)
+    staging.add_command(command)
     fetch = command("fetch", _fetch, "Download pinned code and weights and check their hashes.", needs_config=False)
     fetch.add_argument(
         "what",

@@ -62,15 +62,12 @@ class Engine(Section):
     @field_validator("address")
     @classmethod
     def _of_a_cluster(cls, value: str) -> str:
-        if value in (AUTO, "local") or re.fullmatch(r"[^\s:/@]+:\d{1,5}", value):
+        if value in (AUTO, "local") or re.fullmatch(r"[^\s:/@]+:\d{1,5}|https?://[^\s@]+", value):
             return value
-        client = (
-            " (Ray Client is not used: logs vanish, and cancelled work goes on; start the run on a node of the cluster)"
-            if "://" in value
-            else ""
-        )
+        client = " Ray Client (ray://) is not used: logs vanish, and cancelled work goes on." if value.startswith("ray://") else ""
         raise ValueError(
-            f"must be auto (the cluster that this machine belongs to), local (one of this run alone) or host:port, for instance 10.0.0.1:6379{client}"
+            "must be auto (the cluster that this machine belongs to), local (one of this run alone), host:port of its head, for instance 10.0.0.1:6379, or "
+            f"for a machine outside of it the address of its job server, for instance http://10.0.0.1:8265; no credentials in it.{client}"
         )
 
     @model_validator(mode="after")
@@ -78,6 +75,11 @@ class Engine(Section):
         if self.kind == "ray" and self.devices:
             raise ValueError("devices is for kind: local; with kind: ray each worker has workers.gpus GPUs, or the CPU")
         return self
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the cluster is one that this machine is not part of."""
+        return self.kind == "ray" and "://" in self.address
 
     @property
     def all_devices(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from motive_pipeline.config.data import Clips, Queries, Storage
 from motive_pipeline.config.method import ADAPTER, TRAK_MAX_DIM, Embedding, Gradient, Influence, Model, Motion, Subset, Vote
 from motive_pipeline.config.names import COMPARED_BY_PEOPLE, DEFAULT_ARMS, VBENCH_VIDEOS_PER_PROMPT, NewName, Variant
 from motive_pipeline.config.running import Engine, Schedule
-from motive_pipeline.config.section import Section
+from motive_pipeline.config.section import AUTO, Section
 from motive_pipeline.config.variants import ArmEntry, Overrides, VariantArm, VariantSections, variant_sections
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph.arms import ARMS, Arm, arm_of_variant
@@ -197,6 +197,10 @@ class Settings(Section):
         share = min(workers, max(1, workers // len(self.engine.all_devices)))
         engine = self.engine.model_copy(update={"devices": (), "decode_workers": share})
         return self.model_copy(update={"model": self.model.model_copy(update={"device": device}), "engine": engine})
+
+    def in_cluster(self: S) -> S:
+        """The settings for a job of the cluster, which is on a machine of it."""
+        return self.model_copy(update={"engine": self.engine.model_copy(update={"address": AUTO})})
 
     def on_worker(self: S, state: Path) -> S:
         """The settings for a worker of a Ray cluster: it works alone, and keeps what only it needs in the folder ``state`` of its node."""

@@ -7,9 +7,10 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import motive_pipeline
@@ -20,7 +21,10 @@ from motive_pipeline.errors import MotiveError
 log = logging.getLogger(__name__)
 
 _PROBE_S = 3.0
-_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0", "RAY_AUTH_MODE": "token"}
+_OF_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets this in the process of a job."""
+
 _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes every listener of a cluster of one machine listen on 127.0.0.1."""
 
@@ -47,9 +51,7 @@ def connected(engine: Engine, name: str) -> Any:
 
 
 def _connect(address: str, name: str) -> Any:
-    environment = _ENVIRONMENT | (_ON_LOOPBACK if address == "local" else {})
-    for key, value in environment.items():
-        os.environ.setdefault(key, value)
+    prepare(_ON_LOOPBACK if address == "local" else {})
     with _own_signals():
         try:
             import ray
@@ -63,8 +65,9 @@ def _connect(address: str, name: str) -> Any:
         else:
             place = _place_of(address)
             _require_answer(place)
-            code = str(Path(motive_pipeline.__file__).parent)
-            options |= {"address": place, "runtime_env": {"py_modules": [code]}}
+            options |= {"address": place}
+            if _OF_JOB not in os.environ:  # a job's code is there already
+                options["runtime_env"] = {"py_modules": [str(Path(motive_pipeline.__file__).parent)]}
             log.info("ray: connecting to the cluster at %s", place)
         try:
             ray.init(**options)
@@ -74,6 +77,12 @@ def _connect(address: str, name: str) -> Any:
                 f"(Ray {ray.__version__}), and the token (RAY_AUTH_TOKEN, or ~/.ray/auth_token) the same on every node."
             ) from error
     return ray
+
+
+def prepare(further: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Set what Ray reads from the environment, where the user has not: no usage statistics, no connection by itself, the token checked."""
+    for key, value in (_ENVIRONMENT | further).items():
+        os.environ.setdefault(key, value)
 
 
 def _place_of(address: str) -> str:

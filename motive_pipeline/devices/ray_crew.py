@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import tempfile
 import time
 import uuid
@@ -211,7 +212,7 @@ class Crew:
 
     def kill(self) -> None:
         """End all workers at once, whatever they do. A later stage starts new ones. They end with this process in any case."""
-        if self.workers and self.ray.is_initialized():
+        if self.workers and sys.modules["ray"].is_initialized():
             for worker in self.workers:
                 self._end(worker)
         self.workers.clear()

@@ -32,7 +32,7 @@ def on_devices(ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None
             if isinstance(function, Releases):
                 function.release()
         return
-    if ws.config.engine.kind == "ray":
+    if _has_cluster(ws):
         from motive_pipeline.devices.ray_spread import RaySpread, crew_of
 
         crew = crew_of(ws)
@@ -53,12 +53,18 @@ def on_devices(ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None
 
 def is_spread(ws: Workspace) -> bool:
     """Whether work goes to other processes than this one."""
-    return ws.config.engine.kind == "ray" or len(ws.config.engine.all_devices) > 1
+    return _has_cluster(ws) or len(ws.config.engine.all_devices) > 1
+
+
+def _has_cluster(ws: Workspace) -> bool:
+    """Whether this process gives out work to a cluster. Where the cluster is elsewhere, a job there does."""
+    engine = ws.config.engine
+    return engine.kind == "ray" and not engine.is_elsewhere
 
 
 def num_workers(ws: Workspace) -> int:
     """How many pieces of work are computed at a time. It connects to the cluster, if there is one."""
-    if ws.config.engine.kind == "ray":
+    if _has_cluster(ws):
         from motive_pipeline.devices.ray_spread import crew_of
 
         return crew_of(ws).most()

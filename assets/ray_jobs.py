@@ -1,0 +1,96 @@
+"""Runs an asset as a job of a Ray cluster that this machine is not part of (``engine.address: http://...``).
+
+Belongs here: how the job is submitted, watched and ended. Does not belong here: what it does (``motive_pipeline/commands/staging.py``).
+"""
+
+import logging
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+import assets
+import motive_pipeline
+from motive_pipeline.commands.staging import ALIVE, ERROR
+from motive_pipeline.config import Config
+from motive_pipeline.devices.ray_cluster import prepare
+from motive_pipeline.errors import MotiveError
+from motive_pipeline.graph import Asset
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.workspace import Publication, Workspace
+
+_BEAT_S = 5.0
+_POLL_S = 1.0
+
+
+def is_job(config: Config, asset: Asset) -> bool:
+    """Whether the asset is made by a job: the stages that take long are; those of a second would wait for the job's start."""
+    return config.engine.is_elsewhere and (asset.stage.by_rows or asset.stage.on_device or asset.stage.heavy)
+
+
+def publish_by_job(workspace: Workspace, asset: Asset, context: dg.AssetExecutionContext) -> Publication:
+    """Let a job of the cluster publish the asset, and give what it has published. Ended with this run, however that ends.
+
+    Raises:
+        MotiveError: the job failed with a message for the user, the cluster cannot be reached, or dagster-ray is not installed.
+    """
+    prepare()
+    try:
+        from dagster_ray import PipesRayJobClient
+        from ray.exceptions import AuthenticationError
+    except ImportError as error:
+        raise MotiveError(f"engine.address: http... needs dagster-ray ({error}). Run: pip install 'motive-pipeline[ray]'") from error
+    config = workspace.config
+    assert config.file is not None
+    code = [str(Path(package.__path__[0])) for package in (motive_pipeline, assets)]
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    with (
+        warnings.catch_warnings(action="ignore", category=dg.PreviewWarning),
+        _told_alive(workspace.root / f".job-{context.run.run_id}") as folder,
+    ):
+        entrypoint = f"python -m motive_pipeline.cli stage {asset.key} --config {config.file} --run {workspace.run_id} --folder {folder}"
+        client = PipesRayJobClient(address=config.engine.address, poll_interval=_POLL_S)
+        try:
+            client.run(
+                context=context,
+                submit_job_params={"entrypoint": entrypoint, "runtime_env": {"py_modules": code}},  # pyright: ignore[reportArgumentType]
+            ).get_results()
+        except (ConnectionError, AuthenticationError) as error:
+            raise MotiveError(
+                f"engine.address: the job server at {config.engine.address} does not answer, or refuses this machine ({' '.join(str(error).split())[:300]}). Is the "
+                "cluster up, is this its dashboard's address, and is the token here (RAY_AUTH_TOKEN, or ~/.ray/auth_token) the cluster's?"
+            ) from error
+        except RuntimeError as error:
+            if (told := folder / ERROR).exists():
+                raise MotiveError(told.read_text(encoding="utf-8")) from error
+            raise
+        found = workspace.published(asset.key)
+    return found
+
+
+@contextmanager
+def _told_alive(folder: Path) -> Iterator[Path]:
+    """A folder in the root in which a file is written again and again: a job whose run has died, and cannot end it, sees that, and ends itself."""
+    atomic.make_folder(folder)
+    over = threading.Event()
+
+    def beat() -> None:
+        number = 0
+        while True:
+            atomic.write_text(folder / ALIVE, f"{number}\n")
+            number += 1
+            if over.wait(_BEAT_S):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield folder
+    finally:
+        over.set()
+        thread.join()
+        shutil.rmtree(folder, ignore_errors=True)
