@@ -49,15 +49,11 @@ def main() -> None:
 
 def measure(folder: Path, *, num_clips: int, rounds: int) -> tuple[list[float], tuple[float, float]]:
     """(one process's time over two processes' of each round, the median seconds of both)."""
-    one = _workspace(folder, num_clips, devices="[]")
-    publish_clip_catalog(one)
-    publish_query_catalog(one)
-    publish_latents(one, role="clip")
-    publish_motion_masks(one, role="clip")
+    one = project(folder, num_clips, engine="devices: []")
     clips = list(catalog_clips(one, "clip"))
     build = partial(gradient_row_function, variant=VARIANT, role="clip")
     spent: tuple[list[float], list[float]] = ([], [])
-    with on_devices(one, build) as alone, on_devices(_workspace(folder, num_clips, devices="[cpu, cpu]"), build) as spread:
+    with on_devices(one, build) as alone, on_devices(workspace(folder, num_clips, engine="devices: [cpu, cpu]"), build) as spread:
         for function, times in zip((alone, spread) * (rounds + 1), spent * (rounds + 1), strict=True):
             begun = time.perf_counter()
             for _ in answers(function, clips):
@@ -67,13 +63,24 @@ def measure(folder: Path, *, num_clips: int, rounds: int) -> tuple[list[float], 
     return [first / second for first, second in zip(*warm, strict=True)], (median(warm[0]), median(warm[1]))
 
 
-def _workspace(folder: Path, num_clips: int, *, devices: str) -> Workspace:
+def project(folder: Path, num_clips: int, *, engine: str) -> Workspace:
+    """A project whose clips have latents and masks. ``engine`` holds further settings of that section."""
+    ws = workspace(folder, num_clips, engine="devices: []")
+    publish_clip_catalog(ws)
+    publish_query_catalog(ws)
+    publish_latents(ws, role="clip")
+    publish_motion_masks(ws, role="clip")
+    return workspace(folder, num_clips, engine=engine)
+
+
+def workspace(folder: Path, num_clips: int, *, engine: str) -> Workspace:
+    """The project with other settings of the engine."""
     text = f"""
     clips: {{source: demo, num_frames: 17, width: 64, height: 64, demo: {{num_clips: {num_clips}}}}}
     queries: {{source: demo}}
     model: {{path: tiny, device: cpu}}
     variants: {{{VARIANT}: {{}}}}
-    engine: {{threads: 1, devices: {devices}}}
+    engine: {{threads: 1, {engine}}}
     """
     return Workspace(parse_config(text, folder / "motive.yaml"))
 

@@ -58,6 +58,8 @@ def examine() -> Iterator[Finding]:
     yield finding
     yield _memory(config, model)
     yield _gpu(config)
+    if config is not None and config.engine.kind == "ray":
+        yield _cluster(config)
     yield _disk(config, model)
 
 
@@ -278,6 +280,27 @@ def _gpu(config: Config | None) -> Finding:
         detail = f"{what}; {busy[0].stage} needs about {shown_gb(busy[0].need_gb)}. Other processes use this GPU"
         return Finding(status="warn", about="gpu", detail=detail)
     return found
+
+
+def _cluster(config: Config) -> Finding:
+    """Whether the Ray cluster of ``engine.address`` answers, and has room for ``engine.workers.least`` workers."""
+    from motive_pipeline.devices.ray_crew import Crew, told_needs
+    from motive_pipeline.storage.workspace import Workspace
+
+    address = config.engine.address
+    if config.engine.is_elsewhere:
+        detail = f"jobs go to the job server at {address}; `motive doctor` on a node of that cluster looks at its workers"
+        return Finding(status="warn", about="cluster", detail=detail)
+    try:
+        crew = Crew(Workspace(config))
+        room, needs = crew.room(), told_needs(crew.needs())
+    except MotiveError as error:
+        return Finding(status="fail", about="cluster", detail=" ".join(str(error).split()))
+    least = config.engine.workers.least
+    detail = f"{address} has room for {room} workers of {needs}"
+    if room < least:
+        return Finding(status="fail", about="cluster", detail=f"{detail}; engine.workers.least asks for {least}")
+    return Finding(status="ok", about="cluster", detail=detail)
 
 
 def _disk(config: Config | None, model: _Model | None) -> Finding:

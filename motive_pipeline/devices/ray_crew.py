@@ -85,14 +85,18 @@ class Crew:
         return {name: amount for name, amount in needs.items() if amount}
 
     def most(self) -> int:
-        """How many workers the cluster has room for now, at most ``engine.workers.most``, and at least ``engine.workers.least``."""
-        wanted, needs = self._config.engine.workers, self.needs()
-        room = sum(
+        """How many workers may work at a time: as many as there is room for, at most ``engine.workers.most`` and at least ``engine.workers.least``."""
+        wanted, room = self._config.engine.workers, self.room()
+        return max(wanted.least, min(room, wanted.most or room))
+
+    def room(self) -> int:
+        """How many workers the nodes have room for, if nobody else uses them."""
+        needs = self.needs()
+        return sum(
             min(int(node["Resources"].get(name, 0.0) // amount) for name, amount in needs.items())
             for node in self.ray.nodes()
             if node["Alive"]
         )
-        return max(wanted.least, min(room, wanted.most or room))
 
     def keep_up(self, num_items: int) -> None:
         """Start the workers that are missing for ``num_items`` pieces of work.
@@ -113,7 +117,7 @@ class Crew:
         elif now - self._since > wanted.wait_s:
             raise MotiveError(
                 f"engine.workers: {len(self.ready)} of at least {wanted.least} workers were ready after {wanted.wait_s:g} s. A worker needs "
-                f"{_told(self.needs())}; the cluster has {_told(self.ray.cluster_resources())}, of which {_told(self.ray.available_resources())} is free."
+                f"{told_needs(self.needs())}; the cluster has {told_needs(self.ray.cluster_resources())}, of which {told_needs(self.ray.available_resources())} is free."
             )
 
     def _start(self) -> None:
@@ -149,7 +153,7 @@ class Crew:
         if absent:
             raise MotiveError(
                 f"node {node} lacks {', '.join(absent)}. Clips, model and storage.root must lie in a folder that all nodes of the cluster share, under the same "
-                "path (docs/scaling.md)."
+                "path (docs/cluster.md)."
             )
         ours = versions()
         others = [f"{name} {found} (here {ours[name]})" for name, found in hello.versions.items() if ours.get(name, found) != found]
@@ -223,8 +227,8 @@ class Crew:
         self.ray.kill(worker.actor, no_restart=True)
 
 
-def _told(resources: dict[str, float]) -> str:
-    """ "2 CPU, 1 GPU, 4.0 GB memory"."""
+def told_needs(resources: dict[str, float]) -> str:
+    """Resources in words, for instance 2 CPU, 1 GPU, 4.0 GB memory."""
     found = [f"{resources[name]:g} {name}" for name in ("CPU", "GPU") if resources.get(name)]
     if resources.get("memory"):
         found.append(f"{resources['memory'] / 1e9:.1f} GB memory")
