@@ -4,7 +4,6 @@
 """
 
 import os
-import shutil
 import sqlite3
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.postgres import open_database, require_database, write_settings
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.config.folders import MAX_INSTANCE_BYTES, require_usable_folder
 from motive_pipeline.errors import MotiveError
@@ -47,12 +47,13 @@ def instance_folder(config: Config) -> Path:
     below its ``storage.state``.
 
     Raises:
-        MotiveError: the folder belongs to another root, or the root to another instance, or Dagster cannot use the folder's path.
+        MotiveError: the folder belongs to another root, or the root to another instance, Dagster cannot use the folder's path, or ``storage.postgres``
+            cannot be used.
     """
     folder = place_of_instance(config)
     atomic.make_folder(folder)
-    if not (folder / "dagster.yaml").exists():
-        shutil.copyfile(TEMPLATE, folder / "dagster.yaml")
+    require_database(config)
+    write_settings(config, folder / "dagster.yaml", TEMPLATE.read_text(encoding="utf-8"))
     marker = folder / BOUND_TO
     root = str(config.storage.root).rstrip(" \n")  # as the marker below is read
     if not marker.exists() or not marker.read_bytes().strip(b"\0 \n"):
@@ -86,7 +87,7 @@ def open_instance(config: Config) -> dg.DagsterInstance:
     folder = instance_folder(config)
     _require_whole_databases(folder)
     os.environ["DAGSTER_HOME"] = str(folder)
-    return dg.DagsterInstance.from_config(str(folder))
+    return dg.DagsterInstance.from_config(str(folder)) if config.storage.postgres is None else open_database(config, folder)
 
 
 def _require_whole_databases(folder: Path) -> None:

@@ -17,6 +17,7 @@ Accept = Literal["accept", "reject"]
 class Storage(Section):
     root: Path = Path("motive_data")
     state: Path | None = None
+    postgres: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     keep_curations: Annotated[int, Field(ge=1, le=100_000)] = 100
 
 

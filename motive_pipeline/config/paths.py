@@ -48,7 +48,7 @@ def resolve_paths(config: C, base: Path) -> C:
 
 def _storage(storage: Storage, base: Path) -> Storage:
     root = _absolute(storage.root, base)
-    return Storage(root=root, state=root / "state" if storage.state is None else _absolute(storage.state, base))
+    return storage.model_copy(update={"root": root, "state": root / "state" if storage.state is None else _absolute(storage.state, base)})
 
 
 def _resolved(section: S, base: Path, *names: str) -> S:

@@ -8,7 +8,17 @@ import pytest
 
 from tests.graph_project import SETTINGS, Project
 
-SPREAD = ("latents", "query_latents", "motion_masks", "query_masks", "projected_gradients", "query_gradients", "finetuned_checkpoint", "generated_videos", "eval_scores")
+SPREAD = (
+    "latents",
+    "query_latents",
+    "motion_masks",
+    "query_masks",
+    "projected_gradients",
+    "query_gradients",
+    "finetuned_checkpoint",
+    "generated_videos",
+    "eval_scores",
+)
 
 
 @pytest.mark.slow
