@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.commands import asking, diffing, exporting, ranking, running
+from motive_pipeline.commands import asking, diffing, exporting, ranking, running, sharding
 from motive_pipeline.commands.exporting import note_other_settings
 from motive_pipeline.commands.options import count
 from motive_pipeline.config import Config, load_config
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
     ranking.add_command(command)
     running.add_commands(command)
+    sharding.add_command(command)
     plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Computes nothing.")
     plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     plan.add_argument("--clips", type=count, metavar="N", help="with --gpu: what N clips will cost, without the clips or the model at hand")

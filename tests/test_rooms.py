@@ -23,7 +23,7 @@ FLOORS = (
     ("attribution",),
     ("curation", "export"),
     ("training",),
-    ("evaluation", "forecast", "outlook"),
+    ("evaluation", "forecast", "outlook", "shards"),
     ("report",),
     ("demo",),
     ("lineage", "api", "doctor"),
