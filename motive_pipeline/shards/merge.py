@@ -110,13 +110,13 @@ def _other_sources(record: ShardRecord, now: dict[str, str | None]) -> Iterator[
 
 def _other_settings(ws: Workspace, record: ShardRecord, now: dict[str, StoreRows]) -> Iterator[str]:
     """How the settings and the code behind the record's rows differ from those of now."""
-    for name, stored in record.stores.items():
-        if name in now:
-            continue
+    changed = {name: stored for name, stored in record.stores.items() if name not in now}
+    for name, stored in changed.items():
         saved: dict[str, Any] = {**vars(stored), "gates": ws.config.publish_settings(stored.stage, stored.lane)}
         yield f"was made with other settings: {'; '.join(changes_since(ws.config, saved)) or name}"
-    if lacking := [now[name].stage for name in now if name not in record.stores]:
-        yield f"lacks the rows of {', '.join(dict.fromkeys(lacking))} under the present settings"
+    explained = {stored.stage for stored in changed.values()}
+    if lacking := sorted({stored.stage for name, stored in now.items() if name not in record.stores} - explained):
+        yield f"lacks the rows of {', '.join(lacking)} under the present settings"
 
 
 def _lost_rows(record: ShardRecord, place: Path) -> Iterator[str]:

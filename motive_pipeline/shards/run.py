@@ -26,6 +26,7 @@ from motive_pipeline.shards.share import RECORD, Share
 from motive_pipeline.shards.workspace import ShardWorkspace
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.merging import merge
+from motive_pipeline.storage.published_settings import changed_settings
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,13 @@ def _require_one_device(config: Config) -> None:
 def _require_catalogs(ws: ShardWorkspace) -> None:
     """Raise NotPublished unless both catalogs are published under the current settings."""
     for name in CATALOGS:
-        try:
-            is_current = ws.published(name).fingerprint == ws.fingerprint(name)
-            why = "was published under other settings"
-        except NotPublished as error:
-            is_current, why = False, f"is not published ({error})"
-        if not is_current:
-            raise NotPublished(f"--shard {ws.share}: {name} {why}. Run `motive run --until catalog` first, once for all shards.")
+        publication = ws.published_or_none(name)
+        if publication is not None and publication.fingerprint == ws.fingerprint(name):
+            continue
+        why = "is not published"
+        if publication is not None:
+            why = f"was published under other settings ({'; '.join(changed_settings(ws.config, publication))})"
+        raise NotPublished(f"--shard {ws.share}: {name} {why}. Run `motive run --until catalog` first, once for all shards.")
 
 
 def _require_files(clips: Sequence[CatalogClip]) -> None:

@@ -33,7 +33,8 @@ class Adopted:
 
 
 def adopt_rows(store: RowStore, source: RowStore) -> Adopted:
-    """Take every row and rejection of ``source`` that ``store`` lacks into ``store``, commit by commit. ``source`` is only read.
+    """Take every row and rejection of ``source`` that ``store`` lacks into ``store``, commit by commit. ``source`` is only read, except
+    that what is found damaged counts as missing from it from now on.
 
     Raises:
         Locked: another process is writing to ``store``.
@@ -89,6 +90,7 @@ def _linked(store: RowStore, source: RowStore, commit: Commit, name: str) -> tup
         _link(source.segments / old, target)
         if digest_file(target) != commit.segments[old].sha256:
             atomic.remove(target)
+            source.damages()  # from now on its rows count as missing there, too
             raise MissingRow(f"{source.segments / old} is cut or altered: its content does not match its SHA-256")
     atomic.sync_folder(store.segments)
     groups = [group if group.segment is None else replace(group, segment=names[group.segment]) for group in commit.groups]

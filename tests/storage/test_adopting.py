@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def row(number: int, size: int = 5, *, value: int | None = None) -> Row:
 
 def values(store: RowStore) -> dict[str, tuple[list[float], int]]:
     found = {}
-    for key in store.keys():
+    for key in list(store.keys()):
         ref = store.find(key)
         assert isinstance(ref, RowRef)
         found[key] = (store.read(ref, "g").tolist(), int(store.read(ref, "n")))
@@ -31,7 +32,7 @@ def values(store: RowStore) -> dict[str, tuple[list[float], int]]:
 
 
 def contents(store: RowStore) -> dict[str, str]:
-    refs = [ref for key in store.keys() if isinstance(ref := store.find(key), RowRef)]
+    refs = [ref for key in list(store.keys()) if isinstance(ref := store.find(key), RowRef)]
     return {ref.key: ref.content for ref in refs}
 
 
@@ -162,10 +163,8 @@ def test_a_kill_at_any_step_loses_nothing_and_the_next_call_finishes(source, mai
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, step, dies)
-        try:
+        with suppress(Killed):
             adopt_rows(main, source)
-        except Killed:
-            pass
     again = reopened(main)
     kept = values(again)
     assert kept.items() <= values(source).items()
