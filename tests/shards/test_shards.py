@@ -3,6 +3,10 @@
 import hashlib
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -228,3 +232,41 @@ def test_the_command_says_what_a_shard_has_made(sharded, capsys):
     assert "--shards-folder belongs to --shard" in capsys.readouterr().err
     assert main(["run", "--config", config, "--shard", "2/3", "--summary", "--quiet"]) == 1
     assert "--summary" in capsys.readouterr().err
+
+
+STAYS = """
+import sys, time
+import motive_pipeline.attribution.stage as stage
+from motive_pipeline.cli import main
+
+def waits(*_, **__):
+    print("at work", flush=True)
+    time.sleep(300)
+
+stage.gradient_row = waits
+code = main(sys.argv[1:])
+print(sorted(name for name in sys.modules if name.partition(".")[0] in ("dagster", "assets")))
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_shard_at_once_and_no_shard_imports_dagster(catalogued_only, number, code):
+    ws = catalogued_only()
+    process = subprocess.Popen(
+        [sys.executable, "-c", STAYS, "run", "--config", str(ws.config.file), "--shard", "1/1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    started = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == code
+    assert err.splitlines()[-1] == "motive: stopped; committed results are kept, and the next run continues from there"
+    assert out == "[]\n"
+    assert rows_of(ws.root / "shards" / "1" / "1")["motion_masks"] == 8
+    record = shard(ws, 1, 1)
+    assert not any(made.computed for name, made in record.assets.items() if "gradients" not in name)
