@@ -26,7 +26,7 @@ FLOORS = (
     ("evaluation", "forecast", "outlook", "shards"),
     ("report",),
     ("demo",),
-    ("lineage", "api", "doctor"),
+    ("lineage", "api", "doctor", "bill"),
     ("commands",),
     ("cli",),
 )
