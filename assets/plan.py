@@ -9,6 +9,7 @@ from assets.dagster_internals import AssetGraph
 from assets.definitions import build_definitions
 from assets.history_copy import instance_to_read
 from assets.names import asset_name
+from assets.selection import selected_assets
 from assets.staleness import Cause, failed_last, stale_assets, version_consumed
 from motive_pipeline.config import Config
 from motive_pipeline.graph import SOURCES, resolve_dotted
@@ -31,11 +32,23 @@ class Planned:
     seconds: float | None
     device_hours: float | None
     disk_mb: float | None
+    low_s: float | None = None
+    high_s: float | None = None
+
+
+def selected(config: Config, selection: str) -> list[str]:
+    """The assets that a selection in Dagster's syntax names.
+
+    Raises:
+        MotiveError: a part of it matches nothing.
+    """
+    workspace = Workspace(config)
+    graph = build_definitions(config, workspace).resolve_asset_graph()
+    return sorted(asset_name(key) for key in selected_assets(graph, workspace.graph, selection))
 
 
 def plan(config: Config, only: Collection[str] | None = None) -> list[Planned]:
-    """What ``motive run`` would do now, parents first; empty when nothing is stale. ``only``, if given, are the assets that may run, with all
-    that they are made from.
+    """What ``motive run`` would do now, parents first; empty when nothing is stale. ``only``, if given, are the assets that may run.
 
     Raises:
         MotiveError: a source cannot be read.
@@ -70,6 +83,8 @@ def plan(config: Config, only: Collection[str] | None = None) -> list[Planned]:
             seconds=cost.seconds,
             device_hours=(cost.seconds or 0.0) / 3600 if on_device else None if cost.seconds is None else 0.0,
             disk_mb=cost.disk_mb,
+            low_s=cost.low_s,
+            high_s=cost.high_s,
         )
     return list(planned.values())
 

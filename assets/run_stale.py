@@ -95,6 +95,7 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
         tries: Counter[dg.AssetKey] = Counter()
         again = selected & (failed_last(graph, instance) | unfinished(graph, workspace))
         looked_at: set[dg.AssetKey] = set()
+        is_forecast = False
         while True:
             stale = set(stale_assets(graph, instance, workspace)) | again | failed
             may_run = {key for key in selected if ({key} | _ancestors(workspace, key)) & stale}
@@ -103,6 +104,8 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
             ready = {key for key in selected & stale - failed if not (_ancestors(workspace, key) & stale)}
             if not ready:
                 break
+            if not is_forecast and not {asset_name(key) for key in ready} & {"clip_catalog", "query_catalog"}:
+                is_forecast = _record_forecast(workspace, may_run)
             losses = workspace.losses
             broken = _run_once(job, instance, workspace, ready, report)
             tries.update(ready)
@@ -120,6 +123,19 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
             log.info("running the checks %s", ", ".join(sorted(check.name for check in checks)))
             _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), instance, workspace)
     return report
+
+
+def _record_forecast(workspace: Workspace, assets: set[dg.AssetKey]) -> bool:
+    """Note what ``assets`` are expected to take, for ``motive plan --compare``. False: the catalogs are not published yet, so try again."""
+    from motive_pipeline.bill import record_forecast  # it imports torch
+
+    if not all(map(workspace.has_published, ("clip_catalog", "query_catalog"))):
+        return False
+    try:
+        record_forecast(workspace, [asset_name(key) for key in assets])
+    except MotiveError as error:  # the asset that it concerns will fail, or be made again; the others run
+        log.info("what this run will take is not noted: %s", error)
+    return True
 
 
 def _selected(graph: AssetGraph, project: Graph, selection: str | Collection[str] | None) -> set[dg.AssetKey]:

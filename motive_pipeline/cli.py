@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import os
 import sys
@@ -13,9 +12,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.commands import asking, diffing, exporting, ranking, running, staging
+from motive_pipeline.commands import asking, diffing, exporting, planning, ranking, running, sharding, staging
 from motive_pipeline.commands.exporting import note_other_settings
-from motive_pipeline.commands.options import count
+from motive_pipeline.commands.options import positive
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.stopping import stoppable
@@ -75,17 +74,13 @@ def _parser() -> argparse.ArgumentParser:
 
     ranking.add_command(command)
     running.add_commands(command)
-    plan = command("plan", _plan, "Show what a run would do, why, and what it would cost. Computes nothing.")
-    plan.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    plan.add_argument("--clips", type=count, metavar="N", help="with --gpu: what N clips will cost, without the clips or the model at hand")
-    plan.add_argument("--gpu", metavar="NAME", help="with --clips: the GPU, for instance H100")
-    plan.add_argument("--queries", type=count, default=8, metavar="N", help="with --clips: the number of queries (default: 8)")
-    plan.add_argument("--held-out", type=count, default=8, metavar="N", help="with --clips: the number of held-out queries (default: 8)")
+    sharding.add_command(command)
+    planning.add_command(command)
     sql = command("sql", _sql, "Query the scores with SQL. Read-only.")
     sql.add_argument("query", help='for instance "SELECT * FROM ranking WHERE selected ORDER BY rank"')
     sql.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    sql.add_argument("--timeout", type=_positive, default=600.0, metavar="SECONDS", help="stop a query that takes longer (default: 600)")
-    sql.add_argument("--memory-gb", type=_positive, default=4.0, metavar="GB", help="stop a query that needs more memory (default: 4)")
+    sql.add_argument("--timeout", type=positive, default=600.0, metavar="SECONDS", help="stop a query that takes longer (default: 600)")
+    sql.add_argument("--memory-gb", type=positive, default=4.0, metavar="GB", help="stop a query that needs more memory (default: 4)")
     explain = command(
         "explain", _explain, "Show why a clip was or was not chosen, or which clips a query votes for, and write a page with pictures."
     )
@@ -131,14 +126,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> float:
-    """``text`` as a number above 0."""
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
-
-
 def _doctor(arguments: argparse.Namespace) -> int:
     from motive_pipeline.doctor import examine
 
@@ -147,64 +134,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
         tell(finding, flush=True)
         failed = failed or finding.status == "fail"
     return 1 if failed else 0
-
-
-def _plan(config: Config, arguments: argparse.Namespace) -> int:
-    if arguments.clips is not None or arguments.gpu is not None:
-        return _plan_ahead(config, arguments)
-    from assets.plan import plan
-
-    planned = plan(config)
-    if arguments.json:
-        print(json.dumps([vars(asset) for asset in planned]))
-        return 0
-    if not planned:
-        tell("nothing is stale")
-        return 0
-    width = max(len(asset.asset) for asset in planned)
-    for asset in planned:
-        rows = "" if asset.rows is None else f"{asset.rows} rows"
-        cost = "no estimate yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
-        tell(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
-    if any(asset.seconds is not None for asset in planned):
-        seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in planned) for name in ("seconds", "device_hours", "disk_mb"))
-        tell(f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs")
-    _tell_memory(config)
-    return 0
-
-
-def _tell_memory(config: Config) -> None:
-    """Print what each stage needs on the device that the config names; nothing for a model whose shape is not known."""
-    from motive_pipeline.models.load import require_device
-    from motive_pipeline.models.memory import STAGES
-    from motive_pipeline.models.memory_limit import device_memory, stage_need
-    from motive_pipeline.models.read_shapes import model_shape
-
-    shape = model_shape(config.model)
-    if shape is None:
-        return
-    require_device(config.model.device)
-    have_gb, device, on_gpu = device_memory(config.model.device)
-    for stage in STAGES:
-        tell(f"memory of {stage_need(shape, config, stage, have_gb=have_gb, device=device, on_gpu=on_gpu)}")
-
-
-def _plan_ahead(config: Config, arguments: argparse.Namespace) -> int:
-    """Print memory, device-hours and disk of the config on a GPU, from shapes alone."""
-    from motive_pipeline.models.chips import CHIPS, chip_named
-    from motive_pipeline.outlook import Workload, outlook, outlook_text
-
-    if arguments.clips is None or arguments.gpu is None:
-        missing = "--clips N" if arguments.clips is None else f"--gpu NAME (one of {', '.join(CHIPS)})"
-        raise MotiveError(f"motive plan: {missing} is missing. Give both, as in: motive plan --clips 10000 --gpu H100")
-    chip = chip_named(arguments.gpu)
-    workload = Workload(num_clips=arguments.clips, num_queries=arguments.queries, num_held_out=arguments.held_out)
-    found = outlook(config, chip, workload)
-    if arguments.json:
-        print(json.dumps([vars(cost) for cost in found.everything]))
-        return 0
-    tell(outlook_text(found, chip, workload))
-    return 0
 
 
 def _sql(config: Config, arguments: argparse.Namespace) -> int:

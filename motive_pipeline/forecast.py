@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,48 @@ from motive_pipeline.storage.sealed import Damaged
 from motive_pipeline.storage.workspace import Workspace
 
 _MEASURED_COMMITS = 3
+UNSURE = 0.2
+"""The share of an estimate by which it may be off to either side where fewer than :data:`SURE_RUNS` runs were measured."""
+SURE_RUNS = 3
 _KEYED = ("latents", "motion_masks", "embeddings", "gradient")
 """The stages whose missing rows can be counted, because the key of a row is known from its clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
-    """What an asset would compute and cost. ``rows`` is None for an asset made as a whole; a cost is None if nothing was measured yet."""
+    """What an asset would compute and cost. ``rows`` is None for an asset made as a whole; a cost is None if nothing was measured yet.
+
+    ``seconds`` lie between ``low_s`` and ``high_s`` as earlier runs did (see :class:`Measured`).
+    """
 
     rows: int | None
     seconds: float | None
     disk_mb: float | None
+    low_s: float | None = None
+    high_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one unit (a row, or an asset made as a whole) took in earlier runs, in seconds: the estimate, the least and the most."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+
+    @classmethod
+    def of(cls, runs: Sequence[tuple[int, float]], *, by_rows: bool) -> Measured:
+        """From (units, seconds) of each run. By rows the run with the most rows tells, as loading the model weighs least there, and those with at least half as many
+        tell the spread. An asset made as a whole is expected to take as long as its longest run."""
+        most = max(units for units, _ in runs)
+        rates = [seconds / units for units, seconds in runs if units >= most / 2]
+        expected = [seconds / units for units, seconds in runs if units == most][-1] if by_rows else max(rates)
+        share = 0.0 if len(rates) >= SURE_RUNS else UNSURE
+        return cls(seconds=expected, low_s=min(*rates, expected * (1 - share)), high_s=max(*rates, expected * (1 + share)))
+
+    def times(self, units: int) -> Measured:
+        """What so many units take."""
+        return Measured(seconds=self.seconds * units, low_s=self.low_s * units, high_s=self.high_s * units)
 
 
 class Forecast:
@@ -41,8 +72,8 @@ class Forecast:
         self._encoders, self._weights, self._grid = encoders_hash(ws), model_hash(ws), latent_grid(ws)
         self._moments = _second_moments(ws)
         self._encoder = _encoder(ws)
-        self._row_s: dict[str, float] = {}
-        self._asset_s: dict[str, float] = {}
+        self._row_s: dict[str, Measured] = {}
+        self._asset_s: dict[str, Measured] = {}
         self._read_runs()
 
     def estimate(self, asset: str) -> CostEstimate:
@@ -50,15 +81,11 @@ class Forecast:
         declared = self._ws.graph.asset(asset)
         stage = declared.stage.name
         if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
-            return CostEstimate(rows=None, seconds=_measured_cost(self._asset_s, asset), disk_mb=self._published_mb(asset))
+            return _estimate(None, _measured_cost(self._asset_s, asset), self._published_mb(asset))
         missing = self._gradient_is_missing(declared.lane, declared.role) if stage == "gradient" else partial(self._is_missing, stage)
         rows = sum(missing(content) for content in self._contents[declared.role])
-        per_row_s, per_row_mb = _measured_cost(self._row_s, asset), self._row_mb(stage)
-        return CostEstimate(
-            rows=rows,
-            seconds=None if per_row_s is None else rows * per_row_s,
-            disk_mb=None if per_row_mb is None else rows * per_row_mb,
-        )
+        of_row, row_mb = _measured_cost(self._row_s, asset), self._row_mb(stage)
+        return _estimate(rows, None if of_row is None else of_row.times(rows), None if row_mb is None else rows * row_mb)
 
     def _is_missing(self, stage: str, content: Content) -> bool:
         """Whether the stage has no row for ``content`` yet."""
@@ -96,14 +123,20 @@ class Forecast:
         return self._stores[stage, lane]
 
     def _read_runs(self) -> None:
-        """Read the seconds per run, and per row from each asset's run with the most computed rows: loading the model weighs least there."""
+        """Read what runs and rows took."""
         if self._ws.scores.version() is None:
             return
         runs = self._ws.scores.query("SELECT asset, seconds, rows_computed FROM runs ORDER BY rows_computed, started_at").fetchall()
+        wholes: dict[str, list[tuple[int, float]]] = {}
+        by_rows: dict[str, list[tuple[int, float]]] = {}
         for asset, seconds, computed in runs:
-            self._asset_s[asset] = max(seconds, self._asset_s.get(asset, 0.0))
+            wholes.setdefault(asset, []).append((1, seconds))
             if computed:
-                self._row_s[asset] = seconds / computed
+                by_rows.setdefault(asset, []).append((computed, seconds))
+        for asset, found in by_rows.items():  # a run that found everything there tells nothing
+            wholes[asset] = [(1, seconds) for _, seconds in found]
+        self._asset_s = {asset: Measured.of(found, by_rows=False) for asset, found in wholes.items()}
+        self._row_s = {asset: Measured.of(found, by_rows=True) for asset, found in by_rows.items()}
 
     def _row_mb(self, stage: str) -> float | None:
         """Megabytes per stored row, from the latest commits of the stage under any settings."""
@@ -128,11 +161,17 @@ class Forecast:
         return _num_bytes(publication.data_folder, without=model) / 1e6
 
 
-def _measured_cost(measured: Mapping[str, float], asset: str) -> float | None:
+def _estimate(rows: int | None, measured: Measured | None, disk_mb: float | None) -> CostEstimate:
+    if measured is None:
+        return CostEstimate(rows=rows, seconds=None, disk_mb=disk_mb)
+    return CostEstimate(rows=rows, seconds=measured.seconds, disk_mb=disk_mb, low_s=measured.low_s, high_s=measured.high_s)
+
+
+def _measured_cost(measured: Mapping[str, Measured], asset: str) -> Measured | None:
     """The measured cost of ``asset``, else the highest of its other arms or variants."""
     name = asset.split("/")[0]
     others = [value for other, value in measured.items() if other.split("/")[0] == name]
-    return measured.get(asset, max(others, default=None))
+    return measured.get(asset, max(others, default=None, key=lambda other: other.seconds))
 
 
 def _num_bytes(folder: Path, *, without: frozenset[tuple[int, int]]) -> int:

@@ -23,10 +23,10 @@ FLOORS = (
     ("attribution",),
     ("curation", "export"),
     ("training",),
-    ("evaluation", "forecast", "outlook"),
+    ("evaluation", "forecast", "outlook", "shards"),
     ("report",),
     ("demo",),
-    ("lineage", "api", "doctor"),
+    ("lineage", "api", "doctor", "bill"),
     ("commands",),
     ("cli",),
 )

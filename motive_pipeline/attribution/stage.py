@@ -48,10 +48,12 @@ DIMS = {"gradient": ("proj",)}
 class _Inputs:
     """What the gradients of one variant and role are computed from.
 
-    ``second_moments`` (their hash) is None without Adam's preconditioner.
+    ``clips`` are those of ``num_wanted`` that have latents and, if needed, a mask. ``second_moments`` (their hash) is None without Adam's
+    preconditioner.
     """
 
     clips: list[CatalogClip]
+    num_wanted: int
     latents: LatentSet
     masks: LossMasks
     model_hash: str
@@ -95,7 +97,36 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
     started = time.time()
     asset = gradients_asset(variant, role)
     inputs = _inputs(ws, variant, role)
+    if not inputs.clips:
+        needed = "latents and a mask" if inputs.masks.are_used else "latents"
+        raise GateFailed(f"{asset}: none of {inputs.num_wanted} clips has {needed}. See `rejects` for the reasons.")
     store = ws.store(STAGE, DIMS, variant)
+    run = _computed(ws, inputs, store, variant=variant, role=role)
+    run.require_enough(ws)
+    accepted = run.accepted()
+    clip_ids, refs = [clip.clip_id for clip, _ in accepted], [ref for _, ref in accepted]
+    norms_N = store.column(refs, "grad_norm")
+    return ws.publish(
+        asset,
+        # influence.py reads the model's hash: gradients of different models are not compared
+        content=digest(inputs.model_hash, [[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
+        write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
+        started=started,
+        facts=_facts(norms_N, started, run.outcome.counts.computed),
+        counts=run.outcome.counts,
+        rejects=run.rejects(),
+        preview=partial(_draw_norms, norms_N),
+    )
+
+
+def gradient_rows(ws: Workspace, *, variant: Variant, role: Role) -> RowRun:
+    """Compute the same gradients, and publish nothing; none, if no clip has what is needed."""
+    return _computed(ws, _inputs(ws, variant, role), ws.store(STAGE, DIMS, variant), variant=variant, role=role)
+
+
+def _computed(ws: Workspace, inputs: _Inputs, store: RowStore, *, variant: Variant, role: Role) -> RowRun:
+    started = time.time()
+    asset = gradients_asset(variant, role)
     keys = [inputs.key(clip) for clip in inputs.clips]
     build = partial(gradient_row_function, variant=variant, role=role)
     with on_devices(ws, build, here=_RowFunction(ws, inputs, variant)) as row_function:
@@ -107,22 +138,7 @@ def publish_gradients(ws: Workspace, *, variant: Variant, role: Role) -> Publica
             commit_rows=ws.config.engine.commit_rows,
             commit_s=ws.config.engine.commit_s,
         )
-    run = RowRun(asset=asset, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
-    run.require_enough(ws)
-    accepted = run.accepted()
-    clip_ids, refs = [clip.clip_id for clip, _ in accepted], [ref for _, ref in accepted]
-    norms_N = store.column(refs, "grad_norm")
-    return ws.publish(
-        asset,
-        # influence.py reads the model's hash: gradients of different models are not compared
-        content=digest(inputs.model_hash, [[clip_id, ref.content] for clip_id, ref in zip(clip_ids, refs, strict=True)]),
-        write=lambda folder: _write(ws, folder, variant=variant, role=role, store=store, refs=refs, clip_ids=clip_ids, inputs=inputs),
-        started=started,
-        facts=_facts(norms_N, started, outcome.counts.computed),
-        counts=outcome.counts,
-        rejects=run.rejects(),
-        preview=partial(_draw_norms, norms_N),
-    )
+    return RowRun(asset=asset, role=role, clips=inputs.clips, keys=keys, outcome=outcome, started=started)
 
 
 def gradient_row_function(ws: Workspace, *, variant: Variant, role: Role) -> _RowFunction:
@@ -194,11 +210,8 @@ def _inputs(ws: Workspace, variant: Variant, role: Role) -> _Inputs:
     masks = LossMasks(ws, role, config.gradient)
     wanted = [clip for clip in catalog_clips(ws, role) if clip.part != "held_out"]
     clips = [clip for clip in wanted if clip.clip_id in latents and clip.clip_id in masks]
-    if not clips:
-        needed = "latents and a mask" if masks.are_used else "latents"
-        raise GateFailed(f"{gradients_asset(variant, role)}: none of {len(wanted)} clips has {needed}. See `rejects` for the reasons.")
     moments = second_moments_content(ws) if config.influence.uses_adam else None
-    return _Inputs(clips=clips, latents=latents, masks=masks, model_hash=model_hash(ws), second_moments=moments)
+    return _Inputs(clips=clips, num_wanted=len(wanted), latents=latents, masks=masks, model_hash=model_hash(ws), second_moments=moments)
 
 
 def _write(

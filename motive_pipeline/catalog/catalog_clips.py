@@ -37,7 +37,7 @@ def catalog_asset(role: Role) -> str:
 
 
 def catalog_clips(ws: Workspace, role: Role) -> list[CatalogClip]:
-    """Every clip, or every query with the held-out ones, in the order of clip_id.
+    """Every clip, or every query with the held-out ones, in the order of clip_id; in a shard, those of its share.
 
     Raises:
         NotPublished: the catalog has not been materialized.
@@ -50,7 +50,11 @@ def catalog_clips(ws: Workspace, role: Role) -> list[CatalogClip]:
         table = pq.read_table(folder / "queries.parquet", columns=["query_id", "path", "caption", "role"])
         parts = table["role"].to_pylist()
     rows = sorted(zip(*(table.column(number).to_pylist() for number in range(3)), parts, strict=True))
-    return [CatalogClip(clip_id=clip_id, location=path, caption=caption, part=part) for clip_id, path, caption, part in rows]
+    return [
+        CatalogClip(clip_id=clip_id, location=path, caption=caption, part=part)
+        for clip_id, path, caption, part in rows
+        if ws.works_on(clip_id)
+    ]
 
 
 def shown_sizes(ws: Workspace, role: Role) -> dict[str, tuple[int, int]]:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from motive_pipeline.catalog.catalog_clips import CatalogClip
 from motive_pipeline.catalog.reject_gate import require_few_rejects
@@ -94,6 +93,11 @@ class RowRun:
             }
         )
 
+    def stored_index(self, ws: Workspace, columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+        """The index with one more column: ``store``, the row store's folder below ``rows/``."""
+        stage = ws.graph.asset(self.asset).stage.name
+        return self.index(columns).assign(store=f"{stage}/{ws.config.row_fingerprint(stage)}")
+
     def publish(
         self,
         ws: Workspace,
@@ -103,11 +107,9 @@ class RowRun:
         scores: dict[tuple[str, str], pd.DataFrame | Path] | None = None,
         preview: Callable[[Path], None] | None = None,
     ) -> Publication:
-        """Publish the index with the column ``store`` (the row store's folder below ``rows/``), the rejects and the facts."""
-        index = self.index(columns)
+        """Publish :meth:`stored_index`, the rejects and the facts."""
+        index = self.stored_index(ws, columns)
         content = digest_frame(pd.DataFrame(index[["clip_id", "content"]]))
-        stage = ws.graph.asset(self.asset).stage.name
-        index["store"] = f"{stage}/{ws.config.row_fingerprint(stage)}"
         timing = {"seconds": round(time.time() - self.started, 1)}
         return ws.publish(
             self.asset,
@@ -131,7 +133,7 @@ class RowSet:
     def __init__(self, ws: Workspace, role: Role) -> None:
         """Raises NotPublished if nothing is published yet."""
         self._asset = self.asset_of[role]
-        self._table = pq.read_table(ws.published(self._asset).path / "index.parquet")
+        self._table = ws.row_index(self._asset)
         clip_ids, contents, keys, stores = (self._table[name].to_pylist() for name in ("clip_id", "content", "key", "store"))
         self.clip_ids: list[str] = clip_ids
         """Sorted, each once."""

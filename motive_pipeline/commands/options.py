@@ -17,6 +17,14 @@ def count(text: str) -> int:
     return number
 
 
+def positive(text: str) -> float:
+    """``text`` as a number above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
 def require_variant(config: Config, name: str) -> Variant:
     """``name``, which ``--variant`` gave.
 

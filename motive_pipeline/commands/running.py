@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motive_pipeline.commands import sharding
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Graph
@@ -19,7 +20,13 @@ from motive_pipeline.visible_text import tell
 if TYPE_CHECKING:  # it imports Dagster
     from assets.run_stale import Report
 
-UNTIL = {"ranking": "voted_ranking", "subset": "curated_subset", "videos": "generated_videos", "report": "eval_report"}
+UNTIL = {
+    "catalog": ("clip_catalog", "query_catalog"),
+    "ranking": ("voted_ranking",),
+    "subset": ("curated_subset",),
+    "videos": ("generated_videos",),
+    "report": ("eval_report",),
+}
 """The words of ``motive run --until`` and the assets (of every variant or arm) that they stand for. Each includes the words before it."""
 
 
@@ -31,17 +38,28 @@ def add_commands(command: Callable[..., argparse.ArgumentParser]) -> None:
     which.add_argument(
         "--until", choices=tuple(UNTIL), help="stop after these assets, for all variants and arms; one ranking alone: `motive rank`"
     )
+    which.add_argument(
+        "--shard",
+        type=sharding.share,
+        metavar="I/N",
+        help="compute the rows of every N-th part of the clips (I from 1), for `motive merge`; needs the catalogs: --until catalog",
+    )
+    sharding.add_folder_option(parser)
     parser.add_argument("--json", action="store_true", help="print the result of each asset as one line of JSON at the end of stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress lines")
     parser.add_argument("--summary", action="store_true", help="print the report's path, the best clips and the arms at the end")
     demo = command("demo", run, "Run the demo: generated clips and a tiny model. Writes motive.yaml and all results into a folder.")
     demo.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="an empty or new folder (default: the current one)")
     demo.add_argument("--quiet", action="store_true", help="no progress lines")
-    demo.set_defaults(prepare=_write_demo, select=None, until=None, json=False, summary=True)
+    demo.set_defaults(prepare=_write_demo, select=None, until=None, shard=None, shards_folder=None, json=False, summary=True)
 
 
 def run(config: Config, arguments: argparse.Namespace) -> int:
-    """Run what is stale; the exit code is 0 if all that was asked for is up to date."""
+    """Run what is stale; the exit code is 0 if all that was asked for is up to date. With ``--shard``, make the rows of one shard instead."""
+    if arguments.shard is not None:
+        return sharding.run(config, arguments)
+    if arguments.shards_folder is not None:
+        raise MotiveError("--shards-folder belongs to --shard I/N (or to `motive merge`).")
     from assets.run_stale import run_stale
     from motive_pipeline.storage.workspace import Workspace
 
@@ -65,7 +83,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
 def assets_until(graph: Graph, word: str) -> list[str]:
     """The assets that ``motive run --until WORD`` brings up to date, parents first."""
     words = list(UNTIL)
-    wanted = {UNTIL[each] for each in words[: words.index(word) + 1]}
+    wanted = {name for each in words[: words.index(word) + 1] for name in UNTIL[each]}
     return graph.with_ancestors(graph.where(lambda asset: asset.name in wanted))
 
 

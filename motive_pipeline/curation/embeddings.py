@@ -46,6 +46,14 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
         MotiveError: there is no such encoder.
         GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, or no query is left.
     """
+    run = embedding_rows(ws, role=role)
+    run.require_enough(ws)
+    facts = {"clips": len(run.accepted()), "rejected": len(run.outcome.rejects), "encoder": ws.config.embedding.encoder}
+    return run.publish(ws, {}, facts=facts)
+
+
+def embedding_rows(ws: Workspace, *, role: Role) -> RowRun:
+    """Encode every clip (or query) of the catalog with ``embedding.encoder``, and publish nothing. Raises MotiveError if there is no such encoder."""
     started = time.time()
     clips = catalog_clips(ws, role)
     content = encoder_content(ws)
@@ -60,10 +68,7 @@ def publish_embeddings(ws: Workspace, *, role: Role) -> Publication:
             commit_s=ws.config.engine.commit_s,
             prefetch=row_function.prefetch,
         )
-    run = RowRun(asset=EmbeddingSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    run.require_enough(ws)
-    facts = {"clips": len(run.accepted()), "rejected": len(outcome.rejects), "encoder": ws.config.embedding.encoder}
-    return run.publish(ws, {}, facts=facts)
+    return RowRun(asset=EmbeddingSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
 
 
 class _RowFunction:

@@ -87,7 +87,9 @@ class Stage:
     by row, by content.
 
     ``publish`` is the dotted name ``module:function``, imported when the asset runs; it is called with the workspace and, where they apply,
-    ``role`` and the lane. A stage without ``publish`` has rows of its own and is computed as a part of another one.
+    ``role`` and the lane. A stage without ``publish`` has rows of its own and is computed as a part of another one. ``rows`` is the dotted name of
+    the function, called likewise, that computes the same rows and publishes nothing: for stages whose row depends on one clip (or query) and on what
+    the whole project shares, so that shards can compute them (``motive run --shard``).
 
     ``exists`` says whether a project has the stage. ``by_rows``: it computes one row for each clip or query. ``reads_frames``: it decodes clips,
     so the version of the code that does (``FRAMES_VERSION``) counts, too. ``on_device``: its time is
@@ -101,6 +103,7 @@ class Stage:
     publish_settings: tuple[str, ...] = ()
     version: int = 1
     publish: str | None = None
+    rows: str | None = None
     group: AssetGroup = "curation"
     kinds: Kinds = frozenset({"parquet"})
     outputs: tuple[Output, ...] = ()

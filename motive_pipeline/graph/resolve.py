@@ -59,6 +59,11 @@ class Asset:
         assert self.stage.publish is not None
         return resolve_dotted(self.stage.publish)(workspace, **self.arguments)
 
+    def rows(self, workspace: Any) -> Any:
+        """Import the function that computes the stage's rows alone, and call it; it gives a finished run of rows."""
+        assert self.stage.rows is not None
+        return resolve_dotted(self.stage.rows)(workspace, **self.arguments)
+
 
 class Graph:
     """All assets of a project.

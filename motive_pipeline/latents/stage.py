@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -117,6 +118,31 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     Raises:
         GateFailed: more than ``clips.max_reject_share`` of the clips were rejected, no query is left, or the device is too small for the model.
     """
+    made = _encoded(ws, role)
+    made.run.require_enough(ws)
+    columns = _columns(ws, made)
+    facts = _facts(columns, made.run.outcome)
+    _warn(facts, made.run.asset)
+    flags = pd.DataFrame({"clip_id": [clip.clip_id for clip, _ in made.run.accepted()], "flags": columns["flags"]})
+    return made.run.publish(ws, columns, facts=facts, scores={("clip_flags", "clip_flags"): flags} if role == "clip" else None)
+
+
+def latent_rows(ws: Workspace, *, role: Role) -> RowRun:
+    """Encode every clip (or query) of the catalog, and publish nothing."""
+    return _encoded(ws, role).run
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    """All rows of a role, without those that ``clips.policies`` rejects; appearance and flags are by clip_id."""
+
+    run: RowRun
+    store: RowStore
+    appearances: Mapping[str, Appearance]
+    flagged: Mapping[str, tuple[str, ...]]
+
+
+def _encoded(ws: Workspace, role: Role) -> _Encoded:
     started = time.time()
     require_fitting(ws)
     clips = catalog_clips(ws, role)
@@ -141,12 +167,7 @@ def publish_latents(ws: Workspace, *, role: Role) -> Publication:
     appearances = perceptual_hashes(ws, [clip for clip, _ in run.accepted()], seen)
     flagged = _flags(ws, store, run, appearances)
     run = _by_policies(run, flagged, ws.config.clips.policies)
-    run.require_enough(ws)
-    columns = _columns(ws, store, run, appearances, flagged)
-    facts = _facts(columns, outcome)
-    _warn(facts, run.asset)
-    flags = pd.DataFrame({"clip_id": [clip.clip_id for clip, _ in run.accepted()], "flags": columns["flags"]})
-    return run.publish(ws, columns, facts=facts, scores={("clip_flags", "clip_flags"): flags} if role == "clip" else None)
+    return _Encoded(run=run, store=store, appearances=appearances, flagged=flagged)
 
 
 def latents_of_row(row: Mapping[str, np.ndarray]) -> tuple[Float[torch.Tensor, "C F h w"], Conditioning]:
@@ -335,12 +356,10 @@ def _why_rejected(flag: str) -> str:
     return f"{REJECTABLE[flag]}; clips.policies.{flag} rejects that"
 
 
-def _columns(
-    ws: Workspace, store: RowStore, run: RowRun, appearances: Mapping[str, Appearance], flagged: Mapping[str, tuple[str, ...]]
-) -> dict[str, list[Any]]:
+def _columns(ws: Workspace, made: _Encoded) -> dict[str, list[Any]]:
     """Columns of the index: num_frames (decoded), frames, height, width (of the latent grid), flags (comma-separated), phash."""
-    accepted = run.accepted()
-    num_frames = store.column([ref for _, ref in accepted], "num_frames").tolist()
+    accepted, appearances = made.run.accepted(), made.appearances
+    num_frames = made.store.column([ref for _, ref in accepted], "num_frames").tolist()
     grid, size = latent_grid(ws), (ws.config.clips.height, ws.config.clips.width)
     shapes = [grid.shape(frames, *size) for frames in num_frames]
     return {
@@ -348,7 +367,7 @@ def _columns(
         "frames": [shape[1] for shape in shapes],
         "height": [shape[2] for shape in shapes],
         "width": [shape[3] for shape in shapes],
-        "flags": [",".join(flagged[clip.clip_id]) for clip, _ in accepted],
+        "flags": [",".join(made.flagged[clip.clip_id]) for clip, _ in accepted],
         "phash": [appearances[clip.clip_id].phash if clip.clip_id in appearances else "" for clip, _ in accepted],
     }
 

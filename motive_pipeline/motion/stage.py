@@ -68,21 +68,8 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
     Raises:
         GateFailed: more than ``motion.max_reject_share`` of the clips were rejected, every clip is still, or too few queries are left.
     """
-    started = time.time()
-    require_fitting(ws)
-    clips, still_px = catalog_clips(ws, role), ws.config.motion.still_px
-    grid = latent_grid(ws)
-    store = ws.store(STAGE, DIMS)
-    keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
-    work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
-    with _row_function(ws, [piece.item for piece in work if store.find(piece.key) is None]) as row:
-        outcome = compute_rows(
-            store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
-        )
-    run = RowRun(asset=MaskSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
-    still = _still(store, run, still_px)
-    if role == "query":
-        run, still = run.without(still, "no_motion"), {}
+    store, grid = ws.store(STAGE, DIMS), latent_grid(ws)
+    run, still = _tracked(ws, role, store)
     run.require_enough(ws)
     if len(still) == len(run.accepted()):
         raise GateFailed(
@@ -101,6 +88,27 @@ def publish_motion_masks(ws: Workspace, *, role: Role) -> Publication:
         scores=scores,
         preview=_Preview(store, run, ClipReader(FrameRule.of(ws.config), ws.config.engine), grid),
     )
+
+
+def mask_rows(ws: Workspace, *, role: Role) -> RowRun:
+    """Compute the motion mask of every clip (or query) of the catalog, and publish nothing."""
+    return _tracked(ws, role, ws.store(STAGE, DIMS))[0]
+
+
+def _tracked(ws: Workspace, role: Role, store: RowStore) -> tuple[RowRun, dict[str, str]]:
+    """All rows of a role, and the clips that are still, each with the words for it; still queries are rejected instead."""
+    started = time.time()
+    require_fitting(ws)
+    clips, grid = catalog_clips(ws, role), latent_grid(ws)
+    keys = [mask_key(clip.clip_id, grid.temporal_stride, grid.spatial_stride) for clip in clips]
+    work = [Work(key=key, item=clip) for key, clip in zip(keys, clips, strict=True)]
+    with _row_function(ws, [piece.item for piece in work if store.find(piece.key) is None]) as row:
+        outcome = compute_rows(
+            store, work, row, what=MaskSet.asset_of[role], commit_rows=ws.config.engine.commit_rows, commit_s=ws.config.engine.commit_s
+        )
+    run = RowRun(asset=MaskSet.asset_of[role], role=role, clips=clips, keys=keys, outcome=outcome, started=started)
+    still = _still(store, run, ws.config.motion.still_px)
+    return (run.without(still, "no_motion"), {}) if role == "query" else (run, still)
 
 
 @contextmanager

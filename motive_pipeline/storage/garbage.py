@@ -18,7 +18,10 @@ from pathlib import Path
 
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.adopting import has_all
+from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.publication import DAMAGED, RECORD
+from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.sealed import Damaged, read_sealed
 from motive_pipeline.storage.work_folders import MARKS, marks_of
 from motive_pipeline.storage.workspace import POINTER, Workspace
@@ -48,6 +51,7 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
     fingerprints |= {publication.provenance["row_fingerprint"] for publication in published}
     found = {path: "a publication that no longer counts" for path in _publications(ws.root) if path not in kept}
     found |= {path: "rows of other settings" for path in _grandchildren(ws.root / "rows") if path.name not in fingerprints}
+    found |= dict(_shards(ws, fingerprints))
     scratch = _children(ws.root / "work" / "scratch")
     for folder in (*scratch, *(lane for path in scratch for lane in _children(path))):
         found |= {path: "a killed run left it" for path in _children(folder) if _is_leftover(path)}
@@ -83,6 +87,22 @@ def _publications(root: Path) -> Iterator[Path]:
             yield from (
                 path for path in _children(folder) if any((path / name).exists() for name in (RECORD, DAMAGED)) or _is_leftover(path)
             )
+
+
+def _shards(ws: Workspace, fingerprints: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """Sets of shards whose rows are all in the main root, and rows of other settings in the others. A set with a shard at work is left alone."""
+    for folder in _children(ws.root / "shards"):
+        if _is_leftover(folder):
+            yield folder, "a killed run left it"
+            continue
+        shards = _children(folder)
+        if any(FileLock(shard / "run.lock", "a shard").is_held() for shard in shards):
+            continue
+        stores = [store for shard in shards for store in _grandchildren(shard / "rows")]
+        if all(has_all(ws.store_at(f"{store.parent.name}/{store.name}"), RowStore(store)) for store in stores):
+            yield folder, "shards that are merged"
+        else:
+            yield from ((store, "rows of other settings") for store in stores if store.name not in fingerprints)
 
 
 def _children(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from motive_pipeline.config import Config
@@ -9,14 +10,18 @@ from motive_pipeline.graph import STAGES
 from motive_pipeline.storage.history import setting_text
 from motive_pipeline.storage.workspace import Publication, Workspace
 
-__all__ = ["changed_settings", "note_on_other_settings"]
+__all__ = ["changed_settings", "changes_since", "note_on_other_settings"]
 
 MAX_NAMED = 3
 
 
 def changed_settings(config: Config, publication: Publication) -> list[str]:
     """``["gradient.timestep 500 -> 751"]``: how the settings and the code differ from those the publication was made with."""
-    saved = publication.provenance
+    return changes_since(config, publication.provenance)
+
+
+def changes_since(config: Config, saved: Mapping[str, Any]) -> list[str]:
+    """The same for a provenance record: stage, lane, settings, gates and code_version."""
     stage: str = saved["stage"]
     lane = saved.get("lane", "")
     now = config.stage_settings(stage, lane) | config.publish_settings(stage, lane)

@@ -123,6 +123,11 @@ class RowStore:
         commit, row = self._order[place >> _ROW_BITS], place & ((1 << _ROW_BITS) - 1)
         return RowRef(key=key, commit=commit.name, row=row, content=commit.contents[row])
 
+    @property
+    def num_rejects(self) -> int:
+        """How many rejections are there."""
+        return len(self._rejects)
+
     def keys(self) -> Iterator[str]:
         """The keys of all rows."""
         return iter(self._index)
@@ -305,7 +310,10 @@ class RowStore:
     def adopt(self, commit: Commit) -> None:
         """Add a commit whose record has just been written, and which may replace others."""
         self._commits[commit.name] = commit
-        self._rebuild({old for each in self._commits.values() for old in each.replaces})
+        if commit.replaces:
+            self._rebuild({old for each in self._commits.values() for old in each.replaces})
+        else:
+            self._take_in(commit)
 
     def last_name(self) -> str:
         """The name of the newest commit, '' when there is none."""

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError, NotPublished
@@ -38,6 +40,7 @@ from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.publication import (
     DAMAGED,
     DATA,
+    INDEX,
     PREVIEW,
     RECORD,
     REJECTS,
@@ -116,12 +119,27 @@ class Workspace:
         Writers must give ``dims``.
         """
         if name not in self._stores:
-            self._stores[name] = RowStore(self.root / "rows" / name)
+            self._stores[name] = self._open_store(name)
         store = self._stores[name]
         if dims is not None:
             store.dims = dims
         store.refresh()
         return store
+
+    def works_on(self, clip_id: str) -> bool:
+        """Whether this workspace works on the clip or query; a shard's works on its share alone."""
+        return True
+
+    def row_index(self, asset: str) -> pa.Table:
+        """The rows of ``asset``, which has one for each clip or query: the index that it has published, with clip_id, key, content and store.
+
+        Raises:
+            NotPublished: as :meth:`published`.
+        """
+        return pq.read_table(self.published(asset).path / INDEX)
+
+    def _open_store(self, name: str) -> RowStore:
+        return RowStore(self.root / "rows" / name)
 
     def published(self, asset: str) -> Publication:
         """What ``asset`` (``latents``, ``influence_matrix/motive``) has published last.

@@ -11,7 +11,7 @@ from assets.run_stale import run_stale
 from motive_pipeline.graph import stages
 from tests.staleness_project import StalenessProject, replace_weights, write_clip
 
-COLUMNS = {"asset", "reasons", "certain", "rows", "seconds", "device_hours", "disk_mb"}
+COLUMNS = {"asset", "reasons", "certain", "rows", "seconds", "device_hours", "disk_mb", "low_s", "high_s"}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,23 @@ def test_before_the_first_run_everything_is_planned_without_an_estimate(first_pl
     assert first_plan["query_latents"].rows == 3
     assert first_plan["query_gradients/motive"].rows == 2, "held-out clips have no gradient"
     assert all(asset.seconds is None and asset.disk_mb is None for asset in first_plan.values())
+
+
+def test_the_last_run_is_compared_with_its_forecast(has_run):
+    assert "nothing was expected in seconds" in has_run.motive("plan", "--compare").out, "before the first run nothing is measured"
+    has_run.set("gradient.timestep", 400)
+    assert run_stale(has_run.config).ok
+    outcome, table = has_run.motive("plan", "--compare", "--json"), has_run.motive("plan", "--compare").out
+    has_run.set("gradient.timestep", 500)
+    assert run_stale(has_run.config).ok
+    found = {each["asset"]: each for each in json.loads(outcome.out)}
+    assert "latents" not in found
+    gradients = found["projected_gradients/motive"]
+    assert gradients["rows"] == gradients["expected"]["rows"] == 6
+    assert gradients["expected"]["low_s"] < gradients["expected"]["seconds"] < gradients["expected"]["high_s"]
+    assert gradients["seconds"] > 0
+    assert found["voted_ranking/motive"]["expected"]["rows"] is None
+    assert "assets with a forecast: " in table.splitlines()[-1]
 
 
 def test_nothing_is_stale_after_a_run(has_run):
@@ -172,11 +189,17 @@ def test_an_asset_behind_a_failed_gate_waits_and_the_gate_says_why(has_run):
 
 def test_the_command_prints_reasons_and_costs_and_json(has_run):
     has_run.set("vote.percentile", 50)
-    table, outcome = has_run.motive("plan"), has_run.motive("plan", "--json")
+    table, outcome = (
+        has_run.motive("plan", "--price-per-hour", "3600"),
+        has_run.motive("plan", "--json", "--select", 'key:"voted_ranking/motive"'),
+    )
     has_run.set("vote.percentile", 90)
     assert "vote.percentile 90 -> 50" in table.out
     assert "device-hours" in table.out
+    assert "at 3600 an hour about " in table.out
     listed = json.loads(outcome.out)
+    assert len(listed) == 1
+    assert 0 < listed[0]["low_s"] < listed[0]["seconds"] < listed[0]["high_s"]
     assert all(set(asset) == COLUMNS for asset in listed)
     assert listed[0]["asset"] == "voted_ranking/motive"
     assert listed[0]["rows"] is None
