@@ -162,7 +162,8 @@ def test_lost_and_altered_rows_of_a_shard_are_named(sharded):
     segment.write_bytes(bytes(data))
     with pytest.raises(MotiveError, match=rf"1 of 3 shards (.|\n)*shard 3/3 .*{segment.name} is cut or altered(.|\n)*run --shard 3/3"):
         merge(sharded())
-    assert shard(sharded(), 3).assets["latents"].computed > 0, "and it makes them again"
+    made = shard(sharded(), 3).assets  # the segment may hold rows of clips or of queries
+    assert sum(made[name].computed for name in ("latents", "query_latents") if name in made) > 0, "and it makes them again"
     assert len(merge(sharded()).records) == 3
 
 
