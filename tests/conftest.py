@@ -40,7 +40,7 @@ TOGETHER = {
         ),
         "evaluated",
     ),
-    **dict.fromkeys(("test_gradient_stage", "test_second_moments", "test_asked_video"), "prepared_project"),
+    **dict.fromkeys(("test_gradient_stage", "test_second_moments", "test_asked_video", "test_bill"), "prepared_project"),
     **dict.fromkeys(("test_shards", "test_merge", "test_slurm"), "sharded_project"),
 }
 """Files that share a costly session fixture, and its name; any other file is a group of its own."""

@@ -53,6 +53,7 @@ def test_before_the_first_run_everything_is_planned_without_an_estimate(first_pl
     assert all(asset.seconds is None and asset.disk_mb is None for asset in first_plan.values())
 
 
+@pytest.mark.slow
 def test_the_last_run_is_compared_with_its_forecast(has_run):
     assert "nothing was expected in seconds" in has_run.motive("plan", "--compare").out, "before the first run nothing is measured"
     has_run.set("gradient.timestep", 400)

@@ -65,6 +65,7 @@ def test_a_second_merge_takes_nothing(sharded):
     assert sorted(path.name for path in (sharded().root / "rows").rglob("*.json")) == before
 
 
+@pytest.mark.slow
 def test_rows_that_the_main_root_has_made_meanwhile_stay(sharded, unsharded):
     ws = sharded()
     publish_latents(ws, role="clip")
