@@ -26,6 +26,7 @@ FLOORS = (
     ("evaluation", "forecast", "outlook"),
     ("report",),
     ("demo",),
+    ("view",),
     ("lineage", "api", "doctor"),
     ("commands",),
     ("cli",),

@@ -14,7 +14,9 @@ from motive_pipeline.visible_text import tell
 
 def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
     """Add ``view`` to the command line."""
-    parser = command("view", view, "Look through clips, scores and videos in a browser, on this machine only. Changes nothing but your own edits file.")
+    parser = command(
+        "view", view, "Look through clips, scores and videos in a browser, on this machine only. Changes nothing but your own edits file."
+    )
     parser.add_argument("--port", type=_port, metavar="N", help="the port on 127.0.0.1 (default: the first free one from 8700 on)")
     parser.add_argument("--no-open", action="store_true", help="print the address, and do not open a browser")
 

@@ -122,7 +122,9 @@ def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Sh
     keep, drop = (np.array(edits.having(tick), dtype="S16") for tick in ("keep", "drop"))
     chosen = np.concatenate([of_lead[~np.isin(of_lead, drop)], in_order[np.isin(in_order, keep) & ~np.isin(in_order, of_lead)]])
     if not len(chosen):
-        raise GateFailed(f"curated_subset/{arm.name}: {edits.file} (subset.edits) drops all {len(of_lead)} clips and keeps none. Keep one at least.")
+        raise GateFailed(
+            f"curated_subset/{arm.name}: {edits.file} (subset.edits) drops all {len(of_lead)} clips and keeps none. Keep one at least."
+        )
     if unknown := edits.unknown(bytes(each).decode() for each in pool):
         log.warning("curated_subset/%s: %s names %d clips that are not in the eligible pool: %s", arm.name, edits.file, len(unknown), in_words(unknown))  # fmt: skip
     if edits.problems:

@@ -19,7 +19,7 @@ from motive_pipeline.storage import atomic
 
 Tick = Literal["keep", "drop", ""]
 
-COLUMNS = ("clip_id", "tick", "note")
+COLUMNS: tuple[str, ...] = ("clip_id", "tick", "note")
 MAX_NOTE = 10_000
 """Letters of a note."""
 _SHOWN = 5

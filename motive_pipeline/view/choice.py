@@ -95,6 +95,8 @@ class Compared:
 def compared(chosen_N: Bool[np.ndarray, " N"], arms: dict[str, Bool[np.ndarray, " N"]]) -> list[Compared]:
     """The choice beside each arm; N are all clips of the catalog."""
     return [
-        Compared(arm=arm, num_clips=int(own_N.sum()), both=int((chosen_N & own_N).sum()), came_N=chosen_N & ~own_N, went_N=own_N & ~chosen_N)
+        Compared(
+            arm=arm, num_clips=int(own_N.sum()), both=int((chosen_N & own_N).sum()), came_N=chosen_N & ~own_N, went_N=own_N & ~chosen_N
+        )
         for arm, own_N in arms.items()
     ]

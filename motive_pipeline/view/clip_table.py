@@ -14,6 +14,9 @@ import pyarrow as pa
 
 Kind = Literal["number", "text"]
 
+HARMFUL = "harmful"
+"""The column that orders the harmful clips; it is there also where none is harmful."""
+
 MAX_PUBLISHED = 24
 """Numeric columns taken from the publisher's metadata."""
 
@@ -58,11 +61,16 @@ def build_clips(
         Column(key="caption", label="caption", sql="caption", kind="text"),
         *(Column(key=key, label=label, sql=key) for key, label in _NUMBERS.items()),
         *(
-            Column(key=f"{key}:{variant}", label=label if len(variants) == 1 else f"{label} · {variant}", sql=f"{key}_{number}", variant=variant)
+            Column(
+                key=f"{key}:{variant}",
+                label=label if len(variants) == 1 else f"{label} · {variant}",
+                sql=f"{key}_{number}",
+                variant=variant,
+            )
             for number, variant in enumerate(variants)
             for key, label in _OF_VARIANT.items()
         ),
-        Column(key="harmful", label="place among the harmful", sql="harmful"),
+        Column(key=HARMFUL, label="place among the harmful", sql="harmful"),
         *(Column(key=f"published:{key}", label=f"{key} (publisher)", sql=f"published_{number}") for number, key in enumerate(published)),
     ]
     parameters: list[str] = [f'$."{key}"' for key in published]
@@ -71,7 +79,9 @@ def build_clips(
         joins.append(f"LEFT JOIN (SELECT * FROM from_ranking WHERE variant = ?) r{number} USING (clip_id)")
         parameters.append(variant)
     of_variants = "".join(f", r{number}.{key} AS {key}_{number}" for number in range(len(variants)) for key in _OF_VARIANT)
-    of_publisher = "".join(f", try_cast(json_extract_string(c.published, ?) AS DOUBLE) AS published_{number}" for number in range(len(published)))
+    of_publisher = "".join(
+        f", try_cast(json_extract_string(c.published, ?) AS DOUBLE) AS published_{number}" for number in range(len(published))
+    )
     connection.execute(
         f"""CREATE TABLE clips AS SELECT row_number() OVER (ORDER BY c.clip_id) - 1 AS n, c.clip_id, c.path,
         regexp_extract(c.path, '[^/]*$') AS name, coalesce(c.caption, '') AS caption, coalesce(c.source, '') AS source, c.flags,
@@ -84,7 +94,7 @@ def build_clips(
         LEFT JOIN from_best b USING (clip_id) LEFT JOIN from_queries q ON q.query_id = b.query_id ORDER BY n""",
         [*parameters, lead],
     )
-    return [column for column in columns if _has_values(connection, column)]
+    return [column for column in columns if column.key == HARMFUL or _has_values(connection, column)]
 
 
 def _published_numbers(connection: duckdb.DuckDBPyConnection) -> Iterator[str]:

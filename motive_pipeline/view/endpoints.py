@@ -22,11 +22,11 @@ from starlette.routing import Route
 
 from motive_pipeline.curation.edits import Tick
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.view.choice import compared
 from motive_pipeline.view.clip_view import BadRequest, ClipView, Wanted
-from motive_pipeline.view.guard import EXPLORER_POLICY, REPORT_POLICY, STUDY_POLICY
+from motive_pipeline.view.guard import EXPLORER_POLICY, MAP_POLICY, REPORT_POLICY, STUDY_POLICY
 from motive_pipeline.view.pictures import KINDS, VIDEO_KINDS, NoPicture
 from motive_pipeline.view.snapshot import INFLUENCE, Snapshot, scores_version
-from motive_pipeline.view.choice import compared
 from motive_pipeline.view.viewer import Gone, Viewer
 
 Answer = Callable[[Viewer, Request], Response]
@@ -147,7 +147,10 @@ def _static(viewer: Viewer, request: Request) -> Response:
     if name not in {file.name for file in _STATIC.iterdir()}:
         return JSONResponse({"error": f"there is no {name!r}"}, status_code=404)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return Response((_STATIC / name).read_bytes(), media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
+    headers = {"Cache-Control": "no-cache"}
+    if name == "map.html":
+        headers |= {"Content-Security-Policy": MAP_POLICY, "X-Frame-Options": "SAMEORIGIN"}
+    return Response((_STATIC / name).read_bytes(), media_type=f"{kind}; charset=utf-8", headers=headers)
 
 
 def plotly_file() -> Path | None:
@@ -167,7 +170,9 @@ def _meta(viewer: Viewer, request: Request) -> Response:
     config = viewer.ws.config
     ranked = viewer.ws.recorded(f"voted_ranking/{seen.lead}")
     share = config.subset.share if ranked is None else ranked.provenance["settings"].get("subset.share", config.subset.share)
-    queries = seen.rows("SELECT query_id AS id, regexp_extract(path, '[^/]*$') AS name, left(caption, 400) AS caption, category, role FROM queries")
+    queries = seen.rows(
+        "SELECT query_id AS id, regexp_extract(path, '[^/]*$') AS name, left(caption, 400) AS caption, category, role FROM queries"
+    )
     asking = set(seen.ballots[seen.lead].query_ids) if seen.lead in seen.ballots else set()
 
     def values(sql: str) -> list[str]:
@@ -188,7 +193,9 @@ def _meta(viewer: Viewer, request: Request) -> Response:
             "arms": [{"name": arm, "num": int(seen.in_arm(arm).sum())} for arm in seen.arms],
             "lead": seen.lead,
             "lead_arm": config.lead_arm,
-            "variants": [{"name": name, "percentile": ballot.percentile, "queries": len(ballot.query_ids)} for name, ballot in seen.ballots.items()],
+            "variants": [
+                {"name": name, "percentile": ballot.percentile, "queries": len(ballot.query_ids)} for name, ballot in seen.ballots.items()
+            ],
             "share": share,
             "spaces": viewer.layouts.spaces(),
             "has_plotly": plotly_file() is not None,
@@ -215,9 +222,16 @@ def _clip(viewer: Viewer, request: Request) -> Response:
         raise BadRequest(f"there is no clip {clip_id!r}")
     about = seen.rows("SELECT path, caption, source, flags, arms, harmful, category FROM clips WHERE n = ?", [number])[0]
     row = seen.page(np.array([number]), [column.key for column in seen.columns if column.kind == "number"], "")[0]
-    queries = {each["query_id"]: each for each in seen.rows("SELECT query_id, category, regexp_extract(path, '[^/]*$') AS name FROM queries")}
+    queries = {
+        each["query_id"]: each for each in seen.rows("SELECT query_id, category, regexp_extract(path, '[^/]*$') AS name FROM queries")
+    }
     influence = [
-        {"query": query_id, "name": queries.get(query_id, {}).get("name", ""), "category": queries.get(query_id, {}).get("category", ""), "influence": value}
+        {
+            "query": query_id,
+            "name": queries.get(query_id, {}).get("name", ""),
+            "category": queries.get(query_id, {}).get("category", ""),
+            "influence": value,
+        }
         for query_id, value in seen.influence_on(request.query_params.get("variant") or seen.lead, clip_id).items()
     ]
     problems = seen.rows("SELECT stage, reason, detail FROM rejects WHERE clip_id = ?", [clip_id])
@@ -298,7 +312,11 @@ def _edits_json(ticks: dict[str, tuple[Tick, str]]) -> Response:
 
 
 def _save(viewer: Viewer, body: Any) -> Response:
-    if not isinstance(body, dict) or body.get("tick") not in get_args(Tick) or not all(isinstance(body.get(key), str) for key in ("id", "note")):
+    if (
+        not isinstance(body, dict)
+        or body.get("tick") not in get_args(Tick)
+        or not all(isinstance(body.get(key), str) for key in ("id", "note"))
+    ):
         raise BadRequest("an edit is {id, tick: keep, drop or empty, note}")
     saved = viewer.save_tick(body["id"], body["tick"], body["note"])
     return _json({"tick": saved.tick(body["id"]), "note": saved.note(body["id"]), "file": str(saved.file)})
@@ -332,14 +350,20 @@ def _video(viewer: Viewer, request: Request) -> Response:
 def _download(viewer: Viewer, request: Request) -> Response:
     """The present view as a file."""
     seen, view, edits = _seen(viewer, request), _view_of(request), viewer.edits()
-    keys = [key for key in (view.sort, *(key for key, _, _ in view.ranges), *request.query_params.getlist("column")) if key.startswith(INFLUENCE)]
+    keys = [
+        key
+        for key in (view.sort, *(key for key, _, _ in view.ranges), *request.query_params.getlist("column"))
+        if key.startswith(INFLUENCE)
+    ]
     table = seen.table(seen.order(view, edits), keys, view.variant, edits)
     stream = io.BytesIO()
     match request.path_params["name"]:
         case "clips.csv":
             for name in ("flags", "arms"):
                 place = table.column_names.index(name)
-                table = table.set_column(place, name, pyarrow.array([" ".join(each or []) for each in table[name].to_pylist()], pyarrow.string()))
+                table = table.set_column(
+                    place, name, pyarrow.array([" ".join(each or []) for each in table[name].to_pylist()], pyarrow.string())
+                )
             pyarrow.csv.write_csv(table, stream)
             kind = "text/csv; charset=utf-8"
         case "clips.parquet":

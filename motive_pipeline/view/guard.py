@@ -21,9 +21,15 @@ TOKEN = "token"
 
 EXPLORER_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "frame-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 """``'unsafe-inline'`` for styles alone: plotly puts a style sheet into its page."""
+
+MAP_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src data: blob:; frame-ancestors 'self'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""Of the map, a frame: plotly compiles the code that draws. The frame gets numbers and colours, no text of others."""
 
 REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; sandbox"

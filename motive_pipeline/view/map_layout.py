@@ -9,11 +9,12 @@ Axes: N clips, P entries of a row, C components.
 from __future__ import annotations
 
 import importlib.util
+import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Shaped
@@ -119,7 +120,8 @@ def tsne(component_NC: Float32[np.ndarray, "N C"], *, threads: int) -> Float32[n
 
     start_N2 = _two(component_NC).astype(np.float64)
     start_N2 = start_N2 / max(float(start_N2[:, 0].std()), 1e-12) * 1e-4
-    made = TSNE(perplexity=min(PERPLEXITY, (len(component_NC) - 1) // 3), initialization=start_N2, n_jobs=threads, random_state=0, negative_gradient_method="auto")  # fmt: skip
+    settings: dict[str, Any] = {"initialization": start_N2, "n_jobs": threads, "random_state": 0}
+    made = TSNE(perplexity=min(PERPLEXITY, (len(component_NC) - 1) // 3), **settings)
     return np.asarray(made.fit(component_NC), dtype=np.float32)
 
 
@@ -148,8 +150,6 @@ def _embedding_rows(ws: Workspace) -> tuple[np.ndarray, Callable[[], Iterator[np
 
 
 def _save(file: Path, ids_N: np.ndarray, place_N2: np.ndarray, method: str) -> None:
-    import io
-
     stream = io.BytesIO()
     np.savez(stream, clip_id=ids_N, place=place_N2, method=np.array(method))
     atomic.write_bytes(file, stream.getvalue())

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import av
+import av.error
 import numpy as np
 
 from motive_pipeline.errors import MotiveError, RejectRow
@@ -130,7 +131,7 @@ class PictureMaker:
             with av.open(str(file.path)) as container:
                 stream = container.streams.video[0]
                 is_played = stream.codec_context.name in _PLAYED and stream.codec_context.pix_fmt in ("yuv420p", "yuvj420p")
-        except (av.FFmpegError, IndexError):
+        except (av.error.FFmpegError, IndexError):
             return None
         return (file.path, media_type) if is_played else None
 
@@ -143,7 +144,9 @@ class PictureMaker:
         reader = self._readers.get()
         try:
             if self._content_id(file) != subject.clip_id:
-                raise RejectRow("changed_since_catalog", "the file has changed since it was catalogued; `motive run` takes it in as a new clip")
+                raise RejectRow(
+                    "changed_since_catalog", "the file has changed since it was catalogued; `motive run` takes it in as a new clip"
+                )
             return reader(file).frames_THWC
         except RejectRow as rejection:
             self._failed[subject.clip_id] = time.monotonic(), f"{rejection.reason.replace('_', ' ')}: {rejection.detail}"

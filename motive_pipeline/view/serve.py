@@ -62,8 +62,12 @@ def serve(viewer: Viewer, *, port: int | None, opened: Callable[[str], None]) ->
     with closing(listening_socket(port)) as listener:
         number = listener.getsockname()[1]
         app = build_app(viewer, token=token, port=number)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="viewer")  # there, uvicorn leaves signals to the command
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1)
+        )
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, name="viewer"
+        )  # there, uvicorn leaves signals to the command
         thread.start()
         try:
             while thread.is_alive() and not server.started:

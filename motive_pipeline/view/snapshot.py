@@ -301,7 +301,9 @@ def _snapshot(ws: Workspace, version: str, tables: dict[str, pa.Table], ballots:
     arms = [row[0] for row in connection.execute("SELECT DISTINCT unnest(arms) FROM clips").fetchall()]
     in_order = [arm for arm in ws.config.arms if arm in arms] + sorted(set(arms) - set(ws.config.arms))
     members = {
-        arm: np.asarray(connection.execute("SELECT list_contains(arms, ?) AS has FROM clips ORDER BY n", [arm]).fetchnumpy()["has"], dtype=bool)
+        arm: np.asarray(
+            connection.execute("SELECT list_contains(arms, ?) AS has FROM clips ORDER BY n", [arm]).fetchnumpy()["has"], dtype=bool
+        )
         for arm in in_order
     }
     return Snapshot(

@@ -128,7 +128,11 @@ class Viewer:
     def published_pages(self) -> list[dict[str, str]]:
         """The published pages that the viewer can show: address and name."""
         pages = (("eval_report", "report/report.html", "Report"), ("preference_bundle", "preference/index.html", "Preference study"))
-        return [{"address": address, "name": name} for asset, address, name in pages if asset in self.ws.graph.assets and self.ws.has_published(asset)]
+        return [
+            {"address": address, "name": name}
+            for asset, address, name in pages
+            if asset in self.ws.graph.assets and self.ws.has_published(asset)
+        ]
 
     def about(self) -> dict[str, Any]:
         """The root in words."""

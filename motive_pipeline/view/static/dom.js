@@ -3,7 +3,9 @@
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (value === undefined || value === null || value === false) continue;
+    if (value === undefined || value === null) continue;
+    if (name.startsWith('aria-')) { node.setAttribute(name, value); continue; }
+    if (value === false) continue;
     if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
     else if (name === 'text') node.textContent = value;
     else if (name in node && !name.includes('-') && name !== 'list') node[name] = value;

@@ -22,12 +22,12 @@ export function buildFilters() {
   const sort = options(el('select', { id: 'sort' }), [['', 'clip id'], ...numberColumns()], state.view.sort);
   const direction = el('button', { id: 'direction', onclick: () => setView({ descending: !state.view.descending }) });
   sort.onchange = () => setView({ sort: sort.value, descending: Boolean(sort.value) && !rises(sort.value) });
-  const one = (key, title, values) => {
+  const one = (key, title, values, hint) => {
     if (!values.length) return [];
-    const control = options(el('select', { id: `by-${key}` }), [['', 'any'], ...values.map((value) => [value, value])], '');
+    const control = options(el('select', { id: `by-${key}`, title: hint }), [['', 'any'], ...values.map((value) => [value, value])], '');
     control.onchange = () => setView({ [key]: control.value ? [control.value] : [] });
     on('view', () => { control.value = state.view[key]?.[0] ?? ''; });
-    return labelled(title, control);
+    return [el('div', {}, ...labelled(title, control))];
   };
   const arm = options(el('select', { id: 'by-arm' }), [['', 'any'], ...meta.arms.flatMap(({ name, num }) => [[`in ${name}`, `chosen by ${name} (${counted(num)})`], [`out ${name}`, `not chosen by ${name}`]])], '');
   arm.onchange = () => { const [part, ...name] = arm.value.split(' '); setView({ arm: name.join(' '), in_arm: part === 'out' ? 'out' : '' }); };
@@ -37,15 +37,18 @@ export function buildFilters() {
   if (variants) variants.onchange = () => setView({ variant: variants.value });
   root.replaceChildren(
     el('h2', { text: 'Order and filters' }),
-    ...labelled('Order by', sort), el('div', { className: 'row' }, direction),
+    ...labelled('Order by', sort), el('div', { className: 'row order' }, sort, direction),
     ...(variants ? labelled('Influence by the variant', variants) : []),
-    ...one('category', 'Category of the query it helps most', meta.categories),
-    ...one('source', 'Source', meta.sources), ...one('flag', 'Flag', meta.flags),
-    ...(meta.arms.length ? labelled('Arm', arm) : []), ...labelled('Your ticks', tick), ...range());
+    el('div', { className: 'pairs' },
+      ...one('category', 'Category', meta.categories, 'The category of the query on which the clip has most influence'),
+      ...one('source', 'Source', meta.sources), ...one('flag', 'Flag', meta.flags),
+      ...(meta.arms.length ? [el('div', {}, ...labelled('Arm', arm))] : []), el('div', {}, ...labelled('Your ticks', tick))),
+    ...range());
   on('view', () => {
     sort.value = state.view.sort ?? '';
-    direction.textContent = state.view.descending ? 'highest first ↓' : 'lowest first ↑';
-    direction.setAttribute('aria-label', `Order: ${direction.textContent.slice(0, -2)}. Turn it round`);
+    direction.textContent = state.view.descending ? '↓' : '↑';
+    direction.title = state.view.descending ? 'The highest first. Turn it round' : 'The lowest first. Turn it round';
+    direction.setAttribute('aria-label', direction.title);
     arm.value = state.view.arm ? `${state.view.in_arm === 'out' ? 'out' : 'in'} ${state.view.arm}` : '';
     tick.value = state.view.tick ?? '';
     chips();

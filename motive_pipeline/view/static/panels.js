@@ -23,7 +23,7 @@ export async function showQueries() {
       el('button', { text: 'All clips by this query', onclick: () => { emit('tab', 'clips'); setView({ sort: key, descending: true }); } }))));
     for (const [number, descending] of [[0, true], [1, false]]) {
       ask('/api/clips', { v: state.meta.version, view: { sort: key, descending, ranges: { [key]: [-1e30, null] }, variant: state.view.variant || state.meta.lead }, limit: SHOWN, column: [key] })
-        .then((found) => cards[number].replaceChildren(...found.rows.map((row) => tile(row, { value: key }))), (error) => emit('problem', error.message, error));
+        .then((found) => cards[number].replaceChildren(...found.rows.map((row) => tile(row, { value: key, isNamed: false }))), (error) => emit('problem', error.message, error));
     }
   }
 }

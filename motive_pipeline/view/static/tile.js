@@ -6,13 +6,13 @@ import { emit, labelOf, state, tickOf } from './state.js';
 
 const WAIT_MS = 90; // tiles that fly past load nothing
 
-export function tile(row, { place, total, value } = {}) {
+export function tile(row, { place, total, value, isNamed = true } = {}) {
   const picture = el('div', { className: 'picture' });
   const node = el('article', { className: 'tile', tabIndex: 0, 'aria-posinset': place, 'aria-setsize': total, 'data-id': row.id },
     picture,
     el('div', { className: 'lines' },
       el('span', { className: 'name', text: row.name, title: row.name }),
-      value && el('span', { className: 'value', text: `${labelOf(value)} ${shown(row.values[value])}` }),
+      value && el('span', { className: 'value', text: `${isNamed ? `${labelOf(value)} ` : ''}${shown(row.values[value])}` }),
       el('span', { className: 'cap', text: row.caption })));
   node.row = row;
   const chosen = row.arms?.includes(state.meta.lead_arm);
