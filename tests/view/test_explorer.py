@@ -329,7 +329,7 @@ def test_a_video_that_has_gone_or_changed_is_named_in_its_tile(ws, tmp_path, tin
     table.loc[1, "path"] = str(tmp_path / "other.mp4")
     (tmp_path / "broken.mp4").write_bytes(b"x" * 100)
     republish(root, "clip_catalog", catalog=table)
-    root.scores.publish({("catalog", "clip_catalog"): root.scores.query("SELECT * FROM catalog").df().merge(table[["clip_id", "path"]], on="clip_id").assign(path=lambda rows: rows["path_y"])})  # fmt: skip
+    root.scores.publish({("catalog", "catalog"): root.scores.query("SELECT * FROM catalog").df().merge(table[["clip_id", "path"]], on="clip_id").assign(path=lambda rows: rows["path_y"])})  # fmt: skip
     own = Explorer(root)
     for place, words in ((0, "missing file: the file has gone"), (1, "changed since catalog")):
         for address in (f"/tiles/{table['clip_id'][place]}/loop", f"/videos/{table['clip_id'][place]}/scored"):
@@ -343,7 +343,7 @@ def test_captions_that_attack_or_never_end_are_data(ws, tmp_path, tiny_model):
     catalog = root.scores.query("SELECT * FROM catalog ORDER BY clip_id").df()
     long = "very long " * 1000
     catalog["caption"] = [long, HOSTILE] + ["x"] * (len(catalog) - 2)
-    root.scores.publish({("catalog", "clip_catalog"): catalog})
+    root.scores.publish({("catalog", "catalog"): catalog})
     own = Explorer(root)
     rows = own.clips()
     assert len(rows[0]["caption"]) == 400
