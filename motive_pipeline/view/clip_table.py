@@ -45,11 +45,11 @@ class Column:
 
 
 def build_clips(
-    connection: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table], variants: Sequence[str], lead: str, best_query: pa.Table | None
+    connection: duckdb.DuckDBPyConnection, tables: Mapping[str, pa.Table], variants: Sequence[str], best_query: pa.Table | None
 ) -> list[Column]:
     """Make the table ``clips``, in the order of clip id; returns its columns.
 
-    ``tables`` are ``clips``, ``ranking``, ``subsets``, ``harmful`` and ``queries`` of the score tables. ``best_query`` has, for each clip, the query on which its
+    ``tables`` are ``clips``, ``ranking``, ``subsets`` and ``queries`` of the score tables, and ``harmful`` of one variant (clip_id, rank). ``best_query`` has, for each clip, the query on which its
     influence by the lead variant is highest. ``n`` numbers the rows from 0.
     """
     for name, table in tables.items():
@@ -89,10 +89,10 @@ def build_clips(
         coalesce(s.arms, []::VARCHAR[]) AS arms, b.query_id AS best_query, coalesce(q.category, '') AS category,
         lower(concat_ws(' ', c.caption, c.path, c.clip_id)) AS words
         FROM from_clips c {" ".join(joins)}
-        LEFT JOIN (SELECT clip_id, rank FROM from_harmful WHERE variant = ?) h USING (clip_id)
+        LEFT JOIN from_harmful h USING (clip_id)
         LEFT JOIN (SELECT clip_id, list(arm) AS arms FROM from_subsets GROUP BY clip_id) s USING (clip_id)
         LEFT JOIN from_best b USING (clip_id) LEFT JOIN from_queries q ON q.query_id = b.query_id ORDER BY n""",
-        [*parameters, lead],
+        parameters,
     )
     return [column for column in columns if column.key == HARMFUL or _has_values(connection, column)]
 

@@ -16,9 +16,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from motive_pipeline.curation.edits import Edits
+from motive_pipeline.curation.harmful import harmful_clips
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.sealed import Damaged, read_sealed
@@ -31,7 +33,6 @@ TABLES = {
     "clips": "SELECT * FROM clips",
     "ranking": "SELECT * FROM ranking",
     "subsets": "SELECT * FROM subsets",
-    "harmful": "SELECT * FROM harmful",
     "queries": "SELECT * FROM queries",
     "rejects": "SELECT * FROM rejects",
 }
@@ -287,14 +288,16 @@ def _snapshot(ws: Workspace, version: str, tables: dict[str, pa.Table], ballots:
     if lead in ballots:
         queries = np.array(ballots[lead].query_ids, dtype=object)[ballots[lead].best_query_N()]
         best = pa.table({"clip_id": ballots[lead].clip_id_N.astype(str).tolist(), "query_id": queries.tolist()})
-    columns = build_clips(connection, {name: table for name, table in tables.items() if name != "rejects"}, variants, lead, best)
+    of_lead = tables["ranking"].filter(pc.equal(tables["ranking"]["variant"], lead)).to_pandas()
+    harmful = pa.Table.from_pandas(harmful_clips(of_lead)[["clip_id", "rank"]], preserve_index=False)
+    columns = build_clips(connection, {**{name: tables[name] for name in TABLES if name != "rejects"}, "harmful": harmful}, variants, best)
     connection.register("from_rejects", tables["rejects"])
     connection.execute(
         """CREATE TABLE rejects AS SELECT row_number() OVER (ORDER BY path, stage, reason, detail) - 1 AS n, *,
         lower(concat_ws(' ', path, clip_id, stage, reason, detail)) AS words FROM from_rejects ORDER BY n"""
     )
     connection.execute("CREATE TABLE queries AS SELECT * FROM from_queries ORDER BY query_id")
-    for name in (*TABLES, "best"):
+    for name in (*TABLES, "harmful", "best"):
         connection.unregister(f"from_{name}")
     connection.execute("SET enable_external_access=false")
     ids = [row[0] for row in connection.execute("SELECT clip_id FROM clips ORDER BY n").fetchall()]

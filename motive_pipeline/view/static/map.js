@@ -33,7 +33,9 @@ export async function showMap() {
       const style = getComputedStyle(document.documentElement);
       const [ink, accent] = ['--soft', '--accent'].map((name) => style.getPropertyValue(name).trim());
       const { x, y, n } = found;
-      frame.contentWindow.postMessage({ what: 'draw', x, y, n, colour: found.colour, isSigned: settings.colour.includes('influence'), ink, accent, shape: settings.space + found.method }, location.origin);
+      const colours = Float32Array.from(found.colour, (value) => value ?? NaN);
+      const message = { what: 'draw', x: Float32Array.from(x), y: Float32Array.from(y), n: Int32Array.from(n), colour: colours, isSigned: settings.colour.includes('influence'), ink, accent, shape: settings.space + found.method };
+      frame.contentWindow.postMessage(message, location.origin, [message.x, message.y, message.n, message.colour].map((array) => array.buffer));
       const method = found.method === 'tsne' ? 'Laid out by t-SNE of 50 principal components.' : 'The first two principal components.';
       note.textContent = `${counted(n.length)} clips. ${method}${found.is_final ? '' : ' A better layout is being computed.'} Draw round points to list them.`;
       if (!found.is_final) timer = setTimeout(draw, AGAIN_MS);
