@@ -43,7 +43,7 @@ export function buildSlider() {
       el('p', {}, el('span', { className: 'big', text: counted(found.num_chosen) }), ` of ${counted(found.num_pool)} clips `,
         el('button', { text: 'Show', onclick: () => setView({ choice: { ...choice, part: 'chosen' } }) })),
       el('p', { className: 'small soft', text: `The last one has ${found.last_votes} of ${ofVariant().queries} votes.` }),
-      el('table', {}, el('thead', {}, el('tr', {}, ...['beside the arm', 'both', 'new', 'gone'].map((text) => el('th', { scope: 'col', text })))),
+      el('table', {}, el('thead', {}, el('tr', {}, ...['beside', 'both', 'new', 'gone'].map((text) => el('th', { scope: 'col', text })))),
         el('tbody', {}, ...found.arms.map((each) => el('tr', {}, el('th', { scope: 'row', text: each.arm }), el('td', { text: counted(each.both) }), part(each.arm, 'came', each.came), part(each.arm, 'went', each.went))))));
   }
 
