@@ -414,3 +414,21 @@ def test_json_answers_hold_no_nan(explorer):
     text = explorer.ask("/api/clips", view={}, column=[column["key"] for column in explorer.meta["columns"]]).text
     assert "NaN" not in text
     json.loads(text, parse_constant=pytest.fail)
+
+
+def test_looking_changes_nothing_but_caches(ws, tmp_path, tiny_model):
+    root = copied(ws, tmp_path, tiny_model)
+
+    def marks() -> dict[str, tuple[int, int]]:
+        files = (file for file in tmp_path.rglob("*") if file.is_file() and not file.is_relative_to(root.state))
+        return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+
+    before = marks()
+    own = Explorer(root)
+    clip_id = own.ids(text="disc")[0]
+    for address in (f"/tiles/{clip_id}/mask", f"/videos/{clip_id}/scored", f"/explain/{clip_id}", "/preference/index.html", "/api/edits"):
+        assert own.client.get(address).status_code == 200, address
+    for address in ("/api/map", "/download/clips.csv", "/api/rejects"):
+        assert own.ask(address).status_code == 200, address
+    assert marks() == before
+    assert {file.name for file in (root.state / "view").iterdir()} == {"tiles", "videos", "explain"}
