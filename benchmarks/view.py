@@ -46,7 +46,7 @@ influence: {proj_dim: 64}
 """
 WIDTH = 64
 ROUNDS = 5
-WORDS = "a red blue ball wave falls turns slowly over water sand dog runs behind the tree".split()
+WORDS = ["a", "red", "blue", "ball", "wave", "falls", "turns", "slowly", "over", "water", "sand", "dog", "runs", "behind", "the", "tree"]
 
 
 def write_root(folder: Path, num_clips: int, num_queries: int) -> Workspace:
@@ -212,12 +212,16 @@ def browser_figures(address: str) -> Iterator[tuple[str, float, str]]:
         empty = browser.new_page()
         empty.goto("about:blank")
         before_mb = _chromium_mb()
-        page = browser.new_page(viewport={"width": 1280, "height": 860}, bypass_csp=True)  # its policy would forbid what waits for a condition
+        page = browser.new_page(
+            viewport={"width": 1280, "height": 860}, bypass_csp=True
+        )  # its policy would forbid what waits for a condition
         started = time.perf_counter()
         page.goto(address)
         page.wait_for_selector("#grid .tile")
         yield "first tiles on the page", time.perf_counter() - started, "s"
-        page.wait_for_function("[...document.querySelectorAll('#grid .tile img')].filter(image => image.complete && image.naturalWidth).length >= 5")
+        page.wait_for_function(
+            "[...document.querySelectorAll('#grid .tile img')].filter(image => image.complete && image.naturalWidth).length >= 5"
+        )
         yield "first five pictures, made for the first time", time.perf_counter() - started, "s"
         waits = []
         for place in (0.1, 0.5, 0.9, 0.3, 0.7, 1.0):

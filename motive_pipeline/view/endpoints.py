@@ -280,12 +280,15 @@ def _choice(viewer: Viewer, request: Request) -> Response:
 
 
 def _map(viewer: Viewer, request: Request) -> Response:
-    """Places of the clips, by their numbers, coloured by one column."""
+    """Places of the clips, by their numbers, coloured by one column. A page that asks whether there is a better layout than ``known`` gets it when there is."""
     seen = _seen(viewer, request)
     space = request.query_params.get("space", "gradients")
     if space not in ("gradients", "embeddings"):
         raise BadRequest(f"space: {space!r} is neither gradients nor embeddings")
-    layout = viewer.layouts.layout(space)
+    known = request.query_params.get("known", "")
+    layout = viewer.layouts.layout(space, improve=bool(known))
+    if layout.method == known and not layout.is_final:
+        return _json({"method": known, "is_final": False})
     place_N = np.minimum(np.searchsorted(seen.clip_id_N, layout.clip_id_N), len(seen.clip_id_N) - 1)
     known_N = seen.clip_id_N[place_N] == layout.clip_id_N
     numbers = place_N[known_N]

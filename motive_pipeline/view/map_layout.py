@@ -42,11 +42,11 @@ class Layout:
     place_N2: Float32[np.ndarray, "N 2"]
     method: str
     is_final: bool
-    """False while openTSNE still works on a better one."""
+    """False if openTSNE can give a better one."""
 
 
 class LayoutMaker:
-    """Computes layouts: principal components at once, openTSNE in a thread of its own."""
+    """Computes layouts: principal components at once; openTSNE when asked to, in a thread of its own."""
 
     def __init__(self, ws: Workspace, folder: Path) -> None:
         self._ws, self._folder = ws, folder / "maps"
@@ -59,8 +59,8 @@ class LayoutMaker:
         assets: dict[Space, str] = {"gradients": f"projected_gradients/{self._ws.config.lead_variant}", "embeddings": "embeddings"}
         return [space for space, asset in assets.items() if self._is_in_graph(asset) and self._ws.has_published(asset)]
 
-    def layout(self, space: Space) -> Layout:
-        """The best layout there is by now.
+    def layout(self, space: Space, *, improve: bool) -> Layout:
+        """The best layout there is by now; with ``improve``, a better one is begun.
 
         Raises:
             BadRequest: the rows of the space are not published.
@@ -78,7 +78,7 @@ class LayoutMaker:
                 self._components[name] = ids_N, principal_components(rows, NUM_COMPONENTS)
             ids_N, component_NC = self._components[name]
             has_tsne = importlib.util.find_spec("openTSNE") is not None and len(ids_N) >= LEAST_FOR_TSNE
-            if has_tsne and name not in self._threads:
+            if has_tsne and improve and name not in self._threads:
                 thread = threading.Thread(target=self._improve, args=(file, ids_N, component_NC), daemon=True, name="layout")
                 self._threads[name] = thread
                 thread.start()

@@ -11,9 +11,9 @@ import pytest
 
 from motive_pipeline import cli
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.serve import listening_socket
 from tests.curation.test_arms import MAGNITUDE_PX, NAMES, publish_clips, publish_rankings
-from motive_pipeline.storage.workspace import Workspace
 
 SETTINGS = "clips: {source: demo}\nqueries: {source: demo}\nsubset: {share: 0.1}\narms: [full, no_mask, motive]\n"
 

@@ -85,7 +85,9 @@ def test_a_note_that_never_ends_is_refused(tmp_path):
 
 @pytest.fixture
 def ws(make_config) -> Workspace:
-    ws = Workspace(make_config("clips: {source: demo}\nqueries: {source: demo}\nsubset: {share: 0.1}\narms: [full, no_mask, motive, edited]\n"))
+    ws = Workspace(
+        make_config("clips: {source: demo}\nqueries: {source: demo}\nsubset: {share: 0.1}\narms: [full, no_mask, motive, edited]\n")
+    )
     publish_clips(ws, NAMES, MAGNITUDE_PX)
     return ws
 

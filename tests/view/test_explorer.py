@@ -113,6 +113,17 @@ def test_every_column_orders_the_clips_and_those_without_a_value_come_last(explo
     assert explorer.ask("/api/clips", view={"sort": "influence:' OR 1=1"}).status_code == 400
 
 
+def test_a_clip_without_a_rank_is_the_last_in_both_directions(ws, tmp_path, tiny_model, clips):
+    root = copied(ws, tmp_path, tiny_model)
+    ranking = root.scores.query("SELECT * FROM ranking WHERE variant = 'motive' ORDER BY rank").df()
+    absent = ranking["clip_id"][4]
+    root.scores.publish({("ranking", "motive"): ranking[ranking["clip_id"] != absent]})
+    own = Explorer(root)
+    rest = [clip_id for clip_id in ranking["clip_id"] if clip_id != absent]
+    assert own.ids(sort="rank:motive") == [*rest, absent]
+    assert own.ids(sort="rank:motive", descending=True) == [*rest[::-1], absent]
+
+
 def test_filters_keep_what_they_name_and_hold_together(explorer, ws, clips):
     word = clips["caption"][0].split()[2]
     expected = clips[clips["caption"].str.contains(word) | clips["path"].str.contains(word)]["clip_id"].tolist()
@@ -269,7 +280,12 @@ def test_an_edits_file_with_ids_of_another_root_is_kept_and_named(ws, tmp_path, 
     assert "motive.edits.csv has ids that are no clips of this root; they are kept: ffffffffffffffff." in notes
     assert "row 3: clip_id 'nonsense'" in notes
     own.post("/api/edits", {"id": clips["clip_id"][0], "tick": "keep", "note": ""})
-    assert file.read_text().splitlines() == ["clip_id,tick,note,mine", "ffffffffffffffff,drop,elsewhere,x", "nonsense,keep,,", f"{clips['clip_id'][0]},keep,,"]
+    assert file.read_text().splitlines() == [
+        "clip_id,tick,note,mine",
+        "ffffffffffffffff,drop,elsewhere,x",
+        "nonsense,keep,,",
+        f"{clips['clip_id'][0]},keep,,",
+    ]
     file.write_text("no table at all")
     assert "has no column clip_id" in " ".join(own.get("/api/meta")["notes"])
     assert own.post("/api/edits", {"id": clips["clip_id"][0], "tick": "drop", "note": ""}).status_code == 409
@@ -288,12 +304,20 @@ def test_the_present_view_comes_as_csv_and_as_parquet(explorer, query):
 
 
 def test_published_pages_and_explanations_are_served_and_nothing_else_is(explorer, ws, clips):
-    assert [page["address"] for page in explorer.meta["pages"]] == ["report/report.html", "preference/index.html"] if ws.has_published("eval_report") else True
+    shown = {"report/report.html": "eval_report", "preference/index.html": "preference_bundle"}
+    assert [page["address"] for page in explorer.meta["pages"]] == [page for page, asset in shown.items() if ws.has_published(asset)]
     page = explorer.client.get("/preference/index.html")
     assert page.status_code == 200
     video = re.search(r'"videos":\["([^"]+)"', page.text).group(1)
     assert explorer.client.get(f"/preference/videos/{video}", headers={"Range": "bytes=0-3"}).status_code == 206
-    for path in ("/preference/../../publication.json", "/preference/..%2f..%2fkey.json", "/preference/videos", "/app/..%2fguard.py", "/app/nothing.js"):
+    for path in (
+        "/preference/../../publication.json",
+        "/preference/..%2fpublication.json",
+        "/preference/..%2frejects.parquet",
+        "/preference/videos",
+        "/app/..%2fguard.py",
+        "/app/nothing.js",
+    ):
         assert explorer.client.get(path).status_code in (400, 404, 409), path
     explained = explorer.client.get(f"/explain/{clips['clip_id'][0]}")
     assert "Influence by query" in explained.text
@@ -397,6 +421,7 @@ def test_the_map_has_a_place_for_each_clip_that_has_a_gradient(explorer, clips):
     assert len(found["x"]) == len(found["y"]) == len(found["colour"]) == 9
     assert (found["method"], found["is_final"]) == ("components", True), "too few clips for a better layout"
     assert explorer.meta["spaces"] == ["gradients"]
+    assert explorer.get("/api/map", known="components")["n"] == found["n"], "it is final, so there is nothing to wait for"
     assert explorer.ask("/api/map", space="embeddings").status_code == 400
     assert explorer.ask("/api/map", space="../x").status_code == 400
 

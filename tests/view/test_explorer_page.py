@@ -31,7 +31,7 @@ def ws(evaluated, tmp_path_factory, tiny_model):
     """A project whose clips have hostile captions and file names; one of its videos has gone."""
     ws = copied(evaluated, tmp_path_factory.mktemp("page"), tiny_model)
     catalog = ws.scores.query("SELECT * FROM catalog ORDER BY clip_id").df()
-    catalog["caption"] = [HOSTILE, LONG, "\u202eright to left", '"><img src=x onerror=alert(4)>'] + catalog["caption"].tolist()[4:]
+    catalog["caption"] = [HOSTILE, LONG, "\u202eright to left", '"><img src=x onerror=alert(4)>', *catalog["caption"].tolist()[4:]]
     catalog.loc[4, "path"] = "/clips/<img src=x onerror=alert(5)>'\".mp4"
     ws.scores.publish({("catalog", "catalog"): catalog})
     return ws
@@ -68,12 +68,16 @@ class Tab:
 
     def names(self) -> list[str]:
         """The file names in the list, in its order."""
-        places = self.page.evaluate("[...document.querySelectorAll('#grid .tile')].map(tile => [+tile.getAttribute('aria-posinset'), tile.dataset.id])")
+        places = self.page.evaluate(
+            "[...document.querySelectorAll('#grid .tile')].map(tile => [+tile.getAttribute('aria-posinset'), tile.dataset.id])"
+        )
         return [clip_id for _, clip_id in sorted(places)]
 
     def pictures(self) -> int:
         """How many pictures are shown."""
-        return self.page.evaluate("[...document.querySelectorAll('#grid .tile img')].filter(image => image.complete && image.naturalWidth > 0).length")
+        return self.page.evaluate(
+            "[...document.querySelectorAll('#grid .tile img')].filter(image => image.complete && image.naturalWidth > 0).length"
+        )
 
     def close(self) -> None:
         """Close the page. It never asked for anything elsewhere, and no text of others ran."""
@@ -154,7 +158,9 @@ def test_filters_order_and_chips(tab, ws):
     page.select_option("#by-arm", "in motive")
     tab.until("document.getElementById('count').textContent === '3 of 9 clips'")
     page.select_option("#sort", "motion_magnitude_px")
-    rows = ws.scores.query("SELECT clip_id FROM clips JOIN subsets USING (clip_id) WHERE arm = 'motive' ORDER BY motion_magnitude_px DESC").df()
+    rows = ws.scores.query(
+        "SELECT clip_id FROM clips JOIN subsets USING (clip_id) WHERE arm = 'motive' ORDER BY motion_magnitude_px DESC"
+    ).df()
     tab.until(f"[...document.querySelectorAll('#grid .tile')].map(tile => tile.dataset.id).join() === '{','.join(rows['clip_id'])}'")
     page.locator("#chips .chip").click()
     tab.until("document.getElementById('count').textContent === '9 of 9 clips'")
@@ -183,7 +189,9 @@ def test_clips_play_in_step_with_their_masks(tab):
         page.keyboard.press("c")
     page.keyboard.press("p")
     page.wait_for_selector("dialog[open] video")
-    tab.until("[...document.querySelectorAll('dialog video')].length >= 2 && [...document.querySelectorAll('dialog video')].every(video => video.currentTime > 0.1)")
+    tab.until(
+        "[...document.querySelectorAll('dialog video')].length >= 2 && [...document.querySelectorAll('dialog video')].every(video => video.currentTime > 0.1)"
+    )
     times = page.evaluate("[...document.querySelectorAll('dialog video')].map(video => [video.currentTime, video.duration])")
     apart = [min(abs(time - times[0][0]), times[0][1] - abs(time - times[0][0])) for time, _ in times]
     assert max(apart) < 0.25, times
@@ -206,7 +214,11 @@ def test_the_map_is_drawn_and_a_lasso_lists_its_clips(tab):
     page.wait_for_selector("#map[data-drawn]")
     frame = page.frame_locator("#map")
     assert frame.locator(".modebar a, .modebar button").count() > 2
-    titles = " ".join(frame.locator(".modebar [data-title], .modebar [aria-label]").evaluate_all("nodes => nodes.map(node => node.dataset.title || node.ariaLabel)"))
+    titles = " ".join(
+        frame.locator(".modebar [data-title], .modebar [aria-label]").evaluate_all(
+            "nodes => nodes.map(node => node.dataset.title || node.ariaLabel)"
+        )
+    )
     assert "Share" not in titles
     assert "Plotly" not in titles
     box = page.locator("#map").bounding_box()

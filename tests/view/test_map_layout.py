@@ -15,8 +15,8 @@ def pieces(rows: np.ndarray, size: int):
     return lambda: (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def test_components_are_those_of_the_singular_value_decomposition(rng=np.random.default_rng(0)):
-    rows = (rng.standard_normal((60, 12)) * np.arange(1, 13) + 3).astype(np.float32)
+def test_components_are_those_of_the_singular_value_decomposition():
+    rows = (np.random.default_rng(0).standard_normal((60, 12)) * np.arange(1, 13) + 3).astype(np.float32)
     found = principal_components(pieces(rows, 7), 4)
     left, scale, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     expected = (left * scale)[:, :4]
@@ -37,10 +37,11 @@ def test_a_layout_is_computed_beside_kept_and_found_again(tmp_path, tiny_model):
     publish_gradients(ws, "projected_gradients/motive", ids, unit_rows(LEAST_FOR_TSNE, 256) + apart.astype(np.float32))
     maker = LayoutMaker(ws, tmp_path / "view")
     assert maker.spaces() == ["gradients"]
-    first = maker.layout("gradients")
+    for improve in (False, True):
+        first = maker.layout("gradients", improve=improve)
     assert (first.method, first.is_final) == ("components", False)
     deadline = time.monotonic() + 120
-    while not (better := maker.layout("gradients")).is_final and time.monotonic() < deadline:
+    while not (better := maker.layout("gradients", improve=True)).is_final and time.monotonic() < deadline:
         time.sleep(0.1)
     assert (better.method, better.is_final) == ("tsne", True)
     assert better.clip_id_N.astype(str).tolist() == ids
@@ -48,7 +49,7 @@ def test_a_layout_is_computed_beside_kept_and_found_again(tmp_path, tiny_model):
     middles = [group.mean(axis=0) for group in groups]
     spread = max(np.linalg.norm(group - middle, axis=1).max() for group, middle in zip(groups, middles, strict=True))
     assert np.linalg.norm(middles[0] - middles[1]) > spread, "clips that push the model alike lie together"
-    again = LayoutMaker(ws, tmp_path / "view").layout("gradients")
+    again = LayoutMaker(ws, tmp_path / "view").layout("gradients", improve=False)
     assert np.array_equal(again.place_N2, better.place_N2)
     with pytest.raises(BadRequest, match="no map by embeddings"):
-        maker.layout("embeddings")
+        maker.layout("embeddings", improve=False)

@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_read_is_not_tried_at_every_look(workspace, maker,
     film = tmp_path / "film.mp4"
     film.write_bytes(b"<html>404</html>")
     clip = subject(workspace, str(film))
-    with pytest.raises(NoPicture, match="not a video|cannot open|not_a_video") as found:
+    with pytest.raises(NoPicture, match=r"not a video") as found:
         maker.tile(clip, "loop")
     monkeypatch.setattr(PictureMaker, "_content_id", lambda *_: pytest.fail("read again"))
     with pytest.raises(NoPicture) as again:

@@ -25,11 +25,13 @@ export async function showMap() {
   const frame = el('iframe', { id: 'map', src: '/app/map.html', title: 'Map of the clips. Each point is a clip; the tab Clips lists the same ones.' });
   const ready = new Promise((go) => { listen(frame, { ready: go, drawn: () => frame.setAttribute('data-drawn', 'yes'), selected: select, clicked: openClip, failed: ({ text }) => { note.textContent = text; } }); });
 
-  async function draw() {
+  async function draw(known = '') {
     clearTimeout(timer);
     try {
-      const [found] = await Promise.all([ask('/api/map', { v: meta.version, space: settings.space, colour: settings.colour, variant: state.view.variant || meta.lead }), ready]);
+      const [found] = await Promise.all([ask('/api/map', { v: meta.version, space: settings.space, colour: settings.colour, variant: state.view.variant || meta.lead, known }), ready]);
       if (!frame.isConnected) return;
+      if (!found.is_final) timer = setTimeout(() => draw(found.method), AGAIN_MS);
+      if (!found.n) return;
       const style = getComputedStyle(document.documentElement);
       const [ink, accent] = ['--soft', '--accent'].map((name) => style.getPropertyValue(name).trim());
       const { x, y, n } = found;
@@ -38,7 +40,6 @@ export async function showMap() {
       frame.contentWindow.postMessage(message, location.origin, [message.x, message.y, message.n, message.colour].map((array) => array.buffer));
       const method = found.method === 'tsne' ? 'Laid out by t-SNE of 50 principal components.' : 'The first two principal components.';
       note.textContent = `${counted(n.length)} clips. ${method}${found.is_final ? '' : ' A better layout is being computed.'} Draw round points to list them.`;
-      if (!found.is_final) timer = setTimeout(draw, AGAIN_MS);
     } catch (error) {
       note.textContent = error.message;
       emit('problem', error.message, error);
