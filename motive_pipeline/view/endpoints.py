@@ -57,6 +57,7 @@ def routes(viewer: Viewer) -> list[Route]:
         "/videos/{clip_id}/{kind}": _video,
         "/download/{name}": _download,
         "/explain/{clip_id}": _explain,
+        "/asked/{name}": _asked,
         "/report/{name:path}": _report,
         "/preference/{name:path}": _preference,
     }
@@ -64,6 +65,7 @@ def routes(viewer: Viewer) -> list[Route]:
         *(Route(path, _answering(viewer, answer), methods=["GET"]) for path, answer in reading.items()),
         Route("/api/selection", _with_body(viewer, _select), methods=["POST"]),
         Route("/api/edits", _with_body(viewer, _save), methods=["POST"]),
+        Route("/api/ask", _asking(viewer), methods=["POST"]),
     ]
 
 
@@ -86,11 +88,29 @@ def _with_body(viewer: Viewer, answer: Callable[[Viewer, Any], Response]) -> Cal
     return endpoint
 
 
+def _asking(viewer: Viewer) -> Callable[[Request], Awaitable[Response]]:
+    """Takes the content of a video; its name and, if it was given, its caption are in the address."""
+
+    async def endpoint(request: Request) -> Response:
+        given = request.query_params
+        try:
+            page = await viewer.asker.ask(given.get("name", ""), given.get("caption") or None, request.stream())
+        except MotiveError as error:
+            return _error(error)
+        return _json({"page": f"/asked/{page}"})
+
+    return endpoint
+
+
 def _or_error(answer: Callable[[], Response]) -> Response:
     try:
         return answer()
     except MotiveError as error:
-        return JSONResponse({"error": str(error)}, status_code=_STATUS.get(type(error), 409))
+        return _error(error)
+
+
+def _error(error: MotiveError) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=_STATUS.get(type(error), 409))
 
 
 def _json(value: Any) -> Response:
@@ -380,6 +400,11 @@ def _download(viewer: Viewer, request: Request) -> Response:
 
 def _explain(viewer: Viewer, request: Request) -> Response:
     file = viewer.explanation(request.path_params["clip_id"])
+    return FileResponse(file, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _asked(viewer: Viewer, request: Request) -> Response:
+    file = viewer.asker.page(request.path_params["name"])
     return FileResponse(file, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": REPORT_POLICY})
 
 

@@ -85,6 +85,7 @@ class PictureMaker:
         Raises:
             NoPicture: the video cannot be read (any more), has changed, or has no mask.
         """
+        _require_there(subject)
         loop, still = (self._file("tiles", subject, f"{part}.webp") for part in ("loop", "still"))
         wanted = self._mask_file("tiles", subject, "webp") if kind == "mask" else still if kind == "still" else loop
         with self._making_once(subject, wanted):
@@ -105,6 +106,7 @@ class PictureMaker:
         Raises:
             NoPicture: see :meth:`tile`.
         """
+        _require_there(subject)
         wanted = self._mask_file("videos", subject, "mp4") if kind == "mask" else self._file("videos", subject, "scored.mp4")
         with self._making_once(subject, wanted):
             if not wanted.exists():
@@ -208,3 +210,9 @@ class PictureMaker:
             yield
         with self._lock:
             self._making.pop((subject.clip_id, subject.role), None)
+
+
+def _require_there(subject: Subject) -> None:
+    """Raises NoPicture if the file has gone, although a picture of it may have been kept."""
+    if not MediaFile.parse(subject.location).path.is_file():
+        raise NoPicture("missing file: the file has gone since it was listed")

@@ -13,6 +13,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Role
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.view.asking import Asker
 from motive_pipeline.view.clip_view import BadRequest
 from motive_pipeline.view.map_layout import LayoutMaker
 from motive_pipeline.view.pictures import PictureMaker, Subject
@@ -38,6 +39,7 @@ class Viewer:
         self.folder = folder
         self.pictures = PictureMaker(ws, folder)
         self.layouts = LayoutMaker(ws, folder)
+        self.asker = Asker(ws, folder)
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
         self._opening, self._saving, self._explaining = threading.Lock(), threading.Lock(), threading.Lock()
         self.current()

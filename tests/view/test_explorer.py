@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from motive_pipeline.attribution.influence_set import load_influence
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.workspace import Reject
+from motive_pipeline.view.asking import file_name
 from motive_pipeline.view.serve import build_app
 from motive_pipeline.view.viewer import Viewer
 from tests.eval_fixtures import copied, open_workspace, republish, with_harmful_clips, with_settings
@@ -351,10 +353,10 @@ def test_a_video_that_has_gone_or_changed_is_named_in_its_tile(ws, tmp_path, tin
     table.loc[0, "path"] = str(tmp_path / "gone.mp4")
     shutil.copy(table["path"][2], tmp_path / "other.mp4")
     table.loc[1, "path"] = str(tmp_path / "other.mp4")
-    (tmp_path / "broken.mp4").write_bytes(b"x" * 100)
     republish(root, "clip_catalog", catalog=table)
     root.scores.publish({("catalog", "catalog"): root.scores.query("SELECT * FROM catalog").df().merge(table[["clip_id", "path"]], on="clip_id").assign(path=lambda rows: rows["path_y"])})  # fmt: skip
     own = Explorer(root)
+    shutil.rmtree(own.viewer.folder, ignore_errors=True)  # a kept tile shows what was catalogued
     for place, words in ((0, "missing file: the file has gone"), (1, "changed since catalog")):
         for address in (f"/tiles/{table['clip_id'][place]}/loop", f"/videos/{table['clip_id'][place]}/scored"):
             answer = own.client.get(address)
@@ -457,3 +459,33 @@ def test_looking_changes_nothing_but_caches(ws, tmp_path, tiny_model):
         assert own.ask(address).status_code == 200, address
     assert marks() == before
     assert {file.name for file in (root.state / "view").iterdir()} == {"tiles", "videos", "explain"}
+
+
+def test_a_dropped_video_is_answered_as_motive_ask_does(ws, tmp_path, tiny_model):
+    root = copied(ws, tmp_path, tiny_model)
+    own = Explorer(root)
+    catalog = root.published("query_catalog").table("queries").set_index("query_id")
+    query_id = load_influence(root, "motive").query_ids[0]
+    content = Path(catalog.at[query_id, "path"]).read_bytes()
+    parameters = {"name": "../../<b>my & video</b>.mp4"}
+    assert own.client.post("/api/ask", params=parameters, content=content).status_code == 403
+    answer = own.client.post("/api/ask", params=parameters, content=content, headers={"Origin": ADDRESS})
+    assert answer.status_code == 200, answer.text
+    page = own.client.get(answer.json()["page"])
+    assert "sandbox" in page.headers["content-security-policy"]
+    best = own.ids(sort=f"influence:{query_id}", descending=True)[0]
+    name = root.scores.query(f"SELECT path FROM clips WHERE clip_id = '{best}'").fetchall()[0][0].rpartition("/")[2]
+    assert page.text.index(name) < page.text.index("no. 2 "), "the best clip for the query comes first"
+    assert "<b>my" not in page.text
+    assert [path.name for path in (own.viewer.folder / "asked").iterdir()] == [answer.json()["page"].rpartition("/")[2]], (
+        "the video is deleted"
+    )
+    nothing = own.client.post("/api/ask", params={"name": "a.mp4"}, content=b"x" * 50, headers={"Origin": ADDRESS})
+    assert nothing.status_code == 409
+    assert "a.mp4" in nothing.json()["error"]
+    assert own.client.get("/asked/..%2f..%2fmotive.yaml").status_code in (400, 404)
+
+
+@pytest.mark.parametrize(("given", "name"), [("a b.mp4", "a b.mp4"), ("/etc/passwd", "passwd"), ("..\\..\\x.mp4", "x.mp4"), ("...", "video"), ("", "video"), ("-rf.mp4", "rf.mp4"), ("\u202e<i>.mp4", "__i_.mp4")])  # fmt: skip
+def test_a_dropped_file_gets_a_plain_name(given, name):
+    assert file_name(given) == name

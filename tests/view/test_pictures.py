@@ -63,3 +63,14 @@ def test_a_file_that_cannot_be_read_is_not_tried_at_every_look(workspace, maker,
         maker.scored(clip, "scored")
     assert str(again.value) == str(found.value)
     assert list(Path(tmp_path / "view").rglob("*.*")) == []
+
+
+def test_a_video_that_has_gone_says_so_although_its_tile_was_kept(workspace, maker, tmp_path):
+    film = tmp_path / "film.mp4"
+    write_video(film, FRAMES, fps=16)
+    clip = subject(workspace, str(film))
+    assert maker.tile(clip, "still").exists()
+    film.unlink()
+    for make in (lambda: maker.tile(clip, "still"), lambda: maker.scored(clip, "scored")):
+        with pytest.raises(NoPicture, match="the file has gone"):
+            make()

@@ -3,6 +3,7 @@
 import { ask } from './api.js';
 import { byId, counted, el } from './dom.js';
 import { buildDrawer } from './drawer.js';
+import { buildDrop, chooseVideo } from './drop.js';
 import { buildFilters } from './filters.js';
 import { Grid, shownColumns } from './grid.js';
 import { showMap } from './map.js';
@@ -33,6 +34,7 @@ async function start() {
   buildSlider();
   buildDrawer();
   buildTray();
+  buildDrop();
   tabs();
   on('view', show);
   on('pictures', () => grid.redraw('pictures'));
@@ -142,6 +144,7 @@ function toggleSide() {
 let typed = 0;
 byId('search').addEventListener('input', (event) => { clearTimeout(typed); typed = setTimeout(() => setView({ text: event.target.value.trim() }), TYPED_MS); });
 byId('help').addEventListener('click', help);
+byId('ask').addEventListener('click', chooseVideo);
 byId('open-filters').addEventListener('click', toggleSide);
 byId('centre').addEventListener('click', () => { if (byId('side').classList.contains('open')) toggleSide(); });
 document.addEventListener('keydown', pressed);
