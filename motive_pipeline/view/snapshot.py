@@ -15,8 +15,8 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64, Shaped
 
 from motive_pipeline.curation.edits import Edits
@@ -288,8 +288,9 @@ def _snapshot(ws: Workspace, version: str, tables: dict[str, pa.Table], ballots:
     if lead in ballots:
         queries = np.array(ballots[lead].query_ids, dtype=object)[ballots[lead].best_query_N()]
         best = pa.table({"clip_id": ballots[lead].clip_id_N.astype(str).tolist(), "query_id": queries.tolist()})
-    of_lead = tables["ranking"].filter(pc.equal(tables["ranking"]["variant"], lead)).to_pandas()
-    harmful = pa.Table.from_pandas(harmful_clips(of_lead)[["clip_id", "rank"]], preserve_index=False)
+    ranking = tables["ranking"].to_pandas()
+    of_lead = pd.DataFrame(ranking[ranking["variant"] == lead])
+    harmful = pa.Table.from_pandas(pd.DataFrame(harmful_clips(of_lead)[["clip_id", "rank"]]), preserve_index=False)
     columns = build_clips(connection, {**{name: tables[name] for name in TABLES if name != "rejects"}, "harmful": harmful}, variants, best)
     connection.register("from_rejects", tables["rejects"])
     connection.execute(

@@ -32,6 +32,7 @@ def start(config, *arguments: str) -> tuple[subprocess.Popen, str]:
     return process, process.stdout.readline().strip()
 
 
+@pytest.mark.slow
 def test_two_viewers_have_a_port_and_a_token_each_and_ctrl_c_ends_them(config):
     ws = Workspace(config)
     publish_clips(ws, NAMES, MAGNITUDE_PX)

@@ -208,6 +208,7 @@ def test_queries_stand_beside_their_best_and_worst_clips(tab, ws):
     assert page.locator("#panel .query .cards .tile").first.get_attribute("data-id") == best
 
 
+@pytest.mark.slow
 def test_the_map_is_drawn_and_a_lasso_lists_its_clips(tab):
     page = tab.page
     page.click("#tab-map")
@@ -264,6 +265,7 @@ def test_every_control_has_a_name(tab):
     assert nameless == []
 
 
+@pytest.mark.slow
 def test_a_page_that_was_left_open_offers_to_reload(browser, ws, tmp_path, tiny_model):
     own = copied(ws, tmp_path, tiny_model)
     with served(own) as address:

@@ -29,6 +29,7 @@ def test_fewer_rows_than_components_are_no_error():
     assert principal_components(pieces(unit_rows(1, 8), 2), 50).shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_layout_is_computed_beside_kept_and_found_again(tmp_path, tiny_model):
     pytest.importorskip("openTSNE")
     ws = open_workspace(tmp_path, tiny_model)
