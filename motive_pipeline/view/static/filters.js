@@ -37,7 +37,7 @@ export function buildFilters() {
   if (variants) variants.onchange = () => setView({ variant: variants.value });
   root.replaceChildren(
     el('h2', { text: 'Order and filters' }),
-    ...labelled('Order by', sort), el('div', { className: 'row order' }, sort, direction),
+    labelled('Order by', sort)[0], el('div', { className: 'row order' }, sort, direction),
     ...(variants ? labelled('Influence by the variant', variants) : []),
     el('div', { className: 'pairs' },
       ...one('category', 'Category', meta.categories, 'The category of the query on which the clip has most influence'),

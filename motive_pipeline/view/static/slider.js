@@ -4,6 +4,8 @@ import { ask } from './api.js';
 import { byId, counted, el, labelled, options } from './dom.js';
 import { emit, setView, state } from './state.js';
 
+const breakable = (name) => name.split('_').flatMap((part, place) => (place ? ['_', el('wbr'), part] : [part]));
+
 export function buildSlider() {
   const { meta } = state;
   const root = byId('slider');
@@ -44,7 +46,7 @@ export function buildSlider() {
         el('button', { text: 'Show', onclick: () => setView({ choice: { ...choice, part: 'chosen' } }) })),
       el('p', { className: 'small soft', text: `The last one has ${found.last_votes} of ${ofVariant().queries} votes.` }),
       el('table', {}, el('thead', {}, el('tr', {}, ...['beside', 'both', 'new', 'gone'].map((text) => el('th', { scope: 'col', text })))),
-        el('tbody', {}, ...found.arms.map((each) => el('tr', {}, el('th', { scope: 'row', text: each.arm }), el('td', { text: counted(each.both) }), part(each.arm, 'came', each.came), part(each.arm, 'went', each.went))))));
+        el('tbody', {}, ...found.arms.map((each) => el('tr', {}, el('th', { scope: 'row' }, ...breakable(each.arm)), el('td', { text: counted(each.both) }), part(each.arm, 'came', each.came), part(each.arm, 'went', each.went))))));
   }
 
   share.oninput = () => { settings.share = Number(share.value); update(); };
