@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -46,13 +49,13 @@ class Layout:
 
 
 class LayoutMaker:
-    """Computes layouts: principal components at once; openTSNE when asked to, in a thread of its own."""
+    """Computes layouts: principal components at once; openTSNE when asked to, in a process of its own."""
 
     def __init__(self, ws: Workspace, folder: Path) -> None:
         self._ws, self._folder = ws, folder / "maps"
         self._lock = threading.Lock()
         self._components: dict[str, tuple[np.ndarray, Float32[np.ndarray, "N C"]]] = {}
-        self._threads: dict[str, threading.Thread] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def spaces(self) -> list[Space]:
         """The spaces whose rows are published."""
@@ -78,14 +81,15 @@ class LayoutMaker:
                 self._components[name] = ids_N, principal_components(rows, NUM_COMPONENTS)
             ids_N, component_NC = self._components[name]
             has_tsne = importlib.util.find_spec("openTSNE") is not None and len(ids_N) >= LEAST_FOR_TSNE
-            if has_tsne and improve and name not in self._threads:
-                thread = threading.Thread(target=self._improve, args=(file, ids_N, component_NC), daemon=True, name="layout")
-                self._threads[name] = thread
-                thread.start()
+            if has_tsne and improve and name not in self._processes:
+                self._processes[name] = _begin(file, ids_N, component_NC, threads=self._ws.config.engine.threads)
         return Layout(clip_id_N=ids_N, place_N2=_two(component_NC), method="components", is_final=not has_tsne)
 
-    def _improve(self, file: Path, ids_N: np.ndarray, component_NC: np.ndarray) -> None:
-        _save(file, ids_N, tsne(component_NC, threads=self._ws.config.engine.threads), "tsne")
+    def close(self) -> None:
+        """End the work on better layouts."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
 
     def _version(self, space: Space) -> str:
         asset = f"projected_gradients/{self._ws.config.lead_variant}" if space == "gradients" else "embeddings"
@@ -149,7 +153,27 @@ def _embedding_rows(ws: Workspace) -> tuple[np.ndarray, Callable[[], Iterator[np
     return np.array(found.clip_ids, dtype="S16"), rows
 
 
-def _save(file: Path, ids_N: np.ndarray, place_N2: np.ndarray, method: str) -> None:
+def _begin(file: Path, ids_N: np.ndarray, component_NC: np.ndarray, *, threads: int) -> subprocess.Popen[bytes]:
+    """Start the process that makes ``file``, at low priority."""
+    given = file.with_suffix(".components.npz")
+    _save(given, clip_id=ids_N, component=component_NC)
+    return subprocess.Popen([sys.executable, "-m", __spec__.name, str(given), str(file), str(threads)], stdin=subprocess.DEVNULL)
+
+
+def _save(file: Path, **arrays: np.ndarray) -> None:
     stream = io.BytesIO()
-    np.savez(stream, clip_id=ids_N, place=place_N2, method=np.array(method))
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
     atomic.write_bytes(file, stream.getvalue())
+
+
+def main(given: Path, file: Path, threads: int) -> None:
+    """The process of :func:`_begin`."""
+    os.nice(10)
+    with np.load(given, allow_pickle=False) as saved:
+        ids_N, component_NC = saved["clip_id"], saved["component"]
+    _save(file, clip_id=ids_N, place=tsne(component_NC, threads=threads), method=np.array("tsne"))
+    given.unlink()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -78,3 +78,4 @@ def serve(viewer: Viewer, *, port: int | None, opened: Callable[[str], None]) ->
         finally:
             server.should_exit = True
             thread.join()
+            viewer.close()

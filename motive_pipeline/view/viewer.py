@@ -44,6 +44,10 @@ class Viewer:
         self._opening, self._saving, self._explaining = threading.Lock(), threading.Lock(), threading.Lock()
         self.current()
 
+    def close(self) -> None:
+        """End what works beside."""
+        self.layouts.close()
+
     def current(self) -> Snapshot:
         """The newest version. Raises MotiveError as :func:`~.snapshot.open_snapshot` does."""
         with self._opening:
