@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.commands import asking, diffing, exporting, planning, ranking, running, sharding, staging
+from motive_pipeline.commands import asking, diffing, exporting, planning, ranking, running, sharding, staging, viewing
 from motive_pipeline.commands.exporting import note_other_settings
 from motive_pipeline.commands.options import positive
 from motive_pipeline.config import Config, load_config
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--out", metavar="FILE", help="the page (default: explain/<id>.html below storage.root)")
     explain.add_argument("--no-maps", action="store_true", help="show only published influence maps; compute none (loads no model)")
     asking.add_command(command)
+    viewing.add_command(command)
     exporting.add_command(command)
     diffing.add_command(command)
     staging.add_command(command)

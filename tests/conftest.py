@@ -37,6 +37,8 @@ TOGETHER = {
             "test_loss_drop",
             "test_loss_drop_section",
             "test_influence_maps",
+            "test_explorer",
+            "test_explorer_page",
         ),
         "evaluated",
     ),

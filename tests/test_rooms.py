@@ -26,6 +26,7 @@ FLOORS = (
     ("evaluation", "forecast", "outlook", "shards"),
     ("report",),
     ("demo",),
+    ("view",),
     ("lineage", "api", "doctor", "bill"),
     ("commands",),
     ("cli",),

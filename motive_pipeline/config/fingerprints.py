@@ -52,6 +52,8 @@ class Config(Settings):
             settings["influence.adam_state"] = [str(file), file.stat().st_size, file.stat().st_mtime_ns]
         if "motion.alltracker" in settings:
             settings["motion.alltracker"] = _alltracker_content(self.motion.alltracker)
+        if "subset" in settings:
+            settings["subset"].pop("edits")  # the arm `edited` alone depends on it; see publish_settings
         if "generate" in settings and self.generate.prompts is not None and self.generate.prompts.is_file():
             settings["generate"]["prompts"] = hashlib.sha256(self.generate.prompts.read_bytes()).hexdigest()
         return settings
@@ -66,13 +68,15 @@ class Config(Settings):
     def publish_settings(self, stage: str, lane: str = "") -> dict[str, Any]:
         """The settings that decide what ``stage`` (in ``lane``) publishes, or whether it may, and leave its rows as they are, by dotted key.
 
-        An encoder's folder counts by the names, sizes and times of its files: noticing a change must not take reading it.
+        The edits file counts by content. An encoder's folder counts by the names, sizes and times of its files: noticing a change must not take reading it.
         """
         if (own := self.of_lane(stage, lane)) is not self:
             return own.publish_settings(stage)
         settings = {key: self.setting(key) for key in STAGES[stage].publish_settings}
         if (lanes := STAGES[stage].lanes) and lane:
             settings |= lanes.choice(self, lane)
+        if "subset.edits" in settings:
+            settings["subset.edits"] = hashlib.sha256(self.edits_file.read_bytes()).hexdigest() if self.edits_file.is_file() else None
         if "embedding" in settings and (folder := Path(self.embedding.encoder)).is_dir():
             stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
             settings["embedding"]["encoder"] = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

@@ -189,3 +189,4 @@ class Embedding(Section):
 class Subset(Section):
     share: Share = 0.10
     seed: Annotated[int, Field(ge=0)] = 0
+    edits: Path | None = None

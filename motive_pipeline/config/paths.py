@@ -35,6 +35,7 @@ def resolve_paths(config: C, base: Path) -> C:
             "queries": _resolved(config.queries, base, "path", "table", "held_out_path", "held_out_table"),
             "motion": motion.model_copy(update={"alltracker": _resolved(motion.alltracker, base, "repo", "checkpoint")}),
             "influence": _resolved(config.influence, base, "adam_state"),
+            "subset": _resolved(config.subset, base, "edits"),
             "generate": _resolved(config.generate, base, "prompts"),
             "preference": _resolved(config.preference, base, "results_path"),
             "evaluate": evaluate.model_copy(update={"vbench": _resolved(evaluate.vbench, base, "python", "weights")}),

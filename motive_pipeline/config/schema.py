@@ -157,6 +157,11 @@ class Settings(Section):
         return self._file
 
     @property
+    def edits_file(self) -> Path:
+        """The file of a person's ticks, which the arm ``edited`` honours: ``subset.edits``, by default ``<name>.edits.csv`` beside the config ``<name>.yaml``."""
+        return self.subset.edits or self.file.with_name(f"{self.file.stem}.edits.csv")
+
+    @property
     def arms(self) -> tuple[str, ...]:
         """The names of the arms, in the order in which tables show them."""
         return tuple(self._arms)

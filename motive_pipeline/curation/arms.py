@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
+from motive_pipeline.curation.edits import in_words, load_edits
 from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.harmful import worst_first
 from motive_pipeline.curation.pool import load_pool
@@ -22,6 +24,8 @@ from motive_pipeline.graph import Arm, resolve_dotted
 from motive_pipeline.storage.digest import digest_frame
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
+
+log = logging.getLogger(__name__)
 
 SHOWN_CLIPS = 10
 
@@ -100,6 +104,32 @@ def all_but_the_worst(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -
     ranked = _ids(worst_first(ws.published(f"voted_ranking/{arm.variant}").table("ranking")))
     num_left_out = min(num_selected(len(pool), ws.config.subset.share), len(pool) - 1)
     return np.concatenate([ranked[num_left_out:][::-1], np.setdiff1d(pool, ranked)])
+
+
+def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
+    """The clips of the lead arm that the edits file does not drop, then those of the pool that it keeps besides, both in the order of the ranking.
+
+    A clip that is kept need not be ranked: without a gradient it comes last.
+
+    Raises:
+        MotiveError: the edits file cannot be used.
+        GateFailed: every clip is dropped.
+    """
+    edits = load_edits(ws.config.edits_file)
+    ranked = first_ranked(ws, arm, pool)
+    in_order = np.concatenate([ranked, np.setdiff1d(pool, ranked)])
+    of_lead = ranked[: min(num_selected(len(pool), ws.config.subset.share), len(ranked))]
+    keep, drop = (np.array(edits.having(tick), dtype="S16") for tick in ("keep", "drop"))
+    chosen = np.concatenate([of_lead[~np.isin(of_lead, drop)], in_order[np.isin(in_order, keep) & ~np.isin(in_order, of_lead)]])
+    if not len(chosen):
+        raise GateFailed(
+            f"curated_subset/{arm.name}: {edits.file} (subset.edits) drops all {len(of_lead)} clips and keeps none. Keep one at least."
+        )
+    if unknown := edits.unknown(bytes(each).decode() for each in pool):
+        log.warning("curated_subset/%s: %s names %d clips that are not in the eligible pool: %s", arm.name, edits.file, len(unknown), in_words(unknown))  # fmt: skip
+    if edits.problems:
+        log.warning("curated_subset/%s: %s has rows that mean nothing here: %s", arm.name, edits.file, in_words(edits.problems))
+    return chosen
 
 
 def _ids(ranking: pd.DataFrame) -> Shaped[np.ndarray, " M"]:

@@ -21,8 +21,8 @@ class Arm:
     arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from (``LEAD``: that
     of the project's lead arm, which the config puts in its place), ``rule``
     the order in which it takes the clips (``vote`` or ``mean_influence``; None: that of the ranking); ``reads`` are the other assets it chooses
-    by, besides the eligible pool. ``takes_all`` takes every clip that its function gives, not only K. ``is_rival``: the
-    report's verdict says whether the lead arm beats it.
+    by, besides the eligible pool. ``takes_all`` takes every clip that its function gives, not only K. ``takes_edits``: a person's
+    ticks (``subset.edits``) decide, too. ``is_rival``: the report's verdict says whether the lead arm beats it.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Arm:
     rule: Rule | None = None
     reads: tuple[str, ...] = ()
     takes_all: bool = False
+    takes_edits: bool = False
     is_rival: bool = False
 
     @property
@@ -148,6 +149,15 @@ ARMS: dict[str, Arm] = _listed(
         choose=FIRST_RANKED,
         variant="motive_plus",
         is_rival=True,
+    ),
+    Arm(
+        name="edited",
+        label="edited by hand",
+        description="The clips of the lead arm without those that a person dropped, and with those that a person kept besides.",
+        choose="motive_pipeline.curation.arms:edited_choice",
+        variant=LEAD,
+        takes_all=True,
+        takes_edits=True,
     ),
 )
 """Every arm there is, by name, in the order in which tables show them."""

@@ -30,11 +30,15 @@ PER_VARIANT = Lanes(argument="variant", of=lambda project: project.variants, set
 MAPPED_VARIANT = Lanes(argument="variant", of=lambda project: (project.lead_variant,), settings=PER_VARIANT.settings)
 PER_ARM = Lanes(argument="arm", of=lambda project: project.arms)
 PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in project.arms if arm != BASE])
-PER_SUBSET = Lanes(
-    argument="arm",
-    of=PER_TRAINED_ARM.of,
-    choice=lambda project, arm: {} if project.arm(arm).rule is None else {"rule": project.arm(arm).rule},
-)
+
+
+def _choice_of(project: Project, arm: str) -> Mapping[str, object]:
+    rule = project.arm(arm).rule
+    edits = {"subset.edits": project.setting("subset.edits")} if project.arm(arm).takes_edits else {}
+    return edits | ({} if rule is None else {"rule": rule})
+
+
+PER_SUBSET = Lanes(argument="arm", of=PER_TRAINED_ARM.of, choice=_choice_of)
 
 
 def _has_embeddings(project: Project) -> bool:

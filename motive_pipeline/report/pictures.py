@@ -35,7 +35,7 @@ class Animation:
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """Frames of a clip, scaled down to fit 128 x 96 pixels: at most 20, evenly spaced. ``numbers`` are their numbers in the clip."""
+    """Frames of a clip, scaled down to fit 128 x 96 pixels (or a multiple): at most 20, evenly spaced. ``numbers`` are their numbers in the clip."""
 
     pictures: Sequence[UInt8[np.ndarray, "H W 3"]]
     numbers: Sequence[int]
@@ -43,11 +43,11 @@ class Film:
     """For which each frame is shown."""
 
 
-def film(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float) -> Film:
-    """The frames that a loop shows."""
+def film(frames_THWC: UInt8[np.ndarray, "T H W 3"], fps: float, *, scale: int = 1) -> Film:
+    """The frames that a loop shows; with ``scale``, this many times as large as usual."""
     step = -(-len(frames_THWC) // MAX_FRAMES)
     numbers = range(0, len(frames_THWC), step)
-    return Film(pictures=[_small(frames_THWC[number]) for number in numbers], numbers=numbers, duration_ms=round(1000 * step / fps))
+    return Film(pictures=[_small(frames_THWC[number], scale) for number in numbers], numbers=numbers, duration_ms=round(1000 * step / fps))
 
 
 def animation(
@@ -75,15 +75,29 @@ def at_frame(grid_FHW: Float[np.ndarray, "F h w"], frame: int, temporal_stride: 
 
 def looped(pictures: Sequence[UInt8[np.ndarray, "H W 3"]], duration_ms: int) -> Animation:
     """The pictures as a loop, each shown for ``duration_ms``. The still is the middle one."""
-    frames = [Image.fromarray(picture_HWC) for picture_HWC in pictures]
-    loop = _webp(frames[0], save_all=True, append_images=frames[1:], duration=duration_ms, loop=0, method=4, minimize_size=True)
-    return Animation(uri=loop, still=_webp(frames[len(frames) // 2]), width=frames[0].width, height=frames[0].height)
+    height, width = pictures[0].shape[:2]
+    return Animation(uri=_data_uri(loop_webp(pictures, duration_ms)), still=_data_uri(still_webp(pictures)), width=width, height=height)
 
 
-def _webp(picture: Image.Image, **options: Any) -> str:
+def loop_webp(pictures: Sequence[UInt8[np.ndarray, "H W 3"]], duration_ms: int) -> bytes:
+    """The pictures as a looping WebP file, each shown for ``duration_ms``."""
+    first, *others = (Image.fromarray(picture_HWC) for picture_HWC in pictures)
+    return _webp(first, save_all=True, append_images=others, duration=duration_ms, loop=0, method=4, minimize_size=True)
+
+
+def still_webp(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> bytes:
+    """The middle picture as a WebP file."""
+    return _webp(Image.fromarray(pictures[len(pictures) // 2]))
+
+
+def _webp(picture: Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "WEBP", quality=QUALITY, **options)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return stream.getvalue()
+
+
+def _data_uri(webp: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(webp).decode("ascii")
 
 
 def latent_frame(frame: int, temporal_stride: int) -> int:
@@ -91,9 +105,9 @@ def latent_frame(frame: int, temporal_stride: int) -> int:
     return 0 if frame == 0 else (frame - 1) // temporal_stride + 1
 
 
-def _small(frame_HWC: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _small(frame_HWC: UInt8[np.ndarray, "H W 3"], times: int) -> UInt8[np.ndarray, "h w 3"]:
     height, width = frame_HWC.shape[:2]
-    scale = min(1.0, MAX_WIDTH_PX / width, MAX_HEIGHT_PX / height)
+    scale = min(1.0, times * MAX_WIDTH_PX / width, times * MAX_HEIGHT_PX / height)
     if scale == 1.0:
         return frame_HWC
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

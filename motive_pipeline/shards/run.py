@@ -85,7 +85,9 @@ def run_shard(config: Config, share: Share, folder: Path) -> ShardRecord:
 
 def _require_one_device(config: Config) -> None:
     if config.engine.kind == "ray":
-        raise MotiveError("engine.kind: ray spreads a run over a cluster, and a shard is a run of one machine. Set engine.kind: local for shards.")
+        raise MotiveError(
+            "engine.kind: ray spreads a run over a cluster, and a shard is a run of one machine. Set engine.kind: local for shards."
+        )
     devices = config.engine.all_devices
     if len(devices) > 1:
         raise MotiveError(

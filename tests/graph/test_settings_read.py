@@ -13,7 +13,7 @@ from motive_pipeline.storage.workspace import Workspace
 from tests.eval_fixtures import SETTINGS
 
 EVERY_ARM = """
-arms: [base, full, without_harmful, random, motion_magnitude, embedding, flow_similarity, untrained, bottom, no_mask, motive, {name: own, variant: quick, rule: mean_influence}]
+arms: [base, full, without_harmful, random, motion_magnitude, embedding, flow_similarity, untrained, bottom, no_mask, motive, edited, {name: own, variant: quick, rule: mean_influence}]
 variants: {quick: {draws: 2, mask: query, preconditioner: [adam, trak], combine: mean_cosine, percentile: 80}}
 influence: {proj_dim: 256, preconditioner: adam, adam_clips: 2}
 preference: {comparisons: [[motive, base]]}
