@@ -51,7 +51,7 @@ def resolve_paths(config: C, base: Path) -> C:
             "evaluate": evaluate.model_copy(update={"vbench": _resolved(evaluate.vbench, base, "python", "weights")}),
         }
     )
-    if address_of(model) is not None and storage.state is not None:
+    if storage.state is not None:
         resolved.model._cache = storage.state / CACHE
     resolved._variants = {
         name: own.model_copy(update={"influence": _resolved(own.influence, base, "adam_state")}) for name, own in config._variants.items()

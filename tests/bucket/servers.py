@@ -103,7 +103,7 @@ def weed_server(folder: Path, bucket: str) -> Iterator[Server]:
         finally:
             process.terminate()
             try:
-                process.wait(15)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -145,7 +145,10 @@ def test_a_newer_publication_is_not_overwritten(address: Address, tmp_path: Path
 
 def test_the_second_driver_is_refused_by_the_name_of_the_first(address: Address, tmp_path: Path):
     first, second = machine(tmp_path, address, "one"), machine(tmp_path, address, "two")
-    with first.lock.holding(who="motive run"), pytest.raises(Locked, match=r"s3://.* is in use by motive run, process \d+ on .*, since 20.*is free in \d+ s"):
+    with (
+        first.lock.holding(who="motive run"),
+        pytest.raises(Locked, match=r"s3://.* is in use by motive run, process \d+ on .*, since 20.*is free in \d+ s"),
+    ):
         second.lock.acquire()
     with second.lock:
         publish(second, "mine now")
