@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -147,7 +147,10 @@ class Bucket:
                 raise Conflict(str(error)) from error
             if error.is_certain and not isinstance(error, Conflict):
                 raise
-            if (found := self.get(key)) is not None and found[0] == data:
+            found = None
+            with suppress(BucketError):
+                found = self.get(key)
+            if found is not None and found[0] == data:
                 return found[1].tag
             raise
 

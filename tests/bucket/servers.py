@@ -93,7 +93,7 @@ def weed_server(folder: Path, bucket: str) -> Iterator[Server]:
         weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64",
         f"-master.port={ports['master']}", f"-master.port.grpc={free_port()}", f"-volume.port={ports['volume']}", f"-volume.port.grpc={free_port()}",
         f"-filer.port={ports['filer']}", f"-filer.port.grpc={free_port()}", "-s3", f"-s3.port={server.port}", f"-s3.port.grpc={free_port()}",
-        f"-s3.config={names}", "-s3.port.iceberg=0",
+        f"-s3.config={names}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
     ]  # fmt: skip
     with (folder / "weed.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
         try:
