@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 KEY, PROBE = "run.lease.json", "run.probe"
 LEASE_S = 60.0
 _RENEW_EVERY = 1 / 4
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 5.0
 
 
 class LeaseHeld(MotiveError):
@@ -71,7 +71,7 @@ class Lease:
             if not logged:
                 log.info("%s is in use by %s; waiting for it to end", self.bucket.address, _holder_words(holder))
                 logged = True
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(min(_LOOK_EVERY_S, max(0.05, deadline - time.monotonic())))
         self._stop.clear()
         self._renewer = threading.Thread(target=self._renew_until_stopped, name="lease", daemon=True)
         self._renewer.start()

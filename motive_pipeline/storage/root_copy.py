@@ -18,8 +18,9 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from motive_pipeline.bucket.address import Address
@@ -84,6 +85,9 @@ class RootCopy:
         self._pull_lock = FileLock(state / "pull.lock", f"the copy of {bucket.address}")
         self._run_lock = FileLock(root / RUN_LOCK, f"the store {root}")
         self._rows: dict[str, dict[str, int]] = {}
+        self.max_bytes = 100 * 10**9
+        """Segments that the bucket has are kept in the copy up to this sum of bytes; those read or written longest ago go first."""
+        self._untrimmed = 0
         self._sent: dict[tuple[int, int, int, int], str] = {}
         self._followed_at = -_FRESH_FOR_S
 
@@ -108,6 +112,7 @@ class RootCopy:
         with self._following, self._pull_lock.holding(wait_s=3600.0):
             shutil.rmtree(self._arriving, ignore_errors=True)
             self._follow(then)
+            self._trim()
 
     def _follow(self, then: Callable[[], None]) -> None:
         self._rows.clear()
@@ -267,6 +272,23 @@ class RootCopy:
                 self._rows[prefix] = {each.key[len(prefix) + 1 :]: each.size for each in self.index.below(prefix)}
             return self._rows[prefix]
 
+    def _trim(self) -> None:
+        """Remove segments above :attr:`max_bytes`. One that a process has open stays readable for it, and any is fetched again when it is opened."""
+        self._untrimmed = 0
+        found = [(max(status.st_atime_ns, status.st_mtime_ns), status.st_size, file) for file, status in self._segments_here()]
+        over = sum(size for _, size, _ in found) - self.max_bytes
+        for _, size, file in sorted(found):
+            if over <= 0:
+                return
+            if self.index.get(self.key(file)) is not None:
+                file.unlink(missing_ok=True)
+                over -= size
+
+    def _segments_here(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for file in (self.root / "rows").glob(f"*/*/segments/*{SEGMENT}"):
+            with suppress(FileNotFoundError):
+                yield file, file.stat()
+
     # -- writing -------------------------------------------------------------------------------------------------------------------
 
     def push(self, files: Sequence[Path], *, once: bool = False) -> None:
@@ -281,6 +303,10 @@ class RootCopy:
         with ThreadPoolExecutor(_AT_ONCE) as workers:
             done = list(workers.map(lambda file: self._put(file, once), files))
         self.index.copied(done)
+        if once:
+            self._untrimmed += sum(size for _, size, _, _ in done)
+            if self._untrimmed > self.max_bytes / 10:
+                self._trim()
         for file, (key, size, _, _) in zip(files, done, strict=True):
             prefix = key.rpartition("/")[0]
             if prefix in self._rows:

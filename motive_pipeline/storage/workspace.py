@@ -100,8 +100,10 @@ class Workspace:
         """Damaged publications of a root that can only be read, and what is wrong with each."""
         self._num_damaged = 0
         self._warned: set[str] = set()
-        if self.copy is not None and follow:
-            self.copy.follow(self._scores_follow)
+        if self.copy is not None:
+            self.copy.max_bytes = int(config.storage.cache_gb * 1e9)
+            if follow:
+                self.copy.follow(self._scores_follow)
         require_known_layout(self.root)
 
     @property

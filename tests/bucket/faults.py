@@ -81,8 +81,9 @@ def proxy_before(port: int) -> Iterator[Proxy]:
 
     def run() -> None:
         asyncio.set_event_loop(loop)
-        loop.create_task(start())
+        starting = loop.create_task(start())
         loop.run_forever()
+        starting.cancel()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

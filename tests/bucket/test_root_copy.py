@@ -192,8 +192,6 @@ def test_a_reader_sees_a_publication_that_was_made_while_it_listed(address: Addr
         if prefix == "published" and not done:
             done.append(True)
             monkeypatch.undo()
-            with machine(tmp_path, address, "three").lock as _:
-                pass
             first.copy._followed_at = 0
             with first.lock:
                 publish(first, "second")
@@ -281,3 +279,30 @@ def test_a_root_whose_copy_was_deleted_is_made_again(address: Address, tmp_path:
 def test_nothing_is_published_in_an_empty_bucket(address: Address, tmp_path: Path):
     with pytest.raises(NotPublished, match="not been materialized"):
         machine(tmp_path, address, "one").published("rejected_clips")
+
+
+def test_segments_above_the_limit_leave_the_copy_and_come_back_when_they_are_read(address: Address, tmp_path: Path):
+    ws = machine(tmp_path, address, "one")
+    ws.copy.max_bytes = 1000
+    with ws.lock:
+        store = ws.store_at(STORE, {})
+        for key in "abcdef":
+            store.append(rows(key))
+        here = list(store.segments.glob("*.safetensors"))
+        assert sum(file.stat().st_size for file in here) <= 1000
+        assert len(here) < 6
+        for key in "abcdef":
+            assert store.read(store.find(key), "value").tolist() == rows(key)[0].arrays["value"].tolist()
+
+
+def test_other_tools_read_the_objects(address: Address, tmp_path: Path):
+    import duckdb
+    from obstore.fsspec import FsspecStore
+
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        publish(ws, "hello")
+    key = next(name for name in objects(address) if name.endswith("rejects.parquet") and name.startswith("published"))
+    with duckdb.connect() as db:
+        db.register_filesystem(FsspecStore("s3", client_options={"allow_http": True}))
+        assert db.execute(f"SELECT count(*) FROM read_parquet(['{address.url}/{key}'])").fetchall() == [(0,)]
