@@ -43,6 +43,9 @@ POINTERS = ("current.json", "manifest.json")
 """Files that name others; fetched and written last."""
 
 DATA, SEGMENT, RUN_LOCK, MANIFEST, LAYOUT = "data", ".safetensors", "run.lock", "scores/manifest.json", "layout.json"
+OF = "bucket.json"
+"""The file of the state that says which address the copy is of."""
+
 LARGE_BYTES = 2**25
 """Published files above this size are fetched when the publication's data are first read."""
 
@@ -62,7 +65,7 @@ def open_copy(address: Address, root: Path, state: Path) -> RootCopy:
         MotiveError: ``state`` has the copy of another address, or the client library is missing.
     """
     found = _copies.get(root)
-    if found is None or found.bucket.address != address:
+    if found is None or found.bucket.address != address or not (state / OF).exists():  # the state was deleted since
         found = _copies[root] = RootCopy(Bucket(address), root, state)
     return found
 
@@ -79,7 +82,7 @@ class RootCopy:
         self.bucket = bucket
         self.root = root
         self.index = ObjectIndex(state / "bucket.sqlite")
-        self.lease = Lease(bucket, _copy_id(state / "bucket.json", bucket.address))
+        self.lease = Lease(bucket, _copy_id(state / OF, bucket.address))
         self._arriving = state / "arriving"
         self._following = threading.RLock()
         self._pull_lock = FileLock(state / "pull.lock", f"the copy of {bucket.address}")

@@ -14,6 +14,7 @@ from motive_pipeline.storage.garbage import Unused, remove_unused
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.work_folders import finish_file, is_finished, keep_work, load_work, save_work
+from motive_pipeline.storage.workspace import Workspace
 from tests.bucket.projects import config_of, machine, objects, publish, rows
 
 STORE = "latents/0123456789abcdef"
@@ -274,6 +275,14 @@ def test_a_root_whose_copy_was_deleted_is_made_again(address: Address, tmp_path:
         version = publish(first, "hello")
     shutil.rmtree(first.root)
     assert machine(tmp_path, address, "one").data_version("rejected_clips") == version
+
+
+def test_a_state_that_was_deleted_while_a_process_lives_is_made_again(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        version = publish(first, "hello")
+    shutil.rmtree(tmp_path / "one")
+    assert Workspace(first.config).data_version("rejected_clips") == version
 
 
 def test_nothing_is_published_in_an_empty_bucket(address: Address, tmp_path: Path):
