@@ -46,6 +46,12 @@ DATA, SEGMENT, RUN_LOCK, MANIFEST, LAYOUT = "data", ".safetensors", "run.lock", 
 OF = "bucket.json"
 """The file of the state that says which address the copy is of."""
 
+WORK_MARKS = "files.json"
+"""The file that is written last into a folder of finished work."""
+
+_SAVED_STATE = "-step-"
+"""In the name of the folder of an unfinished training, which stays on its machine."""
+
 LARGE_BYTES = 2**25
 """Published files above this size are fetched when the publication's data are first read."""
 
@@ -351,6 +357,20 @@ class RootCopy:
         self.push([file for file in new if file.name in last])
         if gone := sorted(known.keys() - {self.key(file) for file in files}):
             self._delete(gone)
+
+    def push_work(self) -> None:
+        """Write finished work that the bucket lacks: what processes made that do not hold the lease, such as one for each device. Raises as :meth:`push`."""
+        for marks in sorted((self.root / "work").rglob(WORK_MARKS)):
+            name = marks.relative_to(self.root)
+            if (
+                not (_is_temporary(name) or _SAVED_STATE in marks.parent.name or "scratch" in name.parts)
+                and self.index.get(self.key(marks)) is None
+            ):
+                self.push_folder(marks.parent, last=(WORK_MARKS,))
+        for marks in sorted((self.root / "work" / "videos").glob("*/*.json")):
+            if not _is_temporary(marks.relative_to(self.root)) and self.index.get(self.key(marks)) is None:
+                self.push([file for file in marks.parent.glob(f"{marks.stem}.*") if file != marks])
+                self.push([marks])
 
     def publish(self, pointer: Path, data: bytes) -> None:
         """Write the object of ``pointer``, which must still be the one that this process knows, then ``pointer`` itself.

@@ -16,13 +16,13 @@ from typing import Any
 
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import altered, file_hash, files_of
-from motive_pipeline.storage.root_copy import copy_of
+from motive_pipeline.storage.root_copy import WORK_MARKS, copy_of
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-MARKS = "files.json"
+MARKS = WORK_MARKS
 
 
 @contextmanager
@@ -57,8 +57,9 @@ def save_work(folder: Path, name: str, record: dict[str, Any]) -> None:
 
 
 def keep_work(folder: Path) -> None:
-    """Write a finished piece of work in a root in a bucket there, too, so that no machine has to make it again."""
-    if (copy := copy_of(folder)) is not None:
+    """Write a finished piece of work in a root in a bucket there, too, so that no machine has to make it again. A process that is not the driver leaves that
+    to the driver's next publication."""
+    if (copy := copy_of(folder)) is not None and copy.lease.is_held:
         copy.push_folder(folder, last=(MARKS,))
 
 
@@ -88,7 +89,7 @@ def finish_file(unfinished: Path, file: Path) -> None:
     marks = {"files": {file.name: (unfinished.stat().st_size, file_hash(unfinished))}}
     atomic.replace(unfinished, file)
     write_sealed(marks_of(file), marks)
-    if (copy := copy_of(file)) is not None:
+    if (copy := copy_of(file)) is not None and copy.lease.is_held:
         copy.push([file])
         copy.push([marks_of(file)])
 

@@ -315,6 +315,7 @@ class Workspace:
         if self.copy is None:
             write_sealed(pointer, {"version": target.name})
             return
+        self.copy.push_work()
         self.copy.push_folder(target, last=(RECORD,))
         if self.history.folder.is_dir():
             self.copy.push_folder(self.history.folder)

@@ -214,10 +214,12 @@ def test_an_object_that_a_listing_lacks_is_not_taken_for_deleted(address: Addres
         assert again.store_at(STORE, {}).find("a") is not None
 
 
-def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: Path):
+@pytest.mark.parametrize("by_the_driver", [True, False])
+def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: Path, by_the_driver: bool):
     first = machine(tmp_path, address, "one")
-    with first.lock:
-        folder, video = first.root / "work/finetune/base/key", first.root / "work/videos/x/0.mp4"
+    folder, video = first.root / "work/finetune/base/key", first.root / "work/videos/x/0.mp4"
+
+    def work() -> None:
         for each in (folder, video.parent):
             each.mkdir(parents=True)
         (folder / "weights").write_bytes(b"w" * 2000)
@@ -225,8 +227,16 @@ def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: P
         keep_work(folder)
         (video.parent / "unfinished").write_bytes(b"video")
         finish_file(video.parent / "unfinished", video)
+
+    if not by_the_driver:  # the process of a device: the driver, which has the lease, is another one
+        work()
+    with first.lock:
+        if by_the_driver:
+            work()
+        publish(first, "hello")
     second = machine(tmp_path, address, "two")
     assert load_work(second.root / "work/finetune/base/key", "training.json") == {"steps": 3}
+    assert (second.root / "work/finetune/base/key/weights").stat().st_size == 2000
     assert is_finished(second.root / "work/videos/x/0.mp4")
     assert not is_finished(second.root / "work/videos/x/1.mp4")
 
