@@ -18,6 +18,12 @@ _NO_LIMIT = 2**62
 _looked_at: dict[Path, float] = {}
 
 
+def copied_model(address: Address, cache: Path) -> Path | None:
+    """The folder of a model that was copied before, as it then was; None without one."""
+    folder = cache / FOLDER / address.scheme / address.bucket / address.prefix
+    return folder if folder.is_dir() else None
+
+
 def model_from_bucket(address: Address, cache: Path) -> Path:
     """The folder below ``cache`` with every file that is below ``address`` now.
 

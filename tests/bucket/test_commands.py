@@ -53,3 +53,21 @@ def test_the_code_location_loads_without_a_network(nowhere, tmp_path: Path):
     from assets.definitions import build_definitions
 
     assert build_definitions(load_config(config_file(tmp_path, "s3://bucket/x"))).resolve_job_def("everything")
+
+
+def test_doctor_asks_for_each_url_and_copies_nothing(address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from motive_pipeline.bucket.client import Bucket
+    from motive_pipeline.doctor import _model, _object_storage
+
+    Bucket(address).put("model/model_index.json", b"{}")
+    text = SETTINGS.format(url=address.url, state="state").replace("path: tiny", f"path: '{address.url}/model'")
+    text = text.replace("clips: {source: demo", "clips: {source: folder, path: 's3://no-such-bucket-here/clips'")
+    (tmp_path / "motive.yaml").write_text(text)
+    config = load_config(tmp_path / "motive.yaml")
+    found = {each.about: each for each in _object_storage(config)}
+    assert {key: each.status for key, each in found.items()} == {"storage.root": "ok", "clips.path": "fail", "model.path": "ok"}
+    assert "there is no such bucket" in found["clips.path"].detail
+    finding, model = _model(config)
+    assert (finding.status, model) == ("warn", None)
+    assert "the first run downloads it" in finding.detail
+    assert not (tmp_path / "state").exists()
