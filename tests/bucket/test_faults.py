@@ -74,7 +74,7 @@ def test_reads_and_listings_that_fail_are_asked_again(quick: Bucket, proxy: Prox
     assert proxy.num_injected == 5
 
 
-@pytest.mark.parametrize("kind", ["lost", "503", "cut"])
+@pytest.mark.parametrize("kind", ["lost", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("503", "cut"))])
 @pytest.mark.parametrize("what", [".safetensors", "segments/0", "current.json", "publication.json", "run.lease.json"])
 def test_commits_and_publications_survive_a_fault_anywhere(proxy: Proxy, address: Address, tmp_path: Path, kind: str, what: str):
     ws = machine(tmp_path, address, "one")

@@ -1,6 +1,5 @@
 """The whole graph with its root in a bucket of a real S3 server: the same data as on disk, also after kills, and no key anywhere."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -102,7 +101,3 @@ def test_a_run_that_is_killed_on_one_machine_goes_on_on_another(weed: Server, pl
         Bucket(Address("s3", "weed", "moved")).delete(["run.lease.json"])  # a minute later
         project.run()
         assert different(end_state(project), on_disk) == []
-
-
-def test_the_environment_of_the_tests_has_no_keys_of_its_own():
-    assert not [name for name in os.environ if name.startswith("AWS_")]
