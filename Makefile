@@ -17,11 +17,17 @@ CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install demo audit dev test coverage test-slow fuzz lowest lint lint-ruff lint-types lint-layers golden seeds crash
+.PHONY: install install-dev demo audit dev test coverage test-slow fuzz lowest lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[view]"
+	@touch $@
+
+# the linters, and what only tests need: servers for object storage, Ray
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
@@ -34,16 +40,16 @@ audit: install
 dev: install
 	MOTIVE_CONFIG="$(CONFIG)" $(BIN)/python -m assets.dev --port $(PORT)
 
-test: install
+test: install-dev
 	$(PYTEST) -m "not slow"
 
-coverage: install
+coverage: install-dev
 	$(PYTEST) -m "not slow" --cov --cov-report=term
 
-test-slow: install
+test-slow: install-dev
 	$(PYTEST) -m slow
 
-fuzz: install
+fuzz: install-dev
 	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/sources/test_any_input.py --timeout 0
 
 lowest:
@@ -54,14 +60,14 @@ lowest:
 
 lint: lint-ruff lint-types lint-layers
 
-lint-ruff: install
+lint-ruff: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lint-types: install
+lint-types: install-dev
 	$(BIN)/pyright
 
-lint-layers: install
+lint-layers: install-dev
 	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }
 
 golden: install
@@ -70,5 +76,5 @@ golden: install
 seeds: install
 	$(BIN)/python -m benchmarks.demo_seeds --seeds 100-104 --split spoiled --split confound --jobs 2 --set engine.threads=1 --write docs/demo_seeds.md
 
-crash: install
+crash: install-dev
 	$(BIN)/python -m tests.crash --kills 50

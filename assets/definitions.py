@@ -21,7 +21,7 @@ from motive_pipeline.storage.workspace import Workspace
 def build_definitions(config: Config, workspace: Workspace | None = None) -> dg.Definitions:
     """The whole graph for one config."""
     warnings.filterwarnings("ignore", category=dg.BetaWarning)  # observable sources; the staleness tests watch over them
-    workspace = workspace or Workspace(config)
+    workspace = workspace or Workspace(config, follow=False)  # no network when Dagster loads the code
     return dg.Definitions(
         assets=[*source_assets(workspace), *stage_assets(config)],
         asset_checks=checks(config),

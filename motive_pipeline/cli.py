@@ -203,7 +203,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _path(config: Config, arguments: argparse.Namespace) -> int:
     from motive_pipeline.storage.workspace import Workspace
 
-    print(Workspace(config).published(arguments.asset).data_folder)
+    published = Workspace(config).published(arguments.asset)
+    print(published.data_folder if config.storage.address is None else published.path)
     return 0
 
 

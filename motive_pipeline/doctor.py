@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from motive_pipeline.bucket.address import address_of
+from motive_pipeline.bucket.client import Bucket
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.memory import STAGES
 from motive_pipeline.models.memory_limit import Need, shown_gb, stage_need
-from motive_pipeline.models.read_shapes import model_shape
+from motive_pipeline.models.read_shapes import local_folder, model_shape
 
 Status = Literal["ok", "warn", "fail"]
 GB = 1e9
@@ -61,6 +63,7 @@ def examine() -> Iterator[Finding]:
     if config is not None and config.engine.kind == "ray":
         yield _cluster(config)
     yield _disk(config, model)
+    yield from _object_storage(config)
 
 
 def _versions() -> Finding:
@@ -162,10 +165,12 @@ def _model(config: Config | None) -> tuple[Finding, _Model | None]:
 
     section = config.model if config is not None else sections.Model(path="tiny")
     if not _is_local(section):
-        detail = f"{section.path} is not on this machine; the first run downloads it, which needs the network and room in the hub's cache"
+        into = "the hub's cache" if address_of(section.path) is None else section.cache
+        detail = f"{section.path} is not on this machine; the first run downloads it, which needs the network and room in {into}"
         return Finding(status="warn", about="model", detail=detail), None
     try:
-        folder, what = model_folder(section), named(section)
+        folder, what = local_folder(section) if address_of(section.path) is not None else model_folder(section), named(section)
+        assert folder is not None
         parts = components(folder, what)
         require_fits(parts, what)
         require_finite_weights(parts, what)
@@ -184,6 +189,8 @@ def _is_local(section) -> bool:
     """Whether the model need not be downloaded. A name that is neither folder nor hub id is local, too: :func:`model_folder` explains it."""
     from huggingface_hub import try_to_load_from_cache
 
+    if address_of(section.path) is not None:
+        return local_folder(section) is not None
     if section.path == "tiny" or Path(section.path).is_absolute() or section.path.count("/") != 1:
         return True
     return Path(section.path).is_dir() or isinstance(
@@ -325,3 +332,28 @@ def _disk(config: Config | None, model: _Model | None) -> Finding:
             detail=f"{what}; about {need_gb:.0f} GB are wanted in all. Free some space, or set storage.root, fewer arms or finetune.seeds",
         )
     return Finding(status="ok", about="disk", detail=what)
+
+
+def _object_storage(config: Config | None) -> Iterator[Finding]:
+    """Whether each URL of the settings can be listed. The right to write is asked for by the first thing that a run does."""
+    if config is None:
+        return
+    places = {
+        "storage.root": config.storage.address,
+        "clips.path": address_of(config.clips.path),
+        "queries.path": address_of(config.queries.path),
+        "queries.held_out_path": address_of(config.queries.held_out_path),
+        "model.path": address_of(config.model.path),
+    }
+    for key, address in places.items():
+        if address is None:
+            continue
+        try:
+            first = next(Bucket(address).pages(), [])
+        except MotiveError as error:
+            yield Finding(status="fail", about=key, detail=str(error))
+            continue
+        if not first and key != "storage.root":
+            yield Finding(status="fail", about=key, detail=f"{address}: there is nothing below this URL")
+        else:
+            yield Finding(status="ok", about=key, detail=f"{address} can be listed{'' if first else ' and is empty'}")

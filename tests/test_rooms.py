@@ -11,7 +11,7 @@ import motive_pipeline
 
 FLOORS = (
     ("errors", "progress", "stopping", "visible_text", "internals", "pinned", "seeds"),
-    ("graph",),
+    ("graph", "bucket"),
     ("config",),
     ("storage",),
     ("keys", "fetch", "models", "files"),

@@ -45,7 +45,7 @@ from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.work_folders import load_work, save_work
+from motive_pipeline.storage.work_folders import keep_work, load_work, save_work
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 
 log = logging.getLogger(__name__)
@@ -223,6 +223,7 @@ def _keep(
         save_file({name: moment.cpu().contiguous() for name, moment in moments.items()}, temp / MOMENTS)
         record = {"content": digest_file(temp / MOMENTS), "source": source, "clip_ids": list(clip_ids), "left_out": list(left_out)}
         save_work(temp, RECORD, record | _spread(moments))
+    keep_work(folder)
     return SecondMoments(folder=folder, content=record["content"], clip_ids=record["clip_ids"])
 
 

@@ -20,6 +20,7 @@ from motive_pipeline.files.media_file import MEMBER_MARK
 from motive_pipeline.files.split_archive import archive_parts
 from motive_pipeline.files.unread_archive import has_unread_name
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below, is_from_a_mac
+from motive_pipeline.sources.bucket_source import BucketSource
 from motive_pipeline.sources.endings import suffix
 from motive_pipeline.sources.folder_source import folders_below
 from motive_pipeline.sources.protocol import ClipSource, SourceEntry
@@ -83,7 +84,8 @@ def _things(source: ClipSource, captions: set[str]) -> Iterator[tuple[str, str]]
     archives = archives_below(source.root) if isinstance(source, ArchiveSource | TableSource) else []
     parts = {str(part) for archive in archives for part in _parts(archive)}
     tables = {str(table) for table in source.tables} if isinstance(source, TableSource) else set[str]()
-    for path, is_folder in _paths(source.root, getattr(source, "without", None)):
+    far = ((str(path), False) for path in source.paths()) if isinstance(source, BucketSource) else None
+    for path, is_folder in far or _paths(source.root, getattr(source, "without", None)):
         kind = "tables" if path in tables else "archives" if path in parts else "captions" if path in captions else _kind(path)
         yield printable(path), "" if is_folder else kind
     sidecars = source.sidecars if isinstance(source, ArchiveSource) else ()

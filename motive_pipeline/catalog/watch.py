@@ -13,6 +13,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
+from motive_pipeline.storage.mirror import mirror_of
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.mp4_boxes import top_level_boxes
 from motive_pipeline.video.readers import Prober
@@ -74,7 +75,10 @@ def _age_s(path: Path, now_s: float) -> float:
 
 
 def _unsettled(entry: SourceEntry, probe: Prober | None, now_s: float, settle_s: float) -> bool:
-    """Whether the file or its caption is being written. Without ``probe`` there is no time left to look into files, so a young one counts as such."""
+    """Whether the file or its caption is being written. Without ``probe`` there is no time left to look into files, so a young one counts as such.
+    An object in a bucket appears whole."""
+    if mirror_of(entry.file.path) is not None:
+        return False
     beside = Path(entry.caption_file) if entry.caption_file else entry.file.path.with_suffix(".txt")
     age_s = min(_age_s(entry.file.path, now_s), _age_s(beside, now_s))
     if age_s < settle_s:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
+from motive_pipeline.bucket.address import Address, address_of, path_or_address
 from motive_pipeline.config.names import SourceName
 from motive_pipeline.config.section import FrameCount, RejectShare, Section, require_table_used
 
@@ -14,11 +15,28 @@ Repair = Literal["repair", "reject"]
 Accept = Literal["accept", "reject"]
 
 
+Place = Annotated[Path, BeforeValidator(path_or_address)]
+"""A path, or the address of object storage in the form of one (bucket/address.py)."""
+
+
 class Storage(Section):
-    root: Path = Path("motive_data")
+    _address: Address | None = PrivateAttr(default=None)
+
+    root: Place = Path("motive_data")
     state: Path | None = None
     postgres: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
     keep_curations: Annotated[int, Field(ge=1, le=100_000)] = 100
+
+    @property
+    def address(self) -> Address | None:
+        """The object storage that holds the results; ``root`` is then the working copy on this machine. None: ``root`` itself holds them."""
+        return self._address or address_of(self.root)
+
+    @property
+    def words(self) -> str:
+        """Where the results are, for messages."""
+        return str(self.address or self.root)
 
 
 class DemoClips(Section):
@@ -49,7 +67,7 @@ class Policies(Section):
 
 class Clips(Section):
     source: SourceName = "folder"
-    path: Path | None = None
+    path: Place | None = None
     table: Path | None = None
     path_column: str | None = None
     caption_column: str | None = None
@@ -99,11 +117,11 @@ class DemoQueries(Section):
 
 class Queries(Section):
     source: SourceName = "folder"
-    path: Path | None = None
+    path: Place | None = None
     table: Path | None = None
     path_column: str | None = None
     caption_column: str | None = None
-    held_out_path: Path | None = None
+    held_out_path: Place | None = None
     held_out_table: Path | None = None
     max_reject_share: RejectShare = 0.0
     demo: DemoQueries = DemoQueries()

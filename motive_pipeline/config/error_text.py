@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from motive_pipeline.bucket.address import without_credentials
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.config.section import section_names
 
@@ -27,7 +28,7 @@ def error_text(error: ValidationError, file: Path) -> str:
             lines.append(f"  {key}: missing, and it has no default")
         else:
             value = problem["input"] if not isinstance(problem["input"], dict | BaseModel) else None
-            shown = f" = {value!r}" if value is not None else ""
+            shown = f" = {without_credentials(value)!r}" if value is not None else ""
             lines.append(f"  {key}{shown}: {problem['msg'].removeprefix('Value error, ')}{_advice(key, problem)}")
     return "\n".join(lines)
 

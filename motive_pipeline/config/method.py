@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from motive_pipeline.bucket.address import address_of, path_or_address
 from motive_pipeline.config.names import FLOW_HISTOGRAM, TrackerName
 from motive_pipeline.config.section import AUTO, DrawTimesteps, Preconditioner, RejectShare, Section, Share, Timesteps, require_power_of_two
 from motive_pipeline.config.timesteps import TimestepRange
@@ -34,6 +35,18 @@ class Model(Section):
     device: str = "auto"
     max_prompt_tokens: Annotated[int, Field(ge=1, le=4096)] = 512
     _frame_rate: float = PrivateAttr(16.0)
+    _cache: Path = PrivateAttr(Path("motive_data/state/cache"))
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _no_credentials(cls, value: object) -> object:
+        checked = path_or_address(value)
+        return str(address_of(checked) or checked) if isinstance(checked, Path) else checked
+
+    @property
+    def cache(self) -> Path:
+        """The folder on this machine into which a model in object storage is copied."""
+        return self._cache
 
     @property
     def frame_rate(self) -> float:

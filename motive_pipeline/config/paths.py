@@ -6,10 +6,20 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
+from motive_pipeline.bucket.address import address_of
 from motive_pipeline.config.data import Storage
 from motive_pipeline.config.names import FLOW_HISTOGRAM
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.config.section import Section
+
+STATE_OF_BUCKET = "motive_state"
+"""The default of ``storage.state`` where ``storage.root`` is in a bucket: a folder beside the config."""
+
+COPY = "root"
+"""The working copy of a root in a bucket, below ``storage.state``."""
+
+CACHE = "cache"
+"""Copies of clips and models that are in object storage, below ``storage.state``."""
 
 S = TypeVar("S", bound=Section)
 C = TypeVar("C", bound=Settings)
@@ -17,6 +27,7 @@ C = TypeVar("C", bound=Settings)
 
 def resolve_paths(config: C, base: Path) -> C:
     """The config with every path absolute, relative ones taken from ``base``; ``storage.state`` defaults to ``<root>/state``.
+    With ``storage.root`` in object storage, the root on this machine is a working copy below ``storage.state``.
 
     ``model.path`` and ``embedding.encoder`` may be hub ids: they are paths if they look like one or name a folder below ``base``.
     """
@@ -25,10 +36,10 @@ def resolve_paths(config: C, base: Path) -> C:
         encoder = str(_absolute(Path(encoder), base))
     if _is_path(model, base):
         model = str(_absolute(Path(model), base))
-    motion, evaluate = config.motion, config.evaluate
+    motion, evaluate, storage = config.motion, config.evaluate, _storage(config.storage, base)
     resolved = config.model_copy(
         update={
-            "storage": _storage(config.storage, base),
+            "storage": storage,
             "model": _resolved(config.model.model_copy(update={"path": model}), base, "adapter"),
             "embedding": config.embedding.model_copy(update={"encoder": encoder}),
             "clips": _resolved(config.clips, base, "path", "table"),
@@ -41,6 +52,8 @@ def resolve_paths(config: C, base: Path) -> C:
             "evaluate": evaluate.model_copy(update={"vbench": _resolved(evaluate.vbench, base, "python", "weights")}),
         }
     )
+    if storage.state is not None:
+        resolved.model._cache = storage.state / CACHE
     resolved._variants = {
         name: own.model_copy(update={"influence": _resolved(own.influence, base, "adam_state")}) for name, own in config._variants.items()
     }
@@ -48,8 +61,16 @@ def resolve_paths(config: C, base: Path) -> C:
 
 
 def _storage(storage: Storage, base: Path) -> Storage:
-    root = _absolute(storage.root, base)
-    return storage.model_copy(update={"root": root, "state": root / "state" if storage.state is None else _absolute(storage.state, base)})
+    address = storage.address
+    if address is None:
+        root = _absolute(storage.root, base)
+        state = root / "state" if storage.state is None else _absolute(storage.state, base)
+    else:
+        state = _absolute(storage.state or Path(STATE_OF_BUCKET), base)
+        root = state / COPY
+    resolved = storage.model_copy(update={"root": root, "state": state})
+    resolved._address = address
+    return resolved
 
 
 def _resolved(section: S, base: Path, *names: str) -> S:
@@ -59,8 +80,9 @@ def _resolved(section: S, base: Path, *names: str) -> S:
 
 
 def _absolute(path: Path, base: Path) -> Path:
-    return Path(os.path.abspath(base / path.expanduser()))
+    """``path`` taken from ``base``; an address of object storage as it is."""
+    return path if address_of(path) is not None else Path(os.path.abspath(base / path.expanduser()))
 
 
 def _is_path(text: str, base: Path) -> bool:
-    return text.startswith((".", "/", "~")) or (base / text).is_dir()
+    return address_of(text) is None and (text.startswith((".", "/", "~")) or (base / text).is_dir())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from motive_pipeline.errors import RejectRow
+from motive_pipeline.storage.mirror import mirror_of
 
 
 class FileStat(NamedTuple):
@@ -34,11 +35,13 @@ class FileStat(NamedTuple):
 
 
 def file_stat(path: str | Path) -> FileStat:
-    """The stat of ``path``; links are followed.
+    """The stat of ``path``; links are followed. That of a clip in object storage is what the bucket says of it.
 
     Raises:
         OSError: ``path`` does not exist, or its folder cannot be entered.
     """
+    if (mirror := mirror_of(path)) is not None:
+        return FileStat(*mirror.stat_fields(Path(path)))
     return from_os_stat(os.stat(path))
 
 

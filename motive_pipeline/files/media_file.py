@@ -17,6 +17,7 @@ from motive_pipeline.files.file_stat import FileStat, file_stat
 from motive_pipeline.files.parquet_column import is_parquet, read_cell
 from motive_pipeline.files.split_archive import archive_stat
 from motive_pipeline.files.window import Window, join_location, split_location
+from motive_pipeline.storage.mirror import held
 
 MEMBER_MARK = "!/"
 """Separates the file on disk from the member in it, in the text that tables show."""
@@ -107,7 +108,7 @@ class MediaFile:
             OSError: the file cannot be read.
         """
         if not self.member:
-            with self.path.open("rb") as file:
+            with held(self.path), self.path.open("rb") as file:
                 yield file
         elif self.is_cell():
             yield io.BufferedReader(io.BytesIO(read_cell(self.path, self.member)))  # type: ignore[arg-type]

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from motive_pipeline import config
+from motive_pipeline.bucket.address import address_of
 from motive_pipeline.config.timesteps import TimestepRange, expert_range
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import resolve_dotted
 from motive_pipeline.graph.families import FAMILIES, ModelFamily
 from motive_pipeline.models.adapter_file import adapter_file
+from motive_pipeline.models.bucket_folder import model_from_bucket
 from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.hub import Named, resolve
 from motive_pipeline.models.input_rules import InputRules, require_fitting_settings
@@ -42,6 +44,10 @@ def model_folder(model: config.Model) -> Path:
     if model.path == "tiny":
         require_pipeline(TINY, what)
         return TINY
+    if (address := address_of(model.path)) is not None:
+        folder = model_from_bucket(address, model.cache)
+        require_pipeline(folder, what)
+        return folder
     refuse_other_formats(Path(model.path), what)
     return resolve(
         Named(

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from motive_pipeline import config
+from motive_pipeline.bucket.address import address_of
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import resolve_dotted
+from motive_pipeline.models.bucket_folder import copied_model
 from motive_pipeline.models.folder import TINY, model_family
 from motive_pipeline.models.published_shapes import PUBLISHED
 from motive_pipeline.models.shapes import DenoiserShape, ModelShape, VaeShape
@@ -47,6 +49,8 @@ def local_folder(model: config.Model) -> Path | None:
 
     if model.path == "tiny":
         return TINY
+    if (address := address_of(model.path)) is not None:
+        return copied_model(address, model.cache)
     if Path(model.path).is_dir():
         return Path(model.path)
     if Path(model.path).is_absolute() or model.path.count("/") != 1:

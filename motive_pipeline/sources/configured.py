@@ -7,9 +7,11 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from motive_pipeline.bucket.address import address_of
 from motive_pipeline.config import Clips, Queries
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
+from motive_pipeline.sources.bucket_source import bucket_source, local_folder, mirror_for
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import LAYOUTS, Layout
 from motive_pipeline.sources.protocol import ClipSource, require_folder
@@ -31,7 +33,7 @@ def clip_source(ws: Workspace) -> ClipSource:
     clips = ws.config.clips
     if clips.source in GENERATED:
         return _generated(ws, clips.source, "clips", key="clips.source", category="")
-    return build_source(clips, path=clips.path, table=clips.table, key="clips.path")
+    return _source(ws, clips, clips.path, clips.table, key="clips.path")
 
 
 def query_source(ws: Workspace) -> ClipSource:
@@ -39,7 +41,7 @@ def query_source(ws: Workspace) -> ClipSource:
     queries = ws.config.queries
     if queries.source in GENERATED:
         return _generated(ws, queries.source, "queries", key="queries.source", category=queries.demo.motion)
-    return build_source(queries, path=queries.path, table=queries.table, key="queries.path", without=queries.held_out_path)
+    return _source(ws, queries, queries.path, queries.table, key="queries.path", without=queries.held_out_path)
 
 
 def held_out_source(ws: Workspace) -> ClipSource | None:
@@ -51,7 +53,21 @@ def held_out_source(ws: Workspace) -> ClipSource | None:
         return _generated(ws, queries.source, "held_out", key="queries.source", category=queries.demo.motion)
     if queries.held_out_path is None and queries.held_out_table is None:
         return None
-    return build_source(queries, path=queries.held_out_path, table=queries.held_out_table, key="queries.held_out_path")
+    return _source(ws, queries, queries.held_out_path, queries.held_out_table, key="queries.held_out_path")
+
+
+def _source(
+    ws: Workspace, section: Clips | Queries, path: Path | None, table: Path | None, *, key: str, without: Path | None = None
+) -> ClipSource:
+    """:func:`build_source`, for a folder that may be a URL."""
+    address = address_of(path)
+    if address is None:
+        return build_source(section, path=path, table=table, key=key, without=without)
+    if section.source == "folder":
+        return bucket_source(ws.config, address, key=key, without=without)
+    inner = address_of(without)
+    without = mirror_for(ws.config).path(inner) if inner else without
+    return build_source(section, path=local_folder(ws.config, path, key), table=table, key=key, without=without)
 
 
 def _generated(ws: Workspace, name: str, folder: str, *, key: str, category: str) -> FolderSource:

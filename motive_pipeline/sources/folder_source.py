@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,19 +53,23 @@ class FolderSource:
         Raises:
             ConfigError: the folder is missing or is not a folder.
         """
-        require_folder(self.root, self.key)
         listed: list[_ListedVideo | BadEntry] = []
-        for folder in folders_below(self.root, self.without, lambda folder, why: listed.append(self._bad(folder, "unreadable", why))):
-            listed.extend(self._videos(folder))
+        for folder, names in self._folders(lambda folder, why: listed.append(self._bad(folder, "unreadable", why))):
+            listed.extend(self._videos(folder, names))
         for each in sorted(listed, key=lambda each: each.relative):
             yield self._entry(each) if isinstance(each, _ListedVideo) else each
 
     def entry_of(self, name: str) -> SourceEntry | BadEntry | None:
         """The video ``name`` directly in ``root``, as :meth:`entries` gives it; None if there is no such video."""
-        return next((self._entry(video) for video in self._videos(self.root) if video.path.name == name), None)
+        return next((self._entry(video) for video in self._videos(self.root, os.listdir(self.root)) if video.path.name == name), None)
 
-    def _videos(self, folder: Path) -> Iterator[_ListedVideo]:
-        names = {name for name in os.listdir(folder) if not name.startswith(".")}
+    def _folders(self, unlistable: Callable[[Path, str], None]) -> Iterator[tuple[Path, Collection[str]]]:
+        """Each folder and the names in it; see :func:`folders_below`."""
+        require_folder(self.root, self.key)
+        yield from ((folder, os.listdir(folder)) for folder in folders_below(self.root, self.without, unlistable))
+
+    def _videos(self, folder: Path, in_folder: Collection[str]) -> Iterator[_ListedVideo]:
+        names = {name for name in in_folder if not name.startswith(".")}
         below = folder.relative_to(self.root).parts
         at, prefix = os.path.join(folder, ""), "".join(f"{part}/" for part in below)
         category = self.category if self.category is not None else below[0] if below else ""
@@ -152,7 +156,7 @@ def _head(path: str) -> bytes | None:
     """The first bytes of a file; none of what is no file, None of a file that cannot be read."""
     try:
         regular_file_stat(path)
-        with open(path, "rb") as opened:
+        with MediaFile(path=Path(path)).open() as opened:
             return opened.read(HEAD_BYTES)
     except RejectRow as rejection:
         return None if rejection.reason == "unreadable" else b""

@@ -22,6 +22,7 @@ from motive_pipeline.storage.adopting import has_all
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.publication import DAMAGED, RECORD
 from motive_pipeline.storage.rows import RowStore
+from motive_pipeline.storage.root_copy import copy_of
 from motive_pipeline.storage.sealed import Damaged, read_sealed
 from motive_pipeline.storage.work_folders import MARKS, marks_of
 from motive_pipeline.storage.workspace import POINTER, Workspace
@@ -74,6 +75,8 @@ def remove_unused(found: Sequence[Unused]) -> None:
     Each is first renamed to a name that nothing reads. So if the process is killed, nothing half deleted can be taken for whole.
     """
     for each in found:
+        if (copy := copy_of(each.path)) is not None:
+            copy.delete_below(each.path)
         gone = atomic.temp_beside(each.path)
         os.rename(each.path, gone)
         atomic.remove(gone)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from motive_pipeline.storage.integrity import missing_or_cut
+from motive_pipeline.storage.root_copy import copy_of
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.sealed import Damaged, read_sealed
 
@@ -125,7 +126,11 @@ def what_is_wrong(folder: Path) -> str | None:
         return f"{RECORD} {error.what}"
     if not (folder / DATA).is_dir():
         return f"{DATA} is missing"
-    return missing_or_cut(folder, files)
+    wrong = missing_or_cut(folder, files)
+    if wrong is not None and (copy := copy_of(folder)) is not None:
+        far = copy.far_below(folder)
+        wrong = missing_or_cut(folder, {name: mark for name, mark in files.items() if far.get(name) != mark[0]})
+    return wrong
 
 
 class RowIndexes:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from motive_pipeline.storage.commits import (
 )
 from motive_pipeline.storage.digest import digest_arrays, digest_file
 from motive_pipeline.storage.lock import FileLock
+from motive_pipeline.storage.root_copy import copy_of
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 
 __all__ = ["MissingRow", "Row", "RowRef", "RowReject", "RowStore"]
@@ -109,6 +110,7 @@ class RowStore:
         self._segment_files: dict[str, SegmentFile] = {}
         self._opened: OrderedDict[str, Any] = OrderedDict()
         self._opening = threading.Lock()
+        self._copy = copy_of(self.folder)
         _require_format(self.folder)
 
     def __len__(self) -> int:
@@ -138,7 +140,8 @@ class RowStore:
 
     def refresh(self) -> None:
         """Read what was committed since the last call, and forget rows whose record or segment is gone."""
-        names = set(os.listdir(self.segments)) if self.segments.is_dir() else set()
+        far = self._far()
+        names = set(os.listdir(self.segments)) | far.keys() if self.segments.is_dir() else set()
         records = {name.removesuffix(RECORD) for name in names if name.endswith(RECORD) and not name.startswith(atomic.TEMP_PREFIX)}
         gone = self._commits.keys() - records
         for name in gone:
@@ -172,6 +175,7 @@ class RowStore:
             if len(set(keys)) != len(keys) or any(self.find(key) is not None for key in keys):
                 raise ValueError(f"row store {self.folder}: a key of the batch is there already")
             commit = self._write(rows, rejects)
+            self._push(commit)
         self._commits[commit.name] = commit
         self._take_in(commit)
         found = [self.find(row.key) for row in rows]
@@ -286,16 +290,37 @@ class RowStore:
         atomic.make_folder(self.segments)
         if not (self.folder / "store.json").exists():
             write_sealed(self.folder / "store.json", {"format": FORMAT})
+            if self._copy is not None:
+                self._copy.push([self.folder / "store.json"])
         self.refresh()
         for commit in self.commits():
             if not self._lost.isdisjoint(commit.segments):
                 self._drop_lost(commit)
         needed = {f"{commit.name}{RECORD}" for commit in self._order}
         needed |= {segment for commit in self._order for segment in commit.segments}
-        unneeded = [name for name in os.listdir(self.segments) if name not in needed]
+        unneeded = [name for name in {*os.listdir(self.segments), *self._far()} if name not in needed]
         for name in sorted(unneeded, key=lambda name: not name.endswith(RECORD)):  # a record goes before its segments
             atomic.remove(self.segments / name)
             self._commits.pop(name.removesuffix(RECORD), None)
+        if self._copy is not None and (gone := self._far().keys() & set(unneeded)):
+            self._copy.delete(self.segments / name for name in gone)
+
+    def _far(self) -> Mapping[str, int]:
+        """Name and size of what the bucket holds of this store; nothing for a local root."""
+        return {} if self._copy is None else self._copy.rows_in(self.segments)
+
+    def _push(self, commit: Commit) -> None:
+        """Write a commit of a root in a bucket there: segments first, then the record. If that fails, the commit does not count here, either."""
+        if self._copy is None:
+            return
+        record = self.segments / f"{commit.name}{RECORD}"
+        far = self._far()
+        try:
+            self._copy.push([self.segments / name for name in commit.segments if name not in far], once=True)
+            self._copy.push([record], once=True)
+        except MotiveError:
+            atomic.remove(record)
+            raise
 
     def _drop_lost(self, commit: Commit) -> None:
         """Write ``commit`` anew without its lost rows, so that nobody has to look for them again."""
@@ -309,6 +334,7 @@ class RowStore:
 
     def adopt(self, commit: Commit) -> None:
         """Add a commit whose record has just been written, and which may replace others."""
+        self._push(commit)
         self._commits[commit.name] = commit
         if commit.replaces:
             self._rebuild({old for each in self._commits.values() for old in each.replaces})
@@ -361,20 +387,24 @@ class RowStore:
     def _missing_segments(self, names: set[str], fresh: set[str]) -> set[str]:
         """Segments that do not exist or, in the commits ``fresh``, have another size than was committed."""
         missing = set()
+        far = self._far()
         for commit in self._commits.values():
             for segment, committed in commit.segments.items():
                 if segment in self._lost:
                     continue
                 if segment not in names:
                     what = "is missing"
-                elif commit.name in fresh and (self.segments / segment).stat().st_size != committed.num_bytes:
-                    what = f"has {(self.segments / segment).stat().st_size} bytes of {committed.num_bytes}"
+                elif commit.name in fresh and (size := self._size(segment, far)) != committed.num_bytes:
+                    what = f"has {size} bytes of {committed.num_bytes}"
                 else:
                     continue
                 log.warning("%s %s; its rows count as missing and are computed again", self.segments / segment, what)
                 missing.add(segment)
         self.losses += bool(missing)
         return missing
+
+    def _size(self, segment: str, far: Mapping[str, int]) -> int:
+        return far[segment] if segment in far else (self.segments / segment).stat().st_size
 
     def _rebuild(self, replaced: set[str]) -> None:
         self._order.clear()
@@ -419,6 +449,9 @@ class RowStore:
                 self._opened.move_to_end(segment)
                 return self._opened[segment]
             path = self.segments / segment
+            if self._copy is not None and not path.exists():
+                self._checked.discard(segment)
+                self._copy.fetch(path)
             if segment not in self._checked:
                 self._check(segment, path)
                 self._checked.add(segment)
@@ -440,6 +473,9 @@ class RowStore:
             wrong = None if is_whole else "is cut or altered: its content does not match its SHA-256"
         except FileNotFoundError:
             raise self._gone(path) from None
+        if wrong is not None and self._copy is not None and self._copy.fetch_again(path):
+            is_whole = digest_file(path) == self._segment_files[segment].sha256
+            wrong = None if is_whole else wrong
         if wrong is None:
             return
         log.warning("%s %s; its rows count as missing and are computed again", path, wrong)

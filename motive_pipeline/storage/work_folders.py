@@ -16,12 +16,13 @@ from typing import Any
 
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.integrity import altered, file_hash, files_of
+from motive_pipeline.storage.root_copy import WORK_MARKS, copy_of
 from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-MARKS = "files.json"
+MARKS = WORK_MARKS
 
 
 @contextmanager
@@ -55,11 +56,20 @@ def save_work(folder: Path, name: str, record: dict[str, Any]) -> None:
     write_sealed(folder / MARKS, {"files": files_of(folder)})
 
 
+def keep_work(folder: Path) -> None:
+    """Write a finished piece of work in a root in a bucket there, too, so that no machine has to make it again. A process that is not the driver leaves that
+    to the driver's next publication."""
+    if (copy := copy_of(folder)) is not None and copy.lease.is_held:
+        copy.push_folder(folder, last=(MARKS,))
+
+
 def load_work(folder: Path, name: str) -> dict[str, Any] | None:
     """The record of a finished piece of work; None if there is none, or one of its files has changed (the log says which).
 
     What is damaged is removed, so that it can be made again.
     """
+    if (copy := copy_of(folder)) is not None and not (folder / MARKS).exists():
+        copy.fetch_below(folder)
     try:
         wrong = next(altered(folder, read_sealed(folder / MARKS)["files"]), None)
     except FileNotFoundError:
@@ -79,10 +89,15 @@ def finish_file(unfinished: Path, file: Path) -> None:
     marks = {"files": {file.name: (unfinished.stat().st_size, file_hash(unfinished))}}
     atomic.replace(unfinished, file)
     write_sealed(marks_of(file), marks)
+    if (copy := copy_of(file)) is not None and copy.lease.is_held:
+        copy.push([file])
+        copy.push([marks_of(file)])
 
 
 def is_finished(file: Path) -> bool:
     """Whether ``file`` was finished and still has its content. If not, it is removed, so that it can be made again (the log says why)."""
+    if (copy := copy_of(file)) is not None and not marks_of(file).exists() and copy.fetch(marks_of(file)):
+        copy.fetch(file)
     try:
         wrong = next(altered(file.parent, read_sealed(marks_of(file))["files"]), None)
     except FileNotFoundError:

@@ -51,9 +51,11 @@ from motive_pipeline.storage.publication import (
     RowIndexes,
     what_is_wrong,
 )
+from motive_pipeline.storage.root_copy import open_copy
+from motive_pipeline.storage.root_lock import BucketLock
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.scores import Pieces, ScoreTables, store_pieces, stored_pieces
-from motive_pipeline.storage.sealed import Damaged, read_sealed, write_sealed
+from motive_pipeline.storage.sealed import Damaged, read_sealed, sealed, write_sealed
 from motive_pipeline.storage.tables import TABLES
 from motive_pipeline.storage.typed_parquet import write_parquet
 
@@ -63,6 +65,9 @@ log = logging.getLogger(__name__)
 
 REJECT_COLUMNS = tuple(TABLES["rejects"].names)
 POINTER = "current.json"
+SHOWN = "shown.json"
+"""Beside the score tables of a working copy: the version of each asset that they show."""
+
 _LIBRARIES = ("torch", "diffusers", "transformers", "zarr", "av", "numpy", "opencv-python-headless", "motive-pipeline")
 
 
@@ -73,18 +78,22 @@ class Workspace:
         MotiveError: another version of the software wrote there, or the root lies inside the clips or another root.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, follow: bool = True) -> None:
+        """Opens the root. The working copy of one in a bucket first follows the bucket, unless not ``follow`` (the root's lock does it, too)."""
         self.config = config
         self.root = config.storage.root
-        require_known_layout(self.root)
-        require_apart(config)
         self.state = config.storage.state or self.root / "state"
+        address = config.storage.address
+        self.copy = None if address is None else open_copy(address, self.root, self.state)
+        require_apart(config)
         self.scores = ScoreTables(self.root, self.state)
         self.history = History(self.root, config.storage.keep_curations)
         self.run_id: str = uuid.uuid4().hex
         """The run that publications belong to; see :meth:`begin_run`."""
         self._is_one_run = False
-        self.lock = FileLock(self.root / "run.lock", f"the store {self.root}")
+        self.lock = (
+            FileLock(self.root / "run.lock", f"the store {self.root}") if self.copy is None else BucketLock(self.copy, self._scores_follow)
+        )
         self.to_come: set[str] = set()
         """The assets that the present run makes later; empty outside a run."""
         self._stores: dict[str, RowStore] = {}
@@ -94,6 +103,11 @@ class Workspace:
         """Damaged publications of a root that can only be read, and what is wrong with each."""
         self._num_damaged = 0
         self._warned: set[str] = set()
+        if self.copy is not None:
+            self.copy.max_bytes = int(config.storage.cache_gb * 1e9)
+            if follow:
+                self.copy.follow(self._scores_follow)
+        require_known_layout(self.root)
 
     @property
     def losses(self) -> int:
@@ -210,11 +224,15 @@ class Workspace:
         """
         if folder in self._checked:
             return
+        if self.copy is not None:
+            self.copy.fetch_rest(folder)
         wrong = next(altered(folder, read_sealed(folder / RECORD)["files"]), None)
         if wrong is None:
             self._checked.add(folder)
             return
         self._num_damaged += 1
+        if self.copy is not None:
+            self.copy.doubt(folder)
         try:
             os.rename(folder / RECORD, folder / DAMAGED)
         except OSError as error:
@@ -304,10 +322,42 @@ class Workspace:
         }
         self._keep_in_history(asset, data_version, stored_pieces(target / SCORES))
         self.scores.publish(rebuilt | stored_pieces(target / SCORES) | new)
-        write_sealed(self._folder(asset) / POINTER, {"version": name})
+        self._point(asset, target)
         for store in self._stores.values():
             merge(store)
         return self.published(asset)
+
+    def _point(self, asset: str, target: Path) -> None:
+        """Let ``target`` count as what ``asset`` has published: the last step."""
+        pointer = self._folder(asset) / POINTER
+        if self.copy is None:
+            write_sealed(pointer, {"version": target.name})
+            return
+        self.copy.push_work()
+        self.copy.push_folder(target, last=(RECORD,))
+        if self.history.folder.is_dir():
+            self.copy.push_folder(self.history.folder)
+        self.copy.publish(pointer, sealed({"version": target.name}))
+        atomic.write_json(self.scores.folder / SHOWN, self._shown() | {asset: target.name})
+
+    def _shown(self) -> dict[str, str]:
+        """The version of each asset that the score tables of a working copy show."""
+        try:
+            return json.loads((self.scores.folder / SHOWN).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def _scores_follow(self) -> None:
+        """Bring the score tables of a working copy up to its publications, some of which another machine may have made."""
+        now = {asset: found.folder.name for asset in self.assets() if (found := self.recorded(asset)) is not None}
+        if self.scores.version() is None:
+            self.restore_scores()
+        elif behind := sorted(asset for asset, version in now.items() if self._shown().get(asset) != version):
+            self.scores.publish({piece: content for asset in behind for piece, content in self._pieces_of(asset).items()})
+        else:
+            return
+        if now:
+            atomic.write_json(self.scores.folder / SHOWN, now)
 
     def begin_run(self, run_id: str, *, goes_on: bool = False) -> None:
         """What is published from now on belongs to the run ``run_id``. With ``goes_on``, so does what later runs publish (one `motive run` is several runs of
@@ -331,12 +381,14 @@ class Workspace:
 
     def _score_pieces(self) -> Pieces:
         """The pieces of the score tables that the current publications hold."""
-        pieces: Pieces = {}
-        for asset in self.assets():
-            if (publication := self.published_or_none(asset)) is not None:
-                pieces |= stored_pieces(publication.folder / SCORES) | {("rejects", asset): publication.folder / REJECTS}
-                pieces[("run_settings", asset)] = self._run_settings(asset)
-        return pieces
+        return {piece: content for asset in self.assets() for piece, content in self._pieces_of(asset).items()}
+
+    def _pieces_of(self, asset: str) -> Pieces:
+        """The pieces of the score tables that the current publication of ``asset`` holds; none where it has none."""
+        if (publication := self.published_or_none(asset)) is None:
+            return {}
+        pieces = stored_pieces(publication.folder / SCORES) | {("rejects", asset): publication.folder / REJECTS}
+        return pieces | {("run_settings", asset): self._run_settings(asset)}
 
     def _keep_in_history(self, asset: str, data_version: str, pieces: Pieces) -> None:
         """Keep a ranking, a subset or a catalog in the history, with the settings behind it.

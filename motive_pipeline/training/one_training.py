@@ -26,7 +26,7 @@ from motive_pipeline.models.sound import require_finite_weights, require_fits
 from motive_pipeline.progress import Progress
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest, digest_file
-from motive_pipeline.storage.work_folders import link_tree, load_work, save_work
+from motive_pipeline.storage.work_folders import keep_work, link_tree, load_work, save_work
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.training.curve import HeldOutCurve
 from motive_pipeline.training.events import training_events
@@ -112,6 +112,7 @@ def train(ws: Workspace, plan: TrainingPlan, latents: LatentSet, curve_of: Calla
         save(temp / PIPELINE)
         record = {**plan.inputs, "content": _weights_digest(temp / PIPELINE, ws.config.model.expert), **own}
         save_work(temp, RECORD, record)
+    keep_work(folder)
     states.remove()
     atomic.remove(scratch)
     return Training(folder=folder, record=record, reused=False)

@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.file_stat import regular_file_stat
 from motive_pipeline.files.media_file import MediaFile, media_file
+from motive_pipeline.storage.mirror import held
 from motive_pipeline.video.container_crop import MP4, StatedCrop, stated_crop
 from motive_pipeline.video.mp4_boxes import MAX_BOXES, top_level_boxes
 
@@ -68,7 +69,7 @@ def _opened_with_data(file: MediaFile) -> Iterator[tuple[InputContainer, VideoSt
     if not file.member:
         if regular_file_stat(file.path).size == 0:
             raise RejectRow("empty_file", "the file has 0 bytes")
-        with _opened(file, str(file.path)) as container:
+        with held(file.path), _opened(file, str(file.path)) as container:
             yield container, _video_stream(container), None
         return
     with file.open() as data:

@@ -178,7 +178,7 @@ def test_every_setting_belongs_to_a_stage_or_to_none_on_purpose():
     used = {key for stage in STAGES.values() for key in (*stage.settings, *stage.publish_settings)} | set(switched)
     used |= {"variants", *(key for source in SOURCES.values() for key in source.settings)}
     elsewhere = {  # where things lie, and how the work is done: nothing that changes what a stage computes
-        "storage.root", "storage.state", "storage.postgres", "storage.keep_curations", "model.device", "gradient.checkpointing", "gradient.deterministic", "finetune.checkpointing", "finetune.eval_every",
+        "storage.root", "storage.state", "storage.postgres", "storage.cache_gb", "storage.keep_curations", "model.device", "gradient.checkpointing", "gradient.deterministic", "finetune.checkpointing", "finetune.eval_every",
         "engine.kind", "engine.address", "engine.workers", "engine.devices", "engine.commit_rows", "engine.commit_s",
         "engine.decode_workers", "engine.decode_timeout_s",
         "schedule.watch", "schedule.automate", "schedule.watch_interval_s", "schedule.settle_s", "schedule.cron", "schedule.timezone", "schedule.auto_heavy",

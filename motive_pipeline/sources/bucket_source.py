@@ -1,0 +1,76 @@
+"""Clips in object storage: as in a folder, from a listing of the bucket; a video is copied when it is opened (storage/mirror.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from motive_pipeline.bucket.address import Address, address_of
+from motive_pipeline.config import Config
+from motive_pipeline.errors import ConfigError
+from motive_pipeline.sources.folder_source import FolderSource
+from motive_pipeline.storage.mirror import BucketMirror, open_mirror
+
+
+@dataclass(frozen=True, kw_only=True)
+class BucketSource(FolderSource):
+    """The videos below ``address``. ``root`` is the folder of ``mirror`` that stands for it."""
+
+    address: Address
+    mirror: BucketMirror
+
+    def describe(self) -> str:
+        """The setting and its value, for a message to a person."""
+        return f"{self.key} = {self.address}"
+
+    def paths(self) -> Iterator[Path]:
+        """Every object of the source, as a path."""
+        return (path for path in self.mirror.files(self.root) if self.without is None or not path.is_relative_to(self.without))
+
+    def _folders(self, unlistable: Callable[[Path, str], None]) -> Iterator[tuple[Path, Collection[str]]]:
+        listed(self.mirror, self.address, self.key)
+        by_folder: dict[Path, list[str]] = {}
+        for path in self.paths():
+            if not any(part.startswith(".") for part in path.relative_to(self.root).parts):
+                by_folder.setdefault(path.parent, []).append(path.name)
+        yield from by_folder.items()
+
+
+def listed(mirror: BucketMirror, address: Address, key: str) -> None:
+    """Let ``mirror`` list what is below ``address``, the value of the setting ``key``.
+
+    Raises:
+        ConfigError: there is nothing.
+        BucketError: it cannot be listed.
+    """
+    if not mirror.refresh(address):
+        raise ConfigError(f"{key} = {address}: there is nothing below this URL. Upload the videos, or correct the setting.")
+
+
+def mirror_for(config: Config) -> BucketMirror:
+    """The mirror of a project's clips, below ``storage.state``."""
+    return open_mirror(config.model.cache, int(config.storage.cache_gb * 1e9))
+
+
+def local_folder(config: Config, path: Path | None, key: str) -> Path | None:
+    """``path``, the value of the setting ``key``, as a folder on this machine. What is below a URL is copied whole. Raises as :func:`listed` does.
+
+    Raises:
+        MotiveError: that is more than ``storage.cache_gb``.
+    """
+    if (address := address_of(path)) is None:
+        return path
+    mirror = mirror_for(config)
+    listed(mirror, address, key)
+    mirror.fetch_all(mirror.path(address), key)
+    return mirror.path(address)
+
+
+def bucket_source(config: Config, address: Address, *, key: str, without: Path | None) -> BucketSource:
+    """The videos below ``address``, but for those below ``without`` (a path or an address)."""
+    mirror = mirror_for(config)
+    inner = address_of(without)
+    return BucketSource(
+        root=mirror.path(address), key=key, without=mirror.path(inner) if inner else without, address=address, mirror=mirror
+    )

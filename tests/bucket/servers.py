@@ -1,0 +1,158 @@
+"""Real S3 servers on loopback: moto's for quick tests, SeaweedFS, which has keys and rights, for slow ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+KEY, SECRET = "TESTKEY", "the-secret-of-the-tests-7c1f"
+READER, READER_SECRET = "READERKEY", "the-readers-secret-20ab"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server; :attr:`environment` lets a process use it."""
+
+    port: int
+    key: str = KEY
+    secret: str = SECRET
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_REGION": "us-east-1",
+        }
+
+    def make_bucket(self, name: str) -> None:
+        """A new bucket, by a plain request: moto asks for no signature."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT"), timeout=10).close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def moto_server() -> Iterator[Server]:
+    """moto's server in a process of its own."""
+    server = Server(free_port())
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(server.port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(server.endpoint, process)
+            yield server
+        finally:
+            process.kill()
+
+
+@contextmanager
+def weed_server(folder: Path, bucket: str) -> Iterator[Server]:
+    """SeaweedFS with ``bucket``; :data:`KEY` may do everything, :data:`READER` only read."""
+    weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
+    server = Server(free_port())
+    names = folder / "ids.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    names.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "tests",
+                        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+                        "actions": ["Admin", "Read", "Write", "List"],
+                    },
+                    {"name": "reader", "credentials": [{"accessKey": READER, "secretKey": READER_SECRET}], "actions": ["Read", "List"]},
+                ]
+            }
+        )
+    )
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    ports = {name: str(free_port()) for name in ("master", "volume", "filer")}
+    command = [
+        weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64",
+        f"-master.port={ports['master']}", f"-master.port.grpc={free_port()}", f"-volume.port={ports['volume']}", f"-volume.port.grpc={free_port()}",
+        f"-filer.port={ports['filer']}", f"-filer.port.grpc={free_port()}", "-s3", f"-s3.port={server.port}", f"-s3.port.grpc={free_port()}",
+        f"-s3.config={names}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+    ]  # fmt: skip
+    with (folder / "weed.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
+        try:
+            _wait_for(server.endpoint, process)
+            _make_weed_bucket(server, bucket)
+            yield server
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _make_weed_bucket(server: Server, bucket: str) -> None:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3", endpoint_url=server.endpoint, aws_access_key_id=server.key, aws_secret_access_key=server.secret, region_name="us-east-1",
+        config=Config(retries={"max_attempts": 1}, connect_timeout=2, read_timeout=5),
+    )  # fmt: skip
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            client.create_bucket(Bucket=bucket)
+            client.put_object(Bucket=bucket, Key="ready", Body=b"1")
+            client.delete_object(Bucket=bucket, Key="ready")
+            return
+        except (BotoCoreError, ClientError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+
+
+def _wait_for(url: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"no server at {url}")
+
+
+@contextmanager
+def used(server: Server) -> Iterator[None]:
+    """The environment of this process names ``server`` and its keys."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(server.environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,327 @@
+"""Two machines, one root in a bucket: what one commits or publishes the other sees, whole; what a killed one left behind nobody sees."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from motive_pipeline.bucket.address import Address
+from motive_pipeline.bucket.client import Bucket
+from motive_pipeline.errors import MotiveError, NotPublished
+from motive_pipeline.storage import root_copy
+from motive_pipeline.storage.garbage import Unused, remove_unused
+from motive_pipeline.storage.lock import Locked
+from motive_pipeline.storage.merging import merge
+from motive_pipeline.storage.work_folders import finish_file, is_finished, keep_work, load_work, save_work
+from motive_pipeline.storage.workspace import Workspace
+from tests.bucket.projects import config_of, machine, objects, publish, rows
+
+STORE = "latents/0123456789abcdef"
+
+
+def test_another_machine_sees_what_was_published(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        version = publish(first, "hello")
+    second = machine(tmp_path, address, "two")
+    found = second.published("rejected_clips")
+    assert found.data_version == version
+    assert (found.path / "text.txt").read_text() == "hello"
+    assert second.scores.query("SELECT count(*) FROM runs").fetchall() == [(1,)]
+
+
+def test_the_bucket_has_the_layout_of_a_local_root(address: Address, tmp_path: Path):
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        publish(ws, "hello")
+        ws.store_at(STORE, {}).append(rows("a"))
+    here = {file.relative_to(ws.root).as_posix(): file.stat().st_size for file in ws.root.rglob("*") if file.is_file()}
+    there = objects(address)
+    lacking = {name for name in here if name not in there and not name.split("/")[-1].startswith(".")}
+    assert lacking == {"run.lock"}
+    assert {name for name in there if name not in here} == {"run.lease.json"}
+    assert all(there[name] == here[name] for name in here.keys() & there.keys())
+
+
+def test_rows_come_with_their_segment_only_when_they_are_read(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        first.store_at(STORE, {}).append(rows("a", "b"))
+        first.store_at(STORE, {}).append(rows("c"))
+    store = machine(tmp_path, address, "two").store_at(STORE)
+    assert sorted(store.keys()) == ["a", "b", "c"]
+    assert store.column([store.find(key) for key in "abc"], "norm").tolist() == [1, 1, 1]
+    assert not list(store.segments.glob("*.safetensors"))
+    assert store.read(store.find("c"), "value").tolist() == rows("c")[0].arrays["value"].tolist()
+    assert len(list(store.segments.glob("*.safetensors"))) == 1
+
+
+def test_merged_commits_leave_the_bucket(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    keys = [f"k{number}" for number in range(9)]
+    with first.lock:
+        store = first.store_at(STORE, {})
+        for key in keys:
+            store.append(rows(key))
+        assert merge(store) == 9
+    assert sum(name.startswith("rows/") for name in objects(address)) == 3, "one record, one segment, store.json"
+    other = machine(tmp_path, address, "two").store_at(STORE)
+    assert sorted(other.keys()) == keys
+    assert [float(other.read(other.find(key), "value")[0]) for key in keys] == [float(rows(key)[0].arrays["value"][0]) for key in keys]
+
+
+def test_a_damaged_copy_of_a_segment_is_fetched_again(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        first.store_at(STORE, {}).append(rows("a"))
+    segment = next((first.root / "rows").rglob("*.safetensors"))
+    data = bytearray(segment.read_bytes())
+    data[-1] ^= 1
+    segment.write_bytes(data)
+    store = machine(tmp_path, address, "one").store_at(STORE)
+    assert store.read(store.find("a"), "value").tolist() == rows("a")[0].arrays["value"].tolist()
+
+
+def test_a_damaged_copy_of_a_publication_is_fetched_again(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        publish(first, "hello")
+    file = first.published("rejected_clips").data_folder / "text.txt"
+    file.write_text("HELLO")
+    second = machine(tmp_path, address, "one")
+    assert (second.published("rejected_clips").path / "text.txt").read_text() == "hello"
+
+
+def test_what_a_killed_driver_left_in_its_copy_only_does_not_count(address: Address, tmp_path: Path, monkeypatch):
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        publish(ws, "first")
+        ws.store_at(STORE, {}).append(rows("a"))
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with ws.lock:
+        monkeypatch.setattr(root_copy.RootCopy, "push", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ws.store_at(STORE, {}).append(rows("b"))
+        with pytest.raises(KeyboardInterrupt):
+            publish(ws, "second")
+        monkeypatch.undo()
+    again = machine(tmp_path, address, "one")
+    with again.lock:
+        assert sorted(again.store_at(STORE, {}).keys()) == ["a"]
+        assert (again.published("rejected_clips").path / "text.txt").read_text() == "first"
+        assert [path.name for path in again.root.glob("published/rejected_clips/*/data/text.txt")] == ["text.txt"]
+        again.store_at(STORE, {}).append(rows("b"))
+    assert sorted(machine(tmp_path, address, "two").store_at(STORE).keys()) == ["a", "b"]
+
+
+def test_a_commit_that_could_not_be_written_does_not_count_here_either(address: Address, tmp_path: Path, monkeypatch):
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        store = ws.store_at(STORE, {})
+        store.append(rows("a"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Bucket, "create", lambda *_: (_ for _ in ()).throw(MotiveError("no network")))
+            with pytest.raises(MotiveError, match="no network"):
+                store.append(rows("b"))
+        assert ws.store_at(STORE, {}).find("b") is None
+        store.append(rows("b"))
+    assert sorted(machine(tmp_path, address, "two").store_at(STORE).keys()) == ["a", "b"]
+
+
+def test_a_newer_publication_is_not_overwritten(address: Address, tmp_path: Path):
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        publish(ws, "first")
+        key = "published/rejected_clips/current.json"
+        Bucket(address).put(key, b"another driver, which this one did not notice")
+        with pytest.raises(MotiveError, match=r"another driver has published rejected_clips meanwhile.*Run again"):
+            publish(ws, "second")
+        assert Bucket(address).get(key)[0].startswith(b"another driver")
+        assert json.loads((ws.root / key).read_text())["version"].startswith(ws.published("rejected_clips").data_version[:16])
+
+
+def test_the_second_driver_is_refused_by_the_name_of_the_first(address: Address, tmp_path: Path):
+    first, second = machine(tmp_path, address, "one"), machine(tmp_path, address, "two")
+    with (
+        first.lock.holding(who="motive run"),
+        pytest.raises(Locked, match=r"s3://.* is in use by motive run, process \d+ on .*, since 20.*is free in \d+ s"),
+    ):
+        second.lock.acquire()
+    with second.lock:
+        publish(second, "mine now")
+    assert second.copy.lease.generation == 2
+
+
+def test_a_driver_whose_lease_was_taken_over_writes_nothing(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    first.lock.acquire(who="sleeper")
+    first.copy.lease._stop.set()
+    first.copy.lease._renewed -= 1000
+    first.copy.lease._body["lease_s"] = -1.0  # renewed for the last time, and run out at once
+    first.copy.lease._renew()
+    first.copy.lease._renewed -= 1000
+    second = machine(tmp_path, address, "two")
+    with second.lock.holding(who="heir"):
+        publish(second, "the heir's")
+        with pytest.raises(MotiveError, match="taken over by heir, process"):
+            publish(first, "the sleeper's")
+    first.lock.release()
+    assert (machine(tmp_path, address, "three").published("rejected_clips").path / "text.txt").read_text() == "the heir's"
+
+
+def test_the_next_run_of_the_same_copy_need_not_wait_for_the_lease_of_a_killed_one(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    first.lock.acquire(who="killed")
+    first.copy.lease._stop.set()
+    super(type(first.lock), first.lock).release()  # the end of the process gives the copy's own lock back, and nothing else
+    with machine(tmp_path, address, "one").lock:
+        pass
+
+
+def test_a_reader_sees_a_publication_that_was_made_while_it_listed(address: Address, tmp_path: Path, monkeypatch):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        publish(first, "first")
+    real, done = Bucket.pages, []
+
+    def lagging(self: Bucket, prefix: str = ""):
+        yield from real(self, prefix)
+        if prefix == "published" and not done:
+            done.append(True)
+            monkeypatch.undo()
+            first.copy._followed_at = 0
+            with first.lock:
+                publish(first, "second")
+
+    monkeypatch.setattr(Bucket, "pages", lagging)
+    second = machine(tmp_path, address, "two")
+    assert (second.published("rejected_clips").path / "text.txt").read_text() in ("first", "second")
+
+
+def test_an_object_that_a_listing_lacks_is_not_taken_for_deleted(address: Address, tmp_path: Path, monkeypatch):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        publish(first, "first")
+        first.store_at(STORE, {}).append(rows("a"))
+    monkeypatch.setattr(Bucket, "pages", lambda self, prefix="": iter(()))
+    again = machine(tmp_path, address, "one")
+    with again.lock:
+        assert (again.published("rejected_clips").path / "text.txt").read_text() == "first"
+        assert again.store_at(STORE, {}).find("a") is not None
+
+
+@pytest.mark.parametrize("by_the_driver", [True, False])
+def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: Path, by_the_driver: bool):
+    first = machine(tmp_path, address, "one")
+    folder, video = first.root / "work/finetune/base/key", first.root / "work/videos/x/0.mp4"
+
+    def work() -> None:
+        for each in (folder, video.parent):
+            each.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"w" * 2000)
+        save_work(folder, "training.json", {"steps": 3})
+        keep_work(folder)
+        (video.parent / "unfinished").write_bytes(b"video")
+        finish_file(video.parent / "unfinished", video)
+
+    if not by_the_driver:  # the process of a device: the driver, which has the lease, is another one
+        work()
+    with first.lock:
+        if by_the_driver:
+            work()
+        publish(first, "hello")
+    second = machine(tmp_path, address, "two")
+    assert load_work(second.root / "work/finetune/base/key", "training.json") == {"steps": 3}
+    assert (second.root / "work/finetune/base/key/weights").stat().st_size == 2000
+    assert is_finished(second.root / "work/videos/x/0.mp4")
+    assert not is_finished(second.root / "work/videos/x/1.mp4")
+
+
+def test_gc_deletes_in_the_bucket_too(address: Address, tmp_path: Path):
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        publish(ws, "first")
+        old = ws.published("rejected_clips").folder
+        publish(ws, "second")
+        remove_unused([Unused(path=old, num_bytes=1, why="")])
+    assert not [name for name in objects(address) if old.name in name]
+    assert not (machine(tmp_path, address, "two").root / old.relative_to(ws.root)).exists()
+
+
+def test_a_state_that_has_the_copy_of_another_bucket_is_refused(address: Address, tmp_path: Path):
+    machine(tmp_path, address, "one")
+    other = config_of(tmp_path, "s3://other/x", "one")
+    with pytest.raises(MotiveError, match=r"has the working copy of s3://.*, and storage.root is s3://other/x. Set storage.state"):
+        root_copy.open_copy(other.storage.address, other.storage.root, other.storage.state)
+
+
+def test_without_its_index_a_copy_is_fetched_anew(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        publish(first, "hello")
+    for file in (tmp_path / "one").glob("bucket.sqlite*"):
+        file.unlink()
+    assert (machine(tmp_path, address, "one").published("rejected_clips").path / "text.txt").read_text() == "hello"
+
+
+def test_large_published_files_are_fetched_when_the_data_are_read(address: Address, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(root_copy, "LARGE_BYTES", 3)
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        publish(first, "hello")
+    second = machine(tmp_path, address, "two")
+    found = second.published("rejected_clips")
+    assert not (found.data_folder / "text.txt").exists()
+    assert (found.path / "text.txt").read_text() == "hello"
+
+
+def test_a_root_whose_copy_was_deleted_is_made_again(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        version = publish(first, "hello")
+    shutil.rmtree(first.root)
+    assert machine(tmp_path, address, "one").data_version("rejected_clips") == version
+
+
+def test_a_state_that_was_deleted_while_a_process_lives_is_made_again(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        version = publish(first, "hello")
+    shutil.rmtree(tmp_path / "one")
+    assert Workspace(first.config).data_version("rejected_clips") == version
+
+
+def test_nothing_is_published_in_an_empty_bucket(address: Address, tmp_path: Path):
+    with pytest.raises(NotPublished, match="not been materialized"):
+        machine(tmp_path, address, "one").published("rejected_clips")
+
+
+def test_segments_above_the_limit_leave_the_copy_and_come_back_when_they_are_read(address: Address, tmp_path: Path):
+    ws = machine(tmp_path, address, "one")
+    ws.copy.max_bytes = 1000
+    with ws.lock:
+        store = ws.store_at(STORE, {})
+        for key in "abcdef":
+            store.append(rows(key))
+        here = list(store.segments.glob("*.safetensors"))
+        assert sum(file.stat().st_size for file in here) <= 1000
+        assert len(here) < 6
+        for key in "abcdef":
+            assert store.read(store.find(key), "value").tolist() == rows(key)[0].arrays["value"].tolist()
+
+
+def test_other_tools_read_the_objects(address: Address, tmp_path: Path):
+    import duckdb
+    from obstore.fsspec import FsspecStore
+
+    ws = machine(tmp_path, address, "one")
+    with ws.lock:
+        publish(ws, "hello")
+    key = next(name for name in objects(address) if name.endswith("rejects.parquet") and name.startswith("published"))
+    with duckdb.connect() as db:
+        db.register_filesystem(FsspecStore("s3", client_options={"allow_http": True}))
+        assert db.execute(f"SELECT count(*) FROM read_parquet(['{address.url}/{key}'])").fetchall() == [(0,)]
