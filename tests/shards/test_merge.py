@@ -235,6 +235,8 @@ def test_adams_variants_wait_for_the_second_moments_and_come_with_a_second_round
     assert not any(record.assets["latents"].computed for record in again)
     merge(catalogued_only(**adam))
     assert all(computed == 0 for _, computed in publish_rows(catalogued_only(**adam)).values())
+    other = adam | {"influence": adam["influence"] | {"adam_clips": 3}}
+    assert shard(catalogued_only(**other), 1, 2).waiting, "what is published was made under other settings"
 
 
 def test_gc_keeps_shards_until_they_are_merged_and_while_one_is_at_work(sharded, held_by_another):
