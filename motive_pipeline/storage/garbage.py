@@ -21,8 +21,8 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.adopting import has_all
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.publication import DAMAGED, RECORD
-from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.root_copy import copy_of
+from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.sealed import Damaged, read_sealed
 from motive_pipeline.storage.work_folders import MARKS, marks_of
 from motive_pipeline.storage.workspace import POINTER, Workspace
