@@ -208,11 +208,14 @@ class Settings(Section):
         return self.model_copy(update={"engine": self.engine.model_copy(update={"address": AUTO})})
 
     def on_worker(self: S, state: Path) -> S:
-        """The settings for a worker of a Ray cluster: it works alone, and keeps what only it needs in the folder ``state`` of its node."""
+        """The settings for a worker of a Ray cluster: it works alone, and keeps what only it needs in the folder ``state`` of its node. Of a root in a bucket
+        every node has a working copy, at the same place."""
         engine = self.engine
         spare = max(1, (engine.workers.cpus or engine.threads) - engine.threads)
         update = {"kind": "local", "decode_workers": spare if engine.decode_workers is None else engine.decode_workers}
-        own = {"engine": engine.model_copy(update=update), "storage": self.storage.model_copy(update={"state": state})}
+        own: dict[str, Any] = {"engine": engine.model_copy(update=update)}
+        if self.storage.address is None:
+            own["storage"] = self.storage.model_copy(update={"state": state})
         return self.model_copy(update=own)
 
     @property

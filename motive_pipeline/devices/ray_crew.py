@@ -19,6 +19,7 @@ from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
 from motive_pipeline.storage.layout import source_folders
+from motive_pipeline.storage.mirror import mirror_of
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -130,16 +131,20 @@ class Crew:
         worker.asked[worker.actor.hello.remote(self._paths(), self._config.model.device)] = ("hello",)
 
     def _paths(self) -> list[Path]:
-        """What every node must have under the same path: the root (shown by a mark of this run), the clips and the model."""
+        """What every node must have under the same path: the root (shown by a mark of this run), the clips and the model, as far as they are no URLs."""
+        model = Path(self._config.model.path)
+        folders = [folder for _, folder in source_folders(self._config) if mirror_of(folder) is None]
+        found = [*folders, *([model.resolve()] if model.exists() else [])]
+        return found if self.project.copy is not None else [self._mark_in_root(), *found]
+
+    def _mark_in_root(self) -> Path:
         if self._mark is None or not self._mark.exists():
             root = self.project.root
             for old in root.glob(f"{_MARK}*"):
                 old.unlink(missing_ok=True)
             self._mark = root / f"{_MARK}{uuid.uuid4().hex}"
             atomic.write_text(self._mark, "It shows the workers of a cluster that they see the root of the run.\n")
-        model = Path(self._config.model.path)
-        folders = [folder for _, folder in source_folders(self._config)]
-        return [self._mark, *folders, *([model.resolve()] if model.exists() else [])]
+        return self._mark
 
     def took_hello(self, worker: Worker, hello: Hello) -> None:
         """A worker has started.

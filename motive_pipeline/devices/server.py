@@ -110,7 +110,9 @@ class Server:
             import torch
 
             torch.cuda.set_device(self._device)
-        return build(Workspace(config))
+        ws = Workspace(config)
+        ws.follow()
+        return build(ws)
 
     def _rest(self) -> None:
         """Give the device's memory back: until the next stage this process needs none, and the run's own process may."""

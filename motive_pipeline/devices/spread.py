@@ -18,13 +18,16 @@ ROWS_AT_ONCE = 2
 
 
 @contextmanager
-def on_devices(ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None = None, at_once: int = ROWS_AT_ONCE) -> Iterator[Any]:
+def on_devices(
+    ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None = None, at_once: int = ROWS_AT_ONCE, leaves_files: bool = False
+) -> Iterator[Any]:
     """What computes a stage's pieces of work: ``build(ws)`` itself (or ``here``, if the caller has made it already), or a :class:`Spread` where there are
     several devices (``engine.devices``) or a cluster (``engine.kind: ray``).
 
-    The result of a piece of work is the same bits everywhere, on devices of one model.
+    The result of a piece of work is the same bits everywhere, on devices of one model. Work that ``leaves_files`` in the root stays in this process where
+    the root is in a bucket and the others may be on machines with copies of their own.
     """
-    if not is_spread(ws):
+    if not is_spread(ws, leaves_files=leaves_files):
         function = build(ws) if here is None else here
         try:
             yield function
@@ -51,8 +54,10 @@ def on_devices(ws: Workspace, build: Build, *, here: Callable[[Any], Any] | None
         member.rest()
 
 
-def is_spread(ws: Workspace) -> bool:
-    """Whether work goes to other processes than this one."""
+def is_spread(ws: Workspace, *, leaves_files: bool = False) -> bool:
+    """Whether work goes to other processes than this one; see :func:`on_devices`."""
+    if leaves_files and ws.copy is not None and _has_cluster(ws):
+        return False
     return _has_cluster(ws) or len(ws.config.engine.all_devices) > 1
 
 
@@ -62,10 +67,12 @@ def _has_cluster(ws: Workspace) -> bool:
     return engine.kind == "ray" and not engine.is_elsewhere
 
 
-def num_workers(ws: Workspace) -> int:
+def num_workers(ws: Workspace, *, leaves_files: bool = False) -> int:
     """How many pieces of work are computed at a time. It connects to the cluster, if there is one."""
+    if not is_spread(ws, leaves_files=leaves_files):
+        return 1
     if _has_cluster(ws):
         from motive_pipeline.devices.ray_spread import crew_of
 
         return crew_of(ws).most()
-    return max(1, len(ws.config.engine.all_devices))
+    return len(ws.config.engine.all_devices)

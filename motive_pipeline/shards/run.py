@@ -84,6 +84,11 @@ def run_shard(config: Config, share: Share, folder: Path) -> ShardRecord:
 
 
 def _require_one_device(config: Config) -> None:
+    if config.storage.address is not None:
+        raise MotiveError(
+            f"storage.root = {config.storage.address}: shards share a folder of the root, and this one is in a bucket. Use a root in a shared folder for shards; clips "
+            "and model may be URLs."
+        )
     if config.engine.kind == "ray":
         raise MotiveError(
             "engine.kind: ray spreads a run over a cluster, and a shard is a run of one machine. Set engine.kind: local for shards."

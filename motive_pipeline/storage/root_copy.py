@@ -102,15 +102,16 @@ class RootCopy:
 
     # -- following the bucket ------------------------------------------------------------------------------------------------------
 
-    def follow(self, then: Callable[[], None]) -> None:
-        """Make the copy show what the bucket holds now, then call ``then``. Nothing happens while a driver of this machine works on the copy, or if
-        the copy followed a moment ago.
+    def follow(self, then: Callable[[], None], *, again: bool = False) -> None:
+        """Make the copy show what the bucket holds now, then call ``then``. Nothing happens while a driver of this machine works on the copy, or, unless
+        ``again``, if the copy followed a moment ago.
 
         Raises:
             BucketError: the bucket cannot be read.
         """
         with self._following:
-            if time.monotonic() - self._followed_at < _FRESH_FOR_S or self.lease.is_held or self._run_lock.is_held():
+            is_fresh = not again and time.monotonic() - self._followed_at < _FRESH_FOR_S
+            if is_fresh or self.lease.is_held or self._run_lock.is_held():
                 return
             with self._pull_lock.holding(wait_s=3600.0):
                 if not self._run_lock.is_held():

@@ -114,6 +114,11 @@ class Workspace:
         """How often this process has found rows or publications missing or damaged. A failed read may work once they are made again."""
         return self._num_damaged + sum(store.losses for store in self._stores.values())
 
+    def follow(self) -> None:
+        """Let the working copy of a root in a bucket show what the bucket holds now, even if it followed a moment ago. A local root needs nothing."""
+        if self.copy is not None:
+            self.copy.follow(self._scores_follow, again=True)
+
     @cached_property
     def graph(self) -> Graph:
         """The assets of this project."""

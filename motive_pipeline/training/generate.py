@@ -118,7 +118,7 @@ def _collect(
     if missing:
         atomic.remove_leftovers(batches[0].folder)
     begun = time.time()
-    with on_devices(ws, functools.partial(_Sampler, checkpoint=checkpoint), at_once=1) as sampler:
+    with on_devices(ws, functools.partial(_Sampler, checkpoint=checkpoint), at_once=1, leaves_files=True) as sampler:
         for _, num_drawn in answers(sampler, missing):
             tally.computed += num_drawn
             progress.step(num_drawn)

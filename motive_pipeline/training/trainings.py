@@ -51,14 +51,14 @@ def arm_trainings(ws: Workspace, arm: ArmName) -> list[Training]:
         missing += _ahead(ws, trainer, missing)
     for folder in {trainer.plan(pair).folder.parent for pair in missing}:
         atomic.remove_leftovers(folder)
-    with nullcontext(trainer) if by_command else on_devices(ws, _Trainer, here=trainer, at_once=1) as train_one:
+    with nullcontext(trainer) if by_command else on_devices(ws, _Trainer, here=trainer, at_once=1, leaves_files=True) as train_one:
         found |= {missing[position]: training for position, training in answers(train_one, missing)}
     return [found[pair] for pair in own]
 
 
 def _ahead(ws: Workspace, trainer: _Trainer, own: Sequence[_Pair]) -> list[_Pair]:
     """Missing trainings of arms that this run comes to later, and whose subsets it does not change any more: one for each device that ``own`` leaves idle."""
-    num_idle = -len(own) % num_workers(ws)
+    num_idle = -len(own) % num_workers(ws, leaves_files=True)
     pairs = [
         _Pair(arm=arm, number=number, is_ahead=True)
         for arm in ws.config.arms

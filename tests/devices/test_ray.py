@@ -178,7 +178,7 @@ def test_nothing_at_the_address_is_said_within_seconds(make_config, monkeypatch)
 @pytest.mark.parametrize(
     ("engine", "said"),
     [
-        ("{kind: ray, address: 'ray://head:10001'}", "Ray Client is not used"),
+        ("{kind: ray, address: 'ray://head:10001'}", r"Ray Client \(ray://\) is not used"),
         ("{kind: ray, address: head}", "host:port"),
         ("{kind: ray, address: 'user:secret@head:6379'}", "host:port"),
         ("{kind: ray, devices: [cpu, cpu]}", "devices is for kind: local"),
