@@ -81,7 +81,7 @@ def _connect(address: str, name: str) -> Any:
 
 def prepare(further: Mapping[str, str] = MappingProxyType({})) -> None:
     """Set what Ray reads from the environment, where the user has not: no usage statistics, no connection by itself, the token checked."""
-    for key, value in (_ENVIRONMENT | further).items():
+    for key, value in {**_ENVIRONMENT, **further}.items():
         os.environ.setdefault(key, value)
 
 
