@@ -61,7 +61,7 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
             if (trouble := storage_trouble(error, workspace.root, workspace.state)) is None:
                 raise
             raise dg.Failure(description=trouble, allow_retries=False) from error
-        return dg.MaterializeResult(metadata=metadata_of(publication), data_version=dg.DataVersion(publication.data_version))
+        return dg.MaterializeResult(metadata=metadata_of(publication, config.file), data_version=dg.DataVersion(publication.data_version))
 
     return body
 

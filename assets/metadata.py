@@ -6,6 +6,7 @@ library).
 
 import base64
 import io
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ from motive_pipeline.storage.workspace import Publication
 MAX_PREVIEW_WIDTH_PX = 960  # the UI shows a picture in a dialog that is not wider than this on a laptop, and does not shrink it
 
 
-def metadata_of(publication: Publication) -> dict[str, Any]:
-    """Counts, facts, a preview picture and the folder of a publication, as Dagster metadata."""
+LOOKED_AT = ("voted_ranking", "curated_subset", "rejected_clips", "preference_bundle", "eval_report")
+"""Assets that the explorer shows."""
+
+
+def metadata_of(publication: Publication, config_file: Path | None = None) -> dict[str, Any]:
+    """Counts, facts, a preview picture, the folder of a publication, and the command that opens it in a browser, as Dagster metadata."""
     counts = publication.counts
     metadata: dict[str, Any] = {
+        "dagster/row_count": counts.computed + counts.reused,
+        "dagster/uri": str(publication.data_folder),
         "rows_computed": counts.computed,
         "rows_reused": counts.reused,
         "rows_rejected": counts.rejected,
@@ -33,6 +40,8 @@ def metadata_of(publication: Publication) -> dict[str, Any]:
         metadata["report"] = dg.MetadataValue.md((publication.data_folder / "report.md").read_text(encoding="utf-8"))
         # no link: browsers refuse to follow one from a page to a local file
         metadata["report, with videos"] = dg.MetadataValue.path(str(publication.data_folder / "report.html"))
+    if config_file is not None and publication.asset.split("/")[0] in LOOKED_AT:
+        metadata["in a browser"] = dg.MetadataValue.md(f"`motive view --config {shlex.quote(str(config_file))}`")
     return metadata
 
 

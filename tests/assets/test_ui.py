@@ -128,6 +128,7 @@ def test_the_page_of_the_report_shows_it_and_says_where_it_lies(page, ui, projec
     open_asset(page, ui, "eval_report")
     where = project.workspace.published("eval_report").path / "report.html"
     expect(metadata(page, "report, with videos")).to_contain_text(str(where))
+    expect(metadata(page, "in a browser")).to_contain_text("motive view --config ")
     dialog = open_dialog(page, "report")
     expect(dialog.get_by_role("heading", name="Which clips teach the motion")).to_be_visible()
     expect(dialog.get_by_text("no verdict").first).to_be_visible()

@@ -101,3 +101,14 @@ def test_a_run_that_is_killed_on_one_machine_goes_on_on_another(weed: Server, pl
         Bucket(Address("s3", "weed", "moved")).delete(["run.lease.json"])  # a minute later
         project.run()
         assert different(end_state(project), on_disk) == []
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_on_the_workers_of_a_cluster_gives_the_data_of_a_run_on_disk(weed: Server, place: Path, on_disk):
+    with used(weed):
+        project = fresh(place, "s3://weed/cluster")
+        project.set("engine", {"kind": "ray", "address": "local", "threads": 1})
+        outcome = project.run()
+        assert "worker 1: gradients: " in outcome.err
+        assert "worker 1: finetune" not in outcome.err  # it leaves files, and a worker may be elsewhere
+        assert different(end_state(project), on_disk) == []
