@@ -66,7 +66,7 @@ class Found:
     rate: float
     """Rows a second."""
     utilisation: float
-    """The share of the workers' time in which they compute rows that count."""
+    """The share of the workers' time in which they compute rows that count. Rows count when they are answered, so a window that ends behind a wave has up to 2 % too many."""
     driver_share: float
     writer_share: float
     """The part of ``driver_share`` that commits take."""
@@ -295,9 +295,11 @@ STAGES = {
     "gradients 1.3B, puts of 50 ms": Constants(row_s=3.32, commit_s=0.1),
     "latents 1.3B": LATENTS,
     "latents 1.3B, processor time": replace(LATENTS, commit_s=1.4),
+    "latents 1.3B, not kept": replace(LATENTS, driver_row_s=LATENTS.driver_row_s + 4.7e-3, commit_s=0.027),
 }
 """Rows of each stage. Gradients: one NVIDIA H200, docs/performance.md, "On a GPU". Two puts of 50 ms for a commit are an assumption; a loopback S3 server takes
-3 ms. Latents with the processor time of a commit alone are those of a disk that takes no time."""
+3 ms. Latents with the processor time of a commit alone are those of a disk that takes no time; those that are not kept (``engine.keep_latents: false``) are hashed
+once, in 4.7 ms."""
 
 
 if __name__ == "__main__":
