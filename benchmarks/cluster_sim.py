@@ -285,7 +285,8 @@ def lines_of(stage: str, constants: Constants, commits_before: int, found: Seque
 
 
 LATENTS = Constants(row_s=1.68, driver_row_s=2.61e-3, commit_s=5.96)
-"""Of 81 frames of 480 x 832: 9.4 MB a row. The row's time is reckoned (``motive plan --gpu H200``), not measured. The commit of 302 MB was, on a busy virtual disk."""
+"""Of 81 frames of 480 x 832: 9.4 MB a row. The row's time is reckoned (``motive plan --gpu H200``), not measured. The commit was (268 MB, without
+prompt embeddings), on a busy virtual disk that wrote 50 MB/s."""
 
 STAGES = {
     "gradients 1.3B": Constants(row_s=3.32),

@@ -111,7 +111,7 @@ def clips(ws: Workspace, num_rows: int, num_queries: int) -> None:
     queries = pd.DataFrame({"query_id": names(num_queries), "path": "/queries/q.mp4", "caption": "", "category": "walk", "role": "query"})
     _publish_frame(ws, "query_catalog", "queries", queries, scores={("queries", "queries"): queries})
     motion = pd.DataFrame({"clip_id": ids, "motion_magnitude_px": np.random.default_rng(1).gamma(2.0, 2.0, num_rows)})
-    _publish_frame(ws, "latents", "index", catalog[["clip_id"]])
+    _publish_frame(ws, "latents", "index", pd.DataFrame({"clip_id": ids}))
     _publish_frame(ws, "motion_masks", "index", motion, scores={("motion", "motion"): motion})
 
 

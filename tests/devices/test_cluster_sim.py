@@ -5,9 +5,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.cluster_sim import ENOUGH, Constants, driver_seconds, simulate, too_many
+from benchmarks.scale_on_paper import ENGINE, commits_s, shown_bytes, shown_s
 
-IDLE_DRIVER = Constants(row_s=3.0, row_spread=0.0, driver_row_s=1e-6)
-SLOW_DRIVER = Constants(row_s=1.0, driver_row_s=2e-3, commit_s=0.032)
+FREE = Constants(row_s=3.0, row_spread=0.0, driver_row_s=0.0, driver_wake_worker_s=0.0, commit_s=0.0, commit_growth_s=0.0)
+"""Only the workers take time."""
+
+IDLE_DRIVER = replace(FREE, driver_row_s=1e-6)
+SLOW_DRIVER = replace(FREE, row_s=1.0, row_spread=0.1, driver_row_s=2e-3, commit_s=0.032)
 
 
 @pytest.mark.parametrize("workers", [1, 8, 64])
@@ -52,11 +56,22 @@ def test_rows_of_dead_workers_are_computed_again_and_cost_their_time():
 
 
 def test_a_seed_gives_the_same_run_and_another_one_another():
-    noisy = Constants(row_s=2.0, row_spread=0.5, deaths_per_hour=1.0)
+    noisy = replace(SLOW_DRIVER, row_spread=0.5, deaths_per_hour=1.0)
     assert simulate(noisy, 16, seed=3) == simulate(noisy, 16, seed=3) != simulate(noisy, 16, seed=4)
 
 
 def test_too_many_is_where_the_driver_has_no_time_left():
     limit = too_many(SLOW_DRIVER)
     assert limit == pytest.approx(1.0 / 3e-3 / ENOUGH, rel=0.1), "the driver's rate is 90 % of that of so many workers"
-    assert too_many(replace(IDLE_DRIVER, driver_row_s=0.0), most=64) is None
+    assert too_many(FREE, most=64) is None
+
+
+def test_the_paper_adds_up_what_every_commit_takes():
+    one_by_one = sum(ENGINE.commit_s + ENGINE.commit_growth_s * before for before in range(3125))
+    assert commits_s(100_000, 32) == pytest.approx(one_by_one, rel=1e-3)
+    assert commits_s(100_000, 512) < one_by_one / 16
+
+
+def test_times_and_sizes_are_shown_in_their_units():
+    assert [shown_s(each) for each in (59, 600, 36_000, 200_000)] == ["59 s", "10 min", "10 h", "2.3 d"]
+    assert [shown_bytes(each) for each in (5e6, 8.192e9, 9.44e12, 1e15)] == ["5 MB", "8.19 GB", "9.44 TB", "1 PB"]
