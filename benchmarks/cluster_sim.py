@@ -40,11 +40,13 @@ class Constants:
     """Processor time a row of 8 KB, with one worker. ``benchmarks.cluster_constants driver`` (``benchmarks.ray_engine``: 0.66)."""
     driver_wake_worker_s: float = 5.4e-6
     """For each worker at each wake of the loop: (5.98 - 0.61) ms at 1,000 workers. The same command."""
-    commit_s: float = 0.027
-    """A commit of 32 rows of 2048 numbers to a local disk (wall time on a busy machine, 5 ms of it processor time; on an idle one 10 ms), into a store
-    without commits. ``benchmarks.cluster_constants commits``."""
+    commit_s: float = 0.0164
+    """A commit to a local disk, into a store without commits, but for its rows: 19 ms for 32 gradients (a busy machine; 10 ms on an idle one).
+    ``benchmarks.cluster_constants commits``."""
+    commit_row_s: float = 0.08e-3
+    """For each row of a commit: 2.6 ms of processor time for 32. The same command."""
     commit_growth_s: float = 4.4e-6
-    """What each commit that the store has already adds, in processor time: (40.2 - 5.3) ms at 8,000 commits. The same command."""
+    """What each commit that the store has already adds, in processor time: (37.4 - 2.6) ms at 8,000 commits. The same command."""
     rows_in_flight: int = 2
     """``devices/spread.py``."""
     commit_rows: int = 32
@@ -192,7 +194,7 @@ class Simulation:
         self._uncommitted += 1
         if self._uncommitted < self._is.commit_rows and self._sums.now - self._committed_at < self._is.commit_every_s:
             return
-        seconds = self._is.commit_s + self._is.commit_growth_s * self._commits
+        seconds = self._is.commit_s + self._is.commit_row_s * self._uncommitted + self._is.commit_growth_s * self._commits
         self._work(seconds)
         self._sums = self._sums._replace(writer=self._sums.writer + seconds)
         self._committed_at = self._sums.now
@@ -226,7 +228,7 @@ def simulate(constants: Constants, num_workers: int, *, seed: int = 0, commits_b
 def driver_seconds(constants: Constants, *, commits_before: int = 0) -> float:
     """What a row takes of the driver where it never waits and many answers come at a wake; its inverse is the most rows a second that there can be."""
     commit_s = constants.commit_s + constants.commit_growth_s * commits_before
-    return constants.driver_row_s + commit_s / constants.commit_rows
+    return constants.driver_row_s + constants.commit_row_s + commit_s / constants.commit_rows
 
 
 def too_many(constants: Constants, *, commits_before: int = 0, most: int = 16_384) -> int | None:
@@ -284,9 +286,9 @@ def lines_of(stage: str, constants: Constants, commits_before: int, found: Seque
     return lines
 
 
-LATENTS = Constants(row_s=1.68, driver_row_s=2.61e-3, commit_s=5.96)
+LATENTS = Constants(row_s=1.68, driver_row_s=2.61e-3, commit_row_s=2.32 / 32)
 """Of 81 frames of 480 x 832: 9.4 MB a row. The row's time is reckoned (``motive plan --gpu H200``), not measured. The commit was (268 MB, without
-prompt embeddings), on a busy virtual disk that wrote 50 MB/s."""
+prompt embeddings), on a busy virtual disk that wrote 116 MB/s."""
 
 STAGES = {
     "gradients 1.3B": Constants(row_s=3.32),
@@ -295,8 +297,8 @@ STAGES = {
     "gradients 1.3B, 512 rows a commit": Constants(row_s=3.32, commit_rows=512),
     "gradients 1.3B, puts of 50 ms": Constants(row_s=3.32, commit_s=0.1),
     "latents 1.3B": LATENTS,
-    "latents 1.3B, processor time": replace(LATENTS, commit_s=1.4),
-    "latents 1.3B, not kept": replace(LATENTS, driver_row_s=LATENTS.driver_row_s + 4.7e-3, commit_s=0.027),
+    "latents 1.3B, processor time": replace(LATENTS, commit_row_s=1.41 / 32),
+    "latents 1.3B, not kept": replace(LATENTS, driver_row_s=LATENTS.driver_row_s + 4.7e-3, commit_row_s=0.0),
 }
 """Rows of each stage. Gradients: one NVIDIA H200, docs/performance.md, "On a GPU". Two puts of 50 ms for a commit are an assumption; a loopback S3 server takes
 3 ms. Latents with the processor time of a commit alone are those of a disk that takes no time; those that are not kept (``engine.keep_latents: false``) are hashed

@@ -76,7 +76,7 @@ def lines(config: Config, chip: Chip, sizes: Sequence[int], num_queries: int, fo
 def commits_s(num_rows: int, commit_rows: int) -> float:
     """What the commits of a stage take in all, when each looks at all before it."""
     commits = num_rows / commit_rows
-    return commits * ENGINE.commit_s + ENGINE.commit_growth_s * commits**2 / 2
+    return num_rows * ENGINE.commit_row_s + commits * ENGINE.commit_s + ENGINE.commit_growth_s * commits**2 / 2
 
 
 def _line(what: str, sizes: Sequence[int], value: Callable[[int], str], source: str) -> Line:
