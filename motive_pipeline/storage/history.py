@@ -41,7 +41,11 @@ SOURCES = {"clip_catalog": "catalog", "query_catalog": "queries"}
 CHOOSING = {"voted_ranking": "ranking", "curated_subset": "subsets"}
 """Assets that make a curation, and the score table of each."""
 
+CONSTANT = ["run_id", "asset", "data_version", "variant", "settings"]
+"""Texts that are the same in all rows of a file."""
+
 _MANY = 10
+_ROWS_AT_ONCE = 2**15
 Read = TypeVar("Read")
 
 
@@ -90,7 +94,7 @@ class Entry:
 
     def rows(self) -> pd.DataFrame:
         """Its rows, with the columns of the table ``history``."""
-        return self._read(lambda: pq.read_table(self.file, page_checksum_verification=True).to_pandas())
+        return self._read(lambda: _frame(pq.read_table(self.file, read_dictionary=CONSTANT, page_checksum_verification=True)))
 
     def _read(self, read: Callable[[], Read]) -> Read:
         """What ``read`` gives.
@@ -157,7 +161,7 @@ class History:
         atomic.make_folder(self.folder)
         temp = atomic.temp_beside(file)
         try:
-            pq.write_table(_table(frame, head), temp, write_page_checksum=True)
+            _write(frame, head, temp)
             atomic.replace(temp, file)
         finally:
             temp.unlink(missing_ok=True)
@@ -216,6 +220,19 @@ def setting_text(value: Any) -> str:
         return json.dumps(value)
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     return f"(content {text[:8]})" if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def _write(frame: pd.DataFrame, head: Mapping[str, Any], file: Path) -> None:
+    """Write ``frame`` with the columns of ``head``, some rows at a time: Arrow repeats the settings, which are kilobytes, for every row that it holds."""
+    with pq.ParquetWriter(file, HISTORY, write_page_checksum=True) as writer:
+        for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
+            writer.write_table(_table(frame.iloc[start : start + _ROWS_AT_ONCE], head))
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """``table`` in pandas, each text that all rows have held once."""
+    frame = table.to_pandas().astype({name: object for name in CONSTANT})
+    return frame.assign(**{name: frame[name].where(frame[name].notna(), None) for name in CONSTANT})
 
 
 def _table(frame: pd.DataFrame, head: Mapping[str, Any]) -> pa.Table:

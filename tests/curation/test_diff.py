@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from motive_pipeline import cli
@@ -115,6 +116,21 @@ def test_equal_content_makes_no_curation_and_a_new_ranking_makes_one(workspace):
     assert workspace.scores.query(sql).fetchall() == [(1, 3), (2, 1)]
     sql = "SELECT arm, string_agg(clip_id ORDER BY rank) FROM subset_history GROUP BY arm, curation ORDER BY ALL"
     assert workspace.scores.query(sql).fetchall() == [("motive", "a,b"), ("motive", "c,a"), ("random", "a,b")]
+
+
+def test_a_file_is_written_some_rows_at_a_time_and_read_whole(history, monkeypatch):
+    """The settings stand in every row: a million times two kilobytes are more than Arrow holds in a column."""
+    monkeypatch.setattr("motive_pipeline.storage.history._ROWS_AT_ONCE", 2)
+    remember(history, "abcde", catalog="abcde")
+    catalog, ranking = (
+        next(entry for entry in history.entries() if entry.asset == asset) for asset in ("clip_catalog", f"voted_ranking/{MAIN}")
+    )
+    assert pq.ParquetFile(ranking.file).num_row_groups == 3
+    assert ranking.rows()["clip_id"].tolist() == list("abcde")
+    assert ranking.rows()["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert ranking.rows()["settings"].tolist() == ["{}"] * 5
+    assert set(ranking.rows()["variant"]) == {MAIN}
+    assert catalog.rows()["variant"].tolist() == [None] * 5, "what is missing is None, as in the other tables"
 
 
 def test_the_reason_is_what_was_changed(workspace):

@@ -622,6 +622,22 @@ def test_ltx_leaves_out_what_does_not_fill_a_bucket_and_that_is_said(tmp_path):
     assert "optimization.batch_size must be 1" in said
 
 
+def test_the_atlas_is_written_some_clips_at_a_time(tmp_path, ws, monkeypatch):
+    ids = sorted(ws.published("curated_subset/motive").table("subset")["clip_id"])
+    publish_gradients(ws, "projected_gradients/motive", ids, np.eye(512, dtype=np.float32)[: len(ids)])
+    export_subset(ws, "motive", tmp_path / "whole", "embedding_atlas")
+    monkeypatch.setattr("motive_pipeline.export.lists.ROWS_AT_ONCE", 3)
+    export_subset(ws, "motive", tmp_path / "parts", "embedding_atlas")
+    whole, parts = (pd.read_parquet(tmp_path / name / "clips.parquet").drop(columns="path") for name in ("whole", "parts"))
+    assert len(parts) == 4
+    assert [row.tolist() for row in parts.pop("gradient")] == [row.tolist() for row in whole.pop("gradient")]
+    assert {row["id"]: ids.index(row["id"]) for _, row in parts.iterrows()} == {
+        row["id"]: int(np.argmax(gradient))
+        for (_, row), gradient in zip(parts.iterrows(), pd.read_parquet(tmp_path / "parts" / "clips.parquet")["gradient"], strict=True)
+    }, "each clip with its own gradient"
+    pd.testing.assert_frame_equal(parts, whole)
+
+
 def test_a_clip_without_a_gradient_leaves_the_atlas_without_vectors_and_that_is_said(tmp_path, ws):
     ids = sorted(ws.published("curated_subset/motive").table("subset")["clip_id"])[1:]
     publish_gradients(ws, "projected_gradients/motive", ids, np.eye(512, dtype=np.float32)[: len(ids)])
