@@ -14,15 +14,19 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def lowest(pyproject: str) -> list[str]:
-    """``name==version`` for each requirement of the project and of its extra ``dev``.
+    """``name==version`` for each requirement of the project, of its extra ``dev`` and of the extras that this one names.
 
     Raises:
         ValueError: a requirement has no lower bound.
     """
     project = tomllib.loads(pyproject)["project"]
     lines = []
-    for requirement in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
-        found = re.match(r"([A-Za-z0-9_.-]+)\s*(?:>=|==)\s*([0-9.]+)", requirement)
+    extras = project["optional-dependencies"]
+    own = re.compile(rf"{project['name']}\[(.+)\]")
+    in_dev = [each for each in extras["dev"] if not own.fullmatch(each)]
+    named = [name.strip() for each in extras["dev"] if (found := own.fullmatch(each)) for name in found[1].split(",")]
+    for requirement in [*project["dependencies"], *in_dev, *(each for name in named for each in extras[name])]:
+        found = re.match(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?\s*(?:>=|==)\s*([0-9.]+)", requirement)
         if found is None:
             raise ValueError(f"{PYPROJECT.name}: {requirement!r} has no lower bound")
         lines.append(f"{found[1]}=={found[2]}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from motive_pipeline import cli
+from motive_pipeline.commands import planning
 from motive_pipeline.config import Config, load_config, parse_config
 from motive_pipeline.config.timesteps import expert_range
 from motive_pipeline.models.chips import CHIPS, MEASURED, chip_named
@@ -174,7 +175,7 @@ def test_a_model_whose_shape_is_not_known_is_named(tmp_path, capsys):
 
 
 def test_a_plan_says_what_each_stage_needs_on_this_device(capsys):
-    cli._tell_memory(config().model_copy(update={"model": config().model.model_copy(update={"device": "cpu"})}))
+    planning._tell_memory(config().model_copy(update={"model": config().model.model_copy(update={"device": "cpu"})}))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         f"memory of {stage}" for stage in ("latents", "gradients", "finetune", "generate", "scores")

@@ -43,7 +43,9 @@ class DeviceProcess:
         return self._connection
 
     def build(self, config: Config, build: Build) -> None:
-        """Let it make the function of a stage."""
+        """Let it make the function of a stage. One that has died meanwhile starts again."""
+        if self._process is not None and not self._process.is_alive():
+            self.kill()
         self._send("build", config, build)
 
     def take_from(self, to_come: deque[tuple[int, Any]]) -> None:

@@ -100,6 +100,7 @@ def test_log_lines_reach_the_log_of_the_run_with_the_worker(ws, caplog):
     assert any(message.startswith("worker ") and message.endswith(": working on log") for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_workers_that_fall_silent_are_replaced(make_config):
     ws = Workspace(make_config(SETTINGS.replace("threads: 1", "threads: 1, workers: {silent_s: 3}")))
     stopped: list[int] = []

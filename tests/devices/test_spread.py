@@ -43,9 +43,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def state_of(pid: int) -> str:
-    """A letter, as ``ps`` shows it: Z for a process that has ended."""
-    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+def has_ended(pid: int) -> bool:
+    """Whether all threads of a process have ended, and its ends of connections are closed."""
+    return os.listdir(f"/proc/{pid}/task") == [str(pid)] and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
 
 
 def test_every_answer_arrives_from_both_processes_and_the_inputs_are_read_ahead(two):
@@ -106,7 +106,7 @@ def test_a_process_that_dies_after_its_work_costs_nothing(two):
     with on_devices(two, Rows) as rows:
         (_, answer), *_ = rows.answers(["a", "b"])
         os.kill(answer.aside["pid"], signal.SIGKILL)
-        while state_of(answer.aside["pid"]) not in "ZX":  # its end of the connection is closed then
+        while not has_ended(answer.aside["pid"]):
             time.sleep(0.01)
     with on_devices(two, Rows) as rows:
         assert len(list(rows.answers(["a", "b"]))) == 2

@@ -93,6 +93,7 @@ def whole(tmp_path, tiny_model) -> Workspace:
     return Workspace(parse_config(text, tmp_path / "motive.yaml"))
 
 
+@pytest.mark.slow
 def test_no_stage_reads_a_setting_that_its_fingerprint_does_not_cover(whole, monkeypatch):
     read: dict[str, set[str]] = defaultdict(set)
     for asset in whole.graph.assets.values():

@@ -215,6 +215,7 @@ def _no_links(*_):
     raise OSError("no links here")
 
 
+@pytest.mark.slow
 def test_adams_variants_wait_for_the_second_moments_and_come_with_a_second_round(videos, catalogued_only, capsys):
     adam = {"influence": SETTINGS["influence"] | {"preconditioner": "adam", "adam_clips": 2}, "arms": ["random", "motive"]}
     records = [shard(catalogued_only(**adam), number, 2) for number in (1, 2)]
@@ -239,6 +240,7 @@ def test_adams_variants_wait_for_the_second_moments_and_come_with_a_second_round
     assert shard(catalogued_only(**other), 1, 2).waiting, "what is published was made under other settings"
 
 
+@pytest.mark.slow
 def test_gc_keeps_shards_until_they_are_merged_and_while_one_is_at_work(sharded, held_by_another):
     def found(ws: Workspace) -> dict[str, str]:
         return {each.path.relative_to(ws.root).as_posix(): each.why for each in unused(ws, assets=ws.assets(), stale=ws.graph.assets)}

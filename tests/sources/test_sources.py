@@ -1,5 +1,6 @@
 """Sources list every video with its caption, in a fixed order, and name what is wrong."""
 
+import io
 import os
 import socket
 import zipfile
@@ -170,15 +171,15 @@ def test_a_folder_that_cannot_be_listed_is_a_bad_entry_that_names_it(tmp_path, m
 def test_a_file_that_cannot_be_read_counts_as_the_video_that_its_name_says(tmp_path, monkeypatch):
     touch(tmp_path / "a.ts", tmp_path / "b.mp4")
     assert names(listed(tmp_path)) == ["b.mp4"], "a program in TypeScript"
-    opened = open
-    forbidden = str(tmp_path / "a.ts")
+    opened = io.open
+    forbidden = tmp_path / "a.ts"
 
     def refuse(path, *arguments, **options):
         if path == forbidden:
             raise PermissionError(13, "Permission denied", path)
         return opened(path, *arguments, **options)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("io.open", refuse)  # what Path.open calls
     assert names(listed(tmp_path)) == ["a.ts", "b.mp4"], "reading it will say why it cannot be used"
 
 
