@@ -126,6 +126,8 @@ class ProcessSpread(Spread[Item]):
         to_come = deque(enumerate(items))
         processes = self._processes[: len(items)]
         for process in processes:
+            if process.has:  # of a caller that left before the end: its answers must not be taken for ours
+                process.kill()
             process.build(self._config.on_device(process.device), self._build)
         for _ in range(self._at_once):
             for process in processes:

@@ -59,6 +59,15 @@ def test_every_answer_arrives_from_both_processes_and_the_inputs_are_read_ahead(
     assert all(aside["read_ahead"] for aside in asides)
 
 
+def test_a_caller_that_leaves_early_leaves_nothing_to_the_next_one(two):
+    with on_devices(two, Rows) as rows:
+        early = rows.answers([("sleep", 0.01), *(("sleep", 0.5 + number / 100) for number in range(7))])
+        next(early)
+        early.close()
+        found = dict(rows.answers(["a", "bb", "ccc", "dddd"]))
+    assert {number: int(answer.arrays["x"]) for number, answer in found.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
+
+
 def test_a_slow_row_holds_nobody_up(two):
     with on_devices(two, Rows, at_once=1) as rows:
         order = [number for number, _ in rows.answers([("sleep", 1.0), *("abcd")])]
