@@ -16,11 +16,14 @@ from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_ca
 from motive_pipeline.catalog.watch import still_being_written
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.configured import clip_source
+from motive_pipeline.sources.protocol import SourceEntry
 from motive_pipeline.storage import mirror as mirrors
 from motive_pipeline.storage.mirror import BucketMirror, held, open_mirror
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.view.pictures import NoPicture, PictureMaker, Subject
 from tests.clip_fixtures import write_project
 
 SETTINGS = """
@@ -105,6 +108,25 @@ def test_a_caption_that_changes_is_noticed(address: Address, clips: Path, tmp_pa
     bucket.put(f"clips/{name}.txt", b"another caption")
     assert observe_clip_files(ws)[0] != before
     assert "another caption" in [entry.caption for entry in clip_source(ws).entries()]
+
+
+def test_the_explorer_shows_clips_that_no_copy_is_here_of(address: Address, clips: Path, tmp_path: Path):
+    bucket = upload(clips, address)
+    ws = opened(tmp_path, address.url, "there")
+    entry = next(entry for entry in clip_source(ws).entries() if isinstance(entry, SourceEntry))
+    assert not entry.file.path.exists()
+    clip = Subject(clip_id=HashMemory(ws.state).clip_id(entry.file), location=str(entry.file.path), role="clip")
+    entry.file.path.unlink()
+    maker = PictureMaker(ws, tmp_path / "view")
+    assert maker.tile(clip, "still").is_file()
+    entry.file.path.unlink()
+    original = maker.original(clip)
+    assert original is not None
+    assert original[0].is_file()
+    bucket.delete([entry.file.path.relative_to(clip_source(ws).root.parent).as_posix()])
+    list(clip_source(ws).entries())
+    with pytest.raises(NoPicture, match="missing file"):
+        maker.tile(clip, "still")
 
 
 def mirror_with(address: Address, tmp_path: Path, num_files: int, max_bytes: int) -> tuple[BucketMirror, list[Path]]:
