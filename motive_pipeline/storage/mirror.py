@@ -148,7 +148,6 @@ class BucketMirror:
         self._fetch_all(wanted)
 
     def _note(self, db: sqlite3.Connection, name: str, each: Listed, listing: int, *, is_here: bool) -> None:
-        row = (name, each.size, each.tag.e_tag, each.tag.version, int(each.modified.timestamp() * 1e9), listing)
         row = (name, each.size, each.tag.e_tag, each.tag.version, int(each.modified.timestamp() * 1e9), listing, is_here)
         db.execute(
             "INSERT INTO objects (name, size, e_tag, version, modified_ns, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO UPDATE SET "
