@@ -94,9 +94,7 @@ class _Round:
         """The answers, as they come."""
         while self._num_left:
             self._crew.keep_up(self._num_left)
-            for worker in self._crew.ready:
-                if worker.round == self._number or self._needs_one_more():
-                    self._prepare(worker)
+            self._prepare_all()
             for worker, reference, what in self._crew.wait(_WAIT_S):
                 if worker in self._crew.workers:
                     yield from self._take(worker, reference, what)
@@ -104,9 +102,16 @@ class _Round:
                 yield from self._bury(worker, f"it did not answer for {self._crew.silent_s:g} s", is_own_fault=False)
             self._report.tell(self._crew.workers)
 
-    def _needs_one_more(self) -> bool:
-        """Whether there is work for a worker that has not made the function yet: making it may take minutes and a GPU's memory."""
-        return sum(worker.round == self._number for worker in self._crew.ready) < self._num_left
+    def _prepare_all(self) -> None:
+        """Give work to the workers; to no more than there are pieces left, as making the function may take minutes and a GPU's memory."""
+        ready = self._crew.ready
+        further = self._num_left - sum(worker.round == self._number for worker in ready)
+        for worker in ready:
+            if worker.round != self._number:
+                if further <= 0:
+                    continue
+                further -= 1
+            self._prepare(worker)
 
     def _prepare(self, worker: Worker) -> None:
         """Let the worker make the function, or give it work."""
