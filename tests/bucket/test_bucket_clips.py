@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from motive_pipeline.bucket.address import Address
@@ -24,6 +25,7 @@ from motive_pipeline.storage import mirror as mirrors
 from motive_pipeline.storage.mirror import BucketMirror, held, open_mirror
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.pictures import NoPicture, PictureMaker, Subject
+from tests.bucket.servers import Server
 from tests.clip_fixtures import write_project
 
 SETTINGS = """
@@ -187,6 +189,21 @@ def test_archives_and_tables_are_copied_whole_or_refused(address: Address, tmp_p
     )
     with pytest.raises(MotiveError, match=r"storage.cache_gb = 1e-06.*those of clips.path.*Set storage.cache_gb higher"):
         clip_source(opened(tmp_path, address.url, "small", source="zip", cache_gb=1e-6))
+
+
+def test_objects_that_stand_for_folders_are_no_files(address: Address, moto: Server, tmp_path: Path):
+    client = boto3.client("s3", endpoint_url=moto.endpoint)
+    for name in ("model/", "model/v1.0/", "model/v1.0/vae.json", "model/empty/", "model/LICENSE", "only/"):
+        client.put_object(Bucket=address.bucket, Key=f"{address.prefix}/{name}", Body=b"")
+    mirror = open_mirror(tmp_path, 10**9)
+    model = address.below("model")
+    assert mirror.refresh(model) == 2
+    mirror.fetch_all(mirror.path(model), "model.path")
+    assert [file.relative_to(mirror.path(model)).as_posix() for file in mirror.files(mirror.path(model)) if file.is_file()] == [
+        "LICENSE",
+        "v1.0/vae.json",
+    ]
+    assert mirror.refresh(address.below("only")) == 0
 
 
 def test_nothing_below_the_url_and_no_bucket_are_named(address: Address, tmp_path: Path):
