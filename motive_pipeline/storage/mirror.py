@@ -62,6 +62,11 @@ def mirror_of(path: str | Path) -> BucketMirror | None:
     return _mirror(text[: place + 1 + len(FOLDER)]) if place >= 0 else None
 
 
+def is_listed_elsewhere(path: str | Path) -> bool:
+    """Whether ``path`` stands for a clip in object storage, and this machine knows nothing of it: another one has listed the bucket."""
+    return f"/{FOLDER}/" in str(path) and mirror_of(path) is None
+
+
 @lru_cache(maxsize=8)
 def _mirror(folder: str) -> BucketMirror | None:
     return BucketMirror(Path(folder)) if Path(folder, ".index.sqlite").exists() else None

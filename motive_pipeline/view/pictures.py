@@ -26,7 +26,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Role
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
-from motive_pipeline.storage.mirror import held
+from motive_pipeline.storage.mirror import held, is_listed_elsewhere
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
@@ -217,7 +217,12 @@ class PictureMaker:
 
 def _require_there(subject: Subject) -> None:
     """Raises NoPicture if the file has gone, although a picture of it may have been kept. A clip in object storage is there, whether a copy is here or not."""
+    path = MediaFile.parse(subject.location).path
     try:
-        regular_file_stat(MediaFile.parse(subject.location).path)
+        regular_file_stat(path)
     except RejectRow as rejection:
+        if is_listed_elsewhere(path):
+            raise NoPicture(
+                "the clip is in object storage, which this machine has not listed. `motive plan` does that; then start the viewer again"
+            ) from rejection
         raise NoPicture(f"{rejection.reason.replace('_', ' ')}: {rejection.detail}") from rejection
