@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -68,6 +70,21 @@ def require_database(config: Config) -> None:
         import psycopg2  # noqa: F401
     except ImportError as error:
         raise MotiveError(f"storage.postgres needs dagster-postgres ({error}). Run: pip install 'motive-pipeline[postgres]'") from error
+    _parsed(name)
+
+
+def _parsed(name: str) -> URL:
+    """The URL that the variable ``name`` holds. What cannot be read is in no message: it may be a part of a password."""
+    text = os.environ[name]
+    try:
+        if text.count("@") > 1:  # it would be cut at the first one, and the rest of the password be taken for the host
+            raise ValueError
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        raise MotiveError(
+            f"storage.postgres: {name}: the URL cannot be read. Its form is {SCHEME}USER:PASSWORD@HOST:PORT/DATABASE; in user and password write %40 for @, %3A for :, %2F for / "
+            "and %25 for %."
+        ) from None
 
 
 def open_database(config: Config, folder: Path) -> dg.DagsterInstance:
@@ -79,9 +96,10 @@ def open_database(config: Config, folder: Path) -> dg.DagsterInstance:
     import psycopg2
 
     assert config.storage.postgres is not None
-    url = os.environ[config.storage.postgres].replace(SCHEME, "postgresql://", 1)
+    url = _parsed(config.storage.postgres)
+    _, parameters = url.get_dialect()().create_connect_args(url)  # as Dagster connects
     try:
-        psycopg2.connect(url, connect_timeout=_CONNECT_S).close()  # Dagster itself would try again and again
+        psycopg2.connect(**{"connect_timeout": _CONNECT_S, **parameters}).close()  # Dagster itself would try again and again
     except psycopg2.OperationalError as error:
         raise MotiveError(f"storage.postgres: the database cannot be used: {' '.join(str(error).split())}") from error
     instance = dg.DagsterInstance.from_config(str(folder))

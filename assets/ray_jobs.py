@@ -4,6 +4,7 @@ Belongs here: how the job is submitted, watched and ended. Does not belong here:
 """
 
 import logging
+import shlex
 import shutil
 import threading
 import warnings
@@ -52,7 +53,8 @@ def publish_by_job(workspace: Workspace, asset: Asset, context: dg.AssetExecutio
         warnings.catch_warnings(action="ignore", category=dg.PreviewWarning),
         _told_alive(workspace.root / f".job-{context.run.run_id}") as folder,
     ):
-        entrypoint = f"python -m motive_pipeline.cli stage {asset.key} --config {config.file} --run {workspace.run_id} --folder {folder}"
+        command = ["python", "-m", "motive_pipeline.cli", "stage", asset.key, "--config", str(config.file)]
+        entrypoint = shlex.join([*command, "--run", workspace.run_id, "--folder", str(folder)])
         client = PipesRayJobClient(address=config.engine.address, poll_interval=_POLL_S)
         try:
             client.run(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +91,8 @@ class Bucket:
             return None
 
     def pages(self, prefix: str = "") -> Iterator[list[Listed]]:
-        """Every object whose key begins with the folder ``prefix``, up to :data:`PAGE` at a time; only one page is in memory."""
+        """Every object whose key begins with the folder ``prefix``, up to :data:`PAGE` at a time; only one page is in memory. Without those that only stand
+        for a folder."""
         with self._asking(_LISTED):
             pages = iter(self._obstore.list(self._store, prefix or None, chunk_size=PAGE))
         while True:
@@ -98,7 +100,14 @@ class Bucket:
                 page = next(pages, None)
             if page is None:
                 return
-            yield [_listed(each, each["path"]) for each in page]
+            found = [_listed(each, each["path"]) for each in page]
+            yield [each for each, after in zip_longest(found, found[1:]) if each.size or not self._is_folder(each.key, after)]
+
+    def _is_folder(self, key: str, after: Listed | None) -> bool:
+        """Whether an empty object only stands for a folder, as consoles and mounted buckets make them: its key ends with a slash, which the client drops."""
+        if after is not None and after.key.startswith(f"{key}/"):
+            return True
+        return "." not in key.rpartition("/")[2] and self.head(key) is None
 
     def download(self, key: str, path: Path, size: int) -> Listed:
         """Write the object's content to the new file ``path``; what describes it. ``size`` is what a listing said. An object that changes

@@ -10,6 +10,9 @@ from motive_pipeline.errors import MotiveError
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")
 _STATUS = re.compile(r"status code: (\d{3})")
+_QUERY = re.compile(r"\?[^\s)\"'`]+")
+"""Behind a URL's ? may stand a token of Azure."""
+
 _CREDENTIAL_WAYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile (AWS_PROFILE), or the machine's own role"
 _WRONG_KEYS = (
     "InvalidAccessKeyId",
@@ -72,7 +75,7 @@ def explained(error: Exception, address: Address, doing: str) -> BucketError:
         return BucketError(
             f"{address}: {_endpoint(text)} did not answer in time: cannot {doing}. Check the network, and run again.", is_certain=False
         )
-    first = " ".join(text.split("\n\nDebug source")[0].split())
+    first = _QUERY.sub("?...", " ".join(text.split("\n\nDebug source")[0].split()))
     return BucketError(f"{address}: cannot {doing}. {server or first[:300]}", is_certain=False)
 
 

@@ -76,6 +76,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _across(self) -> Settings:
+        if self.engine.is_elsewhere and self.storage.address is not None:
+            raise ValueError(
+                f"engine.address: {self.engine.address} gives assets to jobs of another machine, which publish by the lock of this run, in a root that both see; "
+                f"storage.root = {self.storage.address} is in a bucket. Run on a node of the cluster (engine.address: auto), or use a root in a shared folder"
+            )
         self.model._frame_rate = self.clips.fps  # a model is loaded by its own section alone
         for entry in self.arms_:
             self._arms[entry if isinstance(entry, str) else entry.name] = self._arm_of(entry)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ COLUMNS: tuple[str, ...] = ("clip_id", "tick", "note")
 MAX_NOTE = 10_000
 """Letters of a note."""
 _SHOWN = 5
+_ID = re.compile(f"[0-9a-f]{{{ID_DIGITS}}}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +77,8 @@ def load_edits(file: Path) -> Edits:
         clip_id, tick, note = (row[places[name]].strip() if name in places and places[name] < len(row) else "" for name in COLUMNS)
         if not any(row):
             continue
-        if len(clip_id) != ID_DIGITS or tick.lower() not in get_args(Tick):
-            what = f"clip_id {clip_id[:40]!r}" if len(clip_id) != ID_DIGITS else f"tick {tick[:40]!r} (allowed: keep, drop, or nothing)"
+        if not (is_id := _ID.fullmatch(clip_id)) or tick.lower() not in get_args(Tick):
+            what = f"clip_id {clip_id[:40]!r}" if not is_id else f"tick {tick[:40]!r} (allowed: keep, drop, or nothing)"
             problems.append(f"row {number}: {what}")
             continue
         if clip_id in ticks:

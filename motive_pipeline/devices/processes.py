@@ -42,6 +42,11 @@ class DeviceProcess:
             self._connection = ours
         return self._connection
 
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether it has died since the last stage, or has work of a caller that left before the end: such answers must not be taken for those of the next."""
+        return bool(self.has) or (self._connection is not None and not self._process.is_alive())
+
     def build(self, config: Config, build: Build) -> None:
         """Let it make the function of a stage. One that has died meanwhile starts again."""
         if self._process is not None and not self._process.is_alive():
@@ -128,6 +133,8 @@ class ProcessSpread(Spread[Item]):
         to_come = deque(enumerate(items))
         processes = self._processes[: len(items)]
         for process in processes:
+            if process.is_spoiled:
+                process.kill()
             process.build(self._config.on_device(process.device), self._build)
         for _ in range(self._at_once):
             for process in processes:

@@ -16,7 +16,7 @@ from motive_pipeline.devices.ray_crew import Crew, Worker
 from motive_pipeline.devices.ray_worker import Told
 from motive_pipeline.devices.server import Build
 from motive_pipeline.devices.work import Spread
-from motive_pipeline.errors import RejectRow
+from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ REPORT_EVERY_S = 15.0
 
 SLOW_FACTOR, SLOW_S = 5.0, 30.0
 """A piece of work is slow if it takes this many times the median, and this many seconds at least."""
+
+_HOPELESS = 2
+"""A stage ends when more workers have died than so many pieces of work may kill (``engine.workers.attempts`` each), before any was done."""
 
 _WAIT_S = 1.0
 _rounds = itertools.count()
@@ -83,14 +86,15 @@ class _Round:
         self._to_come = deque(range(len(items)))
         self._num_left = len(items)
         self._deaths: Counter[int] = Counter()
+        self._has_answers = False
+        self._deaths_before_any = 0
         self._report = _Report(items)
 
     def run(self) -> Iterator[tuple[int, Any]]:
         """The answers, as they come."""
         while self._num_left:
             self._crew.keep_up(self._num_left)
-            for worker in self._crew.ready:
-                self._prepare(worker)
+            self._prepare_all()
             for worker, reference, what in self._crew.wait(_WAIT_S):
                 if worker in self._crew.workers:
                     yield from self._take(worker, reference, what)
@@ -98,11 +102,24 @@ class _Round:
                 yield from self._bury(worker, f"it did not answer for {self._crew.silent_s:g} s", is_own_fault=False)
             self._report.tell(self._crew.workers)
 
+    def _prepare_all(self) -> None:
+        """Give work to the workers; to no more than there are pieces left, as making the function may take minutes and a GPU's memory."""
+        ready = self._crew.ready
+        further = self._num_left - sum(worker.round == self._number for worker in ready)
+        for worker in ready:
+            if worker.round != self._number:
+                if further <= 0:
+                    continue
+                further -= 1
+            self._prepare(worker)
+
     def _prepare(self, worker: Worker) -> None:
         """Let the worker make the function, or give it work."""
         if worker.round != self._number:
             worker.round = self._number
+            worker.heard = time.monotonic()  # nobody has listened since the last round
             worker.has.clear()
+            worker.asked = {reference: what for reference, what in worker.asked.items() if what[0] != "work"}
             worker.asked[worker.actor.build.remote(self._function)] = ("build",)
             return
         if ("build",) in worker.asked.values():
@@ -110,7 +127,7 @@ class _Round:
         while self._to_come and len(worker.has) < self._at_once:
             number = self._to_come.popleft()
             worker.has[number] = time.monotonic()
-            worker.asked[worker.actor.work.remote(number, self._items[number])] = ("work", number)
+            worker.asked[worker.actor.work.remote((self._number, number), self._items[number])] = ("work", number)
 
     def _take(self, worker: Worker, reference: Any, what: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
         """What has become of something that was asked."""
@@ -138,10 +155,11 @@ class _Round:
             raise error(f"{text} (on node {worker.place})")
         if kind == "broken":
             raise RuntimeError(f"an error of {worker.name}:\n{content[0]}")
-        number, *result = content
-        if number not in worker.has:  # it belongs to an earlier stage
+        (of_round, number), *result = content
+        if of_round != self._number:  # one that its caller no longer wanted
             return
         self._report.took(worker, number)
+        self._has_answers = True
         del worker.has[number]
         self._num_left -= 1
         if kind == "rejected":
@@ -151,7 +169,11 @@ class _Round:
             yield number, result[0]
 
     def _bury(self, worker: Worker, why: str, *, is_own_fault: bool) -> Iterator[tuple[int, Any]]:
-        """Take the work of a dead worker back. The piece that it was computing is to blame, unless its node has gone."""
+        """Take the work of a dead worker back. The piece that it was computing is to blame, unless its node has gone.
+
+        Raises:
+            MotiveError: worker after worker dies, and not one piece of work was done: then it is no single piece that kills them.
+        """
         numbers = list(worker.has)
         self._crew.remove(worker, why)
         log.warning("ray: %s has died: %s. %d pieces of work are done again.", worker.name, why, len(numbers))
@@ -159,11 +181,17 @@ class _Round:
         if blamed is not None:
             self._deaths[blamed] += 1
             attempts = self._crew.attempts
+            self._deaths_before_any += not self._has_answers
+            if self._deaths_before_any > _HOPELESS * attempts:
+                raise MotiveError(
+                    f"engine.kind: ray: {self._deaths_before_any} workers died, and not one piece of work of this stage was done. The last one: {worker.name}: {why}"
+                    f"{_last_words(worker)}. Perhaps a worker has too little memory to load the model: see engine.workers.memory_gb, and the node's log."
+                )
             if self._deaths[blamed] >= attempts:
                 numbers.remove(blamed)
                 self._num_left -= 1
-                words = f"; its last words: {worker.last_words}" if worker.last_words else ""
-                yield blamed, RejectRow("worker_died", f"{attempts} workers died while they computed it: {why}{words}", transient=True)
+                detail = f"{attempts} workers died while they computed it: {why}{_last_words(worker)}"
+                yield blamed, RejectRow("worker_died", detail, transient=True)
         self._to_come.extendleft(reversed(numbers))
 
     def _is_node_gone(self, worker: Worker, error: Exception) -> bool:
@@ -217,6 +245,10 @@ class _Report:
             for number, since in itertools.islice(worker.has.items(), 1):
                 if now - since > limit:
                     log.warning("ray: %s has worked on %s for %.0f s", worker.name, str(self._items[number])[:200], now - since)
+
+
+def _last_words(worker: Worker) -> str:
+    return f"; its last words: {worker.last_words}" if worker.last_words else ""
 
 
 def _told(error: Exception) -> str:

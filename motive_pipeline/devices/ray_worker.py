@@ -87,8 +87,8 @@ class RayWorker:
         self._channel.begin(config.model.device)
         self._channel.put("build", config, build)
 
-    async def work(self, number: int, item: Any) -> Told:
-        """The message about piece of work ``number``. Those that come meanwhile are read ahead, and computed in the order in which they came."""
+    async def work(self, number: tuple[int, int], item: Any) -> Told:
+        """The message about piece of work ``number`` (of a round, and its position there). Those that come meanwhile are read ahead, and computed in the order in which they came."""
         return await self._channel.answer(number, item)
 
     async def heartbeat(self) -> list[Any]:
@@ -106,7 +106,7 @@ class _Channel:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._to_do: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self._answers: dict[int, asyncio.Future[tuple[Any, ...]]] = {}
+        self._answers: dict[tuple[int, int], asyncio.Future[tuple[Any, ...]]] = {}
         self._failed: tuple[Any, ...] | None = None
         self._logged: list[Any] = []
         self._has_logged = asyncio.Event()
@@ -114,6 +114,8 @@ class _Channel:
 
     def begin(self, device: str) -> None:
         """A new stage begins on ``device``; what an earlier one has left is not wanted any more."""
+        for number, future in self._answers.items():
+            future.set_result(("done", number, None))
         self._answers.clear()
         self._failed = None
         if self._thread is None or not self._thread.is_alive():
@@ -124,7 +126,7 @@ class _Channel:
         """Give the thread a message."""
         self._to_do.put(message)
 
-    async def answer(self, number: int, item: Any) -> Told:
+    async def answer(self, number: tuple[int, int], item: Any) -> Told:
         """Let the thread compute a piece of work, and wait for it."""
         if self._failed is not None:
             return self._told(self._failed)

@@ -62,7 +62,7 @@ class Server:
     def __init__(self, driver: Channel, device: str) -> None:
         self._driver = driver
         self._device = device
-        self._waiting: deque[tuple[int, Any]] = deque()
+        self._waiting: deque[tuple[Any, Any]] = deque()
         self._function: Callable[[Any], Any] | None = None
 
     def run(self) -> None:
@@ -103,6 +103,7 @@ class Server:
                 self._function.prefetch([item])
             self._waiting.append((number, item))
         elif kind == "rest":
+            self._waiting.clear()
             self._rest()
 
     def _built(self, config: Config, build: Build) -> Callable[[Any], Any]:

@@ -62,6 +62,11 @@ def mirror_of(path: str | Path) -> BucketMirror | None:
     return _mirror(text[: place + 1 + len(FOLDER)]) if place >= 0 else None
 
 
+def is_listed_elsewhere(path: str | Path) -> bool:
+    """Whether ``path`` stands for a clip in object storage, and this machine knows nothing of it: another one has listed the bucket."""
+    return f"/{FOLDER}/" in str(path) and mirror_of(path) is None
+
+
 @lru_cache(maxsize=8)
 def _mirror(folder: str) -> BucketMirror | None:
     return BucketMirror(Path(folder)) if Path(folder, ".index.sqlite").exists() else None
@@ -148,7 +153,6 @@ class BucketMirror:
         self._fetch_all(wanted)
 
     def _note(self, db: sqlite3.Connection, name: str, each: Listed, listing: int, *, is_here: bool) -> None:
-        row = (name, each.size, each.tag.e_tag, each.tag.version, int(each.modified.timestamp() * 1e9), listing)
         row = (name, each.size, each.tag.e_tag, each.tag.version, int(each.modified.timestamp() * 1e9), listing, is_here)
         db.execute(
             "INSERT INTO objects (name, size, e_tag, version, modified_ns, seen) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (name) DO UPDATE SET "

@@ -47,10 +47,16 @@ class BucketLock(FileLock):
 
     def release(self) -> None:
         """As :meth:`FileLock.release`. At last the score tables are written to the bucket, and the lease is given back."""
-        if self._held[self.path][1] == 1 and self.copy.lease.is_held:
-            try:
-                self.copy.end()
-            except (BucketError, LeaseLost) as error:
-                log.warning("the score tables in the bucket are behind, and follow with the next run: %s", error)
+        try:
+            if self._held[self.path][1] == 1 and self.copy.lease.is_held:
+                self._end()
+        finally:
+            super().release()
+
+    def _end(self) -> None:
+        try:
+            self.copy.end()
+        except (BucketError, LeaseLost) as error:
+            log.warning("the score tables in the bucket are behind, and follow with the next run: %s", error)
+        finally:
             self.copy.lease.release()
-        super().release()

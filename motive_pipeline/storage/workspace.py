@@ -381,7 +381,7 @@ class Workspace:
     def follow_moved_root(self) -> None:
         """Write ``scores.duckdb`` anew if the root was copied or moved. A root that is in use, or cannot be written, is left as it is."""
         if self.scores.is_elsewhere() and atomic.is_writable(self.root) and atomic.is_writable(self.state):
-            with suppress(Locked), self.lock.holding(wait_s=1.0, who="motive sql"):
+            with suppress(Locked), self.lock.holding(wait_s=1.0, who="motive sql", to_read=self.copy is not None):
                 self.scores.refresh_views()
 
     def _score_pieces(self) -> Pieces:

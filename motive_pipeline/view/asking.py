@@ -69,5 +69,5 @@ class Asker:
 
 def file_name(name: str) -> str:
     """``name`` as the name of a file in a folder: its last part, in plain letters."""
-    plain = re.sub(r"[^\w .()+-]", "_", name.replace("\\", "/").rpartition("/")[2]).strip(" .")
+    plain = re.sub(r"[^\w .()+-]", "_", name.replace("\\", "/").rpartition("/")[2], flags=re.ASCII).strip(" .")
     return plain[-100:].lstrip(" .-") or "video"

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from motive_pipeline.curation.edits import Tick
+from motive_pipeline.curation.edits import Edits, Tick
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.view.choice import compared
 from motive_pipeline.view.clip_view import BadRequest, ClipView, Wanted
@@ -181,11 +181,13 @@ def plotly_file() -> Path | None:
 
 
 def _version(viewer: Viewer, request: Request) -> Response:
+    viewer.follow()
     return _json({"version": scores_version(viewer.ws)})
 
 
 def _meta(viewer: Viewer, request: Request) -> Response:
     """All that the page needs once."""
+    viewer.follow()
     seen = viewer.current()
     config = viewer.ws.config
     ranked = viewer.ws.recorded(f"voted_ranking/{seen.lead}")
@@ -227,7 +229,7 @@ def _meta(viewer: Viewer, request: Request) -> Response:
 
 def _clips(viewer: Viewer, request: Request) -> Response:
     seen, view = _seen(viewer, request), _view_of(request)
-    numbers = seen.order(view, viewer.edits())
+    numbers = seen.order(view, viewer.edits() if view.tick else Edits(file=viewer.edits_file))  # a damaged file of ticks hides no clip
     start, count = _whole(request, "offset", 0, len(numbers)), _whole(request, "limit", 100, MAX_ROWS)
     columns = [key for key in request.query_params.getlist("column") if key]
     rows = seen.page(numbers[start : start + count], columns, view.variant)

@@ -73,6 +73,7 @@ class LayoutMaker:
         with self._lock:
             name = f"{space}-{self._version(space)[:16]}-{VERSION}"
             file = self._folder / f"{name}.npz"
+            has_ended = name in self._processes and self._processes[name].poll() is not None
             if file.exists():
                 with np.load(file, allow_pickle=False) as saved:
                     return Layout(clip_id_N=saved["clip_id"], place_N2=saved["place"], method=str(saved["method"]), is_final=True)
@@ -83,7 +84,7 @@ class LayoutMaker:
             has_tsne = importlib.util.find_spec("openTSNE") is not None and len(ids_N) >= LEAST_FOR_TSNE
             if has_tsne and improve and name not in self._processes:
                 self._processes[name] = _begin(file, ids_N, component_NC, threads=self._ws.config.engine.threads)
-        return Layout(clip_id_N=ids_N, place_N2=_two(component_NC), method="components", is_final=not has_tsne)
+        return Layout(clip_id_N=ids_N, place_N2=_two(component_NC), method="components", is_final=not has_tsne or has_ended)
 
     def close(self) -> None:
         """End the work on better layouts."""

@@ -20,11 +20,13 @@ import av.error
 import numpy as np
 
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.files.file_stat import regular_file_stat
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Role
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.mirror import held, is_listed_elsewhere
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
@@ -127,13 +129,14 @@ class PictureMaker:
         """The clip's own file and its type, if a browser plays it; None if it does not, or the clip is a part of the file."""
         file = MediaFile.parse(subject.location)
         media_type = _CONTAINERS.get(file.path.suffix.lower())
-        if file.member or file.window is not None or media_type is None or not file.path.is_file():
+        if file.member or file.window is not None or media_type is None:
             return None
         try:
-            with av.open(str(file.path)) as container:
+            regular_file_stat(file.path)
+            with held(file.path), av.open(str(file.path)) as container:
                 stream = container.streams.video[0]
                 is_played = stream.codec_context.name in _PLAYED and stream.codec_context.pix_fmt in ("yuv420p", "yuvj420p")
-        except (av.error.FFmpegError, IndexError):
+        except (RejectRow, av.error.FFmpegError, IndexError):
             return None
         return (file.path, media_type) if is_played else None
 
@@ -213,6 +216,13 @@ class PictureMaker:
 
 
 def _require_there(subject: Subject) -> None:
-    """Raises NoPicture if the file has gone, although a picture of it may have been kept."""
-    if not MediaFile.parse(subject.location).path.is_file():
-        raise NoPicture("missing file: the file has gone since it was listed")
+    """Raises NoPicture if the file has gone, although a picture of it may have been kept. A clip in object storage is there, whether a copy is here or not."""
+    path = MediaFile.parse(subject.location).path
+    try:
+        regular_file_stat(path)
+    except RejectRow as rejection:
+        if is_listed_elsewhere(path):
+            raise NoPicture(
+                "the clip is in object storage, which this machine has not listed. `motive plan` does that; then start the viewer again"
+            ) from rejection
+        raise NoPicture(f"{rejection.reason.replace('_', ' ')}: {rejection.detail}") from rejection

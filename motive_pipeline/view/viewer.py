@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,11 @@ from motive_pipeline.view.map_layout import LayoutMaker
 from motive_pipeline.view.pictures import PictureMaker, Subject
 from motive_pipeline.view.snapshot import Snapshot, open_snapshot, scores_version, state_folder
 
+log = logging.getLogger(__name__)
+
 KEPT_SNAPSHOTS = 3
+FOLLOW_EVERY_S = 30.0
+"""How often a root in a bucket is looked at for what other machines have published, while a page is open."""
 
 
 class Gone(MotiveError):
@@ -42,11 +48,29 @@ class Viewer:
         self.asker = Asker(ws, folder)
         self._snapshots: OrderedDict[str, Snapshot] = OrderedDict()
         self._opening, self._saving, self._explaining = threading.Lock(), threading.Lock(), threading.Lock()
+        self._follower: threading.Thread | None = None
+        self._followed_at = time.monotonic()  # as the workspace was opened
         self.current()
 
     def close(self) -> None:
         """End what works beside."""
         self.layouts.close()
+
+    def follow(self) -> None:
+        """Let the working copy of a root in a bucket follow it, beside the answers: a bucket that is slow, or does not answer, keeps no page waiting."""
+        with self._opening:
+            is_busy = self._follower is not None and self._follower.is_alive()
+            if self.ws.copy is None or is_busy or time.monotonic() - self._followed_at < FOLLOW_EVERY_S:
+                return
+            self._follower = threading.Thread(target=self._follow, name="follow", daemon=True)
+            self._follower.start()
+
+    def _follow(self) -> None:
+        try:
+            self.ws.follow()
+        except MotiveError as error:
+            log.warning("the viewer shows what it had: %s", error)
+        self._followed_at = time.monotonic()
 
     def current(self) -> Snapshot:
         """The newest version. Raises MotiveError as :func:`~.snapshot.open_snapshot` does."""

@@ -94,7 +94,12 @@ def test_a_database_that_does_not_answer_is_named(tmp_path, database, monkeypatc
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(None, "it is not set"), ("postgresql://me:word@host/db", "it is set, but does not begin so")],
+    [
+        (None, "it is not set"),
+        ("postgresql://me:word@host/db", "it is set, but does not begin so"),
+        ("postgresql+psycopg2://me:word@host:port/db", "the URL cannot be read.*write %40 for @"),
+        ("postgresql+psycopg2://me:p@word@host/db", "the URL cannot be read"),
+    ],
 )
 def test_a_variable_that_cannot_be_meant_is_refused_without_its_content(tmp_path, monkeypatch, value, said):
     monkeypatch.delenv(NAME, raising=False)
@@ -102,7 +107,16 @@ def test_a_variable_that_cannot_be_meant_is_refused_without_its_content(tmp_path
         monkeypatch.setenv(NAME, value)
     with pytest.raises(MotiveError, match=said) as refused:
         instance_folder(project_in(tmp_path / "one").config)
-    assert "word" not in str(refused.value)
+    assert "word@" not in str(refused.value)
+    assert ":word" not in str(refused.value)
+
+
+def test_a_password_with_signs_of_a_url_is_read_as_dagster_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setenv(NAME, f"{postgres.SCHEME}me:p%40ss@127.0.0.1:1/db")
+    config = project_in(tmp_path / "one").config
+    with pytest.raises(MotiveError, match=r"the database cannot be used: connection to server at .127\.0\.0\.1., port 1 failed") as refused:
+        postgres.open_database(config, tmp_path)
+    assert "ss@" not in str(refused.value)
 
 
 def test_a_url_is_no_name_of_a_variable(tmp_path):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from motive_pipeline.bucket.address import Address
@@ -16,11 +17,15 @@ from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_ca
 from motive_pipeline.catalog.watch import still_being_written
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
+from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.sources.configured import clip_source
+from motive_pipeline.sources.protocol import SourceEntry
 from motive_pipeline.storage import mirror as mirrors
 from motive_pipeline.storage.mirror import BucketMirror, held, open_mirror
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.view.pictures import NoPicture, PictureMaker, Subject
+from tests.bucket.servers import Server
 from tests.clip_fixtures import write_project
 
 SETTINGS = """
@@ -107,6 +112,25 @@ def test_a_caption_that_changes_is_noticed(address: Address, clips: Path, tmp_pa
     assert "another caption" in [entry.caption for entry in clip_source(ws).entries()]
 
 
+def test_the_explorer_shows_clips_that_no_copy_is_here_of(address: Address, clips: Path, tmp_path: Path):
+    bucket = upload(clips, address)
+    ws = opened(tmp_path, address.url, "there")
+    entry = next(entry for entry in clip_source(ws).entries() if isinstance(entry, SourceEntry))
+    assert not entry.file.path.exists()
+    clip = Subject(clip_id=HashMemory(ws.state).clip_id(entry.file), location=str(entry.file.path), role="clip")
+    entry.file.path.unlink()
+    maker = PictureMaker(ws, tmp_path / "view")
+    assert maker.tile(clip, "still").is_file()
+    entry.file.path.unlink()
+    original = maker.original(clip)
+    assert original is not None
+    assert original[0].is_file()
+    bucket.delete([entry.file.path.relative_to(clip_source(ws).root.parent).as_posix()])
+    list(clip_source(ws).entries())
+    with pytest.raises(NoPicture, match="missing file"):
+        maker.tile(clip, "still")
+
+
 def mirror_with(address: Address, tmp_path: Path, num_files: int, max_bytes: int) -> tuple[BucketMirror, list[Path]]:
     bucket = Bucket(address)
     for number in range(num_files):
@@ -165,6 +189,21 @@ def test_archives_and_tables_are_copied_whole_or_refused(address: Address, tmp_p
     )
     with pytest.raises(MotiveError, match=r"storage.cache_gb = 1e-06.*those of clips.path.*Set storage.cache_gb higher"):
         clip_source(opened(tmp_path, address.url, "small", source="zip", cache_gb=1e-6))
+
+
+def test_objects_that_stand_for_folders_are_no_files(address: Address, moto: Server, tmp_path: Path):
+    client = boto3.client("s3", endpoint_url=moto.endpoint)
+    for name in ("model/", "model/v1.0/", "model/v1.0/vae.json", "model/empty/", "model/LICENSE", "only/"):
+        client.put_object(Bucket=address.bucket, Key=f"{address.prefix}/{name}", Body=b"")
+    mirror = open_mirror(tmp_path, 10**9)
+    model = address.below("model")
+    assert mirror.refresh(model) == 2
+    mirror.fetch_all(mirror.path(model), "model.path")
+    assert [file.relative_to(mirror.path(model)).as_posix() for file in mirror.files(mirror.path(model)) if file.is_file()] == [
+        "LICENSE",
+        "v1.0/vae.json",
+    ]
+    assert mirror.refresh(address.below("only")) == 0
 
 
 def test_nothing_below_the_url_and_no_bucket_are_named(address: Address, tmp_path: Path):

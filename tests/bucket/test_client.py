@@ -8,7 +8,7 @@ import pytest
 
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import PART_BYTES, Bucket, Limits
-from motive_pipeline.bucket.trouble import BucketError, Conflict
+from motive_pipeline.bucket.trouble import BucketError, Conflict, explained
 from tests.bucket.servers import Server, free_port, used
 
 FAST = Limits(request_s=2.0, connect_s=1.0, retries=2, retry_for_s=4.0)
@@ -76,6 +76,15 @@ def test_large_objects_travel_in_parts(bucket: Bucket, tmp_path):
     bucket.put("large", tmp_path / "large")
     assert bucket.download("large", tmp_path / "back", len(content)).size == len(content)
     assert (tmp_path / "back").read_bytes() == content
+
+
+def test_what_is_not_known_is_told_without_what_an_address_has_behind_its_question_mark():
+    error = ValueError(
+        "Generic MicrosoftAzure error: Error performing GET https://a.blob.core.windows.net/c/x?sv=2024&sig=Secret%3D in 1s - odd"
+    )
+    told = str(explained(error, Address("az", "c", "x"), "read x"))
+    assert "https://a.blob.core.windows.net/c/x?... in 1s - odd" in told
+    assert "Secret" not in told
 
 
 def test_no_such_bucket_is_named(moto: Server):

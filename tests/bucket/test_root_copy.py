@@ -8,6 +8,7 @@ import pytest
 
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import Bucket
+from motive_pipeline.bucket.trouble import BucketError
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.storage import root_copy
 from motive_pipeline.storage.garbage import Unused, remove_unused
@@ -15,6 +16,7 @@ from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.work_folders import finish_file, is_finished, keep_work, load_work, save_work
 from motive_pipeline.storage.workspace import Workspace
+from motive_pipeline.view.viewer import Viewer
 from tests.bucket.projects import config_of, machine, objects, publish, rows
 
 STORE = "latents/0123456789abcdef"
@@ -29,6 +31,31 @@ def test_another_machine_sees_what_was_published(address: Address, tmp_path: Pat
     assert found.data_version == version
     assert (found.path / "text.txt").read_text() == "hello"
     assert second.scores.query("SELECT count(*) FROM runs").fetchall() == [(1,)]
+
+
+def test_an_explorer_follows_another_machine_and_goes_on_without_the_bucket(address: Address, tmp_path: Path, monkeypatch, caplog):
+    one = machine(tmp_path, address, "one")
+    with one.lock.holding():
+        publish(one, "first")
+    viewer = Viewer(machine(tmp_path, address, "two"))
+    with one.lock.holding():
+        second = publish(one, "second")
+    viewer.follow()
+    assert viewer._follower is None, "it has just followed"
+    monkeypatch.setattr("motive_pipeline.view.viewer.FOLLOW_EVERY_S", 0.0)
+    viewer.follow()
+    assert viewer._follower is not None
+    viewer._follower.join()
+    assert viewer.ws.data_version("rejected_clips") == second
+
+    def silent(*_: object, **__: object) -> None:
+        raise BucketError("no server answers")
+
+    monkeypatch.setattr(viewer.ws.copy, "follow", silent)
+    viewer.follow()
+    viewer._follower.join()
+    assert "the viewer shows what it had: no server answers" in caplog.text
+    assert viewer.current().version
 
 
 def test_the_bucket_has_the_layout_of_a_local_root(address: Address, tmp_path: Path):

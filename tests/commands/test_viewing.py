@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from motive_pipeline import cli
+from motive_pipeline.commands import viewing
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.serve import listening_socket
@@ -30,6 +31,15 @@ def start(config, *arguments: str) -> tuple[subprocess.Popen, str]:
     command = [sys.executable, "-m", "motive_pipeline.cli", "view", "--no-open", "--config", str(config.file), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return process, process.stdout.readline().strip()
+
+
+def test_the_browser_is_led_to_the_address_by_a_file_that_only_this_user_can_read(tmp_path):
+    address = "http://127.0.0.1:8700/?token=abc&x=1"
+    for _ in range(2):  # a later viewer replaces what an earlier one has left
+        page = viewing._page_that_leads_to(address, tmp_path / "view")
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert 'content="0; url=http://127.0.0.1:8700/?token=abc&amp;x=1"' in page.read_text()
+    assert [file.name for file in page.parent.iterdir()] == ["open-8700.html"]
 
 
 @pytest.mark.slow

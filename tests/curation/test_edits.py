@@ -41,6 +41,14 @@ def test_rows_that_mean_nothing_and_further_columns_stay(tmp_path):
     assert file.read_text().endswith(f"{ONE},,,me\n"), "a row with something of the user's stays"
 
 
+def test_an_id_that_no_clip_can_have_is_named(tmp_path):
+    file = tmp_path / "edits.csv"
+    file.write_text(f"clip_id,tick\n{'é' * 16},keep\n{ONE.upper()},keep\n{ONE},drop\n", encoding="utf-8")
+    found = load_edits(file)
+    assert found.ticks == {ONE: ("drop", "")}
+    assert len(found.problems) == 2
+
+
 def test_the_last_of_two_rows_counts_and_is_the_one_that_changes(tmp_path):
     file = tmp_path / "edits.csv"
     file.write_text(f"clip_id,tick\n{ONE},keep\n{ONE},drop\n")

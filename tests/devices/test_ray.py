@@ -62,6 +62,44 @@ def test_every_answer_arrives_and_inputs_are_read_ahead_by_workers_that_stay(ws)
     assert {answer.aside["pid"] for answer in again.values()} <= {aside["pid"] for aside in asides}
 
 
+def test_a_caller_that_leaves_early_leaves_nothing_to_the_next_one(ws):
+    with on_devices(ws, Rows) as rows:
+        early = rows.answers([("sleep", 0.01), *(("sleep", 0.5 + number / 100) for number in range(7))])
+        next(early)
+        early.close()
+        found = dict(rows.answers(["a", "bb", "ccc", "dddd"]))
+    assert {number: int(answer.arrays["x"]) for number, answer in found.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
+
+
+def test_no_more_workers_make_the_function_than_there_is_work_for(ws):
+    rows_of(ws, [("sleep", 0.2)] * 8)
+    rows_of(ws, ["a"])
+    rounds = [worker.round for worker in ray_spread.crew_of(ws).workers]
+    assert len(rounds) > 1
+    assert rounds.count(max(rounds)) == 1
+
+
+def test_a_stage_whose_workers_all_die_ends_with_words_and_rejects_no_row_after_row(ws, monkeypatch):
+    monkeypatch.setattr(ray_crew.Crew, "remove", lambda *_: None)
+    crew = ray_crew.Crew(ws)
+    crew.attempts = 2
+    working = ray_spread._Round(crew, ws.config, Rows, list(range(100)), at_once=1)
+    rejected = []
+
+    def die(worker_number: int) -> None:
+        number = working._to_come.popleft()
+        worker = ray_crew.Worker(actor=None, number=worker_number, place="node 7", has={number: 0.0}, last_words="loading the model")
+        rejected.extend(working._bury(worker, "it ran out of memory", is_own_fault=True))
+
+    for worker_number in range(4):
+        die(worker_number)
+    assert [(number, answer.reason) for number, answer in rejected] == [(0, "worker_died"), (1, "worker_died")]
+    with pytest.raises(
+        MotiveError, match=r"5 workers died, and not one piece of work .* on node 7: it ran out of memory; its last words: loading"
+    ):
+        die(5)
+
+
 def test_rows_go_through_compute_rows_and_the_driver_is_the_only_writer(ws, tmp_path):
     items = ["a", "bb", "reject", "cccc"]
     work = [Work(key=f"k{number}", item=item) for number, item in enumerate(items)]
@@ -183,6 +221,10 @@ def test_nothing_at_the_address_is_said_within_seconds(make_config, monkeypatch)
         ("{kind: ray, address: head}", "host:port"),
         ("{kind: ray, address: 'user:secret@head:6379'}", "host:port"),
         ("{kind: ray, devices: [cpu, cpu]}", "devices is for kind: local"),
+        (
+            "{kind: ray, address: 'http://head:8265'}\nstorage: {root: 's3://b/root'}",
+            r"s3://b/root is in a bucket\. Run on a node of the cluster",
+        ),
         ("{kind: spark}", "'local' or 'ray'"),
         ("{kind: ray, workers: {least: 4, most: 2}}", r"most \(2\) must not be below least \(4\)"),
     ],

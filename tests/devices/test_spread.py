@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 
@@ -43,11 +43,6 @@ def alive(pid: int) -> bool:
     return True
 
 
-def has_ended(pid: int) -> bool:
-    """Whether all threads of a process have ended, and its ends of connections are closed."""
-    return os.listdir(f"/proc/{pid}/task") == [str(pid)] and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-
-
 def test_every_answer_arrives_from_both_processes_and_the_inputs_are_read_ahead(two):
     with on_devices(two, Rows) as rows:
         found = dict(rows.answers([("sleep", 0.05 + number / 1000) for number in range(8)]))
@@ -57,6 +52,15 @@ def test_every_answer_arrives_from_both_processes_and_the_inputs_are_read_ahead(
     assert os.getpid() not in {aside["pid"] for aside in asides}
     assert {aside["device"] for aside in asides} == {"cpu"}
     assert all(aside["read_ahead"] for aside in asides)
+
+
+def test_a_caller_that_leaves_early_leaves_nothing_to_the_next_one(two):
+    with on_devices(two, Rows) as rows:
+        early = rows.answers([("sleep", 0.01), *(("sleep", 0.5 + number / 100) for number in range(7))])
+        next(early)
+        early.close()
+        found = dict(rows.answers(["a", "bb", "ccc", "dddd"]))
+    assert {number: int(answer.arrays["x"]) for number, answer in found.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
 
 
 def test_a_slow_row_holds_nobody_up(two):
@@ -106,7 +110,7 @@ def test_a_process_that_dies_after_its_work_costs_nothing(two):
     with on_devices(two, Rows) as rows:
         (_, answer), *_ = rows.answers(["a", "b"])
         os.kill(answer.aside["pid"], signal.SIGKILL)
-        while not has_ended(answer.aside["pid"]):
+        while answer.aside["pid"] in {child.pid for child in multiprocessing.active_children()}:
             time.sleep(0.01)
     with on_devices(two, Rows) as rows:
         assert len(list(rows.answers(["a", "b"]))) == 2

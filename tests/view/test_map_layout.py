@@ -1,10 +1,12 @@
 """The map: principal components agree with their definition whatever the pieces, and a better layout is kept."""
 
+import subprocess
 import time
 
 import numpy as np
 import pytest
 
+from motive_pipeline.view import map_layout
 from motive_pipeline.view.clip_view import BadRequest
 from motive_pipeline.view.map_layout import LEAST_FOR_TSNE, LayoutMaker, principal_components
 from tests.curation_fixtures import clip_names, publish_gradients, unit_rows
@@ -27,6 +29,17 @@ def test_components_are_those_of_the_singular_value_decomposition():
 def test_fewer_rows_than_components_are_no_error():
     assert principal_components(pieces(unit_rows(3, 8), 2), 50).shape == (3, 3)
     assert principal_components(pieces(unit_rows(1, 8), 2), 50).shape == (1, 1)
+
+
+def test_a_layout_whose_process_has_died_is_not_waited_for(tmp_path, tiny_model, monkeypatch):
+    pytest.importorskip("openTSNE")
+    ws = open_workspace(tmp_path, tiny_model)
+    publish_gradients(ws, "projected_gradients/motive", clip_names(LEAST_FOR_TSNE), unit_rows(LEAST_FOR_TSNE, 256))
+    monkeypatch.setattr(map_layout, "_begin", lambda *_, **__: subprocess.Popen(["false"]))
+    maker = LayoutMaker(ws, tmp_path / "view")
+    assert not maker.layout("gradients", improve=True).is_final
+    maker._processes[next(iter(maker._processes))].wait()
+    assert maker.layout("gradients", improve=True).is_final
 
 
 @pytest.mark.slow
