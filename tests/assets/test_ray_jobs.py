@@ -32,6 +32,7 @@ def job_server() -> Iterator[str]:
     environment = os.environ | PATHS | {"RAY_USAGE_STATS_ENABLED": "0"}
     ray = str(Path(sys.executable).parent / "ray")
     start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+    start.append(f"--dashboard-agent-listen-port={free_port()}")  # by default one port, which another test's cluster may have
     subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
     yield f"http://127.0.0.1:{dashboard}"
     subprocess.run([ray, "stop", "--force"], env=environment, check=False, capture_output=True, timeout=60)
