@@ -1,6 +1,6 @@
 """Runs an asset as a job of a Ray cluster that this machine is not part of (``engine.address: http://...``).
 
-Belongs here: how the job is submitted, watched and ended. Does not belong here: what it does (``motive_pipeline/commands/staging.py``).
+Belongs here: how the job is submitted, watched and ended. Does not belong here: what it does (``job_body.py``).
 """
 
 import logging
@@ -16,7 +16,7 @@ import dagster as dg
 
 import assets
 import motive_pipeline
-from motive_pipeline.commands.staging import ALIVE, ERROR
+from assets.job_body import ALIVE, ERROR
 from motive_pipeline.config import Config
 from motive_pipeline.devices.ray_cluster import prepare
 from motive_pipeline.errors import MotiveError
@@ -70,8 +70,7 @@ def publish_by_job(workspace: Workspace, asset: Asset, context: dg.AssetExecutio
             if (told := folder / ERROR).exists():
                 raise MotiveError(told.read_text(encoding="utf-8")) from error
             raise
-        found = workspace.published(asset.key)
-    return found
+        return workspace.published(asset.key)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 from motive_pipeline.config import Config
 from motive_pipeline.devices.process import serve
-from motive_pipeline.devices.server import Build
+from motive_pipeline.devices.server import Build, take_log
 from motive_pipeline.devices.work import Spread
 from motive_pipeline.errors import MotiveError, RejectRow
 
@@ -68,9 +67,7 @@ class DeviceProcess:
             raise self._death() from None
         if kind == "log":
             (record,) = content
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
+            take_log(record)
             return None
         if kind == "refused":
             error, text = content

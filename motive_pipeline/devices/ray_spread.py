@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from motive_pipeline.config import Config
 from motive_pipeline.devices.ray_crew import Crew, Worker
 from motive_pipeline.devices.ray_worker import Told
-from motive_pipeline.devices.server import Build
+from motive_pipeline.devices.server import Build, take_log
 from motive_pipeline.devices.work import Spread
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.storage.workspace import Workspace
@@ -206,9 +206,7 @@ class _Round:
     def _log(self, worker: Worker, records: Sequence[logging.LogRecord]) -> None:
         for record in records:
             worker.last_words = record.getMessage()
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
+            take_log(record)
 
 
 class _Report:

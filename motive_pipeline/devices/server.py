@@ -142,6 +142,13 @@ class _Sender(logging.Handler):
         self._driver.send("log", told)
 
 
+def take_log(record: logging.LogRecord) -> None:
+    """Log here, in the run's own process, what another one has sent."""
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
 def send_log(driver: Channel, name: str) -> None:
     """Send what this process logs to the process that gives out the work, each line with ``name`` before it."""
     logger = logging.getLogger("motive_pipeline")

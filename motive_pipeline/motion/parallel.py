@@ -45,7 +45,7 @@ class _OneAtATime:
             self._function.prefetch(items)
 
     def __call__(self, item: Any) -> Any:
-        with _one_opencv_thread():
+        with one_opencv_thread():
             return self._function(item)
 
 
@@ -56,7 +56,7 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, th
     OpenCV runs on one thread in each worker: DIS cuts a frame into as many strips as OpenCV has threads, and its result depends on them.
     An exception of ``function`` for an item is raised when that item is requested.
     """
-    with _one_opencv_thread():
+    with one_opencv_thread():
         workers = ThreadPoolExecutor(threads)
         try:
             futures = {item: workers.submit(function, item) for item in items}
@@ -66,7 +66,8 @@ def in_parallel(function: Callable[[Item], Result], items: Sequence[Item], *, th
 
 
 @contextmanager
-def _one_opencv_thread() -> Iterator[None]:
+def one_opencv_thread() -> Iterator[None]:
+    """OpenCV computes on one thread, as in each worker of :func:`in_parallel`."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

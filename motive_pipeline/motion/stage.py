@@ -32,7 +32,7 @@ from motive_pipeline.models.grid import LatentGrid
 from motive_pipeline.models.load import latent_grid, require_fitting
 from motive_pipeline.motion.field import PEAK_SHARE, MaskRule, motion_field
 from motive_pipeline.motion.overlay import overlay_mask
-from motive_pipeline.motion.parallel import in_parallel, one_at_a_time
+from motive_pipeline.motion.parallel import in_parallel, one_at_a_time, one_opencv_thread
 from motive_pipeline.motion.trackers import Tracker, build_tracker
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -160,13 +160,9 @@ def mask_alone(ws: Workspace, clip: CatalogClip, decoded: DecodedClip) -> dict[s
     Raises:
         RejectRow: ``non_finite_motion``, or, as for a query, ``no_motion``.
     """
-    tracker, grid, mask_rule = _tracker(ws), latent_grid(ws), MaskRule.of(ws.config.motion)
-
-    def computed(clip: CatalogClip) -> dict[str, np.ndarray]:
-        return mask_row(clip, tracker, grid, lambda _: decoded, mask_rule)
-
-    with in_parallel(computed, [clip], threads=1) if TRACKERS[ws.config.motion.tracker].by_threads else nullcontext(computed) as row:
-        found = row(clip)
+    by_threads = TRACKERS[ws.config.motion.tracker].by_threads
+    with one_opencv_thread() if by_threads else nullcontext():
+        found = mask_row(clip, _tracker(ws), latent_grid(ws), lambda _: decoded, MaskRule.of(ws.config.motion))
     why = _why_still(float(found["motion_peak_px"]), float(found["mask"].max()), ws.config.motion.still_px)
     if why is not None:
         raise RejectRow("no_motion", why)

@@ -102,10 +102,10 @@ def test_a_job_whose_run_was_killed_ends_itself(tmp_path):
             f"""
             import threading, time
             from pathlib import Path
-            from motive_pipeline.commands import staging
+            from assets import job_body
 
-            staging.PATIENCE_S = 1.0
-            threading.Thread(target=staging._end_with, args=(Path({str(tmp_path)!r}) / "alive",), daemon=True).start()
+            job_body.PATIENCE_S = 1.0
+            threading.Thread(target=job_body._end_with, args=(Path({str(tmp_path)!r}) / "alive",), daemon=True).start()
             print("begun", flush=True)
             time.sleep(60)
             """
