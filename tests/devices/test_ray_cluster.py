@@ -101,6 +101,22 @@ def test_workers_that_are_killed_again_and_again_cost_the_rows_in_flight(tmp_pat
     assert 80 <= len(notes.read_text().split()) - 1 <= 80 + 2 * len(killed)
 
 
+def test_a_run_whose_cluster_goes_away_ends_and_the_next_one_goes_on(tmp_path, cluster):
+    project = Project(tmp_path, WHOLE)
+    project.set("engine", {"kind": "ray", "address": cluster.address, "threads": 1})
+    with project.started("run", "--select", "+motion_masks") as run:
+        for line in run.stdout:
+            if "is ready" in line:
+                cluster.shutdown()
+                break
+        run.communicate(timeout=90)
+    assert run.returncode == 1
+    project.set("engine", {"kind": "local", "threads": 1})
+    assets = project.run("--select", "+motion_masks").assets
+    assert assets["motion_masks"]["rows_computed"] + assets["motion_masks"]["rows_reused"] == 18
+    assert (assets["clip_catalog"]["status"], assets["clip_catalog"]["rows_computed"]) == ("unchanged", 0)
+
+
 def test_nothing_outlives_a_killed_run(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
