@@ -56,6 +56,8 @@ def plan(config: Config, arguments: argparse.Namespace) -> int:
     for asset in planned:
         rows = "" if asset.rows is None else f"{asset.rows} rows"
         cost = "no estimate yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
+        if arguments.price_per_hour is not None:
+            cost += f" {'' if asset.seconds is None else f'{arguments.price_per_hour * asset.seconds / SECONDS_AN_HOUR:,.2f}':>10}"
         tell(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
     for line in bill_lines(planned, Graph(config), workers=arguments.workers, price_per_hour=arguments.price_per_hour):
         tell(line)
@@ -74,9 +76,9 @@ def bill_lines(planned: Sequence[Planned], graph: Graph, *, workers: int, price_
             yield "no bill yet: nothing was measured. `motive plan --clips N --gpu NAME` reckons one from the model's shape."
         return
     seconds, hours, disk_mb = (_sum(known, name) for name in ("seconds", "device_hours", "disk_mb"))
-    yield f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs"
+    yield f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, {estimated_from(known)}"
     low_s, high_s = _sum(known, "low_s"), _sum(known, "high_s")
-    yield f"by the spread of these runs (20 % to each side of fewer than three) between {low_s:.0f} and {high_s:.0f} s"
+    yield f"by the spread of runs (20 % to each side of fewer than three, a factor of 2 without any) between {low_s:.0f} and {high_s:.0f} s"
     if workers > 1:
         shared = _sum([asset for asset in known if graph.asset(asset.asset).stage.rows is not None], "seconds")
         yield f"with {workers} workers about {shared / workers + seconds - shared:.0f} s: they share {shared:.0f} s of rows, and one machine does the rest"
@@ -85,6 +87,19 @@ def bill_lines(planned: Sequence[Planned], graph: Graph, *, workers: int, price_
         yield f"at {price_per_hour:g} an hour about {money:,.2f} (between {low:,.2f} and {high:,.2f})"
     if unknown := [asset.asset for asset in planned if asset.seconds is None]:
         yield f"not in these sums, as nothing was measured: {', '.join(unknown)}"
+
+
+def estimated_from(planned: Sequence[Planned]) -> str:
+    """On what the estimates rest."""
+    are_measured = {asset.is_measured for asset in planned}
+    if are_measured == {True}:
+        return "estimated from earlier runs"
+    published = "published rates, as nothing was measured here yet"
+    return (
+        f"estimated from {published}"
+        if are_measured == {False}
+        else f"estimated from earlier runs and, where there were none, from {published}"
+    )
 
 
 def _compare(config: Config, arguments: argparse.Namespace) -> int:
