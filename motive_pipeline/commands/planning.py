@@ -59,7 +59,10 @@ def plan(config: Config, arguments: argparse.Namespace) -> int:
         if arguments.price_per_hour is not None:
             cost += f" {'' if asset.seconds is None else f'{arguments.price_per_hour * asset.seconds / SECONDS_AN_HOUR:,.2f}':>10}"
         tell(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
-    for line in bill_lines(planned, Graph(config), workers=arguments.workers, price_per_hour=arguments.price_per_hour):
+    graph = Graph(config)
+    for line in bill_lines(planned, graph, workers=arguments.workers, price_per_hour=arguments.price_per_hour):
+        tell(line)
+    for line in traffic_lines(config, planned, graph):
         tell(line)
     _tell_memory(config)
     return 0
@@ -87,6 +90,16 @@ def bill_lines(planned: Sequence[Planned], graph: Graph, *, workers: int, price_
         yield f"at {price_per_hour:g} an hour about {money:,.2f} (between {low:,.2f} and {high:,.2f})"
     if unknown := [asset.asset for asset in planned if asset.seconds is None]:
         yield f"not in these sums, as nothing was measured: {', '.join(unknown)}"
+
+
+def traffic_lines(config: Config, planned: Sequence[Planned], graph: Graph) -> Iterator[str]:
+    """What ``planned`` would read of clips in object storage, a line for each setting that names some."""
+    from motive_pipeline.sources.bucket_source import bytes_to_read
+
+    stages = {stage.name: stage for asset in planned for stage in [graph.asset(asset.asset).stage]}
+    num_stages = sum(stage.reads_frames or name in ("clip_catalog", "query_catalog") for name, stage in stages.items())
+    for what, num_bytes, total in bytes_to_read(config, num_stages) if num_stages else ():
+        yield f"{what}: about {num_bytes / 1e9:.2f} GB are read from there, of {total / 1e9:.2f} GB of clips"
 
 
 def estimated_from(planned: Sequence[Planned]) -> str:
