@@ -12,7 +12,7 @@ import dagster as dg
 from assets.automation import recompute_what_changed
 from assets.devices import require_devices_of_run
 from assets.metadata import metadata_of
-from assets.names import asset_key, asset_name
+from assets.names import asset_group, asset_key, asset_name
 from assets.ray_jobs import is_job, publish_by_job
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError, error_with_file
@@ -39,7 +39,7 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=asset_key(asset.key),
-        group_name=asset.group,
+        group_name=asset_group(asset),
         kinds=set(kinds),
         owners=OWNERS,
         deps=[asset_key(read) for read in asset.reads],
