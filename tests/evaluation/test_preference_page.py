@@ -313,7 +313,9 @@ def test_on_a_phone_both_videos_and_the_choices_fit_the_screen(browser, index):
 
 
 def test_on_a_phone_no_button_is_cut_off(browser, index):
-    visit = Visit(browser, index.as_uri(), viewport=PHONE["viewport"])  # no touch screen: the keys are named on the buttons where there is room
+    visit = Visit(
+        browser, index.as_uri(), viewport=PHONE["viewport"]
+    )  # no touch screen: the keys are named on the buttons where there is room
     assert cramped(visit.page) == []
     visit.start()
     for width in (390, 320):

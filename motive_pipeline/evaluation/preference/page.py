@@ -23,12 +23,16 @@ _HERE = Path(__file__).parent
 def render_page(key: Key) -> str:
     """The page of a study: the template with plans, captions and question."""
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    return page_environment(_HERE).get_template("page.html.j2").render(
-        question=key.body["question"],
-        data=Markup(_json_in_html(_data(key))),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        num_turns=len(key.plan(0)) if key.num_plans else 0,
+    return (
+        page_environment(_HERE)
+        .get_template("page.html.j2")
+        .render(
+            question=key.body["question"],
+            data=Markup(_json_in_html(_data(key))),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            num_turns=len(key.plan(0)) if key.num_plans else 0,
+        )
     )
 
 
