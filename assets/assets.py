@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import dagster as dg
 
 from assets.automation import recompute_what_changed
+from assets.clip_pictures import first_clips
 from assets.devices import require_devices_of_run
 from assets.metadata import metadata_of
-from assets.names import asset_key, asset_name
+from assets.names import asset_group, asset_key, asset_name
 from assets.ray_jobs import is_job, publish_by_job
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError, error_with_file
@@ -33,17 +34,16 @@ def stage_assets(config: Config) -> list[dg.AssetsDefinition]:
 
 def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
     """A Dagster asset that runs one stage and shows what it published. What a user can mend fails it with the library's own message."""
-    # a node of the lineage is titled with the last part of its key only; its kinds stand below the title
     kinds = asset.kinds | ({asset.name} if asset.lane else set())
     may_start = config.schedule.auto_heavy or not asset.stage.heavy
 
     @dg.asset(
         key=asset_key(asset.key),
-        group_name=asset.group,
+        group_name=asset_group(asset),
         kinds=set(kinds),
         owners=OWNERS,
         deps=[asset_key(read) for read in asset.reads],
-        description=asset.description,
+        description=f"`{asset.key}`: {asset.description}" if asset.lane else asset.description,
         code_version=config.fingerprint(asset.stage.name, asset.lane),
         automation_condition=recompute_what_changed() if may_start else None,
         required_resource_keys={"workspace"},
@@ -61,7 +61,8 @@ def _stage_asset(config: Config, asset: Asset) -> dg.AssetsDefinition:
             if (trouble := storage_trouble(error, workspace.root, workspace.state)) is None:
                 raise
             raise dg.Failure(description=trouble, allow_retries=False) from error
-        return dg.MaterializeResult(metadata=metadata_of(publication, config.file), data_version=dg.DataVersion(publication.data_version))
+        metadata = metadata_of(publication, config.file) | first_clips(workspace, publication)
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(publication.data_version))
 
     return body
 

@@ -3,18 +3,24 @@
 Belongs here: what only shows. Does not belong here: what must stop the pipeline, which is a gate inside the stage.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import dagster as dg
 import numpy as np
 
+from assets.escaping import escaped
 from assets.names import asset_key
 from motive_pipeline.catalog.accounting import accounted, num_lost
 from motive_pipeline.config import Config
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.storage.zarr_groups import array_of, open_group
 
-CheckOutcome = tuple[bool, dict[str, float | int | str]]
+CheckOutcome = tuple[bool, dict[str, Any]]
+"""Whether the check passed, and its metadata."""
+
+MAX_NAMED = 25
+"""Clips that a check names; the figures count all."""
 
 
 def checks(config: Config) -> list[dg.AssetChecksDefinition]:
@@ -54,7 +60,8 @@ def _check(asset: str, name: str, description: str, look: Callable[[Workspace, P
 def _no_rejects(_: Workspace, catalog: Publication) -> CheckOutcome:
     rejects = catalog.rejects()
     reasons = {f"rejected: {reason}": int(count) for reason, count in rejects["reason"].value_counts().items()}
-    return rejects.empty, {"clips": len(catalog.table("catalog")), "rejected": len(rejects), **reasons}
+    named = _named(["path", "clip", "reason", "detail"], rejects[["path", "clip_id", "reason", "detail"]].to_numpy().tolist())
+    return rejects.empty, {"clips": len(catalog.table("catalog")), "rejected": len(rejects), **reasons, **named}
 
 
 def _accounted(_: Workspace, catalog: Publication) -> CheckOutcome:
@@ -63,28 +70,59 @@ def _accounted(_: Workspace, catalog: Publication) -> CheckOutcome:
 
 
 def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:
-    captions = catalog.table("catalog")["caption"].tolist()
-    without = sum(not str(caption or "").strip() for caption in captions)
-    return without == 0, {"clips": len(captions), "without caption": without}
+    table = catalog.table("catalog")
+    without = table[[not str(caption or "").strip() for caption in table["caption"]]]
+    figures = {"clips": len(table), "without caption": len(without)}
+    return without.empty, figures | _named(["clip", "path"], without[["clip_id", "path"]].to_numpy().tolist())
 
 
 def _moving(workspace: Workspace, masks: Publication) -> CheckOutcome:
     index = masks.table("index")
-    magnitude_px = index["motion_magnitude_px"].to_numpy()
-    still = float(np.mean(index["motion_peak_px"].to_numpy() < workspace.config.motion.still_px))
-    return still <= 0.5, {"share that stands still": still, "median magnitude, px": float(np.median(magnitude_px))}
+    still = index[index["motion_peak_px"] < workspace.config.motion.still_px].sort_values("motion_peak_px")
+    share = len(still) / len(index) if len(index) else 0.0
+    rows = zip(still["clip_id"], _paths(workspace, still["clip_id"].tolist()), still["motion_peak_px"], strict=True)
+    figures = {"share that stands still": share, "median magnitude, px": float(np.median(index["motion_magnitude_px"].to_numpy()))}
+    return share <= 0.5, figures | _named(["clip", "path", "motion of the fastest pixels, px"], list(rows))
 
 
-def _unit(_: Workspace, gradients: Publication) -> CheckOutcome:
-    array = array_of(open_group(gradients.path), "gradient")
+def _unit(workspace: Workspace, gradients: Publication) -> CheckOutcome:
+    group = open_group(gradients.path)
+    array, ids = array_of(group, "gradient"), array_of(group, "clip_id")
     lengths = np.concatenate([np.linalg.norm(np.asarray(array[i : i + 4096]), axis=1) for i in range(0, array.shape[0], 4096)])
     zero = lengths == 0
-    wrong = int((~zero & (np.abs(lengths - 1) > 1e-4)).sum())
-    return wrong == 0, {"rows": len(lengths), "zero rows": int(zero.sum()), "rows of another length": wrong}
+    wrong = np.flatnonzero(~zero & (np.abs(lengths - 1) > 1e-4))
+    clip_ids = [bytes(np.asarray(ids[int(row)])).decode() for row in wrong[:MAX_NAMED]]
+    rows = zip(clip_ids, _paths(workspace, clip_ids), lengths[wrong].tolist(), strict=False)
+    figures = {"rows": len(lengths), "zero rows": int(zero.sum()), "rows of another length": len(wrong)}
+    return len(wrong) == 0, figures | _named(["clip", "path", "length"], list(rows), num_all=len(wrong))
 
 
 def _in_pool(workspace: Workspace, subset: Publication) -> CheckOutcome:
-    chosen = subset.table("subset")["clip_id"].tolist()
+    chosen = subset.table("subset")["clip_id"]
     pool = set(workspace.published("eligible_pool").table("pool")["clip_id"])
-    outside = sum(clip not in pool for clip in chosen)
-    return outside == 0 and len(set(chosen)) == len(chosen), {"clips": len(chosen), "outside the pool": outside}
+    outside = chosen[~chosen.isin(pool)].tolist()
+    twice = chosen[chosen.duplicated()].tolist()
+    wrong = [*((clip_id, "outside the pool") for clip_id in outside), *((clip_id, "chosen more than once") for clip_id in twice)]
+    rows = [(clip_id, path, what) for (clip_id, what), path in zip(wrong, _paths(workspace, [each for each, _ in wrong]), strict=True)]
+    figures = {"clips": len(chosen), "outside the pool": len(outside), "chosen more than once": len(twice)}
+    return not wrong, figures | _named(["clip", "path", "what"], rows)
+
+
+def _paths(workspace: Workspace, clip_ids: Sequence[str]) -> list[str]:
+    """The file of each clip; empty for one that the catalog does not have."""
+    catalog = workspace.published("clip_catalog").table("catalog").set_index("clip_id")["path"]
+    return catalog.reindex(clip_ids).fillna("").astype(str).tolist()
+
+
+def _named(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, num_all: int | None = None) -> dict[str, Any]:
+    """The clips that fail a check as a table, the first ones of many; nothing if there are none. ``num_all``: of how many ``rows`` are the first."""
+    if not rows:
+        return {}
+    total = len(rows) if num_all is None else num_all
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += [
+        "| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else escaped(cell)[:400] for cell in row) + " |"
+        for row in rows[:MAX_NAMED]
+    ]
+    title = "which" if total <= MAX_NAMED else f"which (the first {MAX_NAMED} of {total})"
+    return {title: dg.MetadataValue.md("\n".join(lines))}

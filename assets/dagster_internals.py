@@ -4,7 +4,9 @@ Belongs here: thin functions around Dagster's stale-status resolver, provenance 
 Does not belong here: what the answers mean for the pipeline (``staleness.py``).
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import dagster as dg
@@ -16,16 +18,22 @@ from dagster._core.definitions.data_version import (
     StaleStatus,
     extract_data_provenance_from_entry,
 )
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.events import RunFailureReason
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.remote_origin import ManagedGrpcPythonEnvCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import AssetRecord
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.schedules import is_valid_cron_schedule
 from dagster_shared.check import CheckError
 
 TESTED = ">=1.13,<1.14"
+
+CODE_LOCATION = "assets.definitions"
+"""The module that ``workspace.yaml`` names, and the name that Dagster gives to its code location."""
 
 __all__ = [
     "TESTED",
@@ -37,6 +45,7 @@ __all__ = [
     "Staleness",
     "is_valid_cron_schedule",
     "planned_checks",
+    "runs_of_code_location",
     "staleness_of",
     "versions_read",
     "was_interrupted",
@@ -95,6 +104,27 @@ def planned_checks(instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckK
     """Those of ``checks`` whose latest record is only a plan, with the run that planned them: it is going on, or ended without an answer."""
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
     return {key: record.run_id for key, record in latest.items() if record.status == AssetCheckExecutionRecordStatus.PLANNED}
+
+
+@contextmanager
+def runs_of_code_location(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Runs that are created meanwhile count as runs of the code location that the UI loads, though this process executes them.
+
+    The UI finds the runs of a job, and those of its timeline, by their origin; ``execute_in_process`` gives none, so they would be listed under "Runs" alone.
+    """
+    create = instance.create_run_for_job
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(LoadableTargetOrigin(module_name=CODE_LOCATION), CODE_LOCATION)
+    repository = RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME)
+
+    @functools.wraps(create)
+    def create_with_origin(job_def: dg.JobDefinition, **settings: object) -> dg.DagsterRun:
+        return create(job_def=job_def, remote_job_origin=RemoteJobOrigin(repository, job_def.name), **settings)  # type: ignore[arg-type]
+
+    instance.create_run_for_job = create_with_origin  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del instance.create_run_for_job
 
 
 def was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

@@ -5,15 +5,16 @@ Belongs here: selections of assets and checks. Does not belong here: what starts
 
 import dagster as dg
 
+from assets.names import asset_key
 from motive_pipeline.config import Config
-from motive_pipeline.graph import CURATION_GROUPS, SOURCES
+from motive_pipeline.graph import CURATION_GROUPS, SOURCES, Graph
 
 
 def jobs(config: Config) -> list:
     """``observe`` looks at files and weights, ``checks`` at what is there; the others materialize the part of the graph they name."""
     sources = dg.AssetSelection.keys(*SOURCES)
     everything = dg.AssetSelection.all() - sources
-    curate = dg.AssetSelection.groups(*CURATION_GROUPS)
+    curate = dg.AssetSelection.keys(*(asset_key(asset.key) for asset in Graph(config).assets.values() if asset.group in CURATION_GROUPS))
     found = [
         dg.define_asset_job("observe", sources, description="Look at clips, queries, weights and result files; computes nothing."),
         dg.define_asset_job("curate", curate, description="From the files to the curated subsets."),

@@ -6,13 +6,16 @@ library).
 
 import base64
 import io
+import math
 import shlex
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 from PIL import Image
 
+from assets.escaping import escaped
 from motive_pipeline.storage.workspace import Publication
 
 MAX_PREVIEW_WIDTH_PX = 960  # the UI shows a picture in a dialog that is not wider than this on a laptop, and does not shrink it
@@ -33,7 +36,8 @@ def metadata_of(publication: Publication, config_file: Path | None = None) -> di
         "rows_rejected": counts.rejected,
         "published": dg.MetadataValue.path(str(publication.data_folder)),
     }
-    metadata.update({name: _metadata_value(value) for name, value in publication.facts.items()})
+    metadata |= _column_schemas(publication.data_folder)
+    metadata |= {name: _metadata_value(value) for name, value in publication.facts.items()}
     if publication.preview:
         metadata["preview"] = dg.MetadataValue.md(f"![preview]({_data_url(publication.preview)})")
     if (publication.data_folder / "report.html").exists():
@@ -54,21 +58,29 @@ def _data_url(file: Path) -> str:
     return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
+def _column_schemas(folder: Path) -> dict[str, dg.TableSchemaMetadataValue]:
+    """The columns of the published table, under the key that Dagster looks for; of several tables, each under a key of its own."""
+    schemas = {file.stem: pq.read_schema(file) for file in sorted(folder.glob("*.parquet"))}
+    found = {
+        name: dg.MetadataValue.table_schema(dg.TableSchema([dg.TableColumn(field.name, str(field.type)) for field in schema]))
+        for name, schema in schemas.items()
+    }
+    return {"dagster/column_schema" if len(found) == 1 else f"columns of {name}": schema for name, schema in found.items()}
+
+
 def _metadata_value(value: Any) -> Any:
-    """A fact of a publication: numbers and texts as they are, a list of dicts as a table, anything else as JSON."""
+    """A fact of a publication: numbers (which the UI plots over time) and texts as they are, a list of dicts as a table, anything else as JSON."""
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         columns = [str(name) for name in value[0]]
-        lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines = ["| " + " | ".join(map(escaped, columns)) + " |", "|" + "---|" * len(columns)]
         lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |" for row in value]
         return dg.MetadataValue.md("\n".join(lines))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, bool | int | float | str):
         return value
     return dg.MetadataValue.json(value)
 
 
 def _cell(value: Any) -> str:
-    """One table cell: captions and file names are untrusted, so nothing in them may act as markup."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    for char, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " "), ("`", "'"), ("[", "\\["), ("!", "\\!")):
-        text = text.replace(char, escaped)
-    return text
+    return f"{value:.4g}" if isinstance(value, float) else escaped(value)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import dagster as dg
 
+from assets.batch import BATCH
 from assets.staleness import last_observed, version_consumed
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.graph import SOURCES
@@ -83,18 +84,39 @@ def one_look(instance: dg.DagsterInstance, loaded: Config, watched: Watched) -> 
         raise NothingToDo("the look before this one is not over yet: many new files are being read")
     try:
         workspace = Workspace(config)
-        if instance.get_runs_count(dg.RunsFilter(statuses=UNDER_WAY)):
-            raise NothingToDo("a run is under way; what is new is looked at when it has ended")
+        _require_free(instance, workspace)
         _require_rest(workspace, watched)
         yield workspace
     finally:
         _looking.release()
 
 
+def _require_free(instance: dg.DagsterInstance, workspace: Workspace) -> None:
+    """Raises NothingToDo, which names the run, or the process, that what is new has to wait for."""
+    then = f"what is new is looked at when it has ended, at most {workspace.config.schedule.watch_interval_s} s later"
+    if runs := instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY)):
+        others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        raise NothingToDo(f"a run is under way: {run_in_words(runs[-1])}{others}; {then}")
+    if workspace.lock.is_held():
+        raise NothingToDo(f"the root is in use by {workspace.lock.holder()}; {then}")
+
+
+def run_in_words(run: dg.DagsterRun) -> str:
+    """Job, id, status and, for one of `motive run`, the batch."""
+    batch = f", of `motive run` at {run.tags[BATCH]}" if BATCH in run.tags else ""
+    return f"{run.job_name} {run.run_id[:8]} ({run.status.value.lower().replace('_', ' ')}{batch})"
+
+
 def _require_rest(workspace: Workspace, watched: Watched) -> None:
-    writing = watched.being_written(workspace, workspace.config.schedule.settle_s)
-    if writing:
-        raise NothingToDo(f"{len(writing)} file(s) still being written, for instance {writing[0].name}")
+    """Raises NothingToDo, which says which file is not at rest, and when all will be if none changes any more."""
+    from motive_pipeline.catalog.watch import at_rest_in_s
+
+    schedule = workspace.config.schedule
+    if writing := watched.being_written(workspace, schedule.settle_s):
+        raise NothingToDo(
+            f"{len(writing)} file(s) still being written, for instance {writing[0].name}. A run is requested when every file is whole and has been unchanged for "
+            f"{schedule.settle_s:g} s (schedule.settle_s): if none changes any more, in about {at_rest_in_s(writing, settle_s=schedule.settle_s):.0f} s"
+        )
 
 
 def news_of(instance: dg.DagsterInstance, workspace: Workspace, loaded: Config, watched: Watched) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.dagster_internals import AssetGraph, DagsterExecutionInterruptedError, was_interrupted
-from assets.dead_runs import BY_SHELL, cancel_runs, fail_dead_runs, run_ended
+from assets.batch import Batch
+from assets.dagster_internals import AssetGraph
+from assets.dead_runs import fail_dead_runs
 from assets.definitions import build_definitions
 from assets.devices import require_devices
 from assets.instance import claim_root, open_instance
@@ -31,8 +32,6 @@ PATIENCE_S = 1.0
 
 MAX_TRIES = 3
 """How often an asset is run when it fails over inputs that turn out to be missing or damaged."""
-
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass
@@ -88,7 +87,8 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
         definitions = build_definitions(config, workspace)
         graph = definitions.resolve_asset_graph()
         selected = _selected(graph, workspace.graph, selection)
-        _observe(definitions, instance, workspace)
+        batch = Batch.begin(instance, workspace.state, selection)
+        _observe(definitions, batch)
         report = Report({asset_name(key): AssetRun() for key in sorted(selected)})
         job = definitions.resolve_job_def("everything")
         failed: set[dg.AssetKey] = set()
@@ -107,7 +107,7 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
             if not is_forecast and not {asset_name(key) for key in ready} & {"clip_catalog", "query_catalog"}:
                 is_forecast = _record_forecast(workspace, may_run)
             losses = workspace.losses
-            broken = _run_once(job, instance, workspace, ready, report)
+            broken = _run_once(job, batch, workspace, ready, report)
             tries.update(ready)
             if workspace.losses > losses:  # what was found missing or damaged is stale now, and is made again first
                 broken = {key for key in broken if tries[key] >= MAX_TRIES}
@@ -121,7 +121,7 @@ def run_stale(config: Config, selection: str | Collection[str] | None = None) ->
         checks = {check for check in unanswered_checks(graph, instance) if check.asset_key in selected - stale}
         if checks:
             log.info("running the checks %s", ", ".join(sorted(check.name for check in checks)))
-            _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), instance, workspace)
+            _execute(definitions.resolve_job_def("checks").get_subset(asset_check_selection=checks), batch)
     return report
 
 
@@ -146,24 +146,22 @@ def _selected(graph: AssetGraph, project: Graph, selection: str | Collection[str
     return {asset_key(project.asset(name).key) for name in selection}
 
 
-def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, workspace: Workspace) -> None:
+def _observe(definitions: dg.Definitions, batch: Batch) -> None:
     log.info("looking at clips, queries and weights")
     observe = definitions.resolve_job_def("observe")
-    result = _in_process(observe, instance, workspace)
+    result = batch.execute(observe)
     errors = sorted(_error_text(event) for event in result.all_events if event.is_step_failure)
     if errors:
         raise MotiveError("\n".join(errors))
 
 
-def _run_once(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, ready: set[dg.AssetKey], report: Report
-) -> set[dg.AssetKey]:
+def _run_once(job: dg.JobDefinition, batch: Batch, workspace: Workspace, ready: set[dg.AssetKey], report: Report) -> set[dg.AssetKey]:
     """Run ``ready`` as one run of ``job``, enter the outcome into ``report``, and give the keys that failed."""
     names = {asset_name(key): key for key in ready}
     log.info("running %s", ", ".join(sorted(names)))
     before = {name: workspace.data_version(name) for name in names}
     started = time.monotonic()
-    result, errors = _execute(job, instance, workspace, asset_selection=sorted(ready))
+    result, errors = _execute(job, batch, asset_selection=sorted(ready))
     log.debug("run %s took %.1f s", result.run_id, time.monotonic() - started)
     seconds = {event.step_key: event.step_success_data.duration_ms / 1000 for event in result.all_events if event.is_step_success}
     materialized = {asset_name(e.asset_key) for e in result.all_events if e.is_step_materialization and e.asset_key}
@@ -187,33 +185,15 @@ def _run_once(
 
 
 def _execute(
-    job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, asset_selection: list[dg.AssetKey] | None = None
+    job: dg.JobDefinition, batch: Batch, asset_selection: list[dg.AssetKey] | None = None
 ) -> tuple[dg.ExecuteInProcessResult, dict[str | None, str]]:
     """Run ``job``; the outcome, and the message of each step that failed. A check that failed is only reported."""
-    result = _in_process(job, instance, workspace, asset_selection=asset_selection)
+    result = batch.execute(job, asset_selection=asset_selection)
     errors = {event.step_key: _error_text(event) for event in result.all_events if event.is_step_failure}
     for check in job.asset_layer.asset_graph.asset_check_keys:
         if (step := f"{check.asset_key.to_python_identifier()}_{check.name}") in errors:
             log.error("the check %s could not be run: %s", check.name, errors[step])
     return result, errors
-
-
-def _in_process(job: dg.JobDefinition, instance: dg.DagsterInstance, workspace: Workspace, **settings: Any) -> dg.ExecuteInProcessResult:
-    """Run ``job`` in this process.
-
-    Raises:
-        KeyboardInterrupt: it was stopped; its run is marked as canceled.
-    """
-    try:
-        result = job.execute_in_process(instance=instance, raise_on_error=False, run_config=QUIET, tags=BY_SHELL, **settings)
-    except (KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
-        cancel_runs(instance, workspace.state)
-        raise KeyboardInterrupt from error
-    run_ended(workspace.state, result.run_id)
-    if was_interrupted(result):
-        cancel_runs(instance, workspace.state, result.run_id)
-        raise KeyboardInterrupt
-    return result
 
 
 def _ancestors(workspace: Workspace, key: dg.AssetKey) -> set[dg.AssetKey]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.dagster_internals import AssetGraph, CheckError
-from assets.names import asset_name
+from assets.names import asset_name, with_subgroups
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Graph
 
@@ -24,7 +24,7 @@ def selected_assets(graph: AssetGraph, project: Graph, selection: str) -> set[dg
         MotiveError: it cannot be read, or a part of it (each side of ``or``, ``and`` and ``not``) matches nothing.
     """
     try:
-        whole = dg.AssetSelection.from_string(selection)
+        whole = dg.AssetSelection.from_string(with_subgroups(selection, project))
     except (dg.DagsterError, ValueError) as error:
         raise MotiveError(f"--select {selection!r} is not in Dagster's selection syntax; {EXAMPLES}") from error
     for part in _parts(whole):

@@ -10,7 +10,7 @@ import dagster as dg
 
 from assets.dead_runs import fail_dead_runs
 from assets.names import asset_key
-from assets.news import ClipsAndModel, NothingToDo, PreferenceResults, Watched, listed, news_of, one_look
+from assets.news import ClipsAndModel, NothingToDo, PreferenceResults, Watched, listed, news_of, one_look, run_in_words
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import SOURCES
@@ -96,7 +96,7 @@ def _watcher(config: Config, name: str, job: str, watched: Watched, description:
         key = _request(context.instance, news)
         if json.loads(context.cursor or "{}").get("request") == key:
             return dg.SkipReason(
-                f"a run for {listed(news)} was requested before and did not take it in: see why it failed. "
+                f"a run for {listed(news)} was requested before and did not take it in: see why {_last_run(context.instance, job, name)} failed. "
                 "It is requested again when the files change, and by schedule.cron; or run it by hand."
             )
         request = dg.RunRequest(run_key=key, tags={"motive/new": listed(news), ATTEMPT: "1", **NO_OTHER_RETRY})
@@ -114,6 +114,11 @@ def _died(instance: dg.DagsterInstance, job: str, sensor: str) -> dg.DagsterRun 
     if not runs or runs[0].status != dg.DagsterRunStatus.FAILURE or int(runs[0].tags.get(ATTEMPT, ATTEMPTS)) >= ATTEMPTS:
         return None
     return None if instance.get_run_stats(runs[0].run_id).steps_failed else runs[0]
+
+
+def _last_run(instance: dg.DagsterInstance, job: str, sensor: str) -> str:
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={"dagster/sensor_name": sensor}), limit=1)
+    return run_in_words(runs[0]) if runs else "it"
 
 
 def _again(dead: dg.DagsterRun) -> dg.RunRequest:

@@ -46,6 +46,31 @@ CONTRAST = """() => {
     })
 }"""
 """The id or the tag of an element, its text, and the contrast of the text with what lies under it, for every text that is shown."""
+CRAMPED = """() => {
+    const found = []
+    const wide = document.scrollingElement.scrollWidth
+    if (wide > innerWidth) found.push(`the page is ${wide} px wide in a window of ${innerWidth} px`)
+    const name = (node) => `${node.id || node.className || node.tagName}: ${node.textContent.trim().slice(0, 30)}`
+    const scrolls = (node) => node && (['auto', 'scroll'].includes(getComputedStyle(node).overflowX) || scrolls(node.parentElement))
+    for (const node of document.querySelectorAll('p, td, th, dd, dt, li, h1, h2, h3, label, summary, figcaption')) {
+        const text = node.innerText?.trim() ?? ''
+        const style = getComputedStyle(node)
+        if (!node.checkVisibility() || text.length < 20 || style.position === 'absolute') continue
+        const room = node.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight)
+        const letters = room / parseFloat(style.fontSize) * 2
+        if (node.clientWidth && letters < 8) found.push(`${letters.toFixed(1)} letters a line in ${name(node)}`)
+    }
+    for (const node of document.querySelectorAll('button, select, input, textarea')) {
+        if (!node.checkVisibility()) continue
+        const box = node.getBoundingClientRect()
+        const isOut = (box.left < -0.5 || box.right > innerWidth + 0.5) && !scrolls(node.parentElement)
+        const isCut = node.tagName === 'BUTTON' && getComputedStyle(node).textOverflow !== 'ellipsis' && (node.scrollWidth > node.clientWidth + 1 || node.scrollHeight > node.clientHeight + 1)
+        if (box.width && (isOut || isCut)) found.push(`${isOut ? 'out of the window' : 'cut off'}: ${name(node)}`)
+    }
+    return found
+}"""
+"""What does not fit a narrow window: a page that is wider, a column of text with less than eight letters a line, a control that is out of sight or whose text is cut off."""
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 MIN_CONTRAST = 4.5  # WCAG 2.1, level AA
 STARTED_WITHIN_S = 180.0
 STOPPED_WITHIN_S = 10.0
@@ -74,10 +99,10 @@ def open_browser() -> Iterator[Browser]:
             browser.close()
 
 
-def page_shown_whole(browser: Browser, file: Path, *, width: int, num_images: int) -> Page:
-    """The page at ``file`` in a window of ``width`` pixels, in which every image is there and nothing is cut off; it said nothing and asked for nothing
+def page_shown_whole(browser: Browser, file: Path, *, width: int, num_images: int, **context) -> Page:
+    """The page at ``file`` in a window of ``width`` pixels, in which every image is there and nothing is cut off or cramped; it said nothing and asked for nothing
     outside itself."""
-    page = browser.new_page(viewport={"width": width, "height": 900})
+    page = browser.new_page(viewport={"width": width, "height": 900}, **context)
     said: list[str] = []
     asked: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -87,10 +112,15 @@ def page_shown_whole(browser: Browser, file: Path, *, width: int, num_images: in
     sizes = page.evaluate("[...document.images].map(image => [image.complete, image.naturalWidth, image.clientWidth])")
     assert len(sizes) == num_images
     assert all(complete and natural > 0 and shown > 20 for complete, natural, shown in sizes)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert cramped(page) == []
     assert said == []
     assert all(url.startswith(("file:", "data:")) for url in asked)
     return page
+
+
+def cramped(page: Page) -> list[str]:
+    """What does not fit the window; see :data:`CRAMPED`."""
+    return page.evaluate(CRAMPED)
 
 
 def low_contrast(page: Page) -> list[tuple[str, str, float]]:

@@ -44,6 +44,7 @@ TOGETHER = {
             "test_influence_maps",
             "test_explorer",
             "test_explorer_page",
+            "test_metadata",
         ),
         "evaluated",
     ),

@@ -10,7 +10,7 @@ import pytest
 import motive_pipeline
 
 FLOORS = (
-    ("errors", "progress", "stopping", "visible_text", "internals", "pinned", "seeds"),
+    ("errors", "progress", "stopping", "visible_text", "internals", "pinned", "seeds", "pages"),
     ("graph", "bucket"),
     ("config",),
     ("storage",),

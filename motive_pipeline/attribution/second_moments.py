@@ -257,6 +257,8 @@ def _facts(moments: SecondMoments) -> dict[str, Any]:
         "source": record["source"],
         "clips": len(moments.clip_ids),
         "clips left out": len(record["left_out"]),
-        "root mean square gradient of a parameter": f"{lowest:.3g} to {highest:.3g}, median {median:.3g}",
+        "root mean square gradient of a parameter, smallest": lowest,
+        "root mean square gradient of a parameter, median": median,
+        "root mean square gradient of a parameter, largest": highest,
         "share of entries that are zero": record["zero share"],
     }

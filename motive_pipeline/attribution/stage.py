@@ -37,6 +37,7 @@ from motive_pipeline.models.folder import timestep_range
 from motive_pipeline.models.load import load_attributed_model, model_hash
 from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.storage.digest import digest
+from motive_pipeline.storage.facts import spread
 from motive_pipeline.storage.rows import RowRef, RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 
@@ -248,7 +249,7 @@ def _facts(norms_N: np.ndarray, started: float, num_computed: int) -> dict[str, 
     facts: dict[str, Any] = {
         "rows": len(norms_N),
         "zero gradients": int((norms_N == 0).sum()),
-        "gradient norm": f"{norms_N.min():.3g} to {norms_N.max():.3g}, median {np.median(norms_N):.3g}",
+        **spread("gradient norm", norms_N),
     }
     if num_computed:
         facts["seconds a clip"] = round((time.time() - started) / num_computed, 4)

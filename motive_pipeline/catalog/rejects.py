@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pandas as pd
 
 from motive_pipeline.catalog.duplicates import DUPLICATE_COLUMNS, MAX_BITS, duplicates_table
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.pages import page_environment
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import REJECT_COLUMNS, Publication, Workspace
@@ -57,45 +56,22 @@ def reason_counts(rejects: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def page(rejects: pd.DataFrame, counts: list[dict[str, Any]], duplicates: pd.DataFrame) -> str:
-    """The tables as one HTML page that loads nothing else. File names and details are escaped."""
-    shown = rejects.head(MAX_ROWS_SHOWN)
-    note = f"<p>The first {MAX_ROWS_SHOWN} of {len(rejects)} rows; rejected.parquet has all.</p>" if len(rejects) > len(shown) else ""
-    return (
-        '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Rejected clips</title>\n'
-        "<style>body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}"
-        "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:left;word-break:break-word}</style>\n"
-        f"<h1>Rejected clips</h1>\n<p>{len(rejects)} rejected, {len(set(rejects['path']))} files. Nothing was changed or deleted.</p>\n"
-        + _table(("stage", "reason", "count"), (row.values() for row in counts))
-        + note
-        + _table(REJECT_COLUMNS, shown.itertuples(index=False), links=frozenset({0}))
-        + _alike(duplicates)
-        + "</html>\n"
+    """The tables as one HTML page that loads nothing else. File names and details are escaped; a file is a link to it, a member of an archive one to the archive."""
+    environment = page_environment(Path(__file__).parent)
+    environment.filters["file_address"] = _file_address
+    return environment.get_template("rejected.html.j2").render(
+        num_rejects=len(rejects),
+        num_files=len(set(rejects["path"])),
+        counts=[list(row.values()) for row in counts],
+        reject_columns=REJECT_COLUMNS,
+        rejects=rejects.head(MAX_ROWS_SHOWN).to_numpy().tolist(),
+        num_alike=len(duplicates),
+        max_bits=MAX_BITS,
+        alike_columns=DUPLICATE_COLUMNS,
+        alike=duplicates.head(MAX_ROWS_SHOWN).to_numpy().tolist(),
     )
 
 
-def _alike(duplicates: pd.DataFrame) -> str:
-    if duplicates.empty:
-        return "<h1>Clips that look alike</h1>\n<p>None.</p>\n"
-    shown = duplicates.head(MAX_ROWS_SHOWN)
-    return (
-        f"<h1>Clips that look alike</h1>\n<p>{len(duplicates)} pairs whose perceptual hashes differ in at most {MAX_BITS} of 256 bits"
-        f"{'; the nearest are shown, duplicates.parquet has all' * (len(duplicates) > len(shown))}. All of them are used.</p>\n"
-        + _table(DUPLICATE_COLUMNS, shown.itertuples(index=False), links=frozenset({4, 5}))
-    )
-
-
-def _table(names: Iterable[str], rows: Iterable[Iterable[Any]], *, links: frozenset[int] = frozenset()) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_cell(str(cell), is_file=place in links)}</td>" for place, cell in enumerate(row)) + "</tr>\n"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>\n{body}</table>\n"
-
-
-def _cell(text: str, *, is_file: bool) -> str:
-    """The text, escaped. A file becomes a link to it, a member of an archive a link to the archive."""
-    shown = html.escape(text)
-    if not is_file or not text.startswith("/") or "\0" in text:
-        return shown
-    return f'<a href="{html.escape(MediaFile.parse(text).path.as_uri())}">{shown}</a>'
+def _file_address(location: str) -> str:
+    """The address of a file on this machine; empty for any other location."""
+    return MediaFile.parse(location).path.as_uri() if location.startswith("/") and "\0" not in location else ""

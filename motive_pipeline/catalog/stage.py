@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from motive_pipeline.catalog.reject_gate import require_few_rejects
@@ -19,6 +18,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window, num_overlapping, split_location
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.storage.digest import digest_frame
+from motive_pipeline.storage.facts import spread
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, RowCounts, Workspace
 from motive_pipeline.video.contact_sheet import TILE_PX, Tile, evenly, write_sheet
@@ -136,11 +136,11 @@ def _facts(frame: pd.DataFrame, listings: Sequence[SourceListing]) -> dict[str, 
         "contents in several files": sum(len(json.loads(names)) > 1 for names in frame["sources"]),
         "contents with differing captions": sum(others != "[]" for others in frame["other_captions"]),
         "publisher's numbers contradict the file": sum(names != "" for names in frame["disagrees"]),
-        "frames": _range(frame["num_frames"].to_numpy()),
-        "fps": _range(frame["fps"].to_numpy()),
-        "seconds": _range(frame["duration_s"].to_numpy()),
-        "width (px)": _range(frame["width"].to_numpy()),
-        "height (px)": _range(frame["height"].to_numpy()),
+        **spread("frames", frame["num_frames"].to_numpy()),
+        **spread("fps", frame["fps"].to_numpy()),
+        **spread("seconds", frame["duration_s"].to_numpy()),
+        **spread("width (px)", frame["width"].to_numpy()),
+        **spread("height (px)", frame["height"].to_numpy()),
     } | _window_facts(frame["path"].tolist())
 
 
@@ -153,11 +153,6 @@ def _window_facts(locations: Iterable[str]) -> dict[str, int]:
     if not windows:
         return {}
     return {"windows of files": len(windows), "windows that overlap": sum(num_overlapping(clips) for clips in of_file.values())}
-
-
-def _range(values: np.ndarray) -> str:
-    known = values[~np.isnan(values)]
-    return f"{known.min():g} to {known.max():g} (median {np.median(known):g})" if len(known) else "unknown"
 
 
 def _preview(ws: Workspace, frame: pd.DataFrame) -> Callable[[Path], None]:

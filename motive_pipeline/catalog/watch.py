@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from motive_pipeline.catalog.scan import observe_clip_files, observe_query_files
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.files.window import split_location
 from motive_pipeline.models.load import observe_base_encoders, observe_base_model
 from motive_pipeline.sources.configured import clip_source, held_out_source, query_source
 from motive_pipeline.sources.protocol import BadEntry, SourceEntry
@@ -66,6 +68,14 @@ def still_being_written(ws: Workspace, *, settle_s: float, now_s: float | None =
         if _unsettled(entry, probe if time.monotonic() < deadline else None, now_s, settle_s):
             found[Path(entry.file.location)] = None
     return list(found)
+
+
+def at_rest_in_s(files: Iterable[Path], *, settle_s: float, now_s: float | None = None) -> float:
+    """Seconds until files that are being written count as at rest if nothing changes any more. What looks like half of a copy counts as whole only
+    :data:`WHOLE_WITHIN_S` after its last change."""
+    now_s = time.time() if now_s is None else now_s
+    ages_s = [_age_s(split_location(str(file))[0], now_s) for file in files]
+    return max((max((settle_s if age_s < settle_s else WHOLE_WITHIN_S) - age_s, 0.0) for age_s in ages_s), default=0.0)
 
 
 def _age_s(path: Path, now_s: float) -> float:

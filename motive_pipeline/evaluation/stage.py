@@ -220,6 +220,7 @@ def _facts(scores: pd.DataFrame, per_video: pd.DataFrame) -> dict[str, Any]:
     ]
     videos = per_video.drop_duplicates(["training", "prompt_index", "n"])
     facts: dict[str, Any] = {"videos": len(videos), "trainings": len(set(videos["training"])), "scores": listed}
+    facts |= {row["metric"]: row["value"] for row in listed}  # each a number of its own, which Dagster plots over time
     if labels := [label for label in videos["motion_label"].tolist() if label]:
         facts["motions seen"] = [{"motion": label, "videos": number} for label, number in sorted(Counter(labels).items())]
     return facts

@@ -35,6 +35,7 @@ from motive_pipeline.models.memory_limit import require_memory
 from motive_pipeline.models.prompt_tokens import cut_prompts
 from motive_pipeline.models.protocol import VideoModel
 from motive_pipeline.storage.digest import digest_arrays
+from motive_pipeline.storage.facts import spread
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Publication, Workspace
 from motive_pipeline.video.appearance import Appearance
@@ -377,7 +378,7 @@ def _facts(columns: dict[str, list[Any]], outcome: Outcome) -> dict[str, Any]:
     return {
         "clips": len(columns["flags"]),
         "rejected": len(outcome.rejects),
-        "decoded frames": f"{min(columns['num_frames'], default=0)} to {max(columns['num_frames'], default=0)}",
+        **spread("decoded frames", np.array(columns["num_frames"])),
         "latent shapes": [
             {"frames": f, "height": h, "width": w, "clips": number}
             for (f, h, w), number in sorted(Counter(zip(columns["frames"], columns["height"], columns["width"], strict=True)).items())

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from motive_pipeline.evaluation.clip_maps import MapSet, caveats
 from motive_pipeline.graph import Rule
+from motive_pipeline.pages import page_environment
 from motive_pipeline.report import plots
 from motive_pipeline.report.audit_plot import audit_figures
 from motive_pipeline.report.curve_plot import curves_figure
@@ -119,13 +119,7 @@ def _published_arms_table(report: Publication) -> Table:
 
 def render_template(template: str, context: dict[str, Any]) -> str:
     """Render a template of this folder. In HTML all text is escaped; in Markdown the filter ``plain`` escapes captions."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters |= {"markdown": markdown, "plain": escaped_markdown}
     return environment.get_template(template).render(**context)
 

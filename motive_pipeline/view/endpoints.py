@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from motive_pipeline.curation.edits import Edits, Tick
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.pages import DESIGN
 from motive_pipeline.view.choice import compared
 from motive_pipeline.view.clip_view import BadRequest, ClipView, Wanted
 from motive_pipeline.view.guard import EXPLORER_POLICY, MAP_POLICY, REPORT_POLICY, STUDY_POLICY
@@ -164,6 +165,8 @@ def _static(viewer: Viewer, request: Request) -> Response:
         if (file := plotly_file()) is None:
             raise BadRequest("plotly is not installed")
         return FileResponse(file, media_type="text/javascript", headers=_KEPT)
+    if name == DESIGN.name:
+        return FileResponse(DESIGN, media_type="text/css", headers={"Cache-Control": "no-cache"})
     if name not in {file.name for file in _STATIC.iterdir()}:
         return JSONResponse({"error": f"there is no {name!r}"}, status_code=404)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"

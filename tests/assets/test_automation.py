@@ -1,6 +1,7 @@
 """Re-curation without a hand: the sensor, the cron schedule, automation conditions, runs that die, and a live daemon."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from assets.run_stale import run_stale
 from assets.schedules import cron_schedules
 from assets.sensors import ATTEMPTS, WATCHER, _request, preference_sensor, watch_sensor
 from motive_pipeline.catalog import watch
-from motive_pipeline.catalog.watch import still_being_written
+from motive_pipeline.catalog.watch import WHOLE_WITHIN_S, at_rest_in_s, still_being_written
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import observe_preference_files
@@ -201,8 +202,13 @@ def test_half_of_a_file_that_comes_while_the_others_are_read_is_left_alone_too(p
 
 def test_a_file_still_growing_is_left_alone_for_as_long_as_the_settings_say(project):
     project.set("schedule.settle_s", 3600)
-    clip_file(project.folder / "clips", 10)
-    assert "still being written" in Watcher(project).tick().skip_message
+    new = clip_file(project.folder / "clips", 10)
+    reason = Watcher(project).tick().skip_message
+    assert re.search(r"still being written, .* unchanged for 3600 s \(schedule.settle_s\): .* in about (35\d\d|3600) s", reason)
+    now_s = new.stat().st_ctime + 20
+    assert at_rest_in_s([new], settle_s=60, now_s=now_s) == pytest.approx(40)
+    assert at_rest_in_s([new], settle_s=2, now_s=now_s) == pytest.approx(WHOLE_WITHIN_S - 20), "half of a copy"
+    assert at_rest_in_s([project.folder / "gone.mp4"], settle_s=2) == 0
 
 
 def test_a_clock_that_jumped_back_holds_nothing_up(project):
@@ -248,9 +254,17 @@ def test_no_second_run_is_asked_for_while_one_is_under_way(project):
         job = build_definitions(project.config).resolve_job_def("curate")
         run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         watcher = Watcher(project)
-        assert "under way" in watcher.tick().skip_message
+        assert f"under way: curate {run.run_id[:8]} (started)" in watcher.tick().skip_message
         instance.report_run_failed(run)
         assert len(watcher.tick().run_requests) == 1
+
+
+def test_a_root_that_somebody_uses_is_named_and_waited_for(project):
+    watcher = Watcher(project)
+    clip_file(project.folder / "clips", 10)
+    with project.workspace.lock.holding(who="motive merge"):
+        assert f"in use by motive merge, process {os.getpid()}, since " in watcher.tick().skip_message
+    assert len(watcher.tick().run_requests) == 1
 
 
 @pytest.mark.parametrize("gate_failed", [False, True])

@@ -3,11 +3,14 @@
 import json
 import re
 
+import dagster as dg
 import numpy as np
 import pytest
 import xarray
 import zarr
 
+from assets.batch import BATCH
+from assets.instance import instance_folder
 from motive_pipeline import cli
 from motive_pipeline.config import DEFAULT_ARMS
 
@@ -64,6 +67,17 @@ def test_what_motive_path_prints_opens_as_zarr_and_in_xarray_without_a_warning(p
     assert {name for name, _ in zarr.open(folder, mode="r").members()} == arrays
     for options in ({}, {"consolidated": False}):
         assert set(xarray.open_zarr(folder, **options).load().variables) == arrays
+
+
+def test_the_runs_of_one_command_are_a_batch_of_the_code_location_that_the_ui_loads(project):
+    with dg.DagsterInstance.from_config(str(instance_folder(project.config))) as instance:
+        runs = [run for run in reversed(instance.get_runs()) if run.tags[BATCH].endswith(" everything")]
+        shown = instance.get_runs(dg.RunsFilter(job_name="everything", tags={".dagster/repository": "__repository__@assets.definitions"}))
+    first = [run for run in runs if run.tags[BATCH] == runs[0].tags[BATCH]]
+    assert [run.job_name for run in first][:2] == ["observe", "everything"]
+    assert len(first) > 5
+    assert {run.run_id for run in first if run.job_name == "everything"} <= {run.run_id for run in shown}
+    assert first[0].remote_job_origin.location_name == "assets.definitions"
 
 
 def test_the_gradients_are_a_plain_zarr_group_with_provenance(project):

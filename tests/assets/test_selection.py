@@ -28,6 +28,9 @@ def chosen(tmp_path_factory):
         ('key:"latents" or key:"motion_masks"', {"latents", "motion_masks"}),
         ('group:motion and not key:"query_masks"', {"motion_masks"}),
         ('key:"clip_files" or key:"latents"', {"latents"}),
+        ('group:"attribution" and key:"influence_matrix/*"', {"influence_matrix/motive", "influence_matrix/no_mask"}),
+        ("group:curation and not key:curated_subset/*", {"eligible_pool", "voted_ranking/motive", "voted_ranking/no_mask"}),
+        ('group:"curation/voted_ranking"', {"voted_ranking/motive", "voted_ranking/no_mask"}),
     ],
 )
 def test_a_selection_of_names_that_there_are_chooses_them(chosen, selection, expected):

@@ -1,6 +1,7 @@
 """What a person sees and presses in Dagster's UI, and the report, in a real browser on a real project."""
 
 import io
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from assets.definitions import build_definitions
 from assets.instance import instance_folder
+from motive_pipeline.graph import Graph
 from tests.browser import dagster_ui
 from tests.graph_project import Project
 
@@ -100,6 +102,38 @@ def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project
     assert len(keys) == 48
     for title, number in Counter(key.path[-1] for key in keys).items():
         expect(nodes.get_by_text(title, exact=True)).to_have_count(number)
+    with_lanes = {asset.name for asset in Graph(project.config).assets.values() if asset.lane}
+    assert len(with_lanes) > 7
+    for name in with_lanes:  # nodes of one lane have one title; a box around the lanes of each asset bears its name
+        expect(nodes.get_by_text(name, exact=True)).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_the_runs_of_a_command_are_one_batch_and_appear_in_jobs_and_overview(page, ui, project):
+    page.goto(f"{ui}/runs")
+    batch = page.get_by_text(re.compile(r"motive/batch: \d{4}-\d\d-\d\d \d\d:\d\d:\d\d everything"))
+    expect(batch.first).to_be_visible()
+    assert batch.count() > 5
+    page.goto(f"{ui}/jobs")
+    expect(page.get_by_text(re.compile("ago$")).first).to_be_visible()
+    page.goto(f"{ui}/overview/timeline")
+    for job in ("everything", "observe"):
+        expect(page.get_by_role("link", name=job)).to_be_visible()
+
+
+@pytest.mark.slow
+def test_a_ranking_shows_its_first_clips_with_pictures_and_paths(page, ui, project):
+    open_asset(page, ui, "voted_ranking/motive")
+    dialog = open_dialog(page, "best_clips")
+    best = project.workspace.published("voted_ranking/motive").facts["best_clips"]
+    expect(dialog.get_by_role("row")).to_have_count(1 + len(best))
+    expect(dialog.get_by_role("img")).to_have_count(len(best))
+    page.wait_for_function("[...document.querySelectorAll('[role=dialog] td img')].every(picture => picture.complete && picture.naturalWidth > 0)")
+    row = dialog.get_by_role("row").nth(1)
+    expect(row).to_contain_text(best[0]["clip_id"])
+    expect(row).to_contain_text(".mp4")
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("voted_ranking/motive").first).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from motive_pipeline.evaluation.preference.key import Key
 from motive_pipeline.evaluation.preference.results import results_folder
 from motive_pipeline.evaluation.preference.study import publish_preference_study
 from motive_pipeline.storage.workspace import Workspace
-from tests.browser import low_contrast
+from tests.browser import PHONE, cramped, low_contrast
 from tests.preference_fixtures import PROMPTS, choice, published_key, study_workspace
 
 TIMEOUT_MS = 20_000
@@ -309,6 +309,19 @@ def test_on_a_phone_both_videos_and_the_choices_fit_the_screen(browser, index):
     assert hint["y"] + hint["height"] <= choices["y"] + 1, "held sideways, the choices leave the hint in sight"
     visit.page.locator("#tie").tap()
     expect(visit.page.locator("#place")).to_have_text("Pair 2 of 7")
+    visit.close()
+
+
+def test_on_a_phone_no_button_is_cut_off(browser, index):
+    visit = Visit(
+        browser, index.as_uri(), viewport=PHONE["viewport"]
+    )  # no touch screen: the keys are named on the buttons where there is room
+    assert cramped(visit.page) == []
+    visit.start()
+    for width in (390, 320):
+        visit.page.set_viewport_size({"width": width, "height": 844})
+        assert cramped(visit.page) == []
+        assert visit.page.get_by_role("group", name="Your choice").get_by_role("button").count() == 3
     visit.close()
 
 

@@ -221,7 +221,7 @@ def test_captions_are_shown_and_never_act(hostile, ranking, queries, tmp_path):
 
 def test_a_browser_shows_the_page_whole_on_wide_and_on_narrow_screens(browser, hostile, ranking, tmp_path):
     file, _ = write_explanation(hostile, ranking["clip_id"][0], file=tmp_path / "page.html")
-    for width in (1280, 400):
+    for width in (1280, 390):
         page = page_shown_whole(browser, file, width=width, num_images=13)
         assert page.locator("h1").inner_text().endswith(".mp4")
 

@@ -30,7 +30,7 @@ from motive_pipeline.report.training_curves import load_curves
 from motive_pipeline.report.verdict import verdict
 from motive_pipeline.storage.workspace import Reject
 from motive_pipeline.training.finetune import load_records
-from tests.browser import low_contrast
+from tests.browser import PHONE, cramped, low_contrast
 from tests.eval_fixtures import copied, republish, several_trainings, with_harmful_clips, with_settings
 from tests.preference_fixtures import drop, edit_publication, result_of
 
@@ -270,7 +270,8 @@ def test_every_text_is_readable_on_light_and_dark_ground(browser, three, scheme)
 
 
 def test_on_a_phone_only_tables_and_plots_are_wider_than_the_screen(browser, three):
-    page = opened(browser, three[0], viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = opened(browser, three[0], **PHONE)
+    assert cramped(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("innerWidth") == 390
     table = page.locator("#arms .scroll").first

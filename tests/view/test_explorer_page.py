@@ -8,7 +8,7 @@ import pytest
 
 from motive_pipeline.view.serve import serve
 from motive_pipeline.view.viewer import Viewer
-from tests.browser import low_contrast
+from tests.browser import cramped, low_contrast
 from tests.eval_fixtures import copied
 from tests.report.test_report import HOSTILE
 
@@ -241,7 +241,7 @@ def test_it_fits_a_phone_and_can_be_read(browser, address, scheme):
     assert page.locator("#grid .tile").first.bounding_box()["width"] < 200, "two columns"
     for name in ("clips", "queries", "map", "harmful", "rejects"):
         page.click(f"#tab-{name}")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert cramped(page) == [], name
     page.click("#tab-clips")
     page.wait_for_selector("#grid .tile")
     page.click("#open-filters")
@@ -250,6 +250,7 @@ def test_it_fits_a_phone_and_can_be_read(browser, address, scheme):
     page.locator("#grid .tile").first.click()
     page.wait_for_selector("#drawer table")
     assert page.locator("#drawer").bounding_box()["width"] <= 390
+    assert cramped(page) == []
     assert low_contrast(page) == []
     tab.close()
 

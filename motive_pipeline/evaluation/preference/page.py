@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from motive_pipeline.evaluation.preference.key import FORMAT, Key
+from motive_pipeline.pages import page_environment
 
 SCRIPTS = ("sha256.js", "player.js", "study.js")
 _HERE = Path(__file__).parent
@@ -22,16 +22,17 @@ _HERE = Path(__file__).parent
 
 def render_page(key: Key) -> str:
     """The page of a study: the template with plans, captions and question."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     script = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    return environment.get_template("page.html.j2").render(
-        question=key.body["question"],
-        data=Markup(_json_in_html(_data(key))),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        num_turns=len(key.plan(0)) if key.num_plans else 0,
+    return (
+        page_environment(_HERE)
+        .get_template("page.html.j2")
+        .render(
+            question=key.body["question"],
+            data=Markup(_json_in_html(_data(key))),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            num_turns=len(key.plan(0)) if key.num_plans else 0,
+        )
     )
 
 
