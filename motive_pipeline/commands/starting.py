@@ -63,6 +63,7 @@ def next_commands(started: Started, file: str) -> Iterator[str]:
     named = f"--config {shlex.quote(file)}"
     if not started.preset.is_plumbing:
         yield f"{program} doctor {named}      # model, memory, GPU and disk"
+    if started.has_forecast:
         yield f"{program} plan {named} --clips {started.num_clips} --gpu H100      # what it would cost"
     yield f"{program} rank {named}      # the ranking and the chosen clips; no training"
     yield f"{program} view {named}      # look through them in a browser"

@@ -13,6 +13,7 @@ from motive_pipeline.doctor import Finding
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.models.folder import input_rules, named
 from motive_pipeline.models.input_rules import require_fitting_settings
+from motive_pipeline.models.read_shapes import model_shape
 from motive_pipeline.sources.configured import build_source
 from motive_pipeline.sources.protocol import require_folder
 from motive_pipeline.starter.layout import recognise
@@ -42,12 +43,13 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The settings that were written, and what was found about each folder and the model."""
+    """The settings that were written, and what was found about each folder and the model. ``has_forecast``: `motive plan` can tell what a GPU would take."""
 
     config: Config
     preset: Preset
     findings: list[Finding]
     num_clips: int
+    has_forecast: bool
 
 
 def start(wish: Wish) -> Started:
@@ -86,7 +88,8 @@ def start(wish: Wish) -> Started:
     findings = [*_findings(config, {option: part.look for option, part in parts.items()}), _model_finding(config, preset)]
     file.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(file, text.encode())
-    return Started(config=config, preset=preset, findings=findings, num_clips=clips.look.num_videos)
+    has_forecast = not preset.is_plumbing and model_shape(config.model) is not None
+    return Started(config=config, preset=preset, findings=findings, num_clips=clips.look.num_videos, has_forecast=has_forecast)
 
 
 def _examined(option: str, path: Path, file: Path, preset: Preset) -> Folder:
