@@ -5,6 +5,7 @@
 # make fuzz   random tables, captions and archives, 2,000 of each kind (make test runs 100)
 # make lowest the lowest versions that pyproject.toml allows, in .venv-lowest, and the tests marked smoke
 # make lint   the linters, one target each; the hooks of pre-commit call the same targets
+# make docs   the site of docs/ in build/site; a broken link fails (.venv/bin/mkdocs serve shows it while one writes)
 # make golden  compare the finished demo's ranking, subsets and scores with the committed record (benchmarks/golden)
 # make audit  the demo with the costly checks of its audit (half an hour of trainings at most, after the demo itself; again: it goes on)
 # make seeds  the demo over generator seeds 100-104, written to docs/demo_seeds.md (hours)
@@ -17,7 +18,7 @@ CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder
 
-.PHONY: install install-dev demo audit dev test coverage test-slow fuzz lowest lint lint-ruff lint-types lint-layers golden seeds crash
+.PHONY: install install-dev demo audit dev test coverage test-slow fuzz lowest lint lint-ruff lint-types lint-layers golden seeds crash docs
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
@@ -69,6 +70,9 @@ lint-types: install-dev
 
 lint-layers: install-dev
 	@! grep -rnE '^[[:space:]]*(import|from) dagster' motive_pipeline || { echo 'motive_pipeline/ must not import dagster'; exit 1; }
+
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 golden: install
 	$(BIN)/python -m benchmarks.golden $(GOLDEN)

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from motive_pipeline.commands import asking, diffing, exporting, planning, ranking, running, sharding, staging, viewing
+from motive_pipeline.commands import asking, diffing, exporting, planning, ranking, running, sharding, staging, starting, viewing
 from motive_pipeline.commands.exporting import note_other_settings
 from motive_pipeline.commands.options import positive
 from motive_pipeline.config import Config, load_config
@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function, needs_config=needs_config, prepare=lambda arguments: None)
         return sub
 
+    starting.add_command(command)
     ranking.add_command(command)
     running.add_commands(command)
     sharding.add_command(command)

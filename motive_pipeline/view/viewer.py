@@ -13,6 +13,7 @@ from typing import Any
 from motive_pipeline.curation.edits import Edits, Tick, in_words, load_edits, save_tick
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Role
+from motive_pipeline.report.plumbing import plumbing_notes
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.asking import Asker
@@ -121,9 +122,7 @@ class Viewer:
 
     def notes(self, snapshot: Snapshot) -> list[str]:
         """What whoever looks at the page should know."""
-        found = []
-        if self.ws.config.model.path == "tiny" and self.ws.config.clips.source != "demo":
-            found.append("Plumbing only: the model is the embedded tiny one, so influence on your clips means nothing. Set model.path.")
+        found = plumbing_notes(self.ws.config)
         if not snapshot.ballots:
             found.append("No ranking is published yet, so there is no influence and no slider. `motive rank` makes one.")
         try:
