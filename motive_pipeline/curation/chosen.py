@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,13 @@ from jaxtyping import Shaped
 COLUMNS = ("clip_id", "rank", "reason", "other_id", "detail")
 
 
-def left_out_table(rows: list[tuple[str, int | None, str, str | None, str]] | None = None) -> pd.DataFrame:
+def left_out_table(rows: Sequence[tuple[str, int | None, str, str | None, str]] = ()) -> pd.DataFrame:
     """Clips that were kept out, with the columns :data:`COLUMNS`.
 
     ``rank`` is the place that the clip has in the arm's order of all ranked clips (1 is the best; none for a clip without a rank), ``reason`` a word, ``other_id`` the chosen
     clip that it gave way to, if it did, and ``detail`` a sentence.
     """
-    table = pd.DataFrame(rows or [], columns=list(COLUMNS), dtype="object")
+    table = pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="object")
     return table.assign(rank=table["rank"].astype("Int64"))
 
 

@@ -74,8 +74,10 @@ def clips_of_ranking(ws: Workspace, ranking: pa.Table) -> pa.Table:
     Raises:
         MotiveError: a ranked clip is not in the catalog.
     """
-    own = [name for name in COLUMNS if name not in ("votes", "mean_influence")]
-    catalog = ws.scores.read(f"SELECT {', '.join(own)} FROM clips", lambda rows: rows.to_arrow_table())
+    own = {name: kind for name, kind in COLUMNS.items() if name not in ("votes", "mean_influence")}
+    # NaN, which some publishers write for a missing number, is larger than any number to DuckDB
+    columns = (f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" if kind == "DOUBLE" else name for name, kind in own.items())
+    catalog = ws.scores.read(f"SELECT {', '.join(columns)} FROM clips", lambda rows: rows.to_arrow_table())
     places = {clip_id: place for place, clip_id in enumerate(catalog["clip_id"].to_pylist())}
     wanted = ranking["clip_id"].to_pylist()
     if missing := [clip_id for clip_id in wanted if clip_id not in places]:

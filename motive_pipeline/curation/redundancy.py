@@ -24,8 +24,8 @@ class GroupLimit:
 
     def refusal(self, position: int) -> Refusal | None:
         """See :class:`~motive_pipeline.curation.picking.Limit`. The clip gives way to the first one of its group."""
-        before = self._chosen.get(int(self._group_N[position]), ())
-        if len(before) < self._most:
+        before = self._chosen.get(int(self._group_N[position]))
+        if before is None or len(before) < self._most:
             return None
         number = "one is" if self._most == 1 else f"{self._most} are"
         return Refusal(reason=self._reason, other=before[0], detail=f"{self._what}, of which {number} chosen already")
