@@ -72,6 +72,25 @@ class GradientSet:
         return np.concatenate(tiles) if tiles else np.zeros((0, self.proj_dim), np.float32)
 
 
+def write_unit_rows(gradients: GradientSet, place_n: Int[np.ndarray, " n"], file: Path) -> Float32[np.ndarray, "n p"]:
+    """Write the rows ``place_n`` to ``file`` and map it into memory: cut to ``proj_dim`` entries, at unit length. Memory holds one tile.
+
+    A set with several features in a row (a gradient for each draw) gets those of every draw, scaled so that an inner product is the mean of the draws' cosines.
+    """
+    num_parts = gradients.attributes.get("features_in_a_row", 1)
+    width = gradients.num_entries // num_parts
+    dim = min(gradients.proj_dim, width)
+    rows_np = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(place_n), num_parts * dim))
+    for start in range(0, len(gradients), TILE_ROWS):
+        here = np.flatnonzero((start <= place_n) & (place_n < start + TILE_ROWS))
+        if not len(here):
+            continue
+        for part in range(num_parts):
+            tile_NP = np.asarray(gradients.gradient_NP[start : start + TILE_ROWS, part * width : part * width + dim])
+            rows_np[here, part * dim : (part + 1) * dim] = prefix(tile_NP[place_n[here] - start], dim) / np.float32(num_parts**0.5)
+    return rows_np
+
+
 def prefix(rows_NP: Float[np.ndarray, "N P"], proj_dim: int) -> Float32[np.ndarray, "N p"]:
     """The first ``proj_dim`` entries of each row, at unit length; they are a projection themselves (projection.py). A zero row stays zero."""
     head = rows_NP[:, :proj_dim].astype(np.float64)

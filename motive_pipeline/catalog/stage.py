@@ -13,6 +13,7 @@ import pandas as pd
 
 from motive_pipeline.catalog.reject_gate import require_few_rejects
 from motive_pipeline.catalog.source_listing import SourceListing, list_source
+from motive_pipeline.config.selection import require_categories
 from motive_pipeline.errors import GateFailed, MotiveError, RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.files.window import Window, num_overlapping, split_location
@@ -65,7 +66,7 @@ def publish_query_catalog(ws: Workspace) -> Publication:
     clip_id) and ``role``.
 
     Raises:
-        MotiveError: a source is missing or empty, or a held-out clip is also a query.
+        MotiveError: a source is missing or empty, a held-out clip is also a query, or an arm names a category that no query has.
         GateFailed: every query, or every held-out query, was rejected, or more than ``queries.max_reject_share`` of both.
     """
     started = time.time()
@@ -76,6 +77,8 @@ def publish_query_catalog(ws: Workspace) -> Publication:
         _require_disjoint(parts["query"].frame, parts["held_out"].frame)
     for part, listing in parts.items():
         _require_some(part, listing)
+    categories = set(parts["query"].frame["category"].astype(str))
+    require_categories(map(ws.config.arm, ws.config.arms), categories, "the queries")  # before the work that an arm needs
     rejected = [reject for listing in parts.values() for reject in listing.counted]
     require_few_rejects(ws, "query_catalog", rejected, total=sum(listing.num_entries for listing in parts.values()), role="query")
     frame = pd.concat([listing.frame.assign(role=part) for part, listing in parts.items()], ignore_index=True)

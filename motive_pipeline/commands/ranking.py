@@ -92,7 +92,7 @@ def goal_of(config: Config, *, arm: str | None, variant: str | None) -> Goal:
     """
     if variant is not None:
         require_variant(config, variant)
-        arms = [name for name in config.arms if config.arm(name).can_lead and config.arm(name).variant == variant]
+        arms = [name for name in config.arms if config.arm(name).takes_the_first and config.arm(name).variant == variant]
         return Goal(variant=variant, arm=config.lead_arm if config.lead_arm in arms else next(iter(arms), None))
     declared = config.arm(arm or config.lead_arm)
     if declared.choose is None:
@@ -131,7 +131,7 @@ def result_lines(ws: Workspace, goal: Goal) -> list[str]:
     if subset is not None:
         lines.append(f"{_count(len(tables[-1]), 'clip')} chosen by the arm {goal.arm}: {subset.data_folder / 'subset.parquet'}")
     shown = tables[0]
-    if goal.arm is not None and not ws.config.arm(goal.arm).can_lead:
+    if goal.arm is not None and not ws.config.arm(goal.arm).takes_the_first:
         shown = tables[-1] if ranking is None else tables[-1].merge(tables[0].drop(columns="rank"), on="clip_id", how="left")
     return [*_table_lines(ws, shown.head(SHOWN_CLIPS)), *lines, LOOK_NEXT, *plumbing_notes(ws.config)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +13,7 @@ from pydantic_core import ErrorDetails
 from motive_pipeline.bucket.address import without_credentials
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.config.section import section_names
+from motive_pipeline.config.variants import VariantArm
 
 FRACTIONS = ("share", "dropout")
 """How the keys end whose value is a fraction of 1, as people also give it in per cent."""
@@ -54,11 +56,15 @@ def _advice(key: str, problem: ErrorDetails) -> str:
 def _suggestion(loc: tuple[int | str, ...]) -> str:
     """The key in the same section whose name is closest to the unknown one; without a close one, all keys there."""
     section: type[BaseModel] = Settings
+    if loc[:1] == ("arms",):
+        section, loc = VariantArm, _places(loc)[2:]
     for part in loc[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        section = annotation
+        section = _section_of(section.model_fields[str(part)].annotation)
     names = section_names(section)
     close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else f" Allowed here: {', '.join(names) or 'nothing'}."
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    """The section that a field of this type holds, where it may also be null."""
+    return next(each for each in (annotation, *get_args(annotation)) if isinstance(each, type) and issubclass(each, BaseModel))

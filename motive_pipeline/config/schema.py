@@ -130,7 +130,7 @@ class Settings(Section):
                 f"the arm {entry.name} chooses by the variant {entry.variant!r}, which there is not."
                 f"{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(known)}"
             )
-        return arm_of_variant(entry.name, entry.variant, entry.rule)
+        return arm_of_variant(entry.name, entry.variant, entry.rule, entry.selection)
 
     def _variant_of_lead(self) -> Variant:
         """The variant of ``lead_arm``. Raises ValueError if it is no arm that can lead."""
@@ -139,7 +139,7 @@ class Settings(Section):
             why = (
                 "is not among arms"
                 if self.lead_arm not in self._arms
-                else "does not take the first clips of a variant's ranking as they are"
+                else "does not choose from a variant's ranking by the ranking's own rule"
             )
             raise ValueError(f"lead_arm: {self.lead_arm} {why}. It can be {', '.join(fitting)}")
         return fitting[self.lead_arm]

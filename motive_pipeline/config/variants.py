@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag, ValidationError
+from pydantic import Discriminator, Tag, ValidationError, model_serializer
 
 from motive_pipeline.config.method import Gradient, Influence, Vote
 from motive_pipeline.config.names import ArmName, NewName, Variant
 from motive_pipeline.config.section import Section
+from motive_pipeline.config.selection import Wishes
 from motive_pipeline.graph.variants import SHARED_BY_VARIANTS, Rule
 
 Overrides = dict[str, Any]
 """Keys of ``gradient``, ``influence`` and ``vote``, and the variant's values for them."""
 
 
-class VariantArm(Section):
-    """An arm of the config's own: the first clips of a variant's ranking, by its own rule if it names one."""
+class VariantArm(Wishes):
+    """An arm of the config's own: the first clips of a variant's ranking, by its own rule if it names one, of those that its wishes allow."""
 
     name: NewName
     variant: Variant
     rule: Rule | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_wishes(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """An arm without wishes is what it was before there were any, so that no report becomes stale."""
+        return {key: value for key, value in serialize(self).items() if key not in Wishes.model_fields or value not in (None, {})}
 
 
 ArmEntry = Annotated[

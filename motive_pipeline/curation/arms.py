@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Shaped
 
+from motive_pipeline.curation.chosen import Chosen, left_out_table
 from motive_pipeline.curation.edits import in_words, load_edits
 from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.harmful import worst_first
@@ -34,7 +35,8 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
     """Publish ``curated_subset/<arm>``: clip_id and rank (1-based), best first.
 
     It holds K = max(1, floor(share * N + 0.5)) of the N clips of the pool, or all that the arm's function gives if the arm takes all. An arm that chooses from a
-    ranking has fewer if the ranking has fewer: a clip without a gradient cannot be ranked.
+    ranking has fewer if the ranking has fewer: a clip without a gradient cannot be ranked. The score table ``left_out`` has the clips that something other than their rank
+    kept out; trainings do not depend on it.
 
     Raises:
         MotiveError: the arm is the base model, which trains on nothing.
@@ -45,7 +47,9 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
     if declared.choose is None:
         raise MotiveError(f"the arm {arm} trains on nothing, so it has no subset")
     pool = load_pool(ws)
-    preferred = resolve_dotted(declared.choose)(ws, declared, pool)
+    made = resolve_dotted(declared.choose)(ws, declared, pool)
+    made = made if isinstance(made, Chosen) else Chosen(clip_ids=made)
+    preferred = made.clip_ids
     num_clips = len(preferred) if declared.takes_all else num_selected(len(pool), ws.config.subset.share)
     num_clips = num_clips if declared.variant is None else min(num_clips, len(preferred))
     chosen = preferred[:num_clips]
@@ -56,9 +60,9 @@ def publish_subset(ws: Workspace, arm: str) -> Publication:
         content=digest_frame(subset),
         write=lambda folder: write_parquet(subset, folder / "subset.parquet"),
         started=started,
-        facts=_facts(ws, subset, len(pool)),
+        facts=_facts(ws, subset, len(pool)) | dict(made.facts),
         table_rows=len(subset),
-        scores={("subsets", arm): pd.DataFrame({"arm": arm, "clip_id": subset["clip_id"], "rank": subset["rank"]})},
+        scores={("subsets", arm): subset.assign(arm=arm), ("left_out", arm): made.left_out.assign(arm=arm)},
     )
 
 
@@ -106,7 +110,7 @@ def all_but_the_worst(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -
     return np.concatenate([ranked[num_left_out:][::-1], np.setdiff1d(pool, ranked)])
 
 
-def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Shaped[np.ndarray, " M"]:
+def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Chosen:
     """The clips of the lead arm that the edits file does not drop, then those of the pool that it keeps besides, both in the order of the ranking.
 
     A clip that is kept need not be ranked: without a gradient it comes last.
@@ -129,7 +133,9 @@ def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Sh
         log.warning("curated_subset/%s: %s names %d clips that are not in the eligible pool: %s", arm.name, edits.file, len(unknown), in_words(unknown))  # fmt: skip
     if edits.problems:
         log.warning("curated_subset/%s: %s has rows that mean nothing here: %s", arm.name, edits.file, in_words(edits.problems))
-    return chosen
+    dropped = [(place, bytes(clip_id).decode()) for place, clip_id in enumerate(of_lead, start=1) if clip_id in drop]
+    left_out = left_out_table([(clip_id, place, "dropped_by_hand", None, edits.note(clip_id)) for place, clip_id in dropped])
+    return Chosen(clip_ids=chosen, left_out=left_out)
 
 
 def _ids(ranking: pd.DataFrame) -> Shaped[np.ndarray, " M"]:

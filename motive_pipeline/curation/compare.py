@@ -197,7 +197,16 @@ def _arm_change(
             change=change,
             rank_before=ranks_before.get(clip),
             rank_after=ranks_after.get(clip),
-            why=_why(clip, ranks_before.get(clip), ranks_after.get(clip), paths_before, paths_after, changes, is_ranked=is_ranked),
+            why=_why(
+                clip,
+                ranks_before.get(clip),
+                ranks_after.get(clip),
+                paths_before,
+                paths_after,
+                changes,
+                is_ranked=is_ranked,
+                has_new_size=num_before != num_after,
+            ),
         )
         for clip, change in moved
     ]
@@ -217,7 +226,7 @@ def _ranks(entry: Entry | None, state: Mapping[str, Entry], own: dict[str, int])
 
 def _why(
     clip: str, rank_before: int | None, rank_after: int | None, paths_before: Mapping[str, str], paths_after: Mapping[str, str],
-    changes: Sequence[Change], *, is_ranked: bool
+    changes: Sequence[Change], *, is_ranked: bool, has_new_size: bool
 ) -> str:  # fmt: skip
     if clip not in paths_before and clip in paths_after:
         return "clip added to the catalog"
@@ -232,6 +241,8 @@ def _why(
         return "no longer ranked: the table `rejects` says why"
     if not is_ranked:
         return "the pool or what the arm orders by changed"
+    if rank_before == rank_after and not has_new_size:
+        return f"the rank is still {rank_after}; a value that the arm selects by changed, or another clip's did"
     if rank_before == rank_after:
         return f"the subset's size changed; the rank is still {rank_after}"
     return f"influence moved: rank {rank_before} -> {rank_after}"

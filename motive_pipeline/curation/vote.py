@@ -116,8 +116,10 @@ def ranking_order(votes: Votes, rule: Rule = "vote") -> Int64[np.ndarray, " N"]:
     return order_by(rule, votes.votes_N, votes.mean_influence_N)
 
 
-def order_by(rule: Rule, votes_N: Int64[np.ndarray, " N"], mean_influence_N: Float64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Positions of the clips, which come in the order of clip id, from the best to the last; ties by clip id. NaN counts as the lowest mean.
+def order_by(
+    rule: Rule, votes_N: Int64[np.ndarray, " N"] | Float64[np.ndarray, " N"], mean_influence_N: Float64[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """Positions of the clips, which come in the order of clip id, from the best to the last; ties by clip id. NaN counts as the lowest mean. Votes may be weighted.
 
     ``vote``: by votes, ties by mean influence. ``mean_influence``: by that alone.
     """

@@ -1,16 +1,19 @@
 """The arms: ways to choose the clips to train on. To add one, write its entry here and the function that chooses.
 
-A choosing function takes ``(workspace, arm, pool)`` and gives the clips in the order in which the arm prefers them; the stage
-``curated_subset`` takes the first K of them, or all of them for an arm that ``takes_all``.
+A choosing function takes ``(workspace, arm, pool)`` and gives the clips in the order in which the arm prefers them (or a ``Chosen``, which says besides why
+others were left out); the stage ``curated_subset`` takes the first K of them, or all of them for an arm that ``takes_all``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from motive_pipeline.graph.selection import Selection
 from motive_pipeline.graph.variants import LEAD, MAIN_VARIANT, UNMASKED, Rule
 
 FIRST_RANKED = "motive_pipeline.curation.arms:first_ranked"
+SELECTED = "motive_pipeline.curation.selection:selected_clips"
+NO_WISHES = Selection()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Arm:
     arm without one is the base model, which is not trained. ``variant`` is the gradient variant whose ranking the arm chooses from (``LEAD``: that
     of the project's lead arm, which the config puts in its place), ``rule``
     the order in which it takes the clips (``vote`` or ``mean_influence``; None: that of the ranking); ``reads`` are the other assets it chooses
-    by, besides the eligible pool. ``takes_all`` takes every clip that its function gives, not only K. ``takes_edits``: a person's
+    by, besides the eligible pool. ``selection`` are the wishes of an arm of the config's own. ``takes_all`` takes every clip that its function gives, not only K. ``takes_edits``: a person's
     ticks (``subset.edits``) decide, too. ``is_rival``: the report's verdict says whether the lead arm beats it.
     """
 
@@ -32,6 +35,7 @@ class Arm:
     variant: str | None = None
     rule: Rule | None = None
     reads: tuple[str, ...] = ()
+    selection: Selection = NO_WISHES
     takes_all: bool = False
     takes_edits: bool = False
     is_rival: bool = False
@@ -40,10 +44,16 @@ class Arm:
     def chooses_by(self) -> tuple[str, ...]:
         """The assets that the choice rests on, besides the eligible pool."""
         ranking = () if self.variant is None else (f"voted_ranking/{self.variant}",)
-        return (*ranking, *self.reads)
+        wished = () if self.variant is None else self.selection.reads(self.variant)
+        return (*ranking, *self.reads, *wished)
 
     @property
     def can_lead(self) -> bool:
+        """Whether it chooses from a variant's ranking by the ranking's own rule: its first clips, or those of them that its wishes select."""
+        return self.choose in (FIRST_RANKED, SELECTED) and self.rule is None
+
+    @property
+    def takes_the_first(self) -> bool:
         """Whether it is the first clips of a variant's ranking, in the ranking's own order."""
         return self.choose == FIRST_RANKED and self.rule is None
 
@@ -163,14 +173,16 @@ ARMS: dict[str, Arm] = _listed(
 """Every arm there is, by name, in the order in which tables show them."""
 
 
-def arm_of_variant(name: str, variant: str, rule: Rule | None) -> Arm:
-    """An arm of the config: the clips that ``variant`` ranks first, by ``rule``."""
+def arm_of_variant(name: str, variant: str, rule: Rule | None, selection: Selection = NO_WISHES) -> Arm:
+    """An arm of the config: the clips that ``variant`` ranks first, by ``rule``, of those that the wishes of ``selection`` allow."""
     order = {None: "its ranking", "vote": "most votes", "mean_influence": "highest mean influence"}[rule]
     return Arm(
         name=name,
         label=name.replace("_", " "),
-        description=f"The first clips of the variant {variant}, by {order}.",
-        choose=FIRST_RANKED,
+        description=f"The first clips of the variant {variant}, by {order}{''.join(f'; {each}' for each in selection.in_words())}.",
+        choose=SELECTED if selection else FIRST_RANKED,
         variant=variant,
         rule=rule,
+        selection=selection,
+        takes_all=bool(selection),
     )

@@ -33,9 +33,10 @@ PER_TRAINED_ARM = Lanes(argument="arm", of=lambda project: [arm for arm in proje
 
 
 def _choice_of(project: Project, arm: str) -> Mapping[str, object]:
-    rule = project.arm(arm).rule
-    edits = {"subset.edits": project.setting("subset.edits")} if project.arm(arm).takes_edits else {}
-    return edits | ({} if rule is None else {"rule": rule})
+    declared = project.arm(arm)
+    edits = {"subset.edits": project.setting("subset.edits")} if declared.takes_edits else {}
+    shared = {key: project.of_variant(declared.variant).setting(key) for key in declared.selection.shared_settings()}
+    return edits | ({} if declared.rule is None else {"rule": declared.rule}) | declared.selection.settings() | shared
 
 
 PER_SUBSET = Lanes(argument="arm", of=PER_TRAINED_ARM.of, choice=_choice_of)

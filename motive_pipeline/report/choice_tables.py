@@ -82,7 +82,8 @@ def lengths_table(ws: Workspace) -> tuple[Table, list[Number]]:
         columns=["choice", "clips", "mean length (frames)", "mean motion magnitude (px)"],
         rows=rows,
         caption=f"Longer clips have less noisy gradients and therefore somewhat larger cosines. If the clips of {arm_name(ws.config.lead_arm)} are much longer than the pool's, "
-        "the choice may depend on length as well as on motion. The same holds for motion magnitude: influence should not just find the fastest clips.",
+        "the choice may depend on length as well as on motion. The same holds for motion magnitude: influence should not just find the fastest clips."
+        + "".join(f" {arm_name(arm)}: {ws.config.arm(arm).description}" for arm in choosing if ws.config.arm(arm).selection),
         strong_rows=frozenset(position for position, row in enumerate(rows) if row[0] == arm_name(ws.config.lead_arm)),
     )
     return table, numbers

@@ -53,10 +53,12 @@ class Standing:
     last_mean_influence: float
     by_query: Sequence[QueryVote]
 
-    def sentence(self) -> str:
-        """The place in the ranking as a sentence."""
+    def sentence(self, *, decides: bool = True) -> str:
+        """The place in the ranking as a sentence. Unless it ``decides``, an arm's wishes choose from the ranking."""
         votes = f"{self.votes} of {len(self.by_query)} queries vote for it"
         mean = format_number(self.mean_influence, 4, signed=True)
+        if not decides:
+            return f"In the ranking that the arm chooses from: rank {self.rank} of {self.num_clips}; {votes}, mean influence {mean}."
         place = f"rank {self.rank} of {self.num_clips}, of which the first {self.num_chosen} are chosen"
         if self.is_chosen:
             return f"Chosen: {place}; {votes}, mean influence {mean}."

@@ -14,12 +14,13 @@ from motive_pipeline.config import Variant
 from motive_pipeline.errors import RejectRow
 from motive_pipeline.evaluation.ground_truth import load_truth
 from motive_pipeline.files.media_file import MediaFile
-from motive_pipeline.graph import Role
+from motive_pipeline.graph import Arm, Role
 from motive_pipeline.graph.variants import UNMASKED
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.field import MaskRule, motion_field
 from motive_pipeline.motion.stage import MaskSet
 from motive_pipeline.motion.trackers import build_tracker
+from motive_pipeline.report.chosen import left_out_sentences
 from motive_pipeline.report.explain import (
     QuerySummary,
     QueryVote,
@@ -98,15 +99,23 @@ def _context(ws: Workspace, known: KnownClip, compute_maps: bool) -> dict[str, A
     elif rejected:
         maps = rejected_section(rejected)
     arms = arms_containing(ws, known.clip_id) if places else []
+    lead = ws.config.arm(ws.config.lead_arm)
+    is_chosen = main is not None and (lead.name in arms if lead.selection else main.is_chosen)
+    standing = [] if main is None else _standing_sentences(lead, main, is_chosen=is_chosen)
+    left_out = left_out_sentences(ws, known.clip_id) if places else []
     return {
         "name": Path(known.paths[0]).name,
         "clip_id": known.clip_id,
         "paths": known.paths,
         "caption": str(row["caption"]) if row is not None else "",
         "facts": _facts(row) if row is not None else [],
-        "sentences": [*_sentences(known, main, plain, summary, rejected, arms), *maps.sentences, *plumbing_notes(ws.config)],
+        "sentences": [
+            *_sentences(known, standing, plain, summary, rejected, arms, left_out),
+            *maps.sentences,
+            *plumbing_notes(ws.config),
+        ],
         "maps": maps,
-        "is_chosen": main is not None and main.is_chosen,
+        "is_chosen": is_chosen,
         "roles": sorted(known.roles),
         "rejected": rejected,
         "votes": _votes_table(ws, main, plain) if main is not None else None,
@@ -126,22 +135,31 @@ def _places(ws: Workspace, clip_id: str) -> dict[str, Standing | None]:
     return {variant: standing(ws, variant, clip_id) for variant in (lead, *others)}
 
 
+def _standing_sentences(lead: Arm, main: Standing, *, is_chosen: bool) -> list[str]:
+    """Whether the lead arm chose the clip, and its place in the ranking."""
+    if not lead.selection:
+        return [main.sentence()]
+    return [f"{'Chosen' if is_chosen else 'Not chosen'} by {arm_name(lead.name)}. {lead.description}", main.sentence(decides=False)]
+
+
 def _sentences(
     known: KnownClip,
-    main: Standing | None,
+    standing: Sequence[str],
     plain: Standing | None,
     summary: QuerySummary | None,
     rejected: Sequence[Rejection],
     arms: Sequence[str],
+    left_out: Sequence[str],
 ) -> list[str]:
     """The answer in sentences."""
-    found = [main.sentence()] if main is not None else []
+    found = list(standing)
     if plain is not None:
         found.append(
             f"Without the mask (the variant {plain.variant}): rank {plain.rank}, {plain.votes} votes, {'chosen' if plain.is_chosen else 'not chosen'}."
         )
     if arms:
         found.append(f"Used for training by: {', '.join(arm_name(arm) for arm in arms)}.")
+    found += left_out
     if summary is not None:
         found.append(f"A query. {summary.sentence()}")
     if "held_out" in known.roles:

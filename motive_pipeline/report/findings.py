@@ -15,6 +15,7 @@ from motive_pipeline.evaluation.controls import Precision, precision_rows
 from motive_pipeline.evaluation.flow_distance import FlowDistances
 from motive_pipeline.evaluation.ground_truth import GroundTruth, load_truth
 from motive_pipeline.evaluation.values import difference, difference_matrix, estimate, metrics_of, num_trainings, unit_values, value_matrix
+from motive_pipeline.graph import BASE
 from motive_pipeline.graph.metrics import DYNAMIC, FRECHET, HELD_OUT_DROP, HISTOGRAM, IN_SAMPLE_DROP, QUERY_MOTION, Metric
 from motive_pipeline.report.audit_section import AuditSection, load_audit_section
 from motive_pipeline.report.choice_tables import chosen_clips, lengths_table, precision_table
@@ -227,12 +228,20 @@ def _facts(ws: Workspace, units: pd.DataFrame) -> dict[str, int | float | str]:
     return {
         "clips": len(load_pool(ws)),
         "chosen": len(chosen_clips(ws, ws.config.lead_arm)),
+        "other_sizes": _other_sizes(ws),
         "without_harmful": len(chosen_clips(ws, "without_harmful")) if "without_harmful" in ws.config.arms else 0,
         "prompts": len(prompts),
         "draws": ws.config.evaluate.held_out_draws,
         "lost_queries": lost_queries(ws) or "",
         "accounting": accounting(ws),
     }
+
+
+def _other_sizes(ws: Workspace) -> str:
+    """The arms that train on another number of clips than the lead arm, in words; those of which the report says so anyway are left out."""
+    num_chosen = len(chosen_clips(ws, ws.config.lead_arm))
+    sizes = {arm: len(chosen_clips(ws, arm)) for arm in ws.config.arms if arm not in (BASE, "full", "without_harmful")}
+    return ", ".join(f"“{arm_name(arm)}” on {size}" for arm, size in sizes.items() if size != num_chosen)
 
 
 def _took_part(ws: Workspace, units: pd.DataFrame) -> dict[str, Participants]:

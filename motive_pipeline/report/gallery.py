@@ -21,6 +21,7 @@ from motive_pipeline.evaluation.map_rows import MEAN, Pair
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.models.load import latent_grid
 from motive_pipeline.motion.stage import MaskSet
+from motive_pipeline.report.chosen import chosen_by_lead
 from motive_pipeline.report.map_pictures import curve_svg, map_lines, map_loop
 from motive_pipeline.report.pictures import Animation, Film, film, looped, masked
 from motive_pipeline.report.tables import arm_name, format_number
@@ -78,6 +79,7 @@ class Gallery:
             ws.published(f"voted_ranking/{ws.config.lead_variant}") if variant is None else ws.published_or_none(f"voted_ranking/{variant}")
         )
         self._ranking = None if ranking is None else ranking.table("ranking").set_index("clip_id")
+        self._chosen = chosen_by_lead(ws, variant or ws.config.lead_variant)
         self._clip_masks = MaskSet(ws, "clip")
         self._animations: dict[str, Animation] = {}
         self._films: dict[Path, Film] = {}
@@ -149,14 +151,13 @@ class Gallery:
     def clip(self, clip_id: str, lines: Sequence[str], clip_map: ClipMap | None = None) -> Card:
         """A card of a clip of the pool with its mask, its influence map if one is given, and ``lines`` below it."""
         row = self._clips.loc[clip_id]
-        is_chosen = self._ranking is not None and clip_id in self._ranking.index and bool(self._ranking.at[clip_id, "selected"])
         mask_FHW = self._clip_masks.get(clip_id).numpy()
         card = Card(
             animation=self._loop(clip_id, Path(str(row["path"])), mask_FHW, clip_map),
             caption=str(row["caption"]),
             lines=lines,
             name=MediaFile.parse(str(row["path"])).name,
-            is_chosen=is_chosen,
+            is_chosen=clip_id in self._chosen,
         )
         if clip_map is None:
             return card
@@ -199,9 +200,13 @@ def _votes(number: int) -> str:
 
 def best_clips(ws: Workspace, count: int) -> list[Mapping[str, object]]:
     """The first clips of the lead variant's ranking that have a vote: rank, votes, mean influence, caption, file. What no query voted for is not among
-    the best, however few there are."""
+    the best, however few there are. Where the lead arm chooses by wishes of its own, its first clips, with their ranks in its subset."""
     catalog = ws.published("clip_catalog").table("catalog").set_index("clip_id")
-    ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking").query("votes > 0").sort_values("rank").head(count)
+    ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking").query("votes > 0")
+    if ws.config.arm(ws.config.lead_arm).selection:
+        subset = ws.published(f"curated_subset/{ws.config.lead_arm}").table("subset")
+        ranking = subset.merge(ranking.drop(columns="rank"), on="clip_id")
+    ranking = ranking.sort_values("rank").head(count)
     return [
         {
             "rank": int(row["rank"]),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from motive_pipeline.curation.harmful import harmful_clips
+from motive_pipeline.report.chosen import chosen_by_lead
 from motive_pipeline.report.gallery import Card, Gallery
-from motive_pipeline.report.tables import format_number
+from motive_pipeline.report.tables import arm_name, format_number
 from motive_pipeline.storage.workspace import Workspace
 
 MAX_CARDS = 8
@@ -36,11 +37,12 @@ def load_harmful_section(ws: Workspace, gallery: Gallery) -> HarmfulSection:
         for clip_id, mean, _ in worst
     ]
     num_looked_at = ranking["selected"].tolist().count(True)
-    chosen = set(ranking.loc[ranking["selected"], "clip_id"]) & set(found["clip_id"])
-    return HarmfulSection(sentences=_sentences(len(ranking), num_looked_at, len(found), len(chosen)), cards=cards)
+    chosen = chosen_by_lead(ws, ws.config.lead_variant) & set(found["clip_id"])
+    by = arm_name(ws.config.lead_arm) if ws.config.arm(ws.config.lead_arm).selection else "the vote"
+    return HarmfulSection(sentences=_sentences(len(ranking), num_looked_at, len(found), len(chosen), by), cards=cards)
 
 
-def _sentences(num_ranked: int, num_looked_at: int, num_harmful: int, num_chosen: int) -> list[str]:
+def _sentences(num_ranked: int, num_looked_at: int, num_harmful: int, num_chosen: int, by: str) -> list[str]:
     looked_at = f"Of the {num_looked_at} clips (of {num_ranked}) with the lowest influence, averaged over the queries,"
     if not num_harmful:
         return [f"{looked_at} none is below zero: no clip is listed as harmful."]
@@ -50,5 +52,7 @@ def _sentences(num_ranked: int, num_looked_at: int, num_harmful: int, num_chosen
         "clip raises the queries' motion-weighted loss."
     )
     last = "motive export --harmful writes the whole list." if num_harmful > MAX_CARDS else ""
-    both = f"{num_chosen} of them {'is' if num_chosen == 1 else 'are'} chosen by the vote all the same: a few queries want what the others do not."
+    both = (
+        f"{num_chosen} of them {'is' if num_chosen == 1 else 'are'} chosen by {by} all the same: a few queries want what the others do not."
+    )
     return [first, *([both] if num_chosen else []), *([last] if last else [])]

@@ -61,7 +61,7 @@ def plain_settings(ws: Workspace) -> dict[str, Any]:
 
 def _choice(arm: str | VariantArm) -> str:
     """An arm, and how it chooses if it is one of the config's own."""
-    return arm if isinstance(arm, str) else f"{arm.name} ({', '.join(filter(None, (arm.variant, arm.rule)))})"
+    return arm if isinstance(arm, str) else f"{arm.name} ({'; '.join(filter(None, (arm.variant, arm.rule, *arm.selection.in_words())))})"
 
 
 def _without_folder(encoder: str) -> str:

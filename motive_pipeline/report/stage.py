@@ -217,9 +217,15 @@ def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Tab
         title="The best clip" if len(rows) == 1 else title,
         columns=["rank", "votes", "mean influence", "caption", "file"],
         rows=rows,
-        caption=f"{_ORDER[ws.config.of_variant(ws.config.lead_variant).vote.rule]} Clips without a vote are not listed.",
+        caption=f"{_ORDER[ws.config.of_variant(ws.config.lead_variant).vote.rule]} Clips without a vote are not listed.{_wishes(ws)}",
         words=frozenset({3, 4}),
     )
+
+
+def _wishes(ws: Workspace) -> str:
+    """What the lead arm selects by, besides its ranking."""
+    words = ws.config.arm(ws.config.lead_arm).selection.in_words()
+    return f" {arm_name(ws.config.lead_arm)} selects from that order: {'; '.join(words)}." if words else ""
 
 
 def _one_line(text: str, letters: int | None) -> str:

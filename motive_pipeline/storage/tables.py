@@ -39,6 +39,7 @@ TABLES: dict[str, pa.Schema] = {
     "ranking": pa.schema([("variant", _S), ("clip_id", _S), ("votes", _I), ("mean_influence", _F), ("rank", _I), ("selected", _B)]),
     "thresholds": pa.schema([("variant", _S), ("query_id", _S), ("threshold", _F)]),
     "subsets": pa.schema([("arm", _S), ("clip_id", _S), ("rank", _I)]),
+    "left_out": pa.schema([("arm", _S), ("clip_id", _S), ("rank", _I), ("reason", _S), ("other_id", _S), ("detail", _S)]),
     "eval_scores": pa.schema(
         [("arm", _S), ("seed", _I), ("metric", _S), ("backend", _S), ("value", _F), ("ci_low", _F), ("ci_high", _F), ("num_videos", _I)]
     ),

@@ -218,6 +218,7 @@ def _meta(viewer: Viewer, request: Request) -> Response:
             "arms": [{"name": arm, "num": int(seen.in_arm(arm).sum())} for arm in seen.arms],
             "lead": seen.lead,
             "lead_arm": config.lead_arm,
+            "selecting": {arm: config.arm(arm).selection.in_words() for arm in config.arms if config.arm(arm).selection},
             "variants": [
                 {"name": name, "percentile": ballot.percentile, "queries": len(ballot.query_ids)} for name, ballot in seen.ballots.items()
             ],

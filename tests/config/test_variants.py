@@ -76,8 +76,11 @@ def test_an_arm_of_ones_own_names_its_variant_and_its_rule(parse):
         ("arms: [motive, {name: x}]", ["variant", "missing"]),
         ("preference: {comparisons: [[motive, nobody]]}", ["nobody", "not among arms"]),
         ("lead_arm: nobody", ["lead_arm: nobody is not among arms", "motive"]),
-        ("lead_arm: random", ["lead_arm: random does not take the first clips of a variant's ranking", "no_mask, motive"]),
-        ("arms: [motive, {name: x, variant: no_mask, rule: vote}]\nlead_arm: x", ["lead_arm: x does not take the first clips"]),
+        ("lead_arm: random", ["lead_arm: random does not choose from a variant's ranking", "no_mask, motive"]),
+        (
+            "arms: [motive, {name: x, variant: no_mask, rule: vote}]\nlead_arm: x",
+            ["lead_arm: x does not choose from a variant's ranking by the ranking's own rule"],
+        ),
         ("gradient: {draws: 2, draw_timesteps: soon}", ["gradient.draw_timesteps = 'soon'"]),
     ],
 )

@@ -58,6 +58,7 @@ export function buildSlider() {
     el('div', { className: 'row' }, el('label', { htmlFor: 'share', text: 'Share of the pool' }), shareShown), share,
     el('div', { className: 'row' }, el('label', { htmlFor: 'percentile', text: 'Percentile of a vote' }), percentileShown), percentile,
     published, result,
+    ...Object.entries(meta.selecting).map(([arm, wishes]) => el('p', { className: 'small soft', text: `This is the plain vote. The arm ${arm} also selects by: ${wishes.join('; ')}.` })),
     el('p', { className: 'small soft', text: 'To publish it: set subset.share and vote.percentile, then `motive run`.' }));
   update();
 }
