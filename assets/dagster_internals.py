@@ -30,7 +30,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.schedules import is_valid_cron_schedule
 from dagster_shared.check import CheckError
 
-TESTED = ">=1.13,<1.14"
+TESTED = ">=1.13.12,<1.14"
 
 CODE_LOCATION = "assets.definitions"
 """The module that ``workspace.yaml`` names, and the name that Dagster gives to its code location."""

@@ -7,9 +7,13 @@ stay as they are. If a clip has several lines, the last one counts.
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,6 +28,8 @@ COLUMNS: tuple[str, ...] = ("clip_id", "tick", "note")
 MAX_NOTE = 10_000
 """Letters of a note."""
 _SHOWN = 5
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EBADF, errno.EINVAL)
+"""What some network disks answer to a lock on a folder. There, two viewers at the same instant are not told apart."""
 _ID = re.compile(f"[0-9a-f]{{{ID_DIGITS}}}")
 
 
@@ -87,14 +93,24 @@ def load_edits(file: Path) -> Edits:
     return Edits(file=file, ticks=ticks, problems=problems, stamp=(status.st_mtime_ns, status.st_size))
 
 
-def save_tick(file: Path, clip_id: str, tick: Tick, note: str) -> Edits:
-    """Write the tick and the note of one clip into ``file``, in one step, and return what it says then. Everything else in it stays, also what was written meanwhile.
+def save_tick(file: Path, clip_id: str, tick: Tick | None, note: str | None) -> Edits:
+    """Write the tick and the note of one clip into ``file``, in one step, and return what it says then. One that is None stays as the file has it.
+
+    Everything else in the file stays, also what others write meanwhile by this function: only one process at a time reads it and replaces it.
 
     Raises:
         MotiveError: see :func:`load_edits`; the note is too long, or the file cannot be written.
     """
-    if len(note) > MAX_NOTE:
+    if note is not None and len(note) > MAX_NOTE:
         raise MotiveError(f"the note has {len(note)} letters; at most {MAX_NOTE} are allowed")
+    try:
+        with _alone_in(file.parent):
+            return _save(file, clip_id, tick, note)
+    except OSError as error:
+        raise MotiveError(f"cannot write {file} (subset.edits): {error.strerror}. Nothing was saved.") from error
+
+
+def _save(file: Path, clip_id: str, tick: Tick | None, note: str | None) -> Edits:
     try:
         header, rows = _read(file)
     except FileNotFoundError:
@@ -108,18 +124,32 @@ def save_tick(file: Path, clip_id: str, tick: Tick, note: str) -> Edits:
         row = [""] * len(header)
         rows.append(row)
     row += [""] * (len(header) - len(row))
-    for name, value in (("clip_id", clip_id), ("tick", tick), ("note", " ".join(note.split()))):
-        row[places[name]] = value
-    if not tick and not note.strip() and sum(map(bool, row)) == 1:
+    for name, value in (("clip_id", clip_id), ("tick", tick), ("note", None if note is None else " ".join(note.split()))):
+        if value is not None:
+            row[places[name]] = value
+    if sum(map(bool, row)) == 1:  # the id alone is left
         rows.remove(row)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerows([header, *rows])
-    try:
-        atomic.write_text(file, stream.getvalue())
-    except OSError as error:
-        raise MotiveError(f"cannot write {file} (subset.edits): {error.strerror}. Nothing was saved.") from error
+    atomic.write_text(file, stream.getvalue())
     return load_edits(file)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process is between reading and replacing a file of ``folder``. The lock is on the folder itself: nothing is left beside the user's file."""
+    atomic.make_folder(folder)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(handle)
 
 
 def _tick(text: str) -> Tick:

@@ -185,7 +185,7 @@ def plotly_file() -> Path | None:
 
 def _version(viewer: Viewer, request: Request) -> Response:
     viewer.follow()
-    return _json({"version": scores_version(viewer.ws)})
+    return _json({"version": scores_version(viewer.ws), "edits": viewer.edits_stamp()})
 
 
 def _meta(viewer: Viewer, request: Request) -> Response:
@@ -316,7 +316,8 @@ def _map(viewer: Viewer, request: Request) -> Response:
     if layout.method == known and not layout.is_final:
         return _json({"method": known, "is_final": False})
     place_N = np.minimum(np.searchsorted(seen.clip_id_N, layout.clip_id_N), len(seen.clip_id_N) - 1)
-    known_N = seen.clip_id_N[place_N] == layout.clip_id_N
+    is_in_view_N = _in_view(viewer, seen, request)
+    known_N = (seen.clip_id_N[place_N] == layout.clip_id_N) & is_in_view_N[place_N]
     numbers = place_N[known_N]
     key = request.query_params.get("colour", "")
     colour = seen.column(numbers, key, request.query_params.get("variant", "")) if key else None
@@ -332,6 +333,14 @@ def _map(viewer: Viewer, request: Request) -> Response:
     )
 
 
+def _in_view(viewer: Viewer, seen: Snapshot, request: Request) -> np.ndarray:
+    """Which of the clips [N] pass the filters of the view."""
+    view = _view_of(request)
+    is_in_N = np.zeros(len(seen.clip_id_N), dtype=bool)
+    is_in_N[seen.order(view, viewer.edits() if view.tick else Edits(file=viewer.edits_file))] = True
+    return is_in_N
+
+
 def _edits(viewer: Viewer, request: Request) -> Response:
     return _edits_json(viewer.edits().ticks)
 
@@ -341,13 +350,12 @@ def _edits_json(ticks: dict[str, tuple[Tick, str]]) -> Response:
 
 
 def _save(viewer: Viewer, body: Any) -> Response:
-    if (
-        not isinstance(body, dict)
-        or body.get("tick") not in get_args(Tick)
-        or not all(isinstance(body.get(key), str) for key in ("id", "note"))
-    ):
-        raise BadRequest("an edit is {id, tick: keep, drop or empty, note}")
-    saved = viewer.save_tick(body["id"], body["tick"], body["note"])
+    """A tick, a note or both. What the page does not send stays as the file has it: another page, or another viewer, may have changed it."""
+    if not isinstance(body, dict) or not isinstance(body.get("id"), str) or not {"tick", "note"} & body.keys():
+        raise BadRequest("an edit is {id, tick: keep, drop or empty, note}; tick or note may be left out")
+    if body.get("tick", "") not in get_args(Tick) or not isinstance(body.get("note", ""), str):
+        raise BadRequest("an edit is {id, tick: keep, drop or empty, note}; tick or note may be left out")
+    saved = viewer.save_tick(body["id"], body.get("tick"), body.get("note"))
     return _json({"tick": saved.tick(body["id"]), "note": saved.note(body["id"]), "file": str(saved.file)})
 
 

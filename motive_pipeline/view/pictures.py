@@ -71,7 +71,7 @@ class PictureMaker:
     def __init__(self, ws: Workspace, folder: Path) -> None:
         self._ws, self._folder = ws, folder
         self._rule = FrameRule.of(ws.config)
-        self._rule_mark = digest(self._rule.content(), SCALE, VERSION)[:8]
+        self.mark = digest(self._rule.content(), SCALE, VERSION)[:8]
         self._readers: queue.SimpleQueue[ClipReader] = queue.SimpleQueue()
         for _ in range(max(1, ws.config.engine.num_decode_workers)):
             self._readers.put(ClipReader(self._rule, ws.config.engine))
@@ -188,7 +188,7 @@ class PictureMaker:
         return latent_grid(self._ws).temporal_stride
 
     def _file(self, folder: str, subject: Subject, ending: str) -> Path:
-        return self._folder / folder / subject.clip_id[:2] / f"{subject.clip_id}-{self._rule_mark}-{ending}"
+        return self._folder / folder / subject.clip_id[:2] / f"{subject.clip_id}-{self.mark}-{ending}"
 
     def _mask_file(self, folder: str, subject: Subject, ending: str) -> Path:
         """Its name changes with what is published as masks."""

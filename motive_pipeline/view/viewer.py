@@ -17,6 +17,7 @@ from motive_pipeline.report.plumbing import plumbing_notes
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.asking import Asker
+from motive_pipeline.view.cache import prune
 from motive_pipeline.view.clip_view import BadRequest
 from motive_pipeline.view.map_layout import LayoutMaker
 from motive_pipeline.view.pictures import PictureMaker, Subject
@@ -52,6 +53,7 @@ class Viewer:
         self._follower: threading.Thread | None = None
         self._followed_at = time.monotonic()  # as the workspace was opened
         self.current()
+        threading.Thread(target=prune, args=(folder,), kwargs={"mark": self.pictures.mark}, name="prune", daemon=True).start()
 
     def close(self) -> None:
         """End what works beside."""
@@ -109,12 +111,20 @@ class Viewer:
         """The file of the user's ticks."""
         return self.ws.config.edits_file
 
+    def edits_stamp(self) -> str:
+        """Changes when the file of ticks does, whoever writes it; empty without one."""
+        try:
+            status = self.edits_file.stat()
+        except OSError:
+            return ""
+        return f"{status.st_mtime_ns}-{status.st_size}"
+
     def edits(self) -> Edits:
         """The user's ticks as they are now. Raises MotiveError if the file cannot be used."""
         return load_edits(self.edits_file)
 
-    def save_tick(self, clip_id: str, tick: Tick, note: str) -> Edits:
-        """Save a tick, an empty one to take it back. Raises MotiveError; BadRequest if there is no such clip."""
+    def save_tick(self, clip_id: str, tick: Tick | None, note: str | None) -> Edits:
+        """Save a tick, an empty one to take it back, or a note, or both; what is None stays. Raises MotiveError; BadRequest if there is no such clip."""
         if all(snapshot.position(clip_id) is None for snapshot in self._snapshots.values()):
             raise BadRequest(f"there is no clip {clip_id!r}")
         with self._saving:

@@ -93,7 +93,7 @@ def offered(dialog: Locator) -> set[str]:
 
 
 def test_the_lineage_shows_every_lane_and_unfolded_every_asset(page, ui, project):
-    page.set_viewport_size({"width": 1500, "height": 4000})  # the graph fits itself to the width, and leaves out what lies outside
+    page.set_viewport_size({"width": 1500, "height": 7000})  # the graph fits itself to the width, and leaves out what lies outside
     nodes = open_lineage(page, ui)
     for lane in LANES:
         expect(nodes.get_by_text(lane, exact=True)).to_be_visible()
@@ -128,7 +128,9 @@ def test_a_ranking_shows_its_first_clips_with_pictures_and_paths(page, ui, proje
     best = project.workspace.published("voted_ranking/motive").facts["best_clips"]
     expect(dialog.get_by_role("row")).to_have_count(1 + len(best))
     expect(dialog.get_by_role("img")).to_have_count(len(best))
-    page.wait_for_function("[...document.querySelectorAll('[role=dialog] td img')].every(picture => picture.complete && picture.naturalWidth > 0)")
+    page.wait_for_function(
+        "[...document.querySelectorAll('[role=dialog] td img')].every(picture => picture.complete && picture.naturalWidth > 0)"
+    )
     row = dialog.get_by_role("row").nth(1)
     expect(row).to_contain_text(best[0]["clip_id"])
     expect(row).to_contain_text(".mp4")

@@ -1,6 +1,7 @@
 """A person's ticks: the file is theirs, and the arm `edited` does what it says."""
 
 import logging
+import threading
 
 import pytest
 
@@ -144,3 +145,30 @@ def test_a_tick_makes_the_edited_arm_stale_and_no_other(ws):
 def test_the_file_is_where_the_setting_says(make_config, tmp_path):
     config = make_config("clips: {source: demo}\nqueries: {source: demo}\nsubset: {edits: mine/ticks.csv}\n")
     assert config.edits_file == tmp_path / "mine" / "ticks.csv"
+
+
+def test_several_at_once_lose_no_tick(tmp_path):
+    file = tmp_path / "a.edits.csv"
+    ids = [f"{number:016x}" for number in range(48)]
+
+    def save(own: list[str]) -> None:
+        for clip_id in own:
+            save_tick(file, clip_id, "keep", None)
+
+    threads = [threading.Thread(target=save, args=(ids[start::8],)) for start in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(load_edits(file).ticks) == ids
+    assert [path.name for path in tmp_path.iterdir()] == ["a.edits.csv"], "no lock is left beside it"
+
+
+def test_what_is_not_given_stays_as_the_file_has_it(tmp_path):
+    file = tmp_path / "a.edits.csv"
+    save_tick(file, ONE, "drop", None)
+    save_tick(file, ONE, None, "shakes")
+    assert load_edits(file).ticks == {ONE: ("drop", "shakes")}
+    save_tick(file, ONE, "", None)
+    assert load_edits(file).ticks == {ONE: ("", "shakes")}
+    assert save_tick(file, ONE, None, "").ticks == {}

@@ -268,9 +268,26 @@ def test_ticks_are_kept_in_the_users_file_and_filter_the_list(ws, tmp_path, tiny
     assert set(own.ids(tick="none")) == set(clips["clip_id"]) - {kept, dropped}
     own.post("/api/edits", {"id": dropped, "tick": "", "note": ""})
     assert own.ids(tick="drop") == []
-    for wrong in ({"id": "f" * 16, "tick": "keep", "note": ""}, {"id": kept, "tick": "yes", "note": ""}, {"id": kept}, [1]):
+    for wrong in (
+        {"id": "f" * 16, "tick": "keep", "note": ""},
+        {"id": kept, "tick": "yes", "note": ""},
+        {"id": kept, "note": 3},
+        {"id": kept},
+        [1],
+    ):
         assert own.post("/api/edits", wrong).status_code == 400
     assert own.get("/api/edits")["ticks"] == {kept: {"tick": "keep", "note": 'shakes, "a lot" and <b>blurs</b>'}}
+
+
+def test_two_viewers_of_one_file_of_ticks_keep_each_others(ws, tmp_path, tiny_model, clips):
+    folder = copied(ws, tmp_path, tiny_model)
+    one, other = Explorer(folder), Explorer(folder)
+    clip = clips["clip_id"][0]
+    before = one.get("/api/version")["edits"]
+    one.post("/api/edits", {"id": clip, "tick": "drop"})
+    assert one.get("/api/version")["edits"] not in ("", before), "an open page of the other viewer sees that the file has changed"
+    assert other.post("/api/edits", {"id": clip, "note": "shakes"}).json()["tick"] == "drop"
+    assert one.get("/api/edits")["ticks"] == {clip: {"tick": "drop", "note": "shakes"}}
 
 
 def test_an_edits_file_with_ids_of_another_root_is_kept_and_named(ws, tmp_path, tiny_model, clips):
@@ -426,6 +443,10 @@ def test_the_map_has_a_place_for_each_clip_that_has_a_gradient(explorer, clips):
     assert (found["method"], found["is_final"]) == ("components", True), "too few clips for a better layout"
     assert explorer.meta["spaces"] == ["gradients"]
     assert explorer.get("/api/map", known="components")["n"] == found["n"], "it is final, so there is nothing to wait for"
+    filtered = explorer.get("/api/map", view={"arm": "motive"}, colour="mean_influence:motive")
+    assert len(filtered["n"]) == len(filtered["colour"]) == 3
+    assert set(filtered["n"]) == {row["n"] for row in explorer.clips(arm="motive")}
+    assert explorer.get("/api/map", view={"text": "no clip has these words"})["n"] == []
     assert explorer.ask("/api/map", space="embeddings").status_code == 400
     assert explorer.ask("/api/map", space="../x").status_code == 400
 

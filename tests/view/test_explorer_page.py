@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from motive_pipeline.curation.edits import save_tick
 from motive_pipeline.view.serve import serve
 from motive_pipeline.view.viewer import Viewer
 from tests.browser import cramped, low_contrast
@@ -206,6 +207,40 @@ def test_queries_stand_beside_their_best_and_worst_clips(tab, ws):
     tab.until("document.querySelectorAll('#panel .query .cards .tile').length === 32")
     best = ws.scores.query("SELECT clip_id FROM influence WHERE variant = 'motive' ORDER BY query_id, rank LIMIT 1").fetchall()[0][0]
     assert page.locator("#panel .query .cards .tile").first.get_attribute("data-id") == best
+
+
+def test_filters_thin_the_queries_and_their_chips_stay_in_sight(tab):
+    page = tab.page
+    page.click("#tab-queries")
+    tab.until("document.querySelectorAll('#panel .query .cards .tile').length === 32")
+    page.select_option("#by-arm", "in motive")
+    tab.until("document.querySelectorAll('#panel .query .cards .tile').length === 12")
+    assert page.locator("#count").is_hidden(), "it counts the list of another tab"
+    page.locator("#chips .chip").click()
+    tab.until("document.querySelectorAll('#panel .query .cards .tile').length === 32")
+    page.fill("#search", "no clip has these words")
+    tab.until("[...document.querySelectorAll('#panel .cards')].every(cards => cards.innerText === 'No clip fits all filters.')")
+
+
+@pytest.mark.slow
+def test_filters_thin_the_map_in_the_frame_that_is_there(tab):
+    page = tab.page
+    page.click("#tab-map")
+    page.wait_for_selector("#map[data-drawn]")
+    page.evaluate("document.getElementById('map').isTheSame = true")
+    note = page.locator("#panel [role=status]")
+    assert note.inner_text().startswith("9 clips. ")
+    page.select_option("#by-arm", "in motive")
+    tab.until("document.querySelector('#panel [role=status]').innerText.startsWith('3 of 9 clips. ')")
+    assert page.evaluate("document.getElementById('map').isTheSame")
+
+
+def test_a_tick_that_another_viewer_saves_appears_on_the_page(tab, ws):
+    clip = tab.names()[1]
+    save_tick(ws.config.edits_file, clip, "drop", None)
+    tab.until(f"document.querySelector('.tile[data-id=\"{clip}\"] .badge')?.textContent === 'drop'")
+    save_tick(ws.config.edits_file, clip, "", None)
+    tab.until("!document.querySelector('#grid .badge')")
 
 
 @pytest.mark.slow

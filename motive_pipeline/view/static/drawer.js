@@ -10,7 +10,7 @@ let current = null;
 export function buildDrawer() {
   on('open', open);
   on('close', close);
-  on('tick', (id) => { if (current?.id === id) markTicks(); });
+  on('tick', (id) => { if (current && (id === undefined || current.id === id)) markTicks(); });
   on('pictures', () => { if (current) showVideo(); });
 }
 

@@ -61,7 +61,8 @@ function choose(name) {
   emit('close');
   const isList = !(name in PANELS);
   byId('grid').hidden = !isList;
-  byId('bar').hidden = !isList;
+  byId('bar').hidden = name === 'rejects';
+  byId('tools').hidden = byId('count').hidden = !isList;
   byId('panel').hidden = isList;
   byId('panel').replaceChildren();
   if (name === 'harmful') setView({ sort: 'harmful', descending: false });
@@ -93,12 +94,23 @@ function offerReload() {
   byId('notes').prepend(el('p', { id: 'newer' }, 'A run has published newer scores. This page still shows the earlier ones.', el('button', { text: 'Reload', onclick: () => location.reload() })));
 }
 
+let seenEdits;
+
+async function readEdits(stamp) { // another page, another viewer or an editor may have written the file
+  const found = await ask('/api/edits').catch(() => null);
+  if (!found) return;
+  seenEdits = stamp;
+  state.ticks = found.ticks;
+  emit('tick');
+}
+
 async function look() {
   if (document.hidden) return;
   try {
-    const { version } = await ask('/api/version');
+    const { version, edits } = await ask('/api/version');
     byId('lost')?.remove();
     if (version && version !== state.meta.version) offerReload();
+    if (edits !== seenEdits) await readEdits(edits);
   } catch {
     if (!byId('lost')) byId('notes').prepend(el('p', { id: 'lost', text: 'The viewer has stopped. Start it again with `motive view`.' }));
   }

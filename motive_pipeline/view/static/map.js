@@ -2,17 +2,19 @@
 
 import { ask, send } from './api.js';
 import { byId, counted, el, labelled, options } from './dom.js';
-import { emit, labelOf, setView, state } from './state.js';
+import { emit, labelOf, sentView, setView, state } from './state.js';
 
 const AGAIN_MS = 3000;
 const settings = { space: '', colour: '' };
 let timer = 0;
 let heard = null;
+let drawAgain = null; // with other filters, in the frame that is there
 
 export async function showMap() {
   const panel = byId('panel');
   const { meta } = state;
   clearTimeout(timer);
+  if (drawAgain && byId('map')) return drawAgain();
   if (!meta.spaces.length) return panel.replaceChildren(el('p', { className: 'empty', text: 'No gradients are published yet. `motive rank` computes them.' }));
   if (!meta.has_plotly) return panel.replaceChildren(el('p', { className: 'empty', text: 'The map needs plotly, and is better with openTSNE: pip install "motive-pipeline[view]"' }));
   settings.space ||= meta.spaces[0];
@@ -28,7 +30,7 @@ export async function showMap() {
   async function draw(known = '') {
     clearTimeout(timer);
     try {
-      const [found] = await Promise.all([ask('/api/map', { v: meta.version, space: settings.space, colour: settings.colour, variant: state.view.variant || meta.lead, known }), ready]);
+      const [found] = await Promise.all([ask('/api/map', { v: meta.version, space: settings.space, colour: settings.colour, variant: state.view.variant || meta.lead, known, view: { ...sentView(), selection: '' } }), ready]);
       if (!frame.isConnected) return;
       if (!found.is_final) timer = setTimeout(() => draw(found.method), AGAIN_MS);
       if (!found.n) return;
@@ -39,7 +41,8 @@ export async function showMap() {
       const message = { what: 'draw', x: Float32Array.from(x), y: Float32Array.from(y), n: Int32Array.from(n), colour: colours, isSigned: settings.colour.includes('influence'), ink, accent, shape: settings.space + found.method };
       frame.contentWindow.postMessage(message, location.origin, [message.x, message.y, message.n, message.colour].map((array) => array.buffer));
       const method = found.method === 'tsne' ? 'Laid out by t-SNE of 50 principal components.' : 'The first two principal components.';
-      note.textContent = `${counted(n.length)} clips. ${method}${found.is_final ? '' : ' A better layout is being computed.'} Draw round points to list them.`;
+      const clips = n.length === meta.num_clips ? `${counted(n.length)} clips.` : `${counted(n.length)} of ${counted(meta.num_clips)} clips.`;
+      note.textContent = `${clips} ${method}${found.is_final ? '' : ' A better layout is being computed.'} Draw round points to list them.`;
     } catch (error) {
       note.textContent = error.message;
       emit('problem', error.message, error);
@@ -48,6 +51,7 @@ export async function showMap() {
   space.onchange = () => { settings.space = space.value; draw(); };
   colour.onchange = () => { settings.colour = colour.value; draw(); };
   panel.replaceChildren(el('div', { className: 'maptools' }, el('div', {}, ...labelled('Near means alike in', space)), el('div', {}, ...labelled('Colour', colour)), note), frame);
+  drawAgain = draw;
   draw();
 }
 

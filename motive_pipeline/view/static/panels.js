@@ -2,7 +2,7 @@
 
 import { ask } from './api.js';
 import { byId, counted, el, labelled, options } from './dom.js';
-import { emit, setView, state } from './state.js';
+import { emit, sentView, setView, state } from './state.js';
 import { tile } from './tile.js';
 
 const SHOWN = 8;
@@ -22,8 +22,9 @@ export async function showQueries() {
       el('h3', { text: 'Highest influence' }), cards[0], el('h3', { text: 'Lowest influence' }), cards[1],
       el('button', { text: 'All clips by this query', onclick: () => { emit('tab', 'clips'); setView({ sort: key, descending: true }); } }))));
     for (const [number, descending] of [[0, true], [1, false]]) {
-      ask('/api/clips', { v: state.meta.version, view: { sort: key, descending, ranges: { [key]: [-1e30, null] }, variant: state.view.variant || state.meta.lead }, limit: SHOWN, column: [key] })
-        .then((found) => cards[number].replaceChildren(...found.rows.map((row) => tile(row, { value: key, isNamed: false }))), (error) => emit('problem', error.message, error));
+      const view = { ...sentView(), sort: key, descending, ranges: { [key]: [-1e30, null], ...state.view.ranges } };
+      ask('/api/clips', { v: state.meta.version, view, limit: SHOWN, column: [key] })
+        .then(({ rows }) => cards[number].replaceChildren(...(rows.length ? rows.map((row) => tile(row, { value: key, isNamed: false })) : [el('p', { className: 'soft', text: 'No clip fits all filters.' })])), (error) => emit('problem', error.message, error));
     }
   }
 }

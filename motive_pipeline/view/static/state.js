@@ -46,7 +46,7 @@ export async function saveTick(id, change) {
   state.ticks[id] = wanted;
   emit('tick', id);
   try {
-    const saved = await send('/api/edits', { id, ...wanted });
+    const saved = await send('/api/edits', { id, ...change }); // what was not changed here may have been changed elsewhere
     state.ticks[id] = { tick: saved.tick, note: saved.note };
   } catch (error) {
     state.ticks[id] = before;
