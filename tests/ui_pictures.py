@@ -30,7 +30,7 @@ COMPACT_NODES = 'localStorage.setItem(\'asset-node-facets\', \'["unsynced-tag", 
 
 
 def main() -> None:
-    """Write ``lanes.png``, ``graph.png``, ``asset.png``, ``stale.png`` and ``report.png``."""
+    """Write ``lanes.png``, ``graph.png``, ``asset.png``, ``stale.png``, ``report.png`` and, of it, ``strip.png``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path, nargs="?", default=Path("motive.yaml"))
     parser.add_argument("--to", type=Path, default=DOCS, help="folder of the pictures")
@@ -43,6 +43,7 @@ def main() -> None:
         with new_page(browser, 1100, 1400) as page:
             page.goto(report.as_uri())
             save(page.screenshot(), arguments.to / "report.png")
+            save(page.locator(".query").first.screenshot(), arguments.to / "strip.png")
         with dagster_ui(copy, instance_folder(config), Path(folder) / "dagster.log") as ui:
             with new_page(browser, 2600, 1400) as page:
                 save(lanes(page, ui), arguments.to / "lanes.png")

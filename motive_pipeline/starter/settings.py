@@ -76,6 +76,4 @@ def fitting_min_frames(preset: Preset, clips: Sequence[int], queries: Sequence[i
 
 def _value(value: Any) -> str:
     """``value`` as YAML in one line."""
-    if isinstance(value, float) and 0 < abs(value) < 1e-3:
-        return f"{value:.1e}"  # with a point, or YAML takes it for text
     return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")

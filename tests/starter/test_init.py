@@ -12,6 +12,7 @@ from motive_pipeline import cli
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.models.folder import TINY
 from motive_pipeline.sources.configured import clip_source, query_source
+from motive_pipeline.starter import look
 from motive_pipeline.starter.layout import recognise
 from motive_pipeline.starter.look import frames_at
 from motive_pipeline.starter.presets import PRESETS, preset_for
@@ -119,7 +120,7 @@ class TestWhatItWrites:
 class TestLength:
     @pytest.mark.parametrize(
         ("num_frames", "own_fps", "fps"),
-        [(20, 16.0, 16.0), (12, 16.0, 16.0), (31, 30.0, 16.0), (9, 8.0, 16.0), (13, 24.0, 16.0), (2, 30.0, 8.0)],
+        [(20, 16.0, 16.0), (12, 16.0, 16.0), (31, 30.0, 16.0), (9, 8.0, 16.0), (14, 24.0, 16.0), (2, 30.0, 8.0)],
     )
     def test_a_video_gives_as_many_frames_as_reading_it_does(self, tmp_path: Path, num_frames: int, own_fps: float, fps: float):
         file = write_video(tmp_path / "x.mp4", moving_square(num_frames, step_px=0.5), fps=own_fps)
@@ -134,13 +135,15 @@ class TestLength:
     def test_the_value_fits_all_queries_and_nearly_all_clips(self):
         tiny = preset_for("tiny")
         assert fitting_min_frames(tiny, [17] * 5, [17]) is None
-        assert fitting_min_frames(tiny, [17] * 99 + [3], [17]) is None, "one clip in a hundred is rejected"
+        assert fitting_min_frames(tiny, [17] * 99 + [9], [17]) is None, "one clip in a hundred is rejected"
         assert fitting_min_frames(tiny, [17] * 80 + [14] * 20, [17]) == 13
         assert fitting_min_frames(tiny, [17] * 80, [11]) == 9
         assert fitting_min_frames(tiny, [4] * 80, [17]) is None, "a single latent frame shows no motion"
         assert fitting_min_frames(preset_for("Lightricks/LTX-Video"), [60] * 9, [97]) == 57, "8n+1"
 
     def test_what_stays_too_short_fails_for_a_query(self, here: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+        for number in range(4):  # more good ones, so that it is not the share that counts
+            put(here / "queries" / "spin" / "q.mp4", here / "queries" / f"{number}.mp4", caption="x")
         write_video(here / "queries" / "blink.mp4", moving_square(3), fps=16)
         assert init("clips", "--queries", "queries") == 1
         out = capsys.readouterr().out
@@ -177,6 +180,21 @@ class TestWhatItFinds:
         put(here / "clips" / "b.mp4", here / "queries" / "same.mp4", caption="x")
         assert init("clips", "--queries", "queries") == 0
         assert "also among the clips: same.mp4" in capsys.readouterr().out
+
+    def test_a_query_of_a_clip_s_size_is_another_video(self, here: Path, capsys: pytest.CaptureFixture):
+        content = (here / "clips" / "b.mp4").read_bytes()
+        (here / "queries" / "other.mp4").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert init("clips", "--queries", "queries") == 0
+        assert "also among the clips" not in capsys.readouterr().out
+
+    def test_of_many_videos_evenly_spread_ones_are_opened(self, here: Path, videos: Path, capsys: pytest.CaptureFixture, monkeypatch):
+        monkeypatch.setattr(look, "MOST_OPENED", 2)
+        put(videos / "broken.mp4", here / "clips" / "z.mp4")
+        assert init("clips", "--queries", "queries") == 1, "half of what was opened is broken"
+        out = capsys.readouterr().out
+        assert "4 videos in" in out
+        assert "2 of them opened" in out
+        assert "fail  clips     50% cannot be used" in out
 
     def test_queries_without_captions_are_a_warning(self, here: Path, capsys: pytest.CaptureFixture):
         (here / "queries" / "spin" / "q.txt").unlink()
