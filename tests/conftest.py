@@ -38,6 +38,7 @@ TOGETHER = {
             "test_golden",
             "test_harmful_list",
             "test_sql_page",
+            "test_chosen",
             "test_held_out",
             "test_loss_drop",
             "test_loss_drop_section",

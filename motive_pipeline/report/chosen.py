@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 from motive_pipeline.config import Variant
 from motive_pipeline.report.tables import arm_name
 from motive_pipeline.storage.workspace import Workspace
@@ -31,13 +30,10 @@ def _of_arm(ws: Workspace, arm: str, clip_id: str) -> Sequence[str]:
     table = ws.scores.piece("left_out", arm)
     if table is None:
         return []
-    rows = table[table["clip_id"] == clip_id]
-    return [
-        _sentence(arm, reason, other, detail)
-        for reason, other, detail in zip(rows["reason"], rows["other_id"], rows["detail"], strict=True)
-    ]
+    rows = table.loc[table["clip_id"] == clip_id, ["reason", "other_id", "detail"]].fillna("").itertuples(index=False, name=None)
+    return [_sentence(arm, *row) for row in rows]
 
 
-def _sentence(arm: str, reason: str, other: str | None, detail: str | None) -> str:
-    way = f". It gave way to {other}" if isinstance(other, str) else ""
+def _sentence(arm: str, reason: str, other: str, detail: str) -> str:
+    way = f". It gave way to {other}" if other else ""
     return f"Left out by {arm_name(arm)} ({reason}){f': {detail}' if detail else ''}{way}."

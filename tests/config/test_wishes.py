@@ -1,12 +1,17 @@
 """The wishes of an arm in ``arms``: what is allowed, what is refused and how, and what a change of one makes stale."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from motive_pipeline.config import parse_config
 from motive_pipeline.config.conditions import bare, parse_condition
+from motive_pipeline.config.selection import Wishes
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.graph import Graph
 from tests.config.test_variants import changed
@@ -148,6 +153,18 @@ def test_a_wish_that_cannot_be_is_refused_with_what_is_allowed(parse, wishes, pa
         parse(wishes)
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_every_example_of_the_page_is_an_arm(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "selection.md").read_text(encoding="utf-8")
+    examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
+    arms = [arm for example in examples for arm in (example["arms"] if isinstance(example, dict) else example) if arm != "motive"]
+    assert len(arms) >= 10
+    for arm in arms:
+        config = parse_config(BASE + f"arms: [motive, {json.dumps(arm)}]\n", tmp_path / "motive.yaml")
+        assert config.arm(arm["name"]).selection
+    keys = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE))
+    assert keys == set(Wishes.model_fields), "the table has every wish"
 
 
 def test_an_arm_with_wishes_may_lead(parse):
