@@ -71,14 +71,14 @@ def _accounted(_: Workspace, catalog: Publication) -> CheckOutcome:
 
 def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:
     table = catalog.table("catalog")
-    without = table[[not str(caption or "").strip() for caption in table["caption"]]]
+    without = table.loc[[not str(caption or "").strip() for caption in table["caption"]]]
     figures = {"clips": len(table), "without caption": len(without)}
     return without.empty, figures | _named(["clip", "path"], without[["clip_id", "path"]].to_numpy().tolist())
 
 
 def _moving(workspace: Workspace, masks: Publication) -> CheckOutcome:
     index = masks.table("index")
-    still = index[index["motion_peak_px"] < workspace.config.motion.still_px].sort_values("motion_peak_px")
+    still = index.loc[index["motion_peak_px"] < workspace.config.motion.still_px].sort_values("motion_peak_px")
     share = len(still) / len(index) if len(index) else 0.0
     rows = zip(still["clip_id"], _paths(workspace, still["clip_id"].tolist()), still["motion_peak_px"], strict=True)
     figures = {"share that stands still": share, "median magnitude, px": float(np.median(index["motion_magnitude_px"].to_numpy()))}
@@ -99,7 +99,7 @@ def _unit(workspace: Workspace, gradients: Publication) -> CheckOutcome:
 
 def _in_pool(workspace: Workspace, subset: Publication) -> CheckOutcome:
     chosen = subset.table("subset")["clip_id"]
-    pool = set(workspace.published("eligible_pool").table("pool")["clip_id"])
+    pool = workspace.published("eligible_pool").table("pool")["clip_id"]
     outside = chosen[~chosen.isin(pool)].tolist()
     twice = chosen[chosen.duplicated()].tolist()
     wrong = [*((clip_id, "outside the pool") for clip_id in outside), *((clip_id, "chosen more than once") for clip_id in twice)]
