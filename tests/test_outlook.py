@@ -200,6 +200,23 @@ def test_a_config_says_what_it_needs(name):
     assert settings.clips.width % multiple == settings.clips.height % multiple == 0
 
 
+def test_the_table_of_readme_has_the_figures_of_the_plan():
+    lines = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## What it costs")[2].partition("\n## ")[0].splitlines()
+    for config, label in {
+        "wan2.1-t2v-1.3b.yaml": "Wan 2.1 1.3B",
+        "wan2.2-ti2v-5b.yaml": "Wan 2.2 5B",
+        "wan2.1-t2v-14b-lora.yaml": "Wan 2.1 14B",
+        "wan2.2-t2v-a14b-lora.yaml": "Wan 2.2 A14B",
+    }.items():
+        found = outlook(load_config(REPOSITORY / "configs" / config), chip_named("H100"), TEN_THOUSAND)
+        (row,) = [line for line in lines if label in line and line.startswith("|")]
+        hours, memory_gb = sum(cost.device_hours for cost in found.ranking), max(cost.memory_gb for cost in found.ranking)
+        assert f"| {hours:.0f} device-hours | {memory_gb:.0f} GB |" in row, config
+        everything, largest_gb = sum(cost.device_hours for cost in found.everything), max(cost.memory_gb for cost in found.everything)
+        fits = all(cost.fits for cost in found.everything)
+        assert (f"{everything:.0f} device-hours, {largest_gb:.0f} GB" if fits else f"needs {largest_gb:.0f} GB") in row, config
+
+
 def test_every_config_of_a_released_model_is_checked():
     assert {file.name for file in (REPOSITORY / "configs").glob("wan*.yaml")} == set(CONFIGS)
 

@@ -183,6 +183,7 @@ def test_the_report_is_one_page_with_its_pictures_inside(project):
     assert "data:image/webp;base64," in page
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
     assert BIKES.caption in page, "the clips are shown with their captions"
+    assert "Plumbing only" in page
 
 
 def test_the_other_commands_of_the_list_answer(project):
@@ -216,6 +217,7 @@ def test_the_other_commands_of_the_list_answer(project):
     assert "votes" in outputs["sql"]
     assert ".mp4" in outputs["sql"]
     assert "hosen: rank" in outputs["explain"]
+    assert all("Plumbing only" in outputs[command] for command in ("rank", "explain", "ask"))
     assert Path(outputs["explain"].splitlines()[-1].removeprefix("Page: ")).is_file()
     chosen = [json.loads(line) for line in (project.folder / "subset" / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert outputs["export"].startswith(f"{len(chosen)} clips in {project.folder / 'subset'}\n")

@@ -33,6 +33,7 @@ def test_the_interface_is_described_from_its_docstrings(site: Path):
     page = (site / "reference.html").read_text(encoding="utf-8")
     assert "One storage root, read-only." in page
     assert ":::" not in page
+    assert ":meth:" not in page
 
 
 def test_no_page_asks_another_server_and_the_search_works_without_one(site: Path, browser):

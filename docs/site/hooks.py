@@ -57,6 +57,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(turned, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show the roles of docstrings (``:class:`~.a.B```) as the last part of the name."""
+    return re.sub(r":[a-z]+:<code>~?[\w.]*?(\w+)</code>", r"<code>\1</code>", html)
+
+
 def _target(page: Path, link: str) -> str:
     """The file of the repository that ``link`` in ``page`` leads to, relative to its top; empty for an address."""
     if re.match(r"[a-z]+:", link):

@@ -182,6 +182,13 @@ def _findings(config: Config, looks: dict[str, Look]) -> Iterator[Finding]:
             detail = f"also among the clips: {_some(shared)}. Such a query votes for itself: take it out of one of the folders"
             yield Finding(status="warn", about=about, detail=detail)
         yield from _too_short(config, about, look)
+    if config.clips.min_frames is not None:
+        short = sum(length < config.clips.num_frames for look in looks.values() for length in look.num_frames)
+        detail = (
+            f"{short} of the videos, queries included, give fewer than {config.clips.num_frames} frames at {config.clips.fps:g} a second; clips.min_frames: "
+            f"{config.clips.min_frames} is set so that they are used as they are"
+        )
+        yield Finding(status="warn", about="length", detail=detail)
     yield from _too_short(config, "clips", clips)
     if looks["--queries"].num_videos < _FEW_QUERIES:
         detail = f"{looks['--queries'].num_videos} only: below {_FEW_QUERIES} there are no intervals, and one odd query decides much (docs/queries.md)"

@@ -138,6 +138,7 @@ def test_clips_added_removed_changed_and_renamed_are_counted_and_named(has_run):
     assert planned(has_run) == {}
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_video_is_new_once(has_run):
     broken = has_run.folder / "clips" / "broken.mp4"
     broken.write_bytes(b"<html>404 not found</html>" * 50)
@@ -177,6 +178,7 @@ def test_a_published_folder_that_has_gone_is_named(has_run):
     assert reasons == {"voted_ranking/motive": ["what it published is missing or damaged"]}
 
 
+@pytest.mark.slow
 def test_an_asset_behind_a_failed_gate_waits_and_the_gate_says_why(has_run):
     has_run.set("motion.floor_px", 1.0e6)
     assert not run_stale(has_run.config).ok

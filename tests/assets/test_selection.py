@@ -72,6 +72,7 @@ def test_a_part_that_matches_nothing_is_named_and_stops_the_run(chosen, selectio
         assert part in str(error.value)
 
 
+@pytest.mark.slow
 def test_what_waits_for_an_asset_outside_the_selection_is_blocked_with_a_hint_how_to_select_all(tmp_path):
     outcome = Project(tmp_path).motive("run", "--json", "--select", "+curated_subset/motive")
     assert outcome.code == 1

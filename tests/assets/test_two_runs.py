@@ -63,6 +63,7 @@ def test_a_second_run_in_the_shell_refuses_and_names_the_first(project, holder):
     assert not (project.config.storage.root / "published").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_ui_waits_for_the_one_in_the_shell_and_then_runs(project, holder):
     """The job as the UI's run worker executes it, in a process of its own."""
     run = subprocess.Popen(

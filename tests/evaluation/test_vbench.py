@@ -150,6 +150,7 @@ def test_a_cosine_that_rounds_above_one_is_one():
     assert checked(answer, DIMENSIONS["subject_consistency"], {"a": Path("/a.mp4")})["a"]["value"] == 1.0  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_stopped_and_leaves_no_process(tmp_path, python, calls, monkeypatch):
     monkeypatch.setenv("STANDIN_VBENCH", "hang")
     ws = project(tmp_path, {"python": str(python), "dimensions": ["temporal_flickering"], "weights": "w", "timeout_s": 10})

@@ -523,6 +523,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, ws, monkeypatch):
     assert export_subset(ws, "motive", tmp_path / "out", "diffsynth").num_clips == 4
 
 
+@pytest.mark.slow
 def test_the_command_says_how_to_use_it_and_that_the_subset_is_out_of_date(tmp_path, ws):
     settings = {
         "clips": CLIPS,

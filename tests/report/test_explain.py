@@ -16,6 +16,7 @@ from motive_pipeline.curation.pool import load_pool
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.files.hash_memory import ID_DIGITS
 from motive_pipeline.motion.field import MotionField
+from motive_pipeline.report import explain_page
 from motive_pipeline.report.explain import arms_containing, nearest_by_gradient, query_summary, standing
 from motive_pipeline.report.explain_page import write_explanation
 from motive_pipeline.report.frames_sheet import shown_frames, strips
@@ -142,6 +143,13 @@ def test_a_chosen_clips_page_says_why(evaluated, ranking, tmp_path):
     for words in ("Influence by query", "mask on the latent grid", "8 x 8 cells", "The nearest clips", "motion.floor_px"):
         assert words in shown, words
     assert sum(tag == "img" for tag, _ in Page(html).tags) == 3 + 4 + 6, "maps, strips, nearest clips"
+
+
+def test_a_page_says_if_its_result_is_plumbing_only(evaluated, ranking, tmp_path, monkeypatch):
+    monkeypatch.setattr(explain_page, "plumbing_notes", lambda config: ["Plumbing only."])
+    _, text = write_explanation(evaluated, ranking["clip_id"][0], file=tmp_path / "page.html", compute_maps=False)
+    assert text.endswith("Plumbing only.")
+    assert "Plumbing only." in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_clip_that_was_not_chosen_is_set_beside_the_last_one_that_was(evaluated, ranking, tmp_path):

@@ -131,6 +131,8 @@ class TestLength:
         put(videos / "short.mp4", here / "queries" / "short.mp4", caption="short")
         assert init("clips", "--queries", "queries") == 0
         assert written().clips.min_frames == 9, "12 frames hold 4n+1 = 9"
+        said = "1 of the videos, queries included, give fewer than 17 frames at 16 a second; clips.min_frames: 9 is set"
+        assert f"warn  length    {said}" in capsys.readouterr().out
 
     def test_the_value_fits_all_queries_and_nearly_all_clips(self):
         tiny = preset_for("tiny")

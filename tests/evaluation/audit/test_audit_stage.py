@@ -90,6 +90,7 @@ def asking(ws, **settings):
     return with_settings(ws, audit=Audit(checks=("lds",), subset_share=0.23, steps=1, **settings))
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_in_the_middle_keeps_what_is_there_and_goes_on(trained, monkeypatch):
     train, done = retraining.Retraining._train, []
 
