@@ -74,7 +74,7 @@ def at_rest_in_s(files: Iterable[Path], *, settle_s: float, now_s: float | None 
     """Seconds until files that are being written count as at rest if nothing changes any more. What looks like half of a copy counts as whole only
     :data:`WHOLE_WITHIN_S` after its last change."""
     now_s = time.time() if now_s is None else now_s
-    ages_s = [_age_s(split_location(str(file))[0], now_s) for file in files]
+    ages_s = [_age_s(Path(split_location(str(file))[0]), now_s) for file in files]
     return max((max((settle_s if age_s < settle_s else WHOLE_WITHIN_S) - age_s, 0.0) for age_s in ages_s), default=0.0)
 
 
