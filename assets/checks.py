@@ -3,6 +3,7 @@
 Belongs here: what only shows. Does not belong here: what must stop the pipeline, which is a gate inside the stage.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ def _check(asset: str, name: str, description: str, look: Callable[[Workspace, P
 def _no_rejects(_: Workspace, catalog: Publication) -> CheckOutcome:
     rejects = catalog.rejects()
     reasons = {f"rejected: {reason}": int(count) for reason, count in rejects["reason"].value_counts().items()}
-    named = _named(["path", "clip", "reason", "detail"], rejects[["path", "clip_id", "reason", "detail"]].to_numpy().tolist())
+    named = _named(
+        ["path", "clip", "reason", "detail"], list(zip(*(rejects[name] for name in ("path", "clip_id", "reason", "detail")), strict=True))
+    )
     return rejects.empty, {"clips": len(catalog.table("catalog")), "rejected": len(rejects), **reasons, **named}
 
 
@@ -71,18 +74,23 @@ def _accounted(_: Workspace, catalog: Publication) -> CheckOutcome:
 
 def _captions(_: Workspace, catalog: Publication) -> CheckOutcome:
     table = catalog.table("catalog")
-    without = table.loc[[not str(caption or "").strip() for caption in table["caption"]]]
-    figures = {"clips": len(table), "without caption": len(without)}
-    return without.empty, figures | _named(["clip", "path"], without[["clip_id", "path"]].to_numpy().tolist())
+    without = [
+        (clip_id, path)
+        for clip_id, path, caption in zip(table["clip_id"], table["path"], table["caption"], strict=True)
+        if not str(caption or "").strip()
+    ]
+    return not without, {"clips": len(table), "without caption": len(without)} | _named(["clip", "path"], without)
 
 
 def _moving(workspace: Workspace, masks: Publication) -> CheckOutcome:
     index = masks.table("index")
-    still = index.loc[index["motion_peak_px"] < workspace.config.motion.still_px].sort_values("motion_peak_px")
+    peaks = zip(index["motion_peak_px"].tolist(), index["clip_id"].tolist(), strict=True)
+    still = sorted((peak_px, clip_id) for peak_px, clip_id in peaks if peak_px < workspace.config.motion.still_px)
     share = len(still) / len(index) if len(index) else 0.0
-    rows = zip(still["clip_id"], _paths(workspace, still["clip_id"].tolist()), still["motion_peak_px"], strict=True)
+    paths = _paths(workspace, [clip_id for _, clip_id in still[:MAX_NAMED]])
+    rows = [(clip_id, path, peak_px) for (peak_px, clip_id), path in zip(still, paths, strict=False)]
     figures = {"share that stands still": share, "median magnitude, px": float(np.median(index["motion_magnitude_px"].to_numpy()))}
-    return share <= 0.5, figures | _named(["clip", "path", "motion of the fastest pixels, px"], list(rows))
+    return share <= 0.5, figures | _named(["clip", "path", "motion of the fastest pixels, px"], rows, num_all=len(still))
 
 
 def _unit(workspace: Workspace, gradients: Publication) -> CheckOutcome:
@@ -98,10 +106,10 @@ def _unit(workspace: Workspace, gradients: Publication) -> CheckOutcome:
 
 
 def _in_pool(workspace: Workspace, subset: Publication) -> CheckOutcome:
-    chosen = subset.table("subset")["clip_id"]
-    pool = workspace.published("eligible_pool").table("pool")["clip_id"]
-    outside = chosen[~chosen.isin(pool)].tolist()
-    twice = chosen[chosen.duplicated()].tolist()
+    chosen = subset.table("subset")["clip_id"].tolist()
+    pool = set(workspace.published("eligible_pool").table("pool")["clip_id"])
+    outside = [clip_id for clip_id in chosen if clip_id not in pool]
+    twice = [clip_id for clip_id, count in Counter(chosen).items() if count > 1]
     wrong = [*((clip_id, "outside the pool") for clip_id in outside), *((clip_id, "chosen more than once") for clip_id in twice)]
     rows = [(clip_id, path, what) for (clip_id, what), path in zip(wrong, _paths(workspace, [each for each, _ in wrong]), strict=True)]
     figures = {"clips": len(chosen), "outside the pool": len(outside), "chosen more than once": len(twice)}

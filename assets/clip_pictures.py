@@ -38,8 +38,11 @@ def first_clips(workspace: Workspace, publication: Publication) -> dict[str, dg.
     catalog = workspace.published("clip_catalog").table("catalog").set_index("clip_id")
     tables = {}
     for name, rows in listed.items():
-        known = catalog.reindex([row["clip_id"] for row in rows]).loc[:, ["path", "caption"]].fillna("").astype(str)
-        whole = [{**row, **about} for row, about in zip(rows, known.to_dict("records"), strict=True)]
+        known = catalog.reindex([row["clip_id"] for row in rows]).fillna({"path": "", "caption": ""})
+        whole = [
+            {**row, "path": str(path), "caption": str(caption)}
+            for row, path, caption in zip(rows, known["path"], known["caption"], strict=True)
+        ]
         tables[name] = dg.MetadataValue.md(_table(whole, _pictures(workspace, [row["path"] for row in whole])))
     return tables
 

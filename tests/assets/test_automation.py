@@ -206,9 +206,9 @@ def test_a_file_still_growing_is_left_alone_for_as_long_as_the_settings_say(proj
     reason = Watcher(project).tick().skip_message
     assert re.search(r"still being written, .* unchanged for 3600 s \(schedule.settle_s\): .* in about (35\d\d|3600) s", reason)
     now_s = new.stat().st_ctime + 20
-    assert at_rest_in_s([new], settle_s=60, now_s=now_s) == pytest.approx(40)
-    assert at_rest_in_s([new], settle_s=2, now_s=now_s) == pytest.approx(WHOLE_WITHIN_S - 20), "half of a copy"
-    assert at_rest_in_s([project.folder / "gone.mp4"], settle_s=2) == 0
+    assert at_rest_in_s([new], settle_s=60.0, now_s=now_s) == pytest.approx(40)
+    assert at_rest_in_s([new], settle_s=2.0, now_s=now_s) == pytest.approx(WHOLE_WITHIN_S - 20), "half of a copy"
+    assert at_rest_in_s([project.folder / "gone.mp4"], settle_s=2.0) == 0
 
 
 def test_a_clock_that_jumped_back_holds_nothing_up(project):

@@ -71,7 +71,7 @@ def test_what_motive_path_prints_opens_as_zarr_and_in_xarray_without_a_warning(p
 
 def test_the_runs_of_one_command_are_a_batch_of_the_code_location_that_the_ui_loads(project):
     with dg.DagsterInstance.from_config(str(instance_folder(project.config))) as instance:
-        runs = [run for run in reversed(instance.get_runs()) if run.tags[BATCH].endswith(" everything")]
+        runs = [run for run in reversed(instance.get_runs()) if run.tags.get(BATCH, "").endswith(" everything")]
         shown = instance.get_runs(dg.RunsFilter(job_name="everything", tags={".dagster/repository": "__repository__@assets.definitions"}))
     first = [run for run in runs if run.tags[BATCH] == runs[0].tags[BATCH]]
     assert [run.job_name for run in first][:2] == ["observe", "everything"]

@@ -127,7 +127,7 @@ def test_a_ranking_shows_its_first_clips_with_pictures_and_paths(page, ui, proje
     dialog = open_dialog(page, "best_clips")
     best = project.workspace.published("voted_ranking/motive").facts["best_clips"]
     expect(dialog.get_by_role("row")).to_have_count(1 + len(best))
-    expect(dialog.get_by_role("img")).to_have_count(len(best))
+    expect(dialog.locator("td img")).to_have_count(len(best))
     page.wait_for_function(
         "[...document.querySelectorAll('[role=dialog] td img')].every(picture => picture.complete && picture.naturalWidth > 0)"
     )
