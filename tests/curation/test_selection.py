@@ -336,3 +336,18 @@ def test_an_arm_reads_what_its_wishes_need_and_says_them(tmp_path, wishes, words
     asset = Graph(open_with(tmp_path, wishes).config).asset("curated_subset/own")
     assert set(asset.reads) == {"eligible_pool", "voted_ranking/motive"} | reads
     assert asset.description.endswith(f"by its ranking; {words}.")
+
+
+def test_the_edited_arm_starts_from_a_lead_arm_with_wishes(folder):
+    arms = "arms: [motive, edited, {name: own, variant: motive, max_similarity: 0.95, weights: {spin: 2}}]\nlead_arm: own\n"
+    ws = Workspace(parse_config(BASE + arms, folder / "motive.yaml"))
+    assert set(Graph(ws.config).asset("curated_subset/own").reads) == set(Graph(ws.config).asset("curated_subset/edited").reads)
+    own = chosen(ws)
+    ws.config.edits_file.write_text(f"clip_id,tick,note\n{NAMES[own[1]]},drop,dull\n{NAMES[ORDER[-1]]},keep,\n", encoding="utf-8")
+    edited = publish_subset(ws, "edited").table("subset")["clip_id"].tolist()
+    ws.config.edits_file.unlink()
+    assert edited == [NAMES[n] for n in (*own[:1], *own[2:], ORDER[-1])]
+    rows = ws.scores.query("SELECT clip_id, reason, detail FROM left_out WHERE arm = 'edited'").fetchall()
+    assert (NAMES[own[1]], "dropped_by_hand", "dull") in rows
+    assert {reason for _, reason, _ in rows} == {"dropped_by_hand", "similar_gradient"}
+    assert {clip_id for clip_id, *_ in rows}.isdisjoint(edited)
