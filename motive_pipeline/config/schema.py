@@ -87,7 +87,8 @@ class Settings(Section):
         self._lead_variant = self._variant_of_lead()
         for name, arm in self._arms.items():
             if arm.variant == LEAD:
-                self._arms[name] = replace(arm, variant=self.lead_variant)
+                selection = self._arms[self.lead_arm].selection if arm.takes_edits else arm.selection
+                self._arms[name] = replace(arm, variant=self.lead_variant, selection=selection)
         own = VariantSections(gradient=self.gradient, influence=self.influence, vote=self.vote)
         _require_fitting(own)
         for name in self.variants[1:]:

@@ -19,6 +19,7 @@ from motive_pipeline.curation.edits import in_words, load_edits
 from motive_pipeline.curation.embeddings import nearest_clips
 from motive_pipeline.curation.harmful import worst_first
 from motive_pipeline.curation.pool import load_pool
+from motive_pipeline.curation.selection import selected_clips
 from motive_pipeline.curation.vote import num_selected, order_by
 from motive_pipeline.errors import GateFailed, MotiveError
 from motive_pipeline.graph import Arm, resolve_dotted
@@ -122,7 +123,10 @@ def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Ch
     edits = load_edits(ws.config.edits_file)
     ranked = first_ranked(ws, arm, pool)
     in_order = np.concatenate([ranked, np.setdiff1d(pool, ranked)])
-    of_lead = ranked[: min(num_selected(len(pool), ws.config.subset.share), len(ranked))]
+    selected = (
+        selected_clips(ws, arm, pool) if arm.selection else Chosen(clip_ids=ranked[: num_selected(len(pool), ws.config.subset.share)])
+    )
+    of_lead = selected.clip_ids
     keep, drop = (np.array(edits.having(tick), dtype="S16") for tick in ("keep", "drop"))
     chosen = np.concatenate([of_lead[~np.isin(of_lead, drop)], in_order[np.isin(in_order, keep) & ~np.isin(in_order, of_lead)]])
     if not len(chosen):
@@ -133,9 +137,11 @@ def edited_choice(ws: Workspace, arm: Arm, pool: Shaped[np.ndarray, " N"]) -> Ch
         log.warning("curated_subset/%s: %s names %d clips that are not in the eligible pool: %s", arm.name, edits.file, len(unknown), in_words(unknown))  # fmt: skip
     if edits.problems:
         log.warning("curated_subset/%s: %s has rows that mean nothing here: %s", arm.name, edits.file, in_words(edits.problems))
-    dropped = [(place, bytes(clip_id).decode()) for place, clip_id in enumerate(of_lead, start=1) if clip_id in drop]
-    left_out = left_out_table([(clip_id, place, "dropped_by_hand", None, edits.note(clip_id)) for place, clip_id in dropped])
-    return Chosen(clip_ids=chosen, left_out=left_out)
+    rank = {clip_id: place for place, clip_id in enumerate(ranked.astype(str).tolist(), start=1)}
+    dropped = of_lead[np.isin(of_lead, drop)].astype(str).tolist()
+    by_hand = left_out_table([(clip_id, rank[clip_id], "dropped_by_hand", None, edits.note(clip_id)) for clip_id in dropped])
+    before = selected.left_out.loc[~selected.left_out["clip_id"].isin(chosen.astype(str).tolist())]
+    return Chosen(clip_ids=chosen, left_out=pd.concat([pd.DataFrame(before), by_hand], ignore_index=True), facts=selected.facts)
 
 
 def _ids(ranking: pd.DataFrame) -> Shaped[np.ndarray, " M"]:

@@ -52,5 +52,5 @@ def note_on_other_settings(workspace: Workspace) -> str | None:
 
 def _differences(key: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
-        return [text for name in now for text in _differences(f"{key}.{name}", before.get(name), now[name])]
+        return [text for name in now | before for text in _differences(f"{key}.{name}", before.get(name), now.get(name))]
     return [] if before == now else [f"{key} {setting_text(before)} -> {setting_text(now)}"]

@@ -13,7 +13,8 @@ from motive_pipeline.config import parse_config
 from motive_pipeline.config.conditions import bare, parse_condition
 from motive_pipeline.config.selection import Wishes
 from motive_pipeline.errors import ConfigError
-from motive_pipeline.graph import Graph
+from motive_pipeline.graph import STAGES, Graph
+from motive_pipeline.storage.published_settings import changes_since
 from tests.config.test_variants import changed
 
 BASE = "clips: {source: demo}\nqueries: {source: demo}\n"
@@ -208,6 +209,13 @@ def test_a_change_of_a_wish_touches_its_subset_alone(parse, old, new):
     assert changed(parse(WISHES), parse(WISHES.replace(old, new))) == {"curated_subset/own", "eval_report"}, (
         "the report says how each arm chooses"
     )
+
+
+def test_what_differs_is_said_wish_by_wish(parse):
+    before, after = parse("where: votes > 1, weights: {a: 2, b: 1}"), parse("weights: {a: 3}, max_similarity: 0.9")
+    saved = {"settings": before.stage_settings("curated_subset", "own"), "gates": before.publish_settings("curated_subset", "own")}
+    words = changes_since(after, {"stage": "curated_subset", "lane": "own", "code_version": STAGES["curated_subset"].version, **saved})
+    assert {"where votes > 1 -> null", "weights.a 2 -> 3", "weights.b 1 -> null", "max_similarity null -> 0.9"} <= set(words)
 
 
 def test_the_order_of_categories_makes_nothing_stale(parse):

@@ -111,7 +111,7 @@ def test_the_arm_is_the_lead_arms_clips_less_the_dropped_with_the_kept(ws, order
     file = ws.config.edits_file
     assert file == ws.config.file.with_name("motive.edits.csv")
     assert publish_subset(ws, "edited").table("subset")["clip_id"].tolist() == order[:4], "without a file"
-    save_tick(file, order[1], "drop", "")
+    save_tick(file, order[1], "drop", "too dark")
     save_tick(file, order[20], "keep", "")
     save_tick(file, order[9], "keep", "")
     save_tick(file, order[0], "keep", "it is in already")
@@ -119,6 +119,8 @@ def test_the_arm_is_the_lead_arms_clips_less_the_dropped_with_the_kept(ws, order
     subset = publish_subset(ws, "edited").table("subset")
     assert subset["clip_id"].tolist() == [order[0], order[2], order[3], order[9], order[20]]
     assert subset["rank"].tolist() == [1, 2, 3, 4, 5]
+    left_out = ws.scores.query("SELECT clip_id, rank, reason, detail FROM left_out WHERE arm = 'edited'").fetchall()
+    assert left_out == [(order[1], 2, "dropped_by_hand", "too dark")]
     assert publish_subset(ws, "motive").table("subset")["clip_id"].tolist() == order[:4], "no other arm is edited"
 
 

@@ -1,9 +1,12 @@
 """Arms with wishes: conditions, weights and quotas by category, limits on what is alike, budgets, and the table of what they left out."""
 
 import logging
+import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from motive_pipeline.config import parse_config
@@ -143,6 +146,20 @@ def test_a_condition_may_use_every_column_of_a_clip(folder):
     assert {name: COLUMNS[name] for name in typed} == typed
     every = " AND ".join(f"({name} IS NULL OR {name} IS NOT NULL)" for name in COLUMNS)
     assert chosen(open_with(folder, f"where: '{every}'")) == ORDER[:10].tolist()
+
+
+def test_a_score_that_is_not_a_number_is_a_missing_value(folder, tmp_path):
+    table = pa.table({"clip_id": NAMES, "aesthetic_score": SCORES}).select(
+        ["clip_id", "aesthetic_score"]
+    )  # with NaN, as some publishers write it
+    assert table["aesthetic_score"].null_count == 0
+    columns = [table[name] if name in table.column_names else pa.nulls(NUM) for name in TABLES["catalog"].names]
+    pq.write_table(pa.table(columns, names=TABLES["catalog"].names).cast(TABLES["catalog"]), tmp_path / "catalog.parquet")
+    shutil.copytree(folder, tmp_path / "copy")
+    ws = open_with(tmp_path / "copy", "where: aesthetic_score > 7.3")
+    ws.scores.publish({("catalog", "catalog"): tmp_path / "catalog.parquet"})
+    assert sorted(chosen(ws)) == [37, 38, 39]
+    assert ws.published("curated_subset/own").facts["conditions"][0]["no value"] == 4
 
 
 def test_no_clip_that_meets_the_condition_is_an_error_with_figures(folder):
@@ -319,3 +336,18 @@ def test_an_arm_reads_what_its_wishes_need_and_says_them(tmp_path, wishes, words
     asset = Graph(open_with(tmp_path, wishes).config).asset("curated_subset/own")
     assert set(asset.reads) == {"eligible_pool", "voted_ranking/motive"} | reads
     assert asset.description.endswith(f"by its ranking; {words}.")
+
+
+def test_the_edited_arm_starts_from_a_lead_arm_with_wishes(folder):
+    arms = "arms: [motive, edited, {name: own, variant: motive, max_similarity: 0.95, weights: {spin: 2}}]\nlead_arm: own\n"
+    ws = Workspace(parse_config(BASE + arms, folder / "motive.yaml"))
+    assert set(Graph(ws.config).asset("curated_subset/own").reads) == set(Graph(ws.config).asset("curated_subset/edited").reads)
+    own = chosen(ws)
+    ws.config.edits_file.write_text(f"clip_id,tick,note\n{NAMES[own[1]]},drop,dull\n{NAMES[ORDER[-1]]},keep,\n", encoding="utf-8")
+    edited = publish_subset(ws, "edited").table("subset")["clip_id"].tolist()
+    ws.config.edits_file.unlink()
+    assert edited == [NAMES[n] for n in (*own[:1], *own[2:], ORDER[-1])]
+    rows = ws.scores.query("SELECT clip_id, reason, detail FROM left_out WHERE arm = 'edited'").fetchall()
+    assert (NAMES[own[1]], "dropped_by_hand", "dull") in rows
+    assert {reason for _, reason, _ in rows} == {"dropped_by_hand", "similar_gradient"}
+    assert {clip_id for clip_id, *_ in rows}.isdisjoint(edited)
