@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG := $(abspath $(or $(MOTIVE_CONFIG),motive.yaml))
 PORT ?= 3000
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder
 
 .PHONY: install install-dev demo audit dev test coverage test-slow fuzz lowest lint lint-ruff lint-types lint-layers golden seeds crash
 install: $(VENV)/.installed
@@ -47,7 +47,7 @@ coverage: install-dev
 	$(PYTEST) -m "not slow" --cov --cov-report=term
 
 test-slow: install-dev
-	$(PYTEST) -m slow
+	$(PYTEST) -v -m slow
 
 fuzz: install-dev
 	FUZZ_EXAMPLES=2000 $(BIN)/python -m pytest tests/sources/test_any_input.py --timeout 0

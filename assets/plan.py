@@ -22,7 +22,8 @@ class Planned:
     """An asset that would run.
 
     ``certain`` ones have a reason of their own; the others run only if what is above them comes out different. ``rows`` are those to
-    compute, None for an asset that is made as a whole; a cost is None where nothing was measured yet.
+    compute, None for an asset that is made as a whole; a cost is None where nothing is known. ``is_measured``: earlier runs were; else it is reckoned from
+    published rates.
     """
 
     asset: str
@@ -34,6 +35,7 @@ class Planned:
     disk_mb: float | None
     low_s: float | None = None
     high_s: float | None = None
+    is_measured: bool = True
 
 
 def selected(config: Config, selection: str) -> list[str]:
@@ -85,6 +87,7 @@ def plan(config: Config, only: Collection[str] | None = None) -> list[Planned]:
             disk_mb=cost.disk_mb,
             low_s=cost.low_s,
             high_s=cost.high_s,
+            is_measured=cost.is_measured,
         )
     return list(planned.values())
 

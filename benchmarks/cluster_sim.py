@@ -1,6 +1,6 @@
 """Simulates the engine on 1 to 1,000 workers: the rows in flight, the one driver that answers them, and its commits.
 
-    python -m benchmarks.cluster_sim [--stage gradients latents ...] [--workers 1 8 64 256 1000] [--commits-before 0 31250] [--deaths-per-hour 0] [--json]
+    python -m benchmarks.cluster_sim [--stage gradients latents ...] [--workers 1 8 64 256 1000] [--deaths-per-hour 0] [--json]
 
 The driver is the loop of ``devices/ray_spread.py``: fill every worker up to two rows, wait for an answer, take all that have come, one after the other, and
 commit (``engine.py``) whenever 32 rows or 60 s have gathered. While it commits, nobody is given a row. A worker computes its rows in turn, so it stands idle
@@ -41,12 +41,10 @@ class Constants:
     driver_wake_worker_s: float = 5.4e-6
     """For each worker at each wake of the loop: (5.98 - 0.61) ms at 1,000 workers. The same command."""
     commit_s: float = 0.0164
-    """A commit to a local disk, into a store without commits, but for its rows: 19 ms for 32 gradients (a busy machine; 10 ms on an idle one).
+    """A commit to a local disk, but for its rows: 19 ms for 32 gradients (a busy machine; 10 ms on an idle one), with 8,000 commits in the store as with none.
     ``benchmarks.cluster_constants commits``."""
     commit_row_s: float = 0.08e-3
     """For each row of a commit: 2.6 ms of processor time for 32. The same command."""
-    commit_growth_s: float = 4.4e-6
-    """What each commit that the store has already adds, in processor time: (37.4 - 2.6) ms at 8,000 commits. The same command."""
     rows_in_flight: int = 2
     """``devices/spread.py``."""
     commit_rows: int = 32
@@ -102,9 +100,9 @@ class _Sums(NamedTuple):
 
 
 class Simulation:
-    """One stage of ``num_rows`` rows on ``num_workers`` workers; ``commits_before`` are in the store already."""
+    """One stage of ``num_rows`` rows on ``num_workers`` workers."""
 
-    def __init__(self, constants: Constants, num_workers: int, num_rows: int, *, seed: int = 0, commits_before: int = 0) -> None:
+    def __init__(self, constants: Constants, num_workers: int, num_rows: int, *, seed: int = 0) -> None:
         self._is = constants
         self._random = random.Random(seed)
         self._workers = [_Worker() for _ in range(num_workers)]
@@ -112,7 +110,6 @@ class Simulation:
         self._events: list[_Event] = []
         self._num_rows = self._to_come = num_rows
         self._answered = self._uncommitted = 0
-        self._commits = commits_before
         self._committed_at = 0.0
         self._sums = _Sums()
         self._waiting: list[int] = []
@@ -194,11 +191,10 @@ class Simulation:
         self._uncommitted += 1
         if self._uncommitted < self._is.commit_rows and self._sums.now - self._committed_at < self._is.commit_every_s:
             return
-        seconds = self._is.commit_s + self._is.commit_row_s * self._uncommitted + self._is.commit_growth_s * self._commits
+        seconds = self._is.commit_s + self._is.commit_row_s * self._uncommitted
         self._work(seconds)
         self._sums = self._sums._replace(writer=self._sums.writer + seconds)
         self._committed_at = self._sums.now
-        self._commits += 1
         self._uncommitted = 0
 
     def _work(self, seconds: float) -> None:
@@ -218,24 +214,21 @@ class Simulation:
         heapq.heappush(self._events, _Event(worker.dies_at + self._is.notice_s, number, "dead"))
 
 
-def simulate(constants: Constants, num_workers: int, *, seed: int = 0, commits_before: int = 0, num_rows: int | None = None) -> Found:
+def simulate(constants: Constants, num_workers: int, *, seed: int = 0, num_rows: int | None = None) -> Found:
     """A run long enough that its middle is steady."""
-    return Simulation(
-        constants, num_workers, num_rows or max(LEAST_ROWS, ROWS_A_WORKER * num_workers), seed=seed, commits_before=commits_before
-    ).run()
+    return Simulation(constants, num_workers, num_rows or max(LEAST_ROWS, ROWS_A_WORKER * num_workers), seed=seed).run()
 
 
-def driver_seconds(constants: Constants, *, commits_before: int = 0) -> float:
+def driver_seconds(constants: Constants) -> float:
     """What a row takes of the driver where it never waits and many answers come at a wake; its inverse is the most rows a second that there can be."""
-    commit_s = constants.commit_s + constants.commit_growth_s * commits_before
-    return constants.driver_row_s + constants.commit_row_s + commit_s / constants.commit_rows
+    return constants.driver_row_s + constants.commit_row_s + constants.commit_s / constants.commit_rows
 
 
-def too_many(constants: Constants, *, commits_before: int = 0, most: int = 16_384) -> int | None:
+def too_many(constants: Constants, *, most: int = 16_384) -> int | None:
     """The least number of workers, within a few per cent, that are kept busy for less than 90 % of their time; None: not up to ``most``."""
 
     def is_too_many(workers: int) -> bool:
-        return simulate(constants, workers, commits_before=commits_before, num_rows=max(500, 12 * workers)).utilisation < ENOUGH
+        return simulate(constants, workers, num_rows=max(500, 12 * workers)).utilisation < ENOUGH
 
     high = 1
     while not is_too_many(high):
@@ -254,27 +247,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", nargs="*", choices=list(STAGES), default=list(STAGES))
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
-    parser.add_argument("--commits-before", type=int, nargs="*", default=[0, 31_250], help="31,250 commits are a million rows")
     parser.add_argument("--deaths-per-hour", type=float, default=0.0, help="of each worker")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     options = parser.parse_args()
     for stage in options.stage:
         constants = replace(STAGES[stage], deaths_per_hour=options.deaths_per_hour)
-        for before in options.commits_before:
-            found = [simulate(constants, workers, seed=options.seed, commits_before=before) for workers in options.workers]
-            limit = too_many(constants, commits_before=before)
-            if options.json:
-                print(json.dumps({"stage": stage, "commits_before": before, "too_many": limit, "found": [asdict(each) for each in found]}))
-            else:
-                print("\n".join(lines_of(stage, constants, before, found, limit)), flush=True)
+        found = [simulate(constants, workers, seed=options.seed) for workers in options.workers]
+        limit = too_many(constants)
+        if options.json:
+            print(json.dumps({"stage": stage, "too_many": limit, "found": [asdict(each) for each in found]}))
+        else:
+            print("\n".join(lines_of(stage, constants, found, limit)), flush=True)
 
 
-def lines_of(stage: str, constants: Constants, commits_before: int, found: Sequence[Found], limit: int | None) -> list[str]:
+def lines_of(stage: str, constants: Constants, found: Sequence[Found], limit: int | None) -> list[str]:
     """The findings as a table for a person."""
-    most = 1 / driver_seconds(constants, commits_before=commits_before)
+    most = 1 / driver_seconds(constants)
     lines = [
-        f"{stage}: {constants.row_s:g} s a row, {commits_before} commits in the store; the driver can answer {most:,.0f} rows/s; "
+        f"{stage}: {constants.row_s:g} s a row; the driver can answer {most:,.0f} rows/s; "
         + (f"workers are busy for less than {ENOUGH:.0%} from {limit:,} on" if limit else "no number of workers tried is too many"),
         f"{'workers':>8} {'rows/s':>9} {'utilisation':>12} {'driver busy':>12} {'of it writes':>13} {'waiting':>16}",
     ]

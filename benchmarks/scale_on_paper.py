@@ -74,9 +74,8 @@ def lines(config: Config, chip: Chip, sizes: Sequence[int], num_queries: int, fo
 
 
 def commits_s(num_rows: int, commit_rows: int) -> float:
-    """What the commits of a stage take in all, when each looks at all before it."""
-    commits = num_rows / commit_rows
-    return num_rows * ENGINE.commit_row_s + commits * ENGINE.commit_s + ENGINE.commit_growth_s * commits**2 / 2
+    """What the commits of a stage take in all."""
+    return num_rows * (ENGINE.commit_row_s + ENGINE.commit_s / commit_rows)
 
 
 def _line(what: str, sizes: Sequence[int], value: Callable[[int], str], source: str) -> Line:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from motive_pipeline.catalog.changes import Content
 from motive_pipeline.errors import NotPublished
+from motive_pipeline.first_costs import SPREAD, published_rates, published_seconds
 from motive_pipeline.graph import Role, weighs_loss
 from motive_pipeline.keys import embedding_key, gradient_key, latent_key, mask_key
 from motive_pipeline.models.load import encoders_hash, latent_grid, model_files, model_folder, model_hash
@@ -27,9 +28,10 @@ _KEYED = ("latents", "motion_masks", "embeddings", "gradient")
 
 @dataclass(frozen=True, kw_only=True)
 class CostEstimate:
-    """What an asset would compute and cost. ``rows`` is None for an asset made as a whole; a cost is None if nothing was measured yet.
+    """What an asset would compute and cost. ``rows`` is None for an asset made as a whole; a cost is None if nothing is known.
 
-    ``seconds`` lie between ``low_s`` and ``high_s`` as earlier runs did (see :class:`Measured`).
+    ``seconds`` lie between ``low_s`` and ``high_s`` as earlier runs did (see :class:`Measured`). ``is_measured``: there were some; else the seconds are
+    those of published rates (``first_costs.py``).
     """
 
     rows: int | None
@@ -37,6 +39,7 @@ class CostEstimate:
     disk_mb: float | None
     low_s: float | None = None
     high_s: float | None = None
+    is_measured: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +78,30 @@ class Forecast:
         self._row_s: dict[str, Measured] = {}
         self._asset_s: dict[str, Measured] = {}
         self._read_runs()
+        self._rates = published_rates(ws.config)
 
     def estimate(self, asset: str) -> CostEstimate:
         """What ``asset`` (``query_gradients/motive``) would compute now, from the files and settings as they are."""
         declared = self._ws.graph.asset(asset)
         stage = declared.stage.name
         if not declared.stage.by_rows or declared.role is None or stage not in _KEYED:
-            return _estimate(None, _measured_cost(self._asset_s, asset), self._published_mb(asset))
+            return self._estimate(asset, None, _measured_cost(self._asset_s, asset), self._published_mb(asset))
         missing = self._gradient_is_missing(declared.lane, declared.role) if stage == "gradient" else partial(self._is_missing, stage)
         rows = sum(missing(content) for content in self._contents[declared.role])
         of_row, row_mb = _measured_cost(self._row_s, asset), self._row_mb(stage)
-        return _estimate(rows, None if of_row is None else of_row.times(rows), None if row_mb is None else rows * row_mb)
+        return self._estimate(asset, rows, None if of_row is None else of_row.times(rows), None if row_mb is None else rows * row_mb)
+
+    def _estimate(self, asset: str, rows: int | None, measured: Measured | None, disk_mb: float | None) -> CostEstimate:
+        """From what was measured, else from published rates."""
+        if measured is not None:
+            return CostEstimate(rows=rows, seconds=measured.seconds, disk_mb=disk_mb, low_s=measured.low_s, high_s=measured.high_s)
+        declared = self._ws.graph.asset(asset)
+        stage, lane, num_prompts = declared.stage.name, declared.lane, len(self._contents["query"])
+        unit_s = None if self._rates is None else published_seconds(self._ws.config, self._rates, stage, lane, num_prompts)
+        if unit_s is None:
+            return CostEstimate(rows=rows, seconds=None, disk_mb=disk_mb)
+        seconds = unit_s if rows is None else rows * unit_s
+        return CostEstimate(rows=rows, seconds=seconds, disk_mb=disk_mb, low_s=seconds / SPREAD, high_s=seconds * SPREAD, is_measured=False)
 
     def _is_missing(self, stage: str, content: Content) -> bool:
         """Whether the stage has no row for ``content`` yet."""
@@ -159,12 +175,6 @@ class Forecast:
         folder = model_folder(self._ws.config.model)
         model = frozenset((file.stat().st_dev, file.stat().st_ino) for file in model_files(folder))
         return _num_bytes(publication.data_folder, without=model) / 1e6
-
-
-def _estimate(rows: int | None, measured: Measured | None, disk_mb: float | None) -> CostEstimate:
-    if measured is None:
-        return CostEstimate(rows=rows, seconds=None, disk_mb=disk_mb)
-    return CostEstimate(rows=rows, seconds=measured.seconds, disk_mb=disk_mb, low_s=measured.low_s, high_s=measured.high_s)
 
 
 def _measured_cost(measured: Mapping[str, Measured], asset: str) -> Measured | None:

@@ -36,6 +36,18 @@ RANKING: tuple[StageName, ...] = ("latents", "gradients")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Seconds for one clip of a config's size, by one device: latents and the prompt's embedding, a gradient pass, a forward pass, a clip in a training step, and
+    decoding a sampled video."""
+
+    latents_s: float
+    gradient_s: float
+    forward_s: float
+    training_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """How many clips, queries and held-out queries there are. Every query and held-out query is a prompt, too."""
 
@@ -110,6 +122,11 @@ def forward_operations(shape: ModelShape, num_tokens: int, prompt_tokens: int) -
     return denoiser.num_layers * (of_tokens + of_prompt + attention) + time
 
 
+def rates_on(settings: Config, shape: ModelShape, chip: Chip) -> Rates:
+    """The rates of ``settings`` (as its lead variant) on ``chip``, by operations."""
+    return _Costs(settings.of_variant(settings.lead_variant), shape, chip, Workload(num_clips=1), [settings.lead_variant]).rates()
+
+
 class _Costs:
     """The costs of each stage, for one config, chip and workload."""
 
@@ -127,13 +144,27 @@ class _Costs:
         """In the order in which they run."""
         return [self.latents(), self.gradients(), self.finetune(), self.generate(), self.scores()]
 
+    def rates(self) -> Rates:
+        """The seconds of one clip in each stage."""
+        caption_s = self._seconds(2.0 * self.shape.text_parameters * self.settings.model.max_prompt_tokens, FORWARD_SHARE)
+        tuning, denoiser = self.settings.finetune, self.shape.denoiser
+        passes = 4 if tuning.checkpointing else 3
+        of_weights = 2.0 * self.tokens * (6 * denoiser.width**2 + 2 * denoiser.width * denoiser.ffn) * denoiser.num_layers
+        training = passes * self.forward - (of_weights if tuning.lora is not None else 0.0)
+        return Rates(
+            latents_s=self._vae_seconds("encode") + caption_s,
+            gradient_s=self._seconds(3 * self.forward, self._share(self.settings.gradient.deterministic)),
+            forward_s=self._seconds(self.forward, FORWARD_SHARE),
+            training_s=self._seconds(training, self._share(True)),
+            decode_s=self._vae_seconds("decode"),
+        )
+
     def latents(self) -> StageCost:
         count = self.workload.num_encoded
-        caption = self._seconds(2.0 * self.shape.text_parameters * self.settings.model.max_prompt_tokens, FORWARD_SHARE)
         frames, height, width = self.shape.latent_size(*self._clip_size)
         kept = 4.0 * (self.shape.vae.channels * frames * height * width + CAPTION_TOKENS_KEPT * self.shape.denoiser.text_dim)
         disk = count * kept if self.settings.engine.keep_latents else 0.0
-        return self._cost("latents", count * (self._vae_seconds("encode") + caption), disk, f"{count} clips and queries")
+        return self._cost("latents", count * self.rates().latents_s, disk, f"{count} clips and queries")
 
     def gradients(self) -> StageCost:
         count = self.workload.num_clips + self.workload.num_queries
@@ -148,15 +179,12 @@ class _Costs:
 
     def finetune(self) -> StageCost:
         tuning, denoiser = self.settings.finetune, self.shape.denoiser
-        passes = 4 if tuning.checkpointing else 3
-        of_weights = 2.0 * self.tokens * (6 * denoiser.width**2 + 2 * denoiser.width * denoiser.ffn) * denoiser.num_layers
-        operations = passes * self.forward - (of_weights if tuning.lora is not None else 0.0)
         seen = self.trainings * tuning.steps * tuning.batch_size
         trained = denoiser.parameters if tuning.lora is None else lora_parameters(denoiser, tuning.lora.targets, tuning.lora.rank)
         kept = trained * (self.size if tuning.lora is None else FLOAT32)
         disk = float(self.trainings * kept + self._saved_states(trained))
         work = f"{self.trainings} trainings of {tuning.steps} steps, {tuning.batch_size} clips a step"
-        return self._cost("finetune", seen * self._seconds(operations, self._share(True)), disk, work)
+        return self._cost("finetune", seen * self.rates().training_s, disk, work)
 
     def _saved_states(self, trained: int) -> float:
         """Bytes of the state that a training goes on from and of the next one, which takes its place: weights, their running mean and the optimizer's moments."""
@@ -171,13 +199,13 @@ class _Costs:
         prompts = self.workload.num_queries + self.workload.num_held_out
         videos = (self.trainings + (BASE in self.settings.arms)) * prompts * sampling.videos_per_prompt
         passes = sampling.num_steps * (2 if sampling.guidance > 1 else 1)
-        seconds = videos * (passes * self._seconds(self.forward, FORWARD_SHARE) + self._vae_seconds("decode"))
+        seconds = videos * (passes * self.rates().forward_s + self.rates().decode_s)
         return self._cost("generate", seconds, videos * self.pixels * VIDEO_BYTES_A_PIXEL, f"{videos} videos of {sampling.num_steps} steps")
 
     def scores(self) -> StageCost:
         queries = self.workload.num_held_out or self.workload.num_queries
         passes = (self.trainings + 1) * queries * self.settings.evaluate.held_out_draws
-        return self._cost("scores", passes * self._seconds(self.forward, FORWARD_SHARE), 0.0, f"{passes} passes for the held-out loss")
+        return self._cost("scores", passes * self.rates().forward_s, 0.0, f"{passes} passes for the held-out loss")
 
     @property
     def _clip_size(self) -> tuple[int, int, int]:

@@ -1,12 +1,17 @@
 """Fixtures that several rooms share."""
 
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}  # of this session's clusters; the user's own token is left alone
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores must not wait for each other in spin locks
 
 from motive_pipeline.config import Config, parse_config
@@ -45,10 +50,12 @@ TOGETHER = {
     ),
     **dict.fromkeys(("test_gradient_stage", "test_second_moments", "test_asked_video", "test_bill"), "prepared_project"),
     **dict.fromkeys(("test_shards", "test_merge", "test_slurm"), "sharded_project"),
+    **dict.fromkeys(("test_ray", "test_ray_cluster", "test_ray_jobs"), "ray"),
 }
-"""Files that share a costly session fixture, and its name; any other file is a group of its own."""
+"""Files that share a costly session fixture, and its name; any other file is a group of its own. Those of Ray share nothing, but of two clusters on one
+machine Ray joins the newest, so they must not run at the same time."""
 
-LONGEST_FIRST = ("test_staleness", "project", "test_daemon", "test_plan", "test_bad_input", "evaluated", "test_automation", "test_crash",
+LONGEST_FIRST = ("test_staleness", "project", "test_daemon", "test_plan", "test_bad_input", "ray", "evaluated", "test_automation", "test_crash",
                  "test_full_disk", "test_open_shell", "test_two_runs", "test_undone", "test_finetune", "prepared_project")  # fmt: skip
 """What takes long comes first, so that two processes end at nearly the same time."""
 

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +45,10 @@ class CommandResult:
     def assets(self) -> dict[str, dict]:
         """The JSON line of ``motive run --json``."""
         return json.loads(self.out.splitlines()[-1])["assets"]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
 
 
 class Project:
@@ -86,13 +92,25 @@ class Project:
 
     def motive(self, *arguments: str, timeout_s: float = 300) -> CommandResult:
         """``motive COMMAND --config <this project's> ...`` in a process of its own."""
-        command, *rest = arguments
-        environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
         done = subprocess.run(
-            [sys.executable, "-m", "motive_pipeline.cli", command, "--config", str(self.file), *rest],
-            capture_output=True, text=True, timeout=timeout_s, env=environment, cwd=self.folder, check=False,
-        )  # fmt: skip
+            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, env=_environment(), cwd=self.folder, check=False
+        )
         return CommandResult(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """``motive COMMAND --config <this project's> ...`` as a process, whose lines ``stdout`` gives (those of both streams); killed at the end if it still runs."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(self.command(*arguments), env=_environment(), cwd=self.folder, **options) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of ``motive COMMAND --config <this project's> ...``."""
+        command, *rest = arguments
+        return [sys.executable, "-u", "-m", "motive_pipeline.cli", command, "--config", str(self.file), *rest]
 
     def run(self, *arguments: str) -> CommandResult:
         """``motive run --json``, which must succeed."""

@@ -175,5 +175,6 @@ CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "VAE weights replaced in place": replace_weights("vae", "encoder"),
     "the code of one stage": _new_code,
     "a rater's result file came": _vote,
+    "lead arm": _settings(lead_arm="no_mask"),
 }
 """Every change of docs/staleness.md, in its order. "Changed back" follows "timestep", whose setting it takes back."""

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from motive_pipeline import cli
+from motive_pipeline import cli, first_costs
+from motive_pipeline.catalog.changes import Content
 from motive_pipeline.commands import planning
 from motive_pipeline.config import Config, load_config, parse_config
 from motive_pipeline.config.timesteps import expert_range
-from motive_pipeline.models.chips import CHIPS, MEASURED, chip_named
+from motive_pipeline.first_costs import SPREAD, TINY, published_rates, published_seconds
+from motive_pipeline.forecast import Forecast
+from motive_pipeline.models.chips import CHIPS, MEASURED, chip_called, chip_named
 from motive_pipeline.models.published_shapes import PUBLISHED
 from motive_pipeline.outlook import Outlook, StageCost, Workload, forward_operations, headline, outlook
+from motive_pipeline.storage.workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 HUB = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -209,3 +213,46 @@ def test_the_expert_of_the_two_is_attributed_in_its_own_range():
 @pytest.mark.parametrize("name", ["NVIDIA H100", "h100", "RTX-4090", "GeForce RTX 4090", "a100 40gb"])
 def test_a_gpu_is_found_however_it_is_written(name):
     assert chip_named(name).name in CHIPS
+
+
+@pytest.mark.parametrize(
+    ("device", "known"),
+    [("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H200", "H200"), ("NVIDIA A100-SXM4-40GB", "A100"), ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+     ("NVIDIA L40S", "L40S"), ("NVIDIA L4", None), ("Tesla T4", None)],
+)  # fmt: skip
+def test_a_gpu_is_known_by_what_it_calls_itself(device: str, known: str | None):
+    chip = chip_called(device)
+    assert (None if chip is None else chip.name) == known
+
+
+def test_on_a_known_gpu_the_first_run_costs_what_the_outlook_says(monkeypatch):
+    settings = config("finetune: {seeds: 2, lora: {rank: 8}}\n")
+    monkeypatch.setattr(first_costs, "_gpu_name", lambda _: "NVIDIA H100 80GB HBM3")
+    rates = published_rates(settings)
+    workload = Workload(num_clips=100, num_queries=8, num_held_out=4)
+    hours = {cost.stage: cost.device_hours for cost in outlook(settings, CHIPS["H100"], workload).everything}
+
+    def seconds(stage: str, lane: str = "") -> float:
+        return published_seconds(settings, rates, stage, lane, workload.num_queries + workload.num_held_out)
+
+    trained = [arm for arm in settings.arms if arm != "base"]
+    assert seconds("latents") * workload.num_encoded == pytest.approx(3600 * hours["latents"])
+    gradients = sum(seconds("gradient", variant) for variant in settings.variants)
+    assert gradients * (workload.num_clips + workload.num_queries) == pytest.approx(3600 * hours["gradients"])
+    assert sum(seconds("finetuned_checkpoint", arm) for arm in trained) == pytest.approx(3600 * hours["finetune"])
+    assert sum(seconds("generated_videos", arm) for arm in settings.arms) == pytest.approx(3600 * hours["generate"])
+    assert seconds("eval_report") is None
+
+
+def test_the_embedded_model_has_rates_for_the_demos_clips_alone(tmp_path):
+    demo = "clips: {source: demo, num_frames: 17, width: 64, height: 64}\nqueries: {source: demo}\nmodel: {path: tiny, device: cpu}\n"
+    ws = Workspace(parse_config(demo, tmp_path / "motive.yaml"))
+    contents = [Content(clip_id=f"{number:016x}", caption="a disc", part="clip", names=frozenset()) for number in range(5)]
+    forecast = Forecast(ws, {"clip": contents, "query": contents[:2]})
+    cost = forecast.estimate("projected_gradients/motive")
+    assert (cost.rows, cost.is_measured) == (5, False)
+    assert cost.seconds == pytest.approx(5 * TINY.gradient_s)
+    assert (cost.low_s, cost.high_s) == (cost.seconds / SPREAD, cost.seconds * SPREAD)
+    assert forecast.estimate("finetuned_checkpoint/motive").seconds == pytest.approx(1000 * 8 * TINY.training_s)
+    assert forecast.estimate("eval_report").seconds is None
+    assert published_rates(parse_config(demo.replace("64", "128"), tmp_path / "motive.yaml")) is None

@@ -56,8 +56,13 @@ def plan(config: Config, arguments: argparse.Namespace) -> int:
     for asset in planned:
         rows = "" if asset.rows is None else f"{asset.rows} rows"
         cost = "no estimate yet" if asset.seconds is None else f"about {asset.seconds:.0f} s"
+        if arguments.price_per_hour is not None:
+            cost += f" {'' if asset.seconds is None else f'{arguments.price_per_hour * asset.seconds / SECONDS_AN_HOUR:,.2f}':>10}"
         tell(f"{'runs' if asset.certain else 'may run':7}  {asset.asset:{width}}  {rows:>10}  {cost:>15}  {'; '.join(asset.reasons)}")
-    for line in bill_lines(planned, Graph(config), workers=arguments.workers, price_per_hour=arguments.price_per_hour):
+    graph = Graph(config)
+    for line in bill_lines(planned, graph, workers=arguments.workers, price_per_hour=arguments.price_per_hour):
+        tell(line)
+    for line in traffic_lines(config, planned, graph):
         tell(line)
     _tell_memory(config)
     return 0
@@ -74,9 +79,9 @@ def bill_lines(planned: Sequence[Planned], graph: Graph, *, workers: int, price_
             yield "no bill yet: nothing was measured. `motive plan --clips N --gpu NAME` reckons one from the model's shape."
         return
     seconds, hours, disk_mb = (_sum(known, name) for name in ("seconds", "device_hours", "disk_mb"))
-    yield f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs"
+    yield f"in total at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, {estimated_from(known)}"
     low_s, high_s = _sum(known, "low_s"), _sum(known, "high_s")
-    yield f"by the spread of these runs (20 % to each side of fewer than three) between {low_s:.0f} and {high_s:.0f} s"
+    yield f"by the spread of runs (20 % to each side of fewer than three, a factor of 2 without any) between {low_s:.0f} and {high_s:.0f} s"
     if workers > 1:
         shared = _sum([asset for asset in known if graph.asset(asset.asset).stage.rows is not None], "seconds")
         yield f"with {workers} workers about {shared / workers + seconds - shared:.0f} s: they share {shared:.0f} s of rows, and one machine does the rest"
@@ -85,6 +90,29 @@ def bill_lines(planned: Sequence[Planned], graph: Graph, *, workers: int, price_
         yield f"at {price_per_hour:g} an hour about {money:,.2f} (between {low:,.2f} and {high:,.2f})"
     if unknown := [asset.asset for asset in planned if asset.seconds is None]:
         yield f"not in these sums, as nothing was measured: {', '.join(unknown)}"
+
+
+def traffic_lines(config: Config, planned: Sequence[Planned], graph: Graph) -> Iterator[str]:
+    """What ``planned`` would read of clips in object storage, a line for each setting that names some."""
+    from motive_pipeline.sources.bucket_source import bytes_to_read
+
+    stages = {stage.name: stage for asset in planned for stage in [graph.asset(asset.asset).stage]}
+    num_stages = sum(stage.reads_frames or name in ("clip_catalog", "query_catalog") for name, stage in stages.items())
+    for what, num_bytes, total in bytes_to_read(config, num_stages) if num_stages else ():
+        yield f"{what}: about {num_bytes / 1e9:.2f} GB are read from there, of {total / 1e9:.2f} GB of clips"
+
+
+def estimated_from(planned: Sequence[Planned]) -> str:
+    """On what the estimates rest."""
+    are_measured = {asset.is_measured for asset in planned}
+    if are_measured == {True}:
+        return "estimated from earlier runs"
+    published = "published rates, as nothing was measured here yet"
+    return (
+        f"estimated from {published}"
+        if are_measured == {False}
+        else f"estimated from earlier runs and, where there were none, from {published}"
+    )
 
 
 def _compare(config: Config, arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from motive_pipeline.commands.exporting import add_layout_options, print_export
 from motive_pipeline.commands.options import require_variant
+from motive_pipeline.commands.planning import estimated_from
 from motive_pipeline.commands.running import print_assets, warn_of_lost_queries
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
@@ -99,7 +100,7 @@ def goal_of(config: Config, *, arm: str | None, variant: str | None) -> Goal:
 
 
 def cost_line(planned: Sequence[Planned]) -> str:
-    """What ``planned`` would compute at most, in one line: rows, time, device-hours and disk, as far as earlier runs tell."""
+    """What ``planned`` would compute at most, in one line: rows, time, device-hours and disk, as far as earlier runs and published rates tell."""
     if not planned:
         return "nothing is stale"
     rows = {asset.asset: asset.rows for asset in planned if asset.rows}
@@ -109,7 +110,7 @@ def cost_line(planned: Sequence[Planned]) -> str:
     known = [asset for asset in planned if asset.seconds is not None]
     if known:
         seconds, hours, disk_mb = (sum(getattr(asset, name) or 0.0 for asset in known) for name in ("seconds", "device_hours", "disk_mb"))
-        words.append(f"at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, estimated from earlier runs")
+        words.append(f"at most about {seconds:.0f} s, {hours:.3f} device-hours and {disk_mb:.1f} MB, {estimated_from(known)}")
     unknown = [asset.asset for asset in planned if asset.seconds is None]
     if unknown:
         words.append(f"no estimate yet for {'any of them' if not known else ', '.join(unknown)}")

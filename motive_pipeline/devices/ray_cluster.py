@@ -65,6 +65,7 @@ def _connect(address: str, name: str) -> Any:
         else:
             place = _place_of(address)
             _require_answer(place)
+            _require_same_auth(place)
             options |= {"address": place}
             if _OF_JOB not in os.environ:  # a job's code is there already
                 options["runtime_env"] = {"py_modules": [str(Path(motive_pipeline.__file__).parent)]}
@@ -109,6 +110,22 @@ def _require_answer(place: str) -> None:
         raise MotiveError(
             f"engine.address: nothing answers at {place} ({error}). Is the cluster up (`ray status`), and is this its address and port (6379 unless set)?"
         ) from error
+
+
+def _require_same_auth(place: str) -> None:
+    """Where only one side has a token, Ray would cancel every worker, and not say why."""
+    from motive_pipeline.internals.ray import asks_for_a_token
+
+    here, there = os.environ["RAY_AUTH_MODE"] == "token", asks_for_a_token(place, _PROBE_S)
+    if here and there is False:
+        raise MotiveError(
+            f"engine.address: the cluster at {place} was started without a token, so whoever reaches it can run code on it. Start it with RAY_AUTH_MODE=token "
+            "(docs/cluster.md). If nobody else reaches its network, set RAY_AUTH_MODE=disabled for this command instead."
+        )
+    if there and not here:
+        raise MotiveError(
+            f"engine.address: the cluster at {place} asks for a token, and RAY_AUTH_MODE is {os.environ['RAY_AUTH_MODE']} here. Unset it, or set it to token."
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -78,5 +78,11 @@ def chip_named(name: str) -> Chip:
     )
 
 
+def chip_called(device_name: str) -> Chip | None:
+    """The known GPU that a device's own name (``NVIDIA H100 80GB HBM3``) begins with; None if its speed is not known."""
+    fitting = [chip for known, chip in CHIPS.items() if _plain(device_name).startswith(_plain(known))]
+    return max(fitting, key=lambda chip: len(chip.name), default=None)
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("nvidia", "").replace("geforce", "").replace(" ", "").replace("-", "").replace("_", "")

@@ -74,3 +74,21 @@ def bucket_source(config: Config, address: Address, *, key: str, without: Path |
     return BucketSource(
         root=mirror.path(address), key=key, without=mirror.path(inner) if inner else without, address=address, mirror=mirror
     )
+
+
+def bytes_to_read(config: Config, num_stages: int) -> Iterator[tuple[str, int, int]]:
+    """For each setting that names clips in object storage: (setting and value, bytes that are read from there, bytes of all clips), by the latest listing.
+
+    ``num_stages`` stages read every clip whole, in turn. What the cache holds is read once; if it cannot hold them all, each stage reads them again.
+    """
+    for key, path in (
+        ("clips.path", config.clips.path),
+        ("queries.path", config.queries.path),
+        ("queries.held_out_path", config.queries.held_out_path),
+    ):
+        if (address := address_of(path)) is None:
+            continue
+        mirror = mirror_for(config)
+        total, missing = mirror.num_bytes(mirror.path(address))
+        fits = total <= config.storage.cache_gb * 1e9
+        yield f"{key} = {address}", missing if fits else num_stages * total, total

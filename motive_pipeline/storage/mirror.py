@@ -201,6 +201,14 @@ class BucketMirror:
         identity = int.from_bytes(hashlib.sha256(f"{e_tag} {version}".encode()).digest()[:7], "big")
         return size, modified_ns, modified_ns, identity, 0, stat.S_IFREG | 0o644
 
+    def num_bytes(self, folder: Path) -> tuple[int, int]:
+        """(all that is known below ``folder``, what of it has no copy here), in bytes."""
+        select = (
+            "SELECT coalesce(sum(size), 0), coalesce(sum(size) FILTER (WHERE used_ns IS NULL), 0) FROM objects WHERE name >= ? AND name < ?"
+        )
+        with self._db() as db:
+            return db.execute(select, _range(self._name(folder))).fetchone()
+
     # -- copying -------------------------------------------------------------------------------------------------------------------
 
     @contextmanager

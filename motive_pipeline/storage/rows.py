@@ -110,6 +110,8 @@ class RowStore:
         self._segment_files: dict[str, SegmentFile] = {}
         self._opened: OrderedDict[str, Any] = OrderedDict()
         self._opening = threading.Lock()
+        self._left: tuple[int, ...] | None = None
+        """The store's state after the last append: while it is the same, nobody else has written, and the next one need not look at every commit."""
         self._copy = copy_of(self.folder)
         _require_format(self.folder)
 
@@ -171,11 +173,13 @@ class RowStore:
             return []
         keys = [row.key for row in rows] + [reject.key for reject in rejects]
         with self.lock:
-            self.prepare()
+            if self._left is None or self._left != self._state():
+                self.prepare()
             if len(set(keys)) != len(keys) or any(self.find(key) is not None for key in keys):
                 raise ValueError(f"row store {self.folder}: a key of the batch is there already")
             commit = self._write(rows, rejects)
             self._push(commit)
+            self._left = self._state()
         self._commits[commit.name] = commit
         self._take_in(commit)
         found = [self.find(row.key) for row in rows]
@@ -304,6 +308,21 @@ class RowStore:
             self._commits.pop(name.removesuffix(RECORD), None)
         if self._copy is not None and (gone := self._far().keys() & set(unneeded)):
             self._copy.delete(self.segments / name for name in gone)
+
+    def _state(self) -> tuple[int, ...] | None:
+        """What changes when a file comes into the folder or leaves it, and with every loss; None if the folder has gone.
+
+        The folder is opened, because a network file system asks its server only then.
+        """
+        try:
+            opened = os.open(self.segments, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            status = os.fstat(opened)
+        finally:
+            os.close(opened)
+        return self.losses, status.st_ino, status.st_mtime_ns
 
     def _far(self) -> Mapping[str, int]:
         """Name and size of what the bucket holds of this store; nothing for a local root."""

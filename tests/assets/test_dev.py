@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from assets.dev import make_databases, revive
 from assets.instance import open_instance
 from tests.daemon import until
 from tests.graph_project import SETTINGS, Project
+from tests.ports import free_port
 
 DEAD = "dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach user code server. gRPC Error code: UNKNOWN\n"
 BROKEN = "dagster._core.errors.DagsterUserCodeProcessError: motive.yaml: 1 setting(s) cannot be used"
@@ -60,12 +60,6 @@ def test_a_location_whose_server_is_gone_is_reloaded_and_no_other(message, expec
 
 def test_a_ui_that_does_not_answer_yet_is_waited_for():
     assert revive(f"http://127.0.0.1:{free_port()}/graphql") == []
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

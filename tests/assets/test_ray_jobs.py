@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,27 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.graph_project import SETTINGS, Project
-
-PATHS = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
+from tests.ports import free_port
+from tests.ray_head import ray_head
 
 
 @pytest.fixture(scope="module")
 def job_server() -> Iterator[str]:
-    """The address of the job server of a cluster of one node, which this process is no part of."""
-    port, dashboard = free_port(), free_port()
-    environment = os.environ | PATHS | {"RAY_USAGE_STATS_ENABLED": "0"}
-    ray = str(Path(sys.executable).parent / "ray")
-    start = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    start.append(f"--dashboard-agent-listen-port={free_port()}")  # by default one port, which another test's cluster may have
-    subprocess.run(start, env=environment, check=True, capture_output=True, timeout=120)
-    yield f"http://127.0.0.1:{dashboard}"
-    subprocess.run([ray, "stop", "--force"], env=environment, check=False, capture_output=True, timeout=60)
+    with ray_head() as head:
+        yield head.job_server
 
 
 @pytest.fixture
@@ -67,15 +53,13 @@ def test_what_a_user_can_mend_is_told_as_without_a_job(project):
 
 @pytest.mark.slow
 def test_a_stopped_run_ends_its_job(project):
-    command = [sys.executable, "-u", "-m", "motive_pipeline.cli", "run", "--config", str(project.file), "--select", "+latents"]
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, cwd=project.folder)
-    assert run.stdout is not None
-    for line in run.stdout:
-        if "connecting to the cluster" in line:
-            run.send_signal(signal.SIGTERM)
-            break
-    assert run.wait(timeout=60) == 143
+    with project.started("run", "--select", "+latents") as run:
+        for line in run.stdout:
+            if "connecting to the cluster" in line:
+                run.send_signal(signal.SIGTERM)
+                break
+        run.communicate(timeout=60)
+    assert run.returncode == 143
     deadline = time.monotonic() + 20
     while jobs_of(project) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -105,14 +105,11 @@ def test_two_configs_with_two_roots_run_side_by_side_each_on_its_own_instance(tm
 
 
 def test_a_killed_run_in_the_shell_blocks_nothing(project):
-    command = [sys.executable, "-m", "motive_pipeline.cli", "run", "--config", str(project.file)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert run.stderr is not None
-    for line in run.stderr:
-        if " running " in line:
-            break
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
-    with open_instance(project.config) as instance:
+    with project.started("run") as run, open_instance(project.config) as instance:
+        for line in run.stdout:
+            if " running " in line:
+                break
         while not any(each.job_name == "everything" for each in instance.get_runs(started)):
             assert run.poll() is None
             time.sleep(0.05)
@@ -149,15 +146,13 @@ def test_a_stopped_run_ends_at_once_and_leaves_nothing_failed(project, number):
     project.settings["finetune"] = {"seeds": 1, "steps": 5000, "batch_size": 2, "learning_rate": 1.0e-4}
     project.settings["arms"] = ["base", "random", "motive"]
     project.save()
-    command = [sys.executable, "-m", "motive_pipeline.cli", "run", "--config", str(project.file)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert run.stderr is not None
-    for line in run.stderr:
-        if "finetune" in line and " steps" in line:
-            break
-    run.send_signal(number)
-    asked = time.monotonic()
-    _, err = run.communicate(timeout=60)
+    with project.started("run") as run:
+        for line in run.stdout:
+            if "finetune" in line and " steps" in line:
+                break
+        run.send_signal(number)
+        asked = time.monotonic()
+        err, _ = run.communicate(timeout=60)
     assert run.returncode == 128 + number
     assert time.monotonic() - asked < 20
     lines = [line for line in err.splitlines() if line.strip() and " steps" not in line]

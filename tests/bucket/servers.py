@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.ports import free_port
 
 KEY, SECRET = "TESTKEY", "the-secret-of-the-tests-7c1f"
 READER, READER_SECRET = "READERKEY", "the-readers-secret-20ab"
@@ -44,12 +45,6 @@ class Server:
     def make_bucket(self, name: str) -> None:
         """A new bucket, by a plain request: moto asks for no signature."""
         urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT"), timeout=10).close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

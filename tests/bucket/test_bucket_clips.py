@@ -9,16 +9,20 @@ from pathlib import Path
 import boto3
 import pytest
 
+from assets.plan import Planned
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import Bucket
 from motive_pipeline.bucket.trouble import BucketError
 from motive_pipeline.catalog.scan import observe_clip_files, observe_query_files
 from motive_pipeline.catalog.stage import publish_clip_catalog, publish_query_catalog
 from motive_pipeline.catalog.watch import still_being_written
+from motive_pipeline.commands.planning import traffic_lines
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
+from motive_pipeline.graph import Graph
+from motive_pipeline.sources.bucket_source import bytes_to_read, mirror_for
 from motive_pipeline.sources.configured import clip_source
 from motive_pipeline.sources.protocol import SourceEntry
 from motive_pipeline.storage import mirror as mirrors
@@ -150,6 +154,30 @@ def test_the_cache_keeps_what_was_used_last_and_never_more_than_it_may(address: 
         with MediaFile(path=files[number]).open() as data:
             assert data.read() == bytes([number]) * 1000
     assert copies(files) == [0, 2, 3]
+
+
+def test_the_plan_counts_what_would_be_read_from_the_bucket(address: Address, tmp_path: Path):
+    bucket = Bucket(address)
+    for number in range(4):
+        bucket.put(f"clips/{number}.mp4", bytes(1000))
+    text = f"clips: {{source: folder, path: {address.url}/clips}}\nqueries: {{source: demo}}\nstorage: {{state: state}}\nmodel: {{path: tiny}}\n"
+    config = parse_config(text, tmp_path / "motive.yaml")
+    mirror = mirror_for(config)
+    mirror.refresh(address.below("clips"))
+    setting = f"clips.path = {address.url}/clips"
+    assert list(bytes_to_read(config, 3)) == [(setting, 4000, 4000)]
+    (first, *_) = mirror.files(mirror.path(address.below("clips")))
+    with mirror.held(first):
+        pass
+    assert list(bytes_to_read(config, 3)) == [(setting, 3000, 4000)]
+    small = parse_config(text.replace("state: state", "state: state, cache_gb: 2.0e-6"), tmp_path / "motive.yaml")
+    assert list(bytes_to_read(small, 3)) == [(setting, 12000, 4000)]
+    planned = [
+        Planned(asset=name, reasons=[], certain=True, rows=None, seconds=None, device_hours=None, disk_mb=None)
+        for name in ("clip_catalog", "latents", "eval_report")
+    ]
+    assert list(traffic_lines(small, planned, Graph(small))) == [f"{setting}: about 0.00 GB are read from there, of 0.00 GB of clips"]
+    assert list(traffic_lines(small, planned[2:], Graph(small))) == []
 
 
 def test_a_file_in_use_is_never_removed(address: Address, tmp_path: Path):

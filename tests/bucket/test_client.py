@@ -9,7 +9,8 @@ import pytest
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import PART_BYTES, Bucket, Limits
 from motive_pipeline.bucket.trouble import BucketError, Conflict, explained
-from tests.bucket.servers import Server, free_port, used
+from tests.bucket.servers import Server, used
+from tests.ports import free_port
 
 FAST = Limits(request_s=2.0, connect_s=1.0, retries=2, retry_for_s=4.0)
 

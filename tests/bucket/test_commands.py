@@ -8,7 +8,8 @@ import pytest
 from motive_pipeline import cli
 from motive_pipeline.config import load_config
 from tests.bucket.projects import SETTINGS
-from tests.bucket.servers import Server, free_port, used
+from tests.bucket.servers import Server, used
+from tests.ports import free_port
 
 
 def config_file(folder: Path, url: str) -> Path:

@@ -51,7 +51,7 @@ def test_the_bill_adds_up_and_workers_share_the_rows_alone(graph):
     ]
     assert list(bill_lines(assets, graph, workers=8, price_per_hour=2.0)) == [
         "in total at most about 10800 s, 3.000 device-hours and 4.5 MB, estimated from earlier runs",
-        "by the spread of these runs (20 % to each side of fewer than three) between 10500 and 11800 s",
+        "by the spread of runs (20 % to each side of fewer than three, a factor of 2 without any) between 10500 and 11800 s",
         "with 8 workers about 4500 s: they share 7200 s of rows, and one machine does the rest",
         "at 2 an hour about 6.00 (between 5.83 and 6.56)",
         "not in these sums, as nothing was measured: eval_report",

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.cluster_sim import ENOUGH, Constants, driver_seconds, simulate, too_many
 from benchmarks.scale_on_paper import ENGINE, commits_s, shown_bytes, shown_s
 
-FREE = Constants(row_s=3.0, row_spread=0.0, driver_row_s=0.0, driver_wake_worker_s=0.0, commit_s=0.0, commit_row_s=0.0, commit_growth_s=0.0)
+FREE = Constants(row_s=3.0, row_spread=0.0, driver_row_s=0.0, driver_wake_worker_s=0.0, commit_s=0.0, commit_row_s=0.0)
 """Only the workers take time."""
 
 IDLE_DRIVER = replace(FREE, driver_row_s=1e-6)
@@ -30,11 +30,6 @@ def test_many_workers_make_the_drivers_rate():
     assert found.driver_share == pytest.approx(1.0, abs=0.01)
     assert found.writer_share == pytest.approx(1 / 3, abs=0.02)
     assert found.waiting_mean > 100
-
-
-def test_a_commit_costs_more_the_more_the_store_has():
-    growing = replace(SLOW_DRIVER, commit_growth_s=1e-5)
-    assert simulate(growing, 1000, commits_before=10_000, num_rows=8000).rate == pytest.approx(1 / (3e-3 + 0.1 / 32), rel=0.02)
 
 
 def test_the_loop_looks_after_every_worker_at_each_wake():
@@ -67,7 +62,7 @@ def test_too_many_is_where_the_driver_has_no_time_left():
 
 
 def test_the_paper_adds_up_what_every_commit_takes():
-    one_by_one = sum(ENGINE.commit_s + 32 * ENGINE.commit_row_s + ENGINE.commit_growth_s * before for before in range(3125))
+    one_by_one = sum(ENGINE.commit_s + 32 * ENGINE.commit_row_s for _ in range(3125))
     assert commits_s(100_000, 32) == pytest.approx(one_by_one, rel=1e-3)
     assert commits_s(100_000, 512) < one_by_one / 4
 

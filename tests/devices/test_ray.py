@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -21,6 +21,8 @@ from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.workspace import Workspace
 from tests.devices.stage_functions import Rows, no_build
 from tests.devices.test_spread import alive
+from tests.ports import free_port
+from tests.ray_head import ray_head
 
 SETTINGS = """
 clips: {source: demo, num_frames: 5, width: 32, height: 32}
@@ -28,8 +30,6 @@ queries: {source: demo}
 model: {path: tiny, device: cpu}
 engine: {kind: ray, address: local, threads: 1}
 """
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +201,22 @@ def test_a_worker_says_what_its_node_lacks(ws, tmp_path, monkeypatch):
         rows_of(ws, ["a"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("here", "there", "said"),
+    [("token", "disabled", "was started without a token, so whoever reaches it can run code on it. Start it with RAY_AUTH_MODE=token"),
+     ("disabled", "token", "asks for a token, and RAY_AUTH_MODE is disabled here. Unset it, or set it to token")],
+)  # fmt: skip
+def test_a_token_on_one_side_only_is_said(make_config, monkeypatch, here, there, said):
+    monkeypatch.setenv("RAY_AUTH_MODE", here)
+    with ray_head(auth_mode=there) as head:
+        ws = Workspace(make_config(SETTINGS.replace("address: local", f'address: "{head.address}"')))
+        with pytest.raises(MotiveError, match=re.escape(f"engine.address: the cluster at {head.address} {said}")):
+            rows_of(ws, ["a"])
+
+
 def test_nothing_at_the_address_is_said_within_seconds(make_config, monkeypatch):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{unused.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     before = time.monotonic()
     with pytest.raises(MotiveError, match=rf"engine\.address: nothing answers at {place}"):
         ray_cluster._require_answer(place)

@@ -26,7 +26,7 @@ from tests.devices.test_ray import SETTINGS, ended
 from tests.graph_project import SETTINGS as WHOLE
 from tests.graph_project import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 PATIENCE = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000", "RAY_health_check_initial_delay_ms": "1000", "RAY_health_check_failure_threshold": "3"}  # fmt: skip
 
@@ -52,17 +52,14 @@ def test_a_run_on_two_nodes_gives_the_bits_of_a_local_one_although_a_node_dies(t
     one, two = Project(tmp_path / "one", WHOLE), Project(tmp_path / "two", WHOLE)
     two.set("engine", {"kind": "ray", "address": cluster.address, "threads": 1})
     one.run()
-    command = [sys.executable, "-u", "-m", "motive_pipeline.cli", "run", "--config", str(two.file)]
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     lines: list[str] = []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=two.folder) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
+    with two.started("run") as run:
+        for line in run.stdout:
             lines.append(line)
             if "running" in line and "projected_gradients" in line:
                 cluster.remove_node(cluster.second, allow_graceful=False)
+        assert run.wait(timeout=60) == 0, "".join(lines)[-4000:]
     log = "".join(lines)
-    assert run.returncode == 0, log[-4000:]
 
     nodes = set(re.findall(r"worker \d+ on \S+ \((\w+)\) is ready", log))
     assert len(nodes) == 2
@@ -104,6 +101,22 @@ def test_workers_that_are_killed_again_and_again_cost_the_rows_in_flight(tmp_pat
     assert 80 <= len(notes.read_text().split()) - 1 <= 80 + 2 * len(killed)
 
 
+def test_a_run_whose_cluster_goes_away_ends_and_the_next_one_goes_on(tmp_path, cluster):
+    project = Project(tmp_path, WHOLE)
+    project.set("engine", {"kind": "ray", "address": cluster.address, "threads": 1})
+    with project.started("run", "--select", "+motion_masks") as run:
+        for line in run.stdout:
+            if "is ready" in line:
+                cluster.shutdown()
+                break
+        run.communicate(timeout=90)
+    assert run.returncode == 1
+    project.set("engine", {"kind": "local", "threads": 1})
+    assets = project.run("--select", "+motion_masks").assets
+    assert assets["motion_masks"]["rows_computed"] + assets["motion_masks"]["rows_reused"] == 18
+    assert (assets["clip_catalog"]["status"], assets["clip_catalog"]["rows_computed"]) == ("unchanged", 0)
+
+
 def test_nothing_outlives_a_killed_run(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
@@ -133,17 +146,14 @@ def test_nothing_outlives_a_killed_run(tmp_path):
 def test_sigterm_ends_a_run_and_its_workers_with_the_usual_exit_code(tmp_path):
     project = Project(tmp_path, WHOLE)
     project.set("engine", {"kind": "ray", "address": "local", "threads": 1})
-    command = [sys.executable, "-u", "-m", "motive_pipeline.cli", "run", "--config", str(project.file)]
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     pid = None
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
+    with project.started("run") as run:
+        for line in run.stdout:
             if found := re.search(r"is ready \(.*process (\d+)\)", line):
                 pid = int(found[1])
                 begun = time.monotonic()
                 run.send_signal(signal.SIGTERM)
+        assert run.wait(timeout=60) == 143
     assert pid is not None
-    assert run.returncode == 143
     assert ended(pid)
     assert time.monotonic() - begun < 30

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,31 @@ def test_another_process_commits_are_seen_after_a_refresh(tmp_path):
     assert reader.find("k1") is None
     reader.refresh()
     assert isinstance(reader.find("k1"), RowRef)
+
+
+def test_an_append_looks_at_all_commits_only_if_somebody_else_wrote_or_something_is_lost(tmp_path, monkeypatch):
+    looks = []
+    prepare = RowStore.prepare
+    monkeypatch.setattr(RowStore, "prepare", lambda store: (looks.append(len(store.commits())), prepare(store)))
+    store = RowStore(tmp_path / "s")
+    for number in range(5):
+        store.append([row(number)])
+    assert looks == [0]
+
+    RowStore(tmp_path / "s").append([row(5)])  # another process
+    store.append([row(6)])
+    assert [each.keys for each in store.commits()] == [[f"k{number}"] for number in range(7)]
+    assert looks[2:] == [5]
+
+    (damaged, *_) = sorted(store.segments.glob("*.safetensors"))
+    damage(damaged, "zeroed")
+    with pytest.raises(MissingRow):
+        store.read(store.find("k0"), "g")
+    store.append([row(0)])
+    assert looks[3:] == [7]
+    shutil.rmtree(store.segments)
+    store.append([row(8)])
+    assert list(reopened(store).keys()) == ["k8"]
 
 
 def damage(file: Path, how: str) -> None:

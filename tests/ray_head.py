@@ -1,0 +1,61 @@
+"""A Ray cluster of one node with a job server, started as a user starts one, which this process is no part of."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.ports import free_port
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where the cluster and its job server answer."""
+
+    address: str
+    job_server: str
+
+
+@contextmanager
+def ray_head(auth_mode: str = "token") -> Iterator[Head]:
+    """The cluster, which ends with the block. ``auth_mode`` is its ``RAY_AUTH_MODE``.
+
+    It is not ended by `ray stop`, which would end every cluster of the machine, those of other tests too.
+    """
+    port, dashboard = free_port(), free_port()
+    ports = [
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={free_port()}",
+    ]  # the last is one for all by default
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", "--dashboard-host=127.0.0.1", *ports]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": auth_mode}
+    head = Head(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}")
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(f"{head.job_server}/api/version", process)
+            yield head
+        finally:
+            process.terminate()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], within_s: float = 120) -> None:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "ray start has ended"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+        except urllib.error.HTTPError:  # it asks for the token
+            return
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise TimeoutError(url)
