@@ -52,7 +52,7 @@ CRAMPED = """() => {
     if (wide > innerWidth) found.push(`the page is ${wide} px wide in a window of ${innerWidth} px`)
     const name = (node) => `${node.id || node.className || node.tagName}: ${node.textContent.trim().slice(0, 30)}`
     const scrolls = (node) => node && (['auto', 'scroll'].includes(getComputedStyle(node).overflowX) || scrolls(node.parentElement))
-    for (const node of document.querySelectorAll('p, td, th, dd, dt, li, h1, h2, h3, label, summary, figcaption')) {
+    for (const node of document.querySelectorAll('p, td, tbody th, dd, dt, li, h1, h2, h3, label, summary, figcaption')) {
         const text = node.innerText?.trim() ?? ''
         const style = getComputedStyle(node)
         if (!node.checkVisibility() || text.length < 20 || style.position === 'absolute') continue
@@ -69,7 +69,8 @@ CRAMPED = """() => {
     }
     return found
 }"""
-"""What does not fit a narrow window: a page that is wider, a column of text with less than eight letters a line, a control that is out of sight or whose text is cut off."""
+"""What does not fit a narrow window: a page that is wider, a column of text with less than eight letters a line (the heads of columns of numbers may
+break), a control that is out of sight or whose text is cut off."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 MIN_CONTRAST = 4.5  # WCAG 2.1, level AA
 STARTED_WITHIN_S = 180.0
