@@ -219,7 +219,11 @@ def test_each_category_picks_its_share_and_a_clip_counts_once(folder):
 def test_quotas_fill_with_the_next_clips_of_their_category_where_limits_refuse(folder):
     plain = chosen(open_with(folder, "quotas: {slide: 1}"))
     assert plain == weighted_order("vote", {"spin": 0, "fall": 0})[:10].tolist()
-    some = chosen(open_with(folder, "quotas: {slide: 1}, where: motion_magnitude_px < 30"))
+    ws = open_with(folder, "quotas: {slide: 1}, where: motion_magnitude_px < 30")
+    some = chosen(ws)
+    table = left_out(ws)
+    assert table["clip_id"].tolist() == [n for n in ORDER if n >= 30], "in the order of all queries"
+    assert [ORDER[rank - 1] for rank in table["rank"]] == table["clip_id"].tolist()
     assert some == [n for n in weighted_order("vote", {"spin": 0, "fall": 0}) if n < 30][:10]
 
 
