@@ -11,7 +11,7 @@ from assets.run_stale import run_stale
 from motive_pipeline.graph import stages
 from tests.staleness_project import StalenessProject, replace_weights, write_clip
 
-COLUMNS = {"asset", "reasons", "certain", "rows", "seconds", "device_hours", "disk_mb", "low_s", "high_s"}
+COLUMNS = {"asset", "reasons", "certain", "rows", "seconds", "device_hours", "disk_mb", "low_s", "high_s", "is_measured"}
 
 
 @pytest.fixture(scope="module")
@@ -206,4 +206,5 @@ def test_the_command_prints_reasons_and_costs_and_json(has_run):
     assert all(set(asset) == COLUMNS for asset in listed)
     assert listed[0]["asset"] == "voted_ranking/motive"
     assert listed[0]["rows"] is None
+    assert listed[0]["is_measured"] is True
     assert listed[0]["seconds"] > 0
