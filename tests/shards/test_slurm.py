@@ -65,7 +65,10 @@ def test_an_array_of_shards_survives_a_stop_and_the_jobs_behind_it_merge_and_pub
         wait_until(lambda: "PENDING" in asked(["squeue", "-h", "-o", "%T", "-j", f"{array}_2"], environment), 30)
         assert time.monotonic() - stopped < 30, "a shard ends within its grace period"
         assert not (shards / "2" / RECORD).exists()
-        asked(["scontrol", "update", f"jobid={array}_2", "StartTime=now"], environment)  # else it starts after two minutes
+        time.sleep(
+            3
+        )  # within the second in which a job was killed its node refuses it ("credential revoked"); Slurm itself would wait two minutes
+        asked(["scontrol", "update", f"jobid={array}_2", "StartTime=now"], environment)
         jobs = ",".join([array, merge, publish])
         wait_until(lambda: not asked(["squeue", "-h", "-j", jobs], environment).strip(), 240)
     logs = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.glob("motive-*.log")}
