@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from assets.escaping import escaped
+from assets.markdown import cell, table
 from assets.names import asset_key
 from motive_pipeline.catalog.accounting import accounted, num_lost
 from motive_pipeline.config import Config
@@ -22,6 +22,9 @@ CheckOutcome = tuple[bool, dict[str, Any]]
 
 MAX_NAMED = 25
 """Clips that a check names; the figures count all."""
+
+MAX_LETTERS = 400
+"""Of each text about a clip."""
 
 
 def checks(config: Config) -> list[dg.AssetChecksDefinition]:
@@ -127,10 +130,8 @@ def _named(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, num_all: in
     if not rows:
         return {}
     total = len(rows) if num_all is None else num_all
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += [
-        "| " + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else escaped(cell)[:400] for cell in row) + " |"
-        for row in rows[:MAX_NAMED]
-    ]
+    named = table(
+        columns, ([cell(value if isinstance(value, float) else str(value)[:MAX_LETTERS]) for value in row] for row in rows[:MAX_NAMED])
+    )
     title = "which" if total <= MAX_NAMED else f"which (the first {MAX_NAMED} of {total})"
-    return {title: dg.MetadataValue.md("\n".join(lines))}
+    return {title: dg.MetadataValue.md(named)}

@@ -4,15 +4,13 @@ Belongs here: the table as Markdown, of bounded size, since the event log keeps 
 library).
 """
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from PIL import Image
 
-from assets.escaping import escaped
+from assets.markdown import cell, escaped, picture_url, table
 from motive_pipeline.errors import MotiveError, RejectRow
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.storage.workspace import Publication, Workspace
@@ -49,12 +47,17 @@ def first_clips(workspace: Workspace, publication: Publication) -> dict[str, dg.
 
 def _table(rows: Sequence[Mapping[str, Any]], pictures: Sequence[str]) -> str:
     figures = [name for name in rows[0] if name not in _FIRST]
-    lines = [f"| rank | | clip | caption | {' | '.join(map(escaped, figures))} |", "|" + "---|" * (4 + len(figures))]
-    for row, picture in zip(rows, pictures, strict=True):
-        clip = f"{_short(row['path'])} `{row['clip_id']}`"
-        shown = (f"{row[name]:.4g}" if isinstance(row[name], float) else escaped(row[name]) for name in figures)
-        lines.append(f"| {row['rank']} | {picture} | {clip} | {_short(row['caption'])} | {' | '.join(shown)} |")
-    return "\n".join(lines)
+    shown = (
+        [
+            str(row["rank"]),
+            picture,
+            f"{_short(row['path'])} `{row['clip_id']}`",
+            _short(row["caption"]),
+            *(cell(row[name]) for name in figures),
+        ]
+        for row, picture in zip(rows, pictures, strict=True)
+    )
+    return table(["rank", "", "clip", "caption", *figures], shown)
 
 
 def _short(text: str) -> str:
@@ -71,18 +74,10 @@ def _pictures(workspace: Workspace, locations: Sequence[str]) -> list[str]:
     found, num_bytes = [], 0
     for file in files:
         try:
-            picture = _data_url(frame_of(file))
+            picture = picture_url(Image.fromarray(frame_of(file)), (PICTURE_PX, PICTURE_PX), quality=60)
         except (RejectRow, MotiveError) as error:  # the asset is published; a file that has gone since costs its picture
             found.append(_short(getattr(error, "reason", "") or str(error)))
             continue
         num_bytes += len(picture)
-        found.append(f"![{escaped(file.name)[:MAX_LETTERS]}]({picture})" if num_bytes <= MAX_PICTURES_BYTES else "")
+        found.append(f"![{_short(file.name)}]({picture})" if num_bytes <= MAX_PICTURES_BYTES else "")
     return found
-
-
-def _data_url(frame_HWC: Any) -> str:
-    picture = Image.fromarray(frame_HWC)
-    picture.thumbnail((PICTURE_PX, PICTURE_PX), Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    picture.save(encoded, "WEBP", quality=60)
-    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"

@@ -4,8 +4,6 @@ Belongs here: turning a publication into Dagster metadata, with untrusted text e
 library).
 """
 
-import base64
-import io
 import math
 import shlex
 from pathlib import Path
@@ -15,7 +13,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 from PIL import Image
 
-from assets.escaping import escaped
+from assets.markdown import cell, picture_url, table
 from motive_pipeline.storage.workspace import Publication
 
 MAX_PREVIEW_WIDTH_PX = 960  # the UI shows a picture in a dialog that is not wider than this on a laptop, and does not shrink it
@@ -39,7 +37,9 @@ def metadata_of(publication: Publication, config_file: Path | None = None) -> di
     metadata |= _column_schemas(publication.data_folder)
     metadata |= {name: _metadata_value(value) for name, value in publication.facts.items()}
     if publication.preview:
-        metadata["preview"] = dg.MetadataValue.md(f"![preview]({_data_url(publication.preview)})")
+        picture = Image.open(publication.preview).convert("RGB")
+        url = picture_url(picture, (MAX_PREVIEW_WIDTH_PX, 4 * MAX_PREVIEW_WIDTH_PX), quality=85)
+        metadata["preview"] = dg.MetadataValue.md(f"![preview]({url})")
     if (publication.data_folder / "report.html").exists():
         metadata["report"] = dg.MetadataValue.md((publication.data_folder / "report.md").read_text(encoding="utf-8"))
         # no link: browsers refuse to follow one from a page to a local file
@@ -47,15 +47,6 @@ def metadata_of(publication: Publication, config_file: Path | None = None) -> di
     if config_file is not None and publication.asset.split("/")[0] in LOOKED_AT:
         metadata["in a browser"] = dg.MetadataValue.md(f"`motive view --config {shlex.quote(str(config_file))}`")
     return metadata
-
-
-def _data_url(file: Path) -> str:
-    """A picture small enough for the event log, which keeps it for every materialization."""
-    picture = Image.open(file).convert("RGB")
-    picture.thumbnail((MAX_PREVIEW_WIDTH_PX, 4 * MAX_PREVIEW_WIDTH_PX), Image.Resampling.LANCZOS)
-    encoded = io.BytesIO()
-    picture.save(encoded, "WEBP", quality=85)
-    return f"data:image/webp;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def _column_schemas(folder: Path) -> dict[str, dg.TableSchemaMetadataValue]:
@@ -72,15 +63,9 @@ def _metadata_value(value: Any) -> Any:
     """A fact of a publication: numbers (which the UI plots over time) and texts as they are, a list of dicts as a table, anything else as JSON."""
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
         columns = [str(name) for name in value[0]]
-        lines = ["| " + " | ".join(map(escaped, columns)) + " |", "|" + "---|" * len(columns)]
-        lines += ["| " + " | ".join(_cell(row.get(name, "")) for name in columns) + " |" for row in value]
-        return dg.MetadataValue.md("\n".join(lines))
+        return dg.MetadataValue.md(table(columns, ([cell(row.get(name, "")) for name in columns] for row in value)))
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, bool | int | float | str):
         return value
     return dg.MetadataValue.json(value)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else escaped(value)

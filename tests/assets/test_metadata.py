@@ -7,7 +7,7 @@ import zarr
 
 from assets import checks
 from assets.clip_pictures import FACTS, MAX_LETTERS, first_clips
-from assets.escaping import NO_LINK, escaped
+from assets.markdown import NO_LINK, escaped
 from assets.metadata import metadata_of
 from motive_pipeline.storage.facts import spread
 from tests.eval_fixtures import copied, republish
