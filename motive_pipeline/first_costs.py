@@ -7,6 +7,7 @@ passes through the network; what runs besides (tracking on a GPU's machine, metr
 from __future__ import annotations
 
 from motive_pipeline.config import Config
+from motive_pipeline.config.section import AUTO
 from motive_pipeline.graph.arms import BASE
 from motive_pipeline.models.chips import chip_called
 from motive_pipeline.models.read_shapes import model_shape
@@ -42,15 +43,15 @@ def published_seconds(settings: Config, rates: Rates, stage: str, lane: str, num
     if stage == "finetuned_checkpoint":
         return tuning.seeds * tuning.steps * tuning.batch_size * rates.training_s
     if stage == "generated_videos":
-        passes = sampling.num_steps * (2 if sampling.guidance > 1 else 1)
-        return trainings * num_prompts * sampling.videos_per_prompt * (passes * rates.forward_s + rates.decode_s)
+        return trainings * num_prompts * sampling.videos_per_prompt * rates.video_s(sampling)
     return None
 
 
 def _gpu_name(device: str) -> str | None:
-    """What the GPU of ``model.device`` calls itself; None on a processor."""
+    """What the GPU of ``model.device`` calls itself; None on a processor, or if there is no such GPU here."""
     import torch
 
-    if device == "cpu" or not torch.cuda.is_available():
+    wanted = torch.device("cuda" if device == AUTO else device)
+    if wanted.type != "cuda" or (wanted.index or 0) >= torch.cuda.device_count():
         return None
-    return torch.cuda.get_device_name(None if device in ("auto", "cuda") else device)
+    return torch.cuda.get_device_name(wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from motive_pipeline.config import Config
+from motive_pipeline.config import Config, Generate
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph.arms import BASE
 from motive_pipeline.models.chips import MEASURED, Chip
@@ -45,6 +45,10 @@ class Rates:
     forward_s: float
     training_s: float
     decode_s: float
+
+    def video_s(self, sampling: Generate) -> float:
+        """A sampled video: its steps, twice each with guidance, and decoding it."""
+        return sampling.num_steps * (2 if sampling.guidance > 1 else 1) * self.forward_s + self.decode_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,9 +202,12 @@ class _Costs:
         sampling = self.settings.generate
         prompts = self.workload.num_queries + self.workload.num_held_out
         videos = (self.trainings + (BASE in self.settings.arms)) * prompts * sampling.videos_per_prompt
-        passes = sampling.num_steps * (2 if sampling.guidance > 1 else 1)
-        seconds = videos * (passes * self.rates().forward_s + self.rates().decode_s)
-        return self._cost("generate", seconds, videos * self.pixels * VIDEO_BYTES_A_PIXEL, f"{videos} videos of {sampling.num_steps} steps")
+        return self._cost(
+            "generate",
+            videos * self.rates().video_s(sampling),
+            videos * self.pixels * VIDEO_BYTES_A_PIXEL,
+            f"{videos} videos of {sampling.num_steps} steps",
+        )
 
     def scores(self) -> StageCost:
         queries = self.workload.num_held_out or self.workload.num_queries

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from motive_pipeline.commands.options import count, positive
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
-from motive_pipeline.graph import Graph
+from motive_pipeline.graph import Graph, Role
 from motive_pipeline.visible_text import tell
 
 if TYPE_CHECKING:  # it imports Dagster
     from assets.plan import Planned
 
 SECONDS_AN_HOUR = 3600
+CATALOGS: Mapping[str, Role] = {"clip_catalog": "clip", "query_catalog": "query"}
+"""The assets that read every file whole, for its hash, and what the files hold."""
 
 
 def add_command(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -96,9 +99,13 @@ def traffic_lines(config: Config, planned: Sequence[Planned], graph: Graph) -> I
     """What ``planned`` would read of clips in object storage, a line for each setting that names some."""
     from motive_pipeline.sources.bucket_source import bytes_to_read
 
-    stages = {stage.name: stage for asset in planned for stage in [graph.asset(asset.asset).stage]}
-    num_stages = sum(stage.reads_frames or name in ("clip_catalog", "query_catalog") for name, stage in stages.items())
-    for what, num_bytes, total in bytes_to_read(config, num_stages) if num_stages else ():
+    assets = [graph.asset(asset.asset) for asset in planned]
+    reading: Counter[Role] = Counter()
+    for asset in assets:
+        role = CATALOGS.get(asset.key, asset.role if asset.stage.reads_frames else None)
+        if role is not None:
+            reading[role] += 1
+    for what, num_bytes, total in bytes_to_read(config, reading):
         yield f"{what}: about {num_bytes / 1e9:.2f} GB are read from there, of {total / 1e9:.2f} GB of clips"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from motive_pipeline.bucket.address import Address, address_of
 from motive_pipeline.config import Config
 from motive_pipeline.errors import ConfigError
+from motive_pipeline.graph import Role
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.storage.mirror import BucketMirror, open_mirror
 
@@ -76,19 +77,21 @@ def bucket_source(config: Config, address: Address, *, key: str, without: Path |
     )
 
 
-def bytes_to_read(config: Config, num_stages: int) -> Iterator[tuple[str, int, int]]:
+def bytes_to_read(config: Config, num_stages: Mapping[Role, int]) -> Iterator[tuple[str, int, int]]:
     """For each setting that names clips in object storage: (setting and value, bytes that are read from there, bytes of all clips), by the latest listing.
 
-    ``num_stages`` stages read every clip whole, in turn. What the cache holds is read once; if it cannot hold them all, each stage reads them again.
+    So many stages read every clip, or every query, whole, in turn. What the cache holds is read once; if it cannot hold them all, each stage reads them again.
+    Nothing is said of a setting whose clips no stage reads.
     """
-    for key, path in (
-        ("clips.path", config.clips.path),
-        ("queries.path", config.queries.path),
-        ("queries.held_out_path", config.queries.held_out_path),
-    ):
-        if (address := address_of(path)) is None:
+    settings: tuple[tuple[str, Path | None, Role], ...] = (
+        ("clips.path", config.clips.path, "clip"),
+        ("queries.path", config.queries.path, "query"),
+        ("queries.held_out_path", config.queries.held_out_path, "query"),
+    )
+    for key, path, role in settings:
+        if (address := address_of(path)) is None or not num_stages.get(role):
             continue
         mirror = mirror_for(config)
         total, missing = mirror.num_bytes(mirror.path(address))
         fits = total <= config.storage.cache_gb * 1e9
-        yield f"{key} = {address}", missing if fits else num_stages * total, total
+        yield f"{key} = {address}", missing if fits else num_stages[role] * total, total

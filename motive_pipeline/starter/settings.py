@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from motive_pipeline.curation.vote import num_selected
 from motive_pipeline.starter.look import Look
 from motive_pipeline.starter.presets import PRESETS, TINY, Preset
 
@@ -50,7 +51,7 @@ def settings_text(
         num_short=sum(length < preset.clips["num_frames"] for length in lengths),
         num_opened=len(lengths),
         num_clips=clips.look.num_videos,
-        num_chosen=max(1, int(_SHARE * clips.look.num_videos + 0.5)),
+        num_chosen=num_selected(clips.look.num_videos, _SHARE),
     )
     return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
 

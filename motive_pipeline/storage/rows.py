@@ -312,7 +312,8 @@ class RowStore:
     def _state(self) -> tuple[int, ...] | None:
         """What changes when a file comes into the folder or leaves it, and with every loss; None if the folder has gone.
 
-        The folder is opened, because a network file system asks its server only then.
+        The folder is opened, because a network file system asks its server only then. Its time stamp has the resolution of the system's clock, a few milliseconds: of
+        a commit that another process makes within the same tick the next append learns nothing, :meth:`refresh` does.
         """
         try:
             opened = os.open(self.segments, os.O_RDONLY)

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -165,19 +166,21 @@ def test_the_plan_counts_what_would_be_read_from_the_bucket(address: Address, tm
     mirror = mirror_for(config)
     mirror.refresh(address.below("clips"))
     setting = f"clips.path = {address.url}/clips"
-    assert list(bytes_to_read(config, 3)) == [(setting, 4000, 4000)]
+    assert list(bytes_to_read(config, {"clip": 3})) == [(setting, 4000, 4000)]
     (first, *_) = mirror.files(mirror.path(address.below("clips")))
     with mirror.held(first):
         pass
-    assert list(bytes_to_read(config, 3)) == [(setting, 3000, 4000)]
+    assert list(bytes_to_read(config, {"clip": 3})) == [(setting, 3000, 4000)]
     small = parse_config(text.replace("state: state", "state: state, cache_gb: 2.0e-6"), tmp_path / "motive.yaml")
-    assert list(bytes_to_read(small, 3)) == [(setting, 12000, 4000)]
+    assert list(bytes_to_read(small, {"clip": 3})) == [(setting, 12000, 4000)]
     planned = [
         Planned(asset=name, reasons=[], certain=True, rows=None, seconds=None, device_hours=None, disk_mb=None)
         for name in ("clip_catalog", "latents", "eval_report")
     ]
     assert list(traffic_lines(small, planned, Graph(small))) == [f"{setting}: about 0.00 GB are read from there, of 0.00 GB of clips"]
     assert list(traffic_lines(small, planned[2:], Graph(small))) == []
+    queries = [replace(each, asset=each.asset.replace("clip", "query").replace("latents", "query_latents")) for each in planned]
+    assert list(traffic_lines(small, queries, Graph(small))) == [], "what reads queries reads no clips"
 
 
 def test_a_file_in_use_is_never_removed(address: Address, tmp_path: Path):
