@@ -102,7 +102,8 @@ def traffic_lines(config: Config, planned: Sequence[Planned], graph: Graph) -> I
     assets = [graph.asset(asset.asset) for asset in planned]
     reading: Counter[Role] = Counter()
     for asset in assets:
-        role = CATALOGS.get(asset.key, asset.role if asset.stage.reads_frames else None)
+        own: Role | None = asset.role if asset.stage.reads_frames else None
+        role = CATALOGS.get(asset.key) or own
         if role is not None:
             reading[role] += 1
     for what, num_bytes, total in bytes_to_read(config, reading):
