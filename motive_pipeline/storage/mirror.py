@@ -272,29 +272,32 @@ class BucketMirror:
         if row is None:
             raise FileNotFoundError(2, "No such object", name)
         self._make_room(row[0])
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(_ATTEMPTS):
             temp = self.folder / f"{atomic.TEMP_PREFIX}{uuid.uuid4().hex}"
             try:
                 found = bucket.download(key, temp, row[0])
                 modified = found.modified.timestamp()
                 os.utime(temp, (modified, modified))
-                os.replace(temp, path)
-                break
+                self._put(temp, name, found)
+                return
             except Conflict:
                 if attempt + 1 == _ATTEMPTS:
                     raise
             finally:
                 temp.unlink(missing_ok=True)
-        self._copied(name, found)
 
-    def _copied(self, name: str, found: Listed) -> None:
+    def _put(self, temp: Path, name: str, found: Listed) -> None:
+        """Make ``temp`` the copy of ``name``, unless somebody else was faster: a lock is of the file, not of its name, so one in use must keep its place."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_sidecar = name.lower().endswith(SIDECARS) and found.size <= _SIDECAR_BYTES
         with self._db() as db:
-            seen, stays = db.execute("SELECT seen, stays FROM objects WHERE name = ?", (name,)).fetchone() or (0, 0)
-            self._note(db, name, found, seen, is_here=False)
-            is_sidecar = name.lower().endswith(SIDECARS) and found.size <= _SIDECAR_BYTES
-            db.execute("UPDATE objects SET used_ns = ?, stays = ? WHERE name = ?", (time.time_ns(), stays or is_sidecar, name))
+            db.execute("BEGIN IMMEDIATE")
+            if not path.exists():
+                os.replace(temp, path)
+                seen = db.execute("SELECT seen FROM objects WHERE name = ?", (name,)).fetchone() or (0,)
+                self._note(db, name, found, *seen, is_here=False)
+            db.execute("UPDATE objects SET used_ns = ?, stays = stays OR ? WHERE name = ?", (time.time_ns(), is_sidecar, name))
 
     def _max_bytes(self, db: sqlite3.Connection) -> int:
         row = db.execute("SELECT max_bytes FROM settings").fetchone()

@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,27 @@ def test_a_file_in_use_is_never_removed(address: Address, tmp_path: Path):
             with held(files[number]):
                 assert files[0].read_bytes() == bytes(1000)
         assert copies(files) == [0, 3]
+
+
+def test_a_file_in_use_keeps_its_place_when_a_second_reader_has_fetched_it_too(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, files = mirror_with(address, tmp_path, 3, 2000)
+    download = Bucket.download
+    with ExitStack() as faster_reader:
+
+        def slow_download(bucket: Bucket, key: str, target: Path, expected: int) -> object:
+            found = download(bucket, key, target, expected)
+            monkeypatch.setattr(Bucket, "download", download)
+            faster_reader.enter_context(held(files[0]))
+            return found
+
+        monkeypatch.setattr(Bucket, "download", slow_download)
+        for number in (0, 1, 2):
+            with held(files[number]):
+                pass
+        assert files[0].read_bytes() == bytes(1000)
+        assert copies(files) == [0, 2]
 
 
 def test_many_threads_read_through_a_small_cache(address: Address, tmp_path: Path):
