@@ -78,7 +78,7 @@ golden: install
 	$(BIN)/python -m benchmarks.golden $(GOLDEN)
 
 seeds: install
-	$(BIN)/python -m benchmarks.demo_seeds --seeds 100-104 --split spoiled --split confound --jobs 2 --set engine.threads=1 --write docs/demo_seeds.md
+	$(BIN)/python -m benchmarks.demo_seeds --seeds 100-104 --split spoiled --split confound --jobs 2 --set engine.threads=1 --record docs/demo_seeds.csv --write docs/demo_seeds.md
 
 crash: install-dev
 	$(BIN)/python -m tests.crash --kills 50

@@ -1,9 +1,10 @@
 """The demo over several generator seeds, published whatever it says.
 
-    python -m benchmarks.demo_seeds --seeds 100-104 --split spoiled --split confound --jobs 2 --write docs/demo_seeds.md
+    python -m benchmarks.demo_seeds --seeds 100-104 --split spoiled --split confound --jobs 2 --record docs/demo_seeds.csv --write docs/demo_seeds.md
 
 Each seed is one run of the whole graph with ``motive.yaml`` but for ``clips.demo.seed`` and the split. The settings were tuned on seeds 0-2 and frozen before
-seeds 100-104 were run. A run is resumed where it was stopped, and a finished one is only read.
+seeds 100-104 were run. A run is resumed where it was stopped, and a finished one is only read. The numbers of each finished seed are kept in the file
+of ``--record``, and seeds that stand there are not run: five seeds need not come from one machine or one sitting.
 
 Intervals are over seeds: the mean of the seeds' own paired differences, Student's t with one degree of freedom fewer than there are seeds.
 """
@@ -16,12 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from scipy import stats
 
@@ -38,6 +40,8 @@ LOSS, SHARE = "held_out_loss_drop", "query_motion_share[dis]"
 UNITS = {"loss drop": "%", "motion share": "%", "precision": "%", "spoiled percentile": "0 to 1"}
 LDS_ROWS = ("mean over queries", "share of the ceiling")
 """Rows of the audit's check `lds` that are published."""
+COLUMNS = ["split", "seed", "quantity", "row", "value"]
+"""Of the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +56,14 @@ class Seed:
     values: Mapping[tuple[str, str], float]
 
 
-def run_seed(folder: Path, *, seed: int, split: str, overrides: Mapping[str, Any]) -> Seed:
-    """Run the demo of one seed, in a process of its own, and read its numbers."""
+def run_seed(folder: Path, *, seed: int, split: str, overrides: Mapping[str, Any], recorded: Mapping[tuple[str, str], float]) -> Seed:
+    """Run the demo of one seed, in a process of its own, and read its numbers; those ``recorded``, if any, are taken as they are."""
     home = folder / f"{split}-{seed}"
     home.mkdir(parents=True, exist_ok=True)
     (home / "seed.yaml").write_text(yaml.safe_dump(demo_settings(seed=seed, split=split, overrides=overrides)), encoding="utf-8")
+    if recorded:
+        config = load_config(home / "seed.yaml")
+        return Seed(split=split, seed=seed, lead=config.lead_arm, variant=config.lead_variant, values=recorded)
     environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
     command = [sys.executable, "-m", "motive_pipeline.cli", "run", "--quiet", "--config", str(home / "seed.yaml")]
     subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
@@ -83,6 +90,23 @@ def read_seed(ws: Workspace, *, seed: int, split: str) -> Seed:
         for variant, parameter, value in zip(scores["variant"], scores["parameter"], scores["value"], strict=True)
     }
     return Seed(split=split, seed=seed, lead=ws.config.lead_arm, variant=ws.config.lead_variant, values=values)
+
+
+def read_record(file: Path | None) -> dict[tuple[str, int], dict[tuple[str, str], float]]:
+    """What is kept of earlier runs: by (split, seed), the values of :class:`Seed`."""
+    found: dict[tuple[str, int], dict[tuple[str, str], float]] = {}
+    if file is not None and file.exists():
+        rows = pd.read_csv(file, keep_default_na=False)
+        for split, seed, quantity, row, value in rows[COLUMNS].itertuples(index=False):
+            found.setdefault((split, seed), {})[quantity, row] = value
+    return found
+
+
+def write_record(file: Path, seeds: Sequence[Seed]) -> None:
+    """Keep the values of ``seeds``, in the place of what the file has of them; its other seeds stay."""
+    kept = read_record(file) | {(each.split, each.seed): dict(each.values) for each in seeds}
+    rows = [(split, seed, *key, value) for (split, seed), values in sorted(kept.items()) for key, value in values.items()]
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(file, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def spoiled_percentiles(ws: Workspace) -> dict[str, float]:
@@ -188,7 +212,7 @@ def page(seeds: Sequence[Seed], command: str, seconds: float) -> str:
         "",
         "The last column is the mean over seeds of each seed's own difference, with a 95 % interval by Student's t over the seeds. *Loss drop*: how far the",
         "motion-weighted loss of the held-out queries, which took part in nothing else, fell below the base model's. *Motion share*: generated videos in which",
-        "optical flow reads the queries' motion. *Precision*: chosen clips of the queries' motion without a flaw. *Spoiled percentile*: the mean place of",
+        "optical flow reads the queries' motion. *Precision*: chosen clips of the queries' motion, flawed ones included. *Spoiled percentile*: the mean place of",
         "the flawed clips, 0 for last and 1 for first.",
         "",
     ]
@@ -205,14 +229,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "benchmarks" / "out" / "demo_seeds")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, for tuning on seeds 0-2")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; then set engine.threads")
+    parser.add_argument("--record", type=Path, help="a CSV file of the numbers: seeds in it are not run, finished ones are added")
     parser.add_argument("--write", type=Path, help="write the page here")
     arguments = parser.parse_args()
     first, _, last = arguments.seeds.partition("-")
     overrides = parsed_overrides(arguments.set)
     started = time.monotonic()
     wanted = [(split, seed) for split in arguments.split or ["spoiled"] for seed in range(int(first), int(last or first) + 1)]
+    recorded = read_record(arguments.record)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = [pool.submit(run_seed, arguments.folder, seed=seed, split=split, overrides=overrides) for split, seed in wanted]
+        runs = [
+            pool.submit(run_seed, arguments.folder, seed=seed, split=split, overrides=overrides, recorded=recorded.get((split, seed), {}))
+            for split, seed in wanted
+        ]
+        for run in as_completed(runs):
+            if arguments.record is not None:
+                write_record(arguments.record, [run.result()])
         seeds = [run.result() for run in runs]
     text = page(seeds, "python -m benchmarks.demo_seeds " + " ".join(sys.argv[1:]), time.monotonic() - started)
     print(text)
