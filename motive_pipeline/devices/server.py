@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from motive_pipeline import errors
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError, RejectRow
+from motive_pipeline.storage.clip_folders import bring_archives
 from motive_pipeline.storage.workspace import Workspace
 
 Item = TypeVar("Item", contravariant=True)
@@ -113,6 +114,7 @@ class Server:
             torch.cuda.set_device(self._device)
         ws = Workspace(config)
         ws.follow()
+        bring_archives(config)
         return build(ws)
 
     def _rest(self) -> None:

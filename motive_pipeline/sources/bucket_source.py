@@ -8,10 +8,10 @@ from pathlib import Path
 
 from motive_pipeline.bucket.address import Address, address_of
 from motive_pipeline.config import Config
-from motive_pipeline.errors import ConfigError
 from motive_pipeline.graph import Role
 from motive_pipeline.sources.folder_source import FolderSource
-from motive_pipeline.storage.mirror import BucketMirror, open_mirror
+from motive_pipeline.storage.clip_folders import listed, mirror_for
+from motive_pipeline.storage.mirror import BucketMirror
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +36,6 @@ class BucketSource(FolderSource):
             if not any(part.startswith(".") for part in path.relative_to(self.root).parts):
                 by_folder.setdefault(path.parent, []).append(path.name)
         yield from by_folder.items()
-
-
-def listed(mirror: BucketMirror, address: Address, key: str) -> None:
-    """Let ``mirror`` list what is below ``address``, the value of the setting ``key``.
-
-    Raises:
-        ConfigError: there is nothing.
-        BucketError: it cannot be listed.
-    """
-    if not mirror.refresh(address):
-        raise ConfigError(f"{key} = {address}: there is nothing below this URL. Upload the videos, or correct the setting.")
-
-
-def mirror_for(config: Config) -> BucketMirror:
-    """The mirror of a project's clips, below ``storage.state``."""
-    return open_mirror(config.model.cache, int(config.storage.cache_gb * 1e9))
-
-
-def local_folder(config: Config, path: Path | None, key: str) -> Path | None:
-    """``path``, the value of the setting ``key``, as a folder on this machine. What is below a URL is copied whole. Raises as :func:`listed` does.
-
-    Raises:
-        MotiveError: that is more than ``storage.cache_gb``.
-    """
-    if (address := address_of(path)) is None:
-        return path
-    mirror = mirror_for(config)
-    listed(mirror, address, key)
-    mirror.fetch_all(mirror.path(address), key)
-    return mirror.path(address)
 
 
 def bucket_source(config: Config, address: Address, *, key: str, without: Path | None) -> BucketSource:

@@ -11,11 +11,12 @@ from motive_pipeline.bucket.address import address_of
 from motive_pipeline.config import Clips, Queries
 from motive_pipeline.errors import ConfigError
 from motive_pipeline.sources.archive_source import ArchiveSource, archives_below
-from motive_pipeline.sources.bucket_source import bucket_source, local_folder, mirror_for
+from motive_pipeline.sources.bucket_source import bucket_source
 from motive_pipeline.sources.folder_source import FolderSource
 from motive_pipeline.sources.layouts import LAYOUTS, Layout
 from motive_pipeline.sources.protocol import ClipSource, require_folder
 from motive_pipeline.sources.table_source import TableSource
+from motive_pipeline.storage.clip_folders import local_folder, mirror_for
 from motive_pipeline.storage.workspace import Workspace
 
 GENERATED = {"demo": "motive_pipeline.demo.folder:demo_folder"}

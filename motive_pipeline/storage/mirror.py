@@ -1,12 +1,13 @@
 """Copies of clips that are in object storage, in a cache of bounded size on this machine.
 
 A clip at ``s3://bucket/a/b.mp4`` is the path ``<cache>/bucket_clips/s3/bucket/a/b.mp4``, whether a copy is there or not; the path tells everything, so
-any process can open it. Size, e-tag and time of the object stand for the file's own. A copy is made when the clip is opened (:func:`held`); those used
+any process can open it, also on a machine that has never listed the bucket. Size, e-tag and time of the object stand for the file's own. A copy is made when the clip is opened (:func:`held`); those used
 longest ago make room for it. A file in use is never removed: it is locked, also against other processes.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -63,22 +64,38 @@ def mirror_of(path: str | Path) -> BucketMirror | None:
 
 
 def is_listed_elsewhere(path: str | Path) -> bool:
-    """Whether ``path`` stands for a clip in object storage, and this machine knows nothing of it: another one has listed the bucket."""
+    """Whether ``path`` stands for a clip in object storage, by the cache of another project or machine."""
     return f"/{FOLDER}/" in str(path) and mirror_of(path) is None
+
+
+def expect(cache: Path, max_bytes: int) -> None:
+    """Let :func:`mirror_of` make the mirror below ``cache`` when a path in it is first used: another machine may have listed the bucket."""
+    if _expected.get(str(cache / FOLDER)) != max_bytes:
+        _expected[str(cache / FOLDER)] = max_bytes
+        _mirror.cache_clear()
+
+
+_expected: dict[str, int] = {}
 
 
 @lru_cache(maxsize=8)
 def _mirror(folder: str) -> BucketMirror | None:
-    return BucketMirror(Path(folder)) if Path(folder, ".index.sqlite").exists() else None
+    if Path(folder, ".index.sqlite").exists():
+        return BucketMirror(Path(folder))
+    return _made(Path(folder), _expected[folder]) if folder in _expected else None
 
 
 def open_mirror(cache: Path, max_bytes: int) -> BucketMirror:
     """The mirror below the folder ``cache``, which keeps at most ``max_bytes`` of clips."""
-    folder = cache / FOLDER
+    mirror = _made(cache / FOLDER, max_bytes)
+    _mirror.cache_clear()
+    return mirror
+
+
+def _made(folder: Path, max_bytes: int) -> BucketMirror:
     atomic.make_folder(folder)
     mirror = BucketMirror(folder)
     mirror.limit(max_bytes)
-    _mirror.cache_clear()
     return mirror
 
 
@@ -192,14 +209,33 @@ class BucketMirror:
 
         Raises:
             FileNotFoundError: there is no such object.
+            OSError: this machine has not listed it, and the bucket cannot be asked.
         """
-        with self._db() as db:
-            row = db.execute("SELECT size, e_tag, version, modified_ns FROM objects WHERE name = ?", (self._name(path),)).fetchone()
-        if row is None:
-            raise FileNotFoundError(2, "No such object", str(path))
-        size, e_tag, version, modified_ns = row
+        try:
+            size, e_tag, version, modified_ns = self._known(self._name(path))
+        except BucketError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
         identity = int.from_bytes(hashlib.sha256(f"{e_tag} {version}".encode()).digest()[:7], "big")
         return size, modified_ns, modified_ns, identity, 0, stat.S_IFREG | 0o644
+
+    def _known(self, name: str) -> tuple[int, str | None, str | None, int]:
+        """Size, e-tag, version and time of the object; the bucket is asked if this machine has not listed it.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            BucketError: the bucket cannot be asked.
+        """
+        select = "SELECT size, e_tag, version, modified_ns FROM objects WHERE name = ?"
+        with self._db() as db:
+            row = db.execute(select, (name,)).fetchone()
+        if row is None:
+            bucket, key = self._bucket(name)
+            if (found := bucket.head(key)) is None:
+                raise FileNotFoundError(errno.ENOENT, "No such object", name)
+            with self._db() as db:
+                self._note(db, name, found, 0, is_here=False)
+                row = db.execute(select, (name,)).fetchone()
+        return row
 
     def num_bytes(self, folder: Path) -> tuple[int, int]:
         """(all that is known below ``folder``, what of it has no copy here), in bytes."""
@@ -267,15 +303,12 @@ class BucketMirror:
     def _fetch(self, name: str) -> None:
         """Copy an object. If it has changed since it was listed, the new version is noted."""
         bucket, key = self._bucket(name)
-        with self._db() as db:
-            row = db.execute("SELECT size FROM objects WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            raise FileNotFoundError(2, "No such object", name)
-        self._make_room(row[0])
+        num_bytes = self._known(name)[0]
+        self._make_room(num_bytes)
         for attempt in range(_ATTEMPTS):
             temp = self.folder / f"{atomic.TEMP_PREFIX}{uuid.uuid4().hex}"
             try:
-                found = bucket.download(key, temp, row[0])
+                found = bucket.download(key, temp, num_bytes)
                 modified = found.modified.timestamp()
                 os.utime(temp, (modified, modified))
                 self._put(temp, name, found)

@@ -37,6 +37,7 @@ from motive_pipeline.storage.integrity import altered, files_of
 from motive_pipeline.storage.layout import require_apart, require_known_layout
 from motive_pipeline.storage.lock import FileLock, Locked
 from motive_pipeline.storage.merging import merge
+from motive_pipeline.storage.mirror import expect
 from motive_pipeline.storage.publication import (
     DAMAGED,
     DATA,
@@ -86,6 +87,7 @@ class Workspace:
         address = config.storage.address
         self.copy = None if address is None else open_copy(address, self.root, self.state)
         require_apart(config)
+        expect(config.model.cache, int(config.storage.cache_gb * 1e9))
         self.scores = ScoreTables(self.root, self.state)
         self.history = History(self.root, config.storage.keep_curations)
         self.run_id: str = uuid.uuid4().hex

@@ -21,13 +21,15 @@ from motive_pipeline.catalog.watch import still_being_written
 from motive_pipeline.commands.planning import traffic_lines
 from motive_pipeline.config import parse_config
 from motive_pipeline.errors import ConfigError, MotiveError, RejectRow
+from motive_pipeline.files.file_stat import regular_file_stat
 from motive_pipeline.files.hash_memory import HashMemory
 from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Graph
-from motive_pipeline.sources.bucket_source import bytes_to_read, mirror_for
+from motive_pipeline.sources.bucket_source import bytes_to_read
 from motive_pipeline.sources.configured import clip_source
 from motive_pipeline.sources.protocol import SourceEntry
 from motive_pipeline.storage import mirror as mirrors
+from motive_pipeline.storage.clip_folders import bring_archives, mirror_for
 from motive_pipeline.storage.mirror import BucketMirror, held, open_mirror
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.pictures import NoPicture, PictureMaker, Subject
@@ -137,6 +139,44 @@ def test_the_explorer_shows_clips_that_no_copy_is_here_of(address: Address, clip
         maker.tile(clip, "still")
 
 
+def test_a_machine_that_has_never_listed_the_bucket_reads_its_clips(address: Address, clips: Path, tmp_path: Path):
+    bucket = upload(clips, address)
+    ws = opened(tmp_path, address.url, "there")
+    listed = [entry.file for entry in clip_source(ws).entries()]
+    before = [file.current_stat() for file in listed]
+    shutil.rmtree(ws.config.model.cache)
+    mirrors._mirror.cache_clear()
+    another = Workspace(ws.config)
+    assert not another.config.model.cache.exists(), "nothing is made before it is needed"
+    assert [file.current_stat() for file in listed] == before
+    with listed[0].open() as data:
+        assert data.read() == (clips / "clips" / listed[0].name).read_bytes()
+    assert len(observe_clip_files(another)[0]) > 0
+
+    bucket.delete([f"clips/{listed[1].name}"])
+    shutil.rmtree(ws.config.model.cache)
+    mirrors._mirror.cache_clear()
+    with pytest.raises(FileNotFoundError):
+        listed[1].current_stat()
+    with pytest.raises(RejectRow, match="missing_file"), listed[1].open():
+        pass
+
+
+def test_a_bucket_that_a_new_machine_cannot_ask_is_a_file_that_cannot_be_read(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ws = opened(tmp_path, address.url, "there")
+    unknown = mirrors.open_mirror(ws.config.model.cache, 10**9).path(address.below("clips/a.mp4"))
+
+    def cannot(*_: object) -> None:
+        raise BucketError("no answer")
+
+    monkeypatch.setattr(Bucket, "head", cannot)
+    with pytest.raises(RejectRow, match="cannot be read: no answer") as rejection:
+        regular_file_stat(unknown)
+    assert rejection.value.transient
+
+
 def mirror_with(address: Address, tmp_path: Path, num_files: int, max_bytes: int) -> tuple[BucketMirror, list[Path]]:
     bucket = Bucket(address)
     for number in range(num_files):
@@ -242,6 +282,20 @@ def test_archives_and_tables_are_copied_whole_or_refused(address: Address, tmp_p
     )
     with pytest.raises(MotiveError, match=r"storage.cache_gb = 1e-06.*those of clips.path.*Set storage.cache_gb higher"):
         clip_source(opened(tmp_path, address.url, "small", source="zip", cache_gb=1e-6))
+
+
+def test_a_machine_that_has_made_no_catalog_brings_the_archives(address: Address, tmp_path: Path, clips: Path):
+    shutil.make_archive(str(tmp_path / "zips" / "clips" / "all"), "zip", clips / "clips")
+    upload(tmp_path / "zips", address)
+    upload(clips / "queries", Address(address.scheme, address.bucket, f"{address.prefix}/queries"))
+    ws = opened(tmp_path, address.url, "there", source="zip")
+    (entry, *_) = clip_source(ws).entries()
+    location = entry.file.location
+    shutil.rmtree(ws.config.model.cache)
+    mirrors._mirror.cache_clear()
+    bring_archives(Workspace(ws.config).config)
+    with MediaFile.parse(location).open() as data:
+        assert data.read() == (clips / "clips" / entry.file.name).read_bytes()
 
 
 def test_objects_that_stand_for_folders_are_no_files(address: Address, moto: Server, tmp_path: Path):
