@@ -56,6 +56,12 @@ class Lease:
         """Whether this process took the lease and has not given it back."""
         return self._tag is not None
 
+    def other_holder(self) -> str | None:
+        """Who has the lease, in words: another working copy that is at work or was killed with it. None if it was given back."""
+        found = self.bucket.get(KEY)
+        holder = _read(found[0]) if found is not None else {}
+        return None if holder.get("released", True) or holder.get("copy") == self.copy else _holder_words(holder)
+
     def acquire(self, *, wait_s: float, who: str) -> None:
         """Take the lease, waiting at most ``wait_s`` seconds. Where nobody holds it, one conditional write takes it, and tells whether these keys may write.
 

@@ -13,6 +13,7 @@ from motive_pipeline.commands.options import count
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.shards.share import Share, shards_folder
+from motive_pipeline.storage.shard_folders import shown
 from motive_pipeline.visible_text import tell
 
 if TYPE_CHECKING:  # they import torch
@@ -72,7 +73,7 @@ def shard_lines(record: ShardRecord, folder: Path) -> list[str]:
         for name, made in record.assets.items()
     ]
     left_out = [f"left out: {name}; {why}" for name, why in record.waiting.items()]
-    complete = f"shard {record.number}/{record.count} is complete ({record.num_clips} clips, {record.num_queries} queries): {folder}"
+    complete = f"shard {record.number}/{record.count} is complete ({record.num_clips} clips, {record.num_queries} queries): {shown(folder)}"
     return [*lines, *left_out, complete]
 
 

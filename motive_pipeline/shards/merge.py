@@ -1,6 +1,6 @@
 """``motive merge``: takes the rows of finished shards into the main root. `motive run` then finds them, and only publishes.
 
-All shards are looked at before anything is taken over. Then each commit of a shard's row stores becomes one commit of the main root's: the same
+All shards are looked at before anything is taken over; each is kept from running while it is looked at, and while its rows are taken. Then each commit of a shard's row stores becomes one commit of the main root's: the same
 call again, also after a kill, takes over what is left.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from motive_pipeline.shards.record import ShardRecord, StoreRows, load_record, s
 from motive_pipeline.shards.share import RECORD, Share, only_count
 from motive_pipeline.storage.adopting import Adopted, adopt_rows
 from motive_pipeline.storage.layout import mark_layout
-from motive_pipeline.storage.lock import FileLock, Locked
+from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.published_settings import changes_since
 from motive_pipeline.storage.rows import MissingRow, RowStore
 from motive_pipeline.storage.sealed import Damaged
+from motive_pipeline.storage.shard_folders import give_up_copies, has_begun, shard_lock, shown
 from motive_pipeline.storage.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,9 @@ def merge_shards(config: Config, folder: Path, count: int | None = None) -> Merg
     ws = Workspace(config)
     count = only_count(folder) if count is None else count
     shares = [Share(count=count, number=number) for number in range(1, count + 1)]
-    with ws.lock.holding(wait_s=LOCK_WAIT_S, who="motive merge"), ExitStack() as held:
+    with ws.lock.holding(wait_s=LOCK_WAIT_S, who="motive merge"):
         mark_layout(ws.root)
-        records, wrong = _checked(ws, folder, shares, held)
+        records, wrong = _checked(ws, folder, shares)
         if wrong:
             raise MotiveError(_named(wrong, folder, count))
         for warning in _unequal_machines(records):
@@ -68,35 +69,62 @@ def merge_shards(config: Config, folder: Path, count: int | None = None) -> Merg
         progress = Progress("merge", len(shares), unit="shards")
         for share in shares:
             try:
-                for name in records[share].stores:
-                    taken[name] = taken.get(name, Adopted()) + adopt_rows(ws.store_at(name), RowStore(share.folder(folder) / "rows" / name))
-            except MissingRow as error:
+                with _at_rest(share, folder) as place:
+                    if load_record(place) != records[share]:
+                        raise _AtWork("was run again meanwhile")
+                    for name in records[share].stores:
+                        taken[name] = taken.get(name, Adopted()) + adopt_rows(ws.store_at(name), RowStore(place / "rows" / name))
+                    give_up_copies(place)
+            except (MissingRow, _AtWork, FileNotFoundError, Damaged) as error:
                 raise MotiveError(_named({share: str(error)}, folder, count)) from error
             progress.step()
     return Merged(records=list(records.values()), taken=taken)
 
 
-def _checked(ws: Workspace, folder: Path, shares: list[Share], held: ExitStack) -> tuple[dict[Share, ShardRecord], dict[Share, str]]:
-    """The record of each shard that can be merged, and what is wrong with each that cannot. ``held`` keeps the shards' locks."""
+class _AtWork(MotiveError):
+    """A shard that is at work cannot be merged."""
+
+
+@contextmanager
+def _at_rest(share: Share, folder: Path) -> Iterator[Path]:
+    """The folder of the shard, which nobody can run over the block.
+
+    Raises:
+        _AtWork: somebody runs it now.
+        FileNotFoundError: it was never run.
+    """
+    place = share.folder(folder)
+    if not has_begun(place):
+        raise FileNotFoundError(place)
+    lock = shard_lock(place, f"shard {share}")
+    try:
+        lock.acquire(who="motive merge")
+    except Locked as error:
+        raise _AtWork(f"is at work ({error})") from error
+    try:
+        yield place
+    finally:
+        lock.release()
+
+
+def _checked(ws: Workspace, folder: Path, shares: list[Share]) -> tuple[dict[Share, ShardRecord], dict[Share, str]]:
+    """The record of each shard that can be merged, and what is wrong with each that cannot."""
     sources, stores = sources_of_rows(ws), sharded_stores(ws)
     records: dict[Share, ShardRecord] = {}
     wrong: dict[Share, str] = {}
     for share in shares:
-        place = share.folder(folder)
         try:
-            if place.is_dir():
-                held.enter_context(FileLock(place / "run.lock", f"shard {share}").holding(who="motive merge"))
-            record = load_record(place)
-        except Locked as error:
-            wrong[share] = f"is at work ({error})"
+            with _at_rest(share, folder) as place:
+                record = load_record(place)
+                differences = [*_other_sources(record, sources), *_other_settings(ws, record, stores), *_lost_rows(record, place)]
         except FileNotFoundError:
-            wrong[share] = f"has not finished, or has never run: there is no {place / RECORD}"
-        except Damaged as error:
+            wrong[share] = f"has not finished, or has never run: there is no {shown(share.folder(folder) / RECORD)}"
+        except (_AtWork, Damaged) as error:
             wrong[share] = str(error)
         else:
-            if differences := [*_other_sources(record, sources), *_other_settings(ws, record, stores), *_lost_rows(record, place)]:
-                wrong[share] = "; ".join(differences)
             records[share] = record
+            if differences:
+                wrong[share] = "; ".join(differences)
     return records, wrong
 
 
@@ -135,7 +163,7 @@ def _named(wrong: dict[Share, str], folder: Path, count: int) -> str:
     first = next(iter(wrong))
     return "\n".join(
         [
-            f"{len(wrong)} of {count} shards in {folder} cannot be merged:",
+            f"{len(wrong)} of {count} shards in {shown(folder)} cannot be merged:",
             *lines,
             f"Run each of them again, as in `motive run --shard {first}`: {_AGAIN}. Then run `motive merge` again.",
         ]

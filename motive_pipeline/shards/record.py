@@ -13,6 +13,8 @@ from motive_pipeline.graph import STAGES
 from motive_pipeline.graph.resolve import Asset
 from motive_pipeline.models.load import encoders_hash, model_hash
 from motive_pipeline.shards.share import RECORD
+from motive_pipeline.storage import atomic
+from motive_pipeline.storage.root_copy import copy_of
 from motive_pipeline.storage.sealed import read_sealed, write_sealed
 from motive_pipeline.storage.workspace import Workspace
 
@@ -65,6 +67,15 @@ class ShardRecord:
 def save_record(folder: Path, record: ShardRecord) -> None:
     """Write the record of the shard in ``folder``: the shard is complete."""
     write_sealed(folder / RECORD, asdict(record))
+    if (copy := copy_of(folder)) is not None:
+        copy.push([folder / RECORD])
+
+
+def forget_record(folder: Path) -> None:
+    """Remove the record of the shard in ``folder``, if there is one: the shard is at work again."""
+    if (copy := copy_of(folder)) is not None:
+        copy.delete([folder / RECORD])
+    atomic.remove(folder / RECORD)
 
 
 def load_record(folder: Path) -> ShardRecord:
@@ -74,6 +85,8 @@ def load_record(folder: Path) -> ShardRecord:
         FileNotFoundError: the shard has not finished.
         Damaged: the record is cut or altered.
     """
+    if (copy := copy_of(folder)) is not None and not copy.fetch_again(folder / RECORD):
+        raise FileNotFoundError(folder / RECORD)
     saved = read_sealed(folder / RECORD)
     stores = {name: StoreRows(**values) for name, values in saved.pop("stores").items()}
     assets = {name: AssetRows(**values) for name, values in saved.pop("assets").items()}

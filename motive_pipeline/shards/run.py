@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from motive_pipeline.bucket.lease import LEASE_S
 from motive_pipeline.catalog.catalog_clips import CatalogClip, catalog_clips
 from motive_pipeline.catalog.clip_rows import RowRun
 from motive_pipeline.config import Config
@@ -21,17 +22,31 @@ from motive_pipeline.errors import MotiveError, NotPublished, RejectRow
 from motive_pipeline.graph.resolve import Asset
 from motive_pipeline.models.load import require_device
 from motive_pipeline.models.memory_limit import device_memory
-from motive_pipeline.shards.record import CATALOGS, AssetRows, ShardRecord, save_record, sharded_assets, sharded_stores, sources_of_rows
-from motive_pipeline.shards.share import RECORD, Share
+from motive_pipeline.shards.record import (
+    CATALOGS,
+    AssetRows,
+    ShardRecord,
+    forget_record,
+    save_record,
+    sharded_assets,
+    sharded_stores,
+    sources_of_rows,
+)
+from motive_pipeline.shards.share import Share
 from motive_pipeline.shards.workspace import ShardWorkspace
-from motive_pipeline.storage import atomic
+from motive_pipeline.storage.clip_folders import bring_archives
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.published_settings import changed_settings
+from motive_pipeline.storage.root_copy import copy_of
+from motive_pipeline.storage.shard_folders import shown
 
 log = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 10.0
 """How long a shard waits for a former try of itself to end; a scheduler may start it again while that one stops."""
+
+LEASE_WAIT_S = 1.25 * LEASE_S
+"""The same for a root in a bucket: the lease of a try that was killed on another machine has to run out."""
 
 LOOKED_AT = 100
 """So many of the shard's clips are looked for on this machine before any work."""
@@ -50,11 +65,13 @@ def run_shard(config: Config, share: Share, folder: Path) -> ShardRecord:
     _require_one_device(config)
     require_device(config.model.device)
     ws = ShardWorkspace(config, share, folder)
-    with ws.lock.holding(wait_s=LOCK_WAIT_S, who=f"motive run --shard {share}"):
-        atomic.remove(folder / RECORD)
+    wait_s = LOCK_WAIT_S if copy_of(folder) is None else LEASE_WAIT_S
+    with ws.lock.holding(wait_s=wait_s, who=f"motive run --shard {share}"):
+        forget_record(folder)
         _require_catalogs(ws)
         clips, queries = catalog_clips(ws, "clip"), catalog_clips(ws, "query")
-        log.info("shard %s: %d clips and %d queries; rows go to %s", share, len(clips), len(queries), folder)
+        log.info("shard %s: %d clips and %d queries; rows go to %s", share, len(clips), len(queries), shown(folder))
+        bring_archives(config)
         _require_files([*clips, *queries])
         sources = sources_of_rows(ws)
         done: dict[str, AssetRows] = {}
@@ -84,11 +101,6 @@ def run_shard(config: Config, share: Share, folder: Path) -> ShardRecord:
 
 
 def _require_one_device(config: Config) -> None:
-    if config.storage.address is not None:
-        raise MotiveError(
-            f"storage.root = {config.storage.address}: shards share a folder of the root, and this one is in a bucket. Use a root in a shared folder for shards; clips "
-            "and model may be URLs."
-        )
     if config.engine.kind == "ray":
         raise MotiveError(
             "engine.kind: ray spreads a run over a cluster, and a shard is a run of one machine. Set engine.kind: local for shards."

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
+from motive_pipeline.storage.shard_folders import shard_sets, shown
 
 MAX_SHARDS = 100_000
 
@@ -58,11 +59,11 @@ def only_count(folder: Path) -> int:
     Raises:
         MotiveError: it has none, or several.
     """
-    found = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()) if folder.is_dir() else []
+    found = sorted(int(path.name) for path in shard_sets(folder) if path.name.isdecimal())
     if not found:
         raise MotiveError(
-            f"there are no shards in {folder}. Run `motive run --shard i/n` for each i from 1 to n first, with the same --shards-folder, if you give one."
+            f"there are no shards in {shown(folder)}. Run `motive run --shard i/n` for each i from 1 to n first, with the same --shards-folder, if you give one."
         )
     if len(found) > 1:
-        raise MotiveError(f"{folder} holds sets of {', '.join(map(str, found))} shards. Say which one with --shards N.")
+        raise MotiveError(f"{shown(folder)} holds sets of {', '.join(map(str, found))} shards. Say which one with --shards N.")
     return found[0]

@@ -11,9 +11,9 @@ from motive_pipeline.config import Config
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.shards.share import Share
 from motive_pipeline.storage import atomic
-from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.overlay import OverlayStore
 from motive_pipeline.storage.rows import RowStore
+from motive_pipeline.storage.shard_folders import STATE, shard_lock
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 _REMEMBERED = ("model_files.json", "model_checks.json", "adapter_files.json")
@@ -32,8 +32,8 @@ class ShardWorkspace(Workspace):
         self.share = share
         self.folder = folder
         self.rows_folder = folder / "rows"
-        main_state, self.state = self.state, folder / "state"
-        self.lock = FileLock(folder / "run.lock", f"shard {share} in {folder}")
+        main_state, self.state = self.state, folder / STATE
+        self.lock = shard_lock(folder, f"shard {share} in {folder}")
         self._main_rows = self.root / "rows"
         self._seen: dict[str, Publication] = {}
         self._row_indexes: dict[str, pa.Table] = {}

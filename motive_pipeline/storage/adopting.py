@@ -1,6 +1,6 @@
 """Takes the rows of one row store into another: a shard's into the main root's.
 
-A segment gets a second name (a hard link, or a copy on another file system), and its hash is checked under that name. Rows that the store has
+A segment gets a second name (a hard link, or a copy on another file system; in a bucket a copy by the server), and its hash is checked under that name. Rows that the store has
 already stay as they are: where only some rows of a commit are new, these are written to a segment of their own. Each commit is taken in one step.
 A kill leaves at most a segment without a record, which the next writer removes, so the same call again finishes the work.
 """
@@ -18,6 +18,7 @@ from safetensors import safe_open
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.commits import SEGMENT, Commit, Group, SegmentFile, new_name, write_record, write_segment
 from motive_pipeline.storage.digest import digest_file
+from motive_pipeline.storage.root_copy import copy_of
 from motive_pipeline.storage.rows import MissingRow, RowStore
 
 
@@ -86,12 +87,17 @@ def _linked(store: RowStore, source: RowStore, commit: Commit, name: str) -> tup
     """The groups of ``commit`` with its segments linked under new names. The caller writes the record."""
     names = {old: f"{name}-{number}{SEGMENT}" for number, old in enumerate(commit.segments)}
     for old, new in names.items():
-        target = store.segments / new
-        _link(source.segments / old, target)
+        file, target = source.bring(old), store.segments / new
+        _link(file, target)
         if digest_file(target) != commit.segments[old].sha256:
             atomic.remove(target)
             source.damages()  # from now on its rows count as missing there, too
+            if copy_of(source.folder) is not None:
+                with source.lock:
+                    source.prepare()  # in the bucket, too
             raise MissingRow(f"{source.segments / old} is cut or altered: its content does not match its SHA-256")
+        if (copy := copy_of(target)) is not None and file.is_relative_to(copy.root):
+            copy.is_content_of(copy.key(file), target)
     atomic.sync_folder(store.segments)
     groups = [group if group.segment is None else replace(group, segment=names[group.segment]) for group in commit.groups]
     return groups, {names[old]: file for old, file in commit.segments.items()}

@@ -19,11 +19,11 @@ from pathlib import Path
 from motive_pipeline.graph import STAGES
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.adopting import has_all
-from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.publication import DAMAGED, RECORD
-from motive_pipeline.storage.root_copy import copy_of
+from motive_pipeline.storage.root_copy import RootCopy, root_copy_of
 from motive_pipeline.storage.rows import RowStore
 from motive_pipeline.storage.sealed import Damaged, read_sealed
+from motive_pipeline.storage.shard_folders import is_at_work, shard_sets, shard_stores
 from motive_pipeline.storage.work_folders import MARKS, marks_of
 from motive_pipeline.storage.workspace import POINTER, Workspace
 
@@ -75,8 +75,10 @@ def remove_unused(found: Sequence[Unused]) -> None:
     Each is first renamed to a name that nothing reads. So if the process is killed, nothing half deleted can be taken for whole.
     """
     for each in found:
-        if (copy := copy_of(each.path)) is not None:
+        if (copy := root_copy_of(each.path)) is not None:
             copy.delete_below(each.path)
+            if not each.path.exists():
+                continue
         gone = atomic.temp_beside(each.path)
         os.rename(each.path, gone)
         atomic.remove(gone)
@@ -94,14 +96,11 @@ def _publications(root: Path) -> Iterator[Path]:
 
 def _shards(ws: Workspace, fingerprints: Collection[str]) -> Iterator[tuple[Path, str]]:
     """Sets of shards whose rows are all in the main root, and rows of other settings in the others. A set with a shard at work is left alone."""
-    for folder in _children(ws.root / "shards"):
-        if _is_leftover(folder):
-            yield folder, "a killed run left it"
+    yield from ((folder, "a killed run left it") for folder in _children(ws.root / "shards") if _is_leftover(folder))
+    for folder, shards in shard_sets(ws.root / "shards").items():
+        if _is_leftover(folder) or any(map(is_at_work, shards)):
             continue
-        shards = _children(folder)
-        if any(FileLock(shard / "run.lock", "a shard").is_held() for shard in shards):
-            continue
-        stores = [store for shard in shards for store in _grandchildren(shard / "rows")]
+        stores = [store for shard in shards for store in shard_stores(shard)]
         if all(has_all(ws.store_at(f"{store.parent.name}/{store.name}"), RowStore(store)) for store in stores):
             yield folder, "shards that are merged"
         else:
@@ -148,17 +147,24 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def _sized(found: dict[Path, str]) -> list[Unused]:
-    """Add the sizes. A file counts where its last name would be deleted; a file that keeps a name elsewhere counts nowhere."""
+    """Add the sizes. A file counts where its last name would be deleted; a file that keeps a name elsewhere counts nowhere. In a bucket each name counts."""
     names_going: Counter[tuple[int, int]] = Counter()
     listed = []
     for path, why in sorted(found.items()):
-        num_bytes = 0
-        for _, status in _files(path):
+        num_bytes = 0 if (copy := root_copy_of(path)) is None else _bytes_there(copy, path)
+        for _, status in _files(path) if copy is None else ():
             names_going[_inode(status)] += 1
             if names_going[_inode(status)] == status.st_nlink:
                 num_bytes += status.st_size
         listed.append(Unused(path=path, num_bytes=num_bytes, why=why))
     return listed
+
+
+def _bytes_there(copy: RootCopy, path: Path) -> int:
+    """What ``path`` and all below it take in the bucket."""
+    key = copy.key(path)
+    itself = copy.bucket.head(key)
+    return (itself.size if itself else 0) + sum(each.size for page in copy.bucket.pages(key) for each in page)
 
 
 def report_folders(ws: Workspace) -> list[Path]:

@@ -32,7 +32,7 @@ from motive_pipeline.storage import atomic
 from motive_pipeline.storage.lock import FileLock
 from motive_pipeline.storage.object_index import Known, ObjectIndex
 
-__all__ = ["RootCopy", "copy_of", "open_copy"]
+__all__ = ["RootCopy", "copy_of", "open_copy", "root_copy_of"]
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +77,17 @@ def open_copy(address: Address, root: Path, state: Path) -> RootCopy:
 
 
 def copy_of(path: Path) -> RootCopy | None:
-    """The working copy that ``path`` lies in, if this process has opened it; None for files of a local root."""
-    return next((copy for root, copy in _copies.items() if path.is_relative_to(root)), None)
+    """The working copy that ``path`` lies in, if this process has opened it: a shard's own rather than the root's; None for files of a local root."""
+    return max(_copies_around(path), key=lambda copy: len(copy.root.parts), default=None)
+
+
+def root_copy_of(path: Path) -> RootCopy | None:
+    """The working copy of the whole root that ``path`` lies in; None as for :func:`copy_of`."""
+    return min(_copies_around(path), key=lambda copy: len(copy.root.parts), default=None)
+
+
+def _copies_around(path: Path) -> Iterator[RootCopy]:
+    return (copy for root, copy in _copies.items() if path.is_relative_to(root))
 
 
 class RootCopy:
@@ -122,7 +131,7 @@ class RootCopy:
         with self._following, self._pull_lock.holding(wait_s=3600.0):
             shutil.rmtree(self._arriving, ignore_errors=True)
             self._follow(then)
-            self._trim()
+            self.trim()
 
     def _follow(self, then: Callable[[], None]) -> None:
         self._rows.clear()
@@ -282,7 +291,7 @@ class RootCopy:
                 self._rows[prefix] = {each.key[len(prefix) + 1 :]: each.size for each in self.index.below(prefix)}
             return self._rows[prefix]
 
-    def _trim(self) -> None:
+    def trim(self) -> None:
         """Remove segments above :attr:`max_bytes`. One that a process has open stays readable for it, and any is fetched again when it is opened."""
         self._untrimmed = 0
         found = [(max(status.st_atime_ns, status.st_mtime_ns), status.st_size, file) for file, status in self._segments_here()]
@@ -316,7 +325,7 @@ class RootCopy:
         if once:
             self._untrimmed += sum(size for _, size, _, _ in done)
             if self._untrimmed > self.max_bytes / 10:
-                self._trim()
+                self.trim()
         for file, (key, size, _, _) in zip(files, done, strict=True):
             prefix = key.rpartition("/")[0]
             if prefix in self._rows:
@@ -342,6 +351,11 @@ class RootCopy:
             log.debug("%s is sent, since %s cannot be copied: %s", key, before, error)
             self._sent[identity] = key
             return None
+
+    def is_content_of(self, key: str, file: Path) -> None:
+        """Note that the object ``key`` has the content of ``file``: another key gets a copy by the server."""
+        status = file.stat()
+        self._sent.setdefault((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), key)
 
     def _push_layout(self) -> None:
         file = self.root / LAYOUT

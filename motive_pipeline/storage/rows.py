@@ -468,10 +468,7 @@ class RowStore:
             if segment in self._opened:
                 self._opened.move_to_end(segment)
                 return self._opened[segment]
-            path = self.segments / segment
-            if self._copy is not None and not path.exists():
-                self._checked.discard(segment)
-                self._copy.fetch(path)
+            path = self.bring(segment)
             if segment not in self._checked:
                 self._check(segment, path)
                 self._checked.add(segment)
@@ -482,6 +479,14 @@ class RowStore:
             if len(self._opened) > _OPEN_SEGMENTS:
                 self._opened.popitem(last=False)
             return self._opened[segment]
+
+    def bring(self, segment: str) -> Path:
+        """The file of a segment, which need not be there. That of a root in a bucket is fetched."""
+        path = self.segments / segment
+        if self._copy is not None and not path.exists():
+            self._checked.discard(segment)
+            self._copy.fetch(path)
+        return path
 
     def _gone(self, path: Path) -> SegmentGone:
         self.refresh()

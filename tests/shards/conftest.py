@@ -1,16 +1,19 @@
 """A project with published catalogs, and the same one with three finished shards that are not merged yet."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 import yaml
 
 from motive_pipeline.config import load_config
+from motive_pipeline.files.hash_memory import clip_id_of
 from motive_pipeline.shards.record import ShardRecord
 from motive_pipeline.shards.run import run_shard
 from motive_pipeline.shards.share import Share, shards_folder
@@ -43,20 +46,41 @@ def open_project(videos: Path, folder: Path, **sections) -> Workspace:
     return Workspace(load_config(folder / "motive.yaml"))
 
 
-def shard(ws: Workspace, number: int, count: int = 3) -> ShardRecord:
+def shard(ws: Workspace, number: int, num_shards: int = 3) -> ShardRecord:
     """Run one shard of the project, in this process."""
-    share = Share(count=count, number=number)
+    share = Share(count=num_shards, number=number)
     return run_shard(ws.config, share, share.folder(shards_folder(ws.config, None)))
 
 
+THIRDS = [Share(count=3, number=number) for number in (1, 2, 3)]
+FIRST_HALF = Share(count=2, number=1)
+
+
 def write_videos(folder: Path) -> Path:
-    """Six clips, of which one cannot be decoded, two queries, a held-out query, and a model."""
+    """Six clips, of which one cannot be decoded, two queries, a held-out query, and a model. Each third has a clip that moves, the first half and the last
+    third have a query, too; encoders write other bytes on other processors, so that is arranged."""
     write_project(folder)
-    for number in (3, 4):
-        write_video(folder / "clips" / f"clip_{number}.mp4", moving_square(step_px=1.5, seed=number))
+    lacking = [third for third in THIRDS if not any(map(third.has, map(id_of, (folder / "clips").glob("clip_[01].mp4"))))]
+    first, *others = lacking or THIRDS
+    _write_square(folder / "clips" / "clip_3.mp4", 1.5, [first])
+    _write_square(folder / "clips" / "clip_4.mp4", 1.5, [*others[:1], FIRST_HALF])
+    _write_square(folder / "queries" / "slide" / "query_0.mp4", 3.0, [FIRST_HALF])
+    _write_square(folder / "queries" / "slide" / "query_1.mp4", 3.0, THIRDS[2:])
     damage(write_video(folder / "clips" / "bad.mp4", noise(12)), 0.3, 20_000)
     save_tiny_wan(folder / "wan")
     return folder
+
+
+def id_of(file: Path) -> str:
+    """The id of the clip that ``file`` is."""
+    return clip_id_of(hashlib.sha256(file.read_bytes()).hexdigest(), None)
+
+
+def _write_square(file: Path, step_px: float, shares: list[Share]) -> None:
+    """Write the first moving square that belongs to all of ``shares``."""
+    for seed in count(100):
+        if all(share.has(id_of(write_video(file, moving_square(step_px=step_px, seed=seed)))) for share in shares):
+            return
 
 
 @pytest.fixture(scope="session")

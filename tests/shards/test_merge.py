@@ -152,9 +152,10 @@ def test_a_shard_of_another_catalog_or_model_is_named(sharded, own_videos, tmp_p
 
 def test_lost_and_altered_rows_of_a_shard_are_named(sharded):
     ws = sharded()
+    num_rows = next(stored.rows for stored in load_record(place(ws, 1)).stores.values() if stored.stage == "gradient")
     for record in (place(ws, 1) / "rows" / "gradient").glob("*/segments/*.json"):
         record.unlink()
-    with pytest.raises(MotiveError, match=r"shard 1/3 has lost rows of gradient: .* has 0 of 2"):
+    with pytest.raises(MotiveError, match=rf"shard 1/3 has lost rows of gradient: .* has 0 of {num_rows}\n"):
         merge(ws)
     shard(sharded(), 1)
     segment = next((place(ws, 3) / "rows" / "latents").glob("*/segments/*.safetensors"))
@@ -170,7 +171,7 @@ def test_lost_and_altered_rows_of_a_shard_are_named(sharded):
 
 def test_how_many_shards_there_are_is_seen_or_asked(sharded):
     ws = sharded()
-    (ws.root / "shards" / "5").mkdir()
+    (ws.root / "shards" / "5" / "1").mkdir(parents=True)
     with pytest.raises(MotiveError, match=r"holds sets of 3, 5 shards\. Say which one with --shards N"):
         merge(ws)
     assert len(merge(ws, 3).records) == 3

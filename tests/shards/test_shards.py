@@ -226,8 +226,10 @@ def test_the_command_says_what_a_shard_has_made(sharded, capsys):
     config = str(ws.config.file)
     assert main(["run", "--config", config, "--shard", "2/3", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == f"shard 2/3 is complete (2 clips, 1 queries): {ws.root / 'shards' / '3' / '2'}"
-    assert lines[0].split()[:5] == ["latents", "0", "computed", "2", "reused"]
+    folder = ws.root / "shards" / "3" / "2"
+    record = load_record(folder)
+    assert lines[-1] == f"shard 2/3 is complete ({record.num_clips} clips, {record.num_queries} queries): {folder}"
+    assert lines[0].split()[:5] == ["latents", "0", "computed", str(record.assets["latents"].reused), "reused"]
     assert main(["run", "--config", config, "--shards-folder", "x", "--quiet"]) == 1
     assert "--shards-folder belongs to --shard" in capsys.readouterr().err
     assert main(["run", "--config", config, "--shard", "2/3", "--summary", "--quiet"]) == 1
