@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from motive_pipeline.curation.edits import Edits, Tick
+from motive_pipeline.curation.edits import Edits, Tick, edits_stamp
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.pages import DESIGN
 from motive_pipeline.view.choice import compared
@@ -185,7 +185,7 @@ def plotly_file() -> Path | None:
 
 def _version(viewer: Viewer, request: Request) -> Response:
     viewer.follow()
-    return _json({"version": scores_version(viewer.ws), "edits": viewer.edits_stamp()})
+    return _json({"version": scores_version(viewer.ws), "edits": edits_stamp(viewer.edits_file)})
 
 
 def _meta(viewer: Viewer, request: Request) -> Response:
