@@ -1,5 +1,7 @@
 """The errors a user can cause, and the rejection of one row."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -15,6 +17,12 @@ def error_with_file(error: MotiveError, file: Path) -> str:
     """The message of ``error``; about a setting, it names the config ``file`` that is in use."""
     text = str(error)
     return f"{text} (settings: {file})" if isinstance(error, ConfigError) and str(file) not in text else text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence, with a space before it, that suggests the one of ``known`` whose spelling is closest to ``name``; empty if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 class NotPublished(MotiveError):

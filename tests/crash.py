@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 from motive_pipeline.storage.atomic import TEMP_PREFIX
 from motive_pipeline.storage.rows import RowStore
@@ -88,29 +85,26 @@ def computed_twice(project: Project, before: dict[Path, tuple[int, int]]) -> lis
 
 def kill_once(project: Project, level: int, delay_s: float) -> str | None:
     """Start a run, kill it ``delay_s`` seconds after its ``level``-th line "running ...", and say what it was running; None if it ended before."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "MOTIVE_CONFIG")}
-    command = [sys.executable, "-m", "motive_pipeline.cli", "run", "--config", str(project.file)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=project.folder)
-    assert run.stderr is not None
     lines: list[str] = []
     reached = threading.Event()
 
-    def read() -> None:
-        for line in run.stderr:  # type: ignore[union-attr]
+    def read(printed: IO[str]) -> None:
+        for line in printed:
             if " running " in line:
                 lines.append(line.split(" running ", 1)[1].strip())
             if len(lines) > level:
                 reached.set()
         reached.set()
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    reached.wait()
-    time.sleep(delay_s)
-    ended = run.poll() is not None
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    reader.join()
+    with project.started("run") as run:
+        assert run.stdout is not None
+        reader = threading.Thread(target=read, args=(run.stdout,), daemon=True)
+        reader.start()
+        reached.wait()
+        time.sleep(delay_s)
+        ended = run.poll() is not None
+        run.kill()
+        reader.join()
     return None if ended else (lines[-1] if lines else "start")
 
 

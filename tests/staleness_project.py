@@ -110,6 +110,20 @@ def _add_arm(project: StalenessProject) -> None:
     project.set("arms", [*project.settings["arms"], "motion_magnitude"])
 
 
+def _add_selecting_arm(project: StalenessProject) -> None:
+    project.set("arms", [*project.settings["arms"], {"name": "selected", "variant": "motive", "where": "caption LIKE '%square%'"}])
+
+
+def _wish(**wishes) -> Callable[[StalenessProject], None]:
+    """Change wishes of the arm that :func:`_add_selecting_arm` has added, or make further ones."""
+
+    def change(project: StalenessProject) -> None:
+        *others, selecting = project.settings["arms"]
+        project.set("arms", [*others, selecting | wishes])
+
+    return change
+
+
 def _write_prompts(project: StalenessProject) -> None:
     (project.folder / "prompts.txt").write_text("a red circle moves left\n")
     project.set("generate.prompts", "prompts.txt")
@@ -176,5 +190,8 @@ CHANGES: dict[str, Callable[[StalenessProject], None]] = {
     "the code of one stage": _new_code,
     "a rater's result file came": _vote,
     "lead arm": _settings(lead_arm="no_mask"),
+    "an arm with a wish added": _add_selecting_arm,
+    "a wish changed": _wish(where="caption LIKE '%circle%'"),
+    "a wish added that chooses the same clips": _wish(max_per_video=1),
 }
 """Every change of docs/staleness.md, in its order. "Changed back" follows "timestep", whose setting it takes back."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 
 from motive_pipeline.config import Config, Variant
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, did_you_mean
 
 
 def count(text: str) -> int:
@@ -33,8 +32,7 @@ def require_variant(config: Config, name: str) -> Variant:
     """
     if name in config.variants:
         return name
-    close = difflib.get_close_matches(name, config.variants, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise MotiveError(
-        f"--variant {name}: there is no such variant.{hint} There are: {', '.join(config.variants)}. The section `variants` adds others."
+        f"--variant {name}: there is no such variant.{did_you_mean(name, config.variants)} There are: {', '.join(config.variants)}. "
+        "The section `variants` adds others."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,7 @@ from motive_pipeline.bucket.address import without_credentials
 from motive_pipeline.config.schema import Settings
 from motive_pipeline.config.section import section_names
 from motive_pipeline.config.variants import VariantArm
+from motive_pipeline.errors import did_you_mean
 
 FRACTIONS = ("share", "dropout")
 """How the keys end whose value is a fraction of 1, as people also give it in per cent."""
@@ -44,8 +44,8 @@ def _advice(key: str, problem: ErrorDetails) -> str:
     """What was probably meant, where the value shows it; else nothing."""
     value = problem["input"]
     if problem["type"] == "literal_error":
-        close = difflib.get_close_matches(str(value), re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", "")), n=1, cutoff=0.5)
-        return f". Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(value), re.findall("'([^']+)'", problem.get("ctx", {}).get("expected", "")))
+        return hint and f".{hint}"
     if problem["type"] in ("less_than", "less_than_equal") and key.endswith(FRACTIONS) and 1 < value <= 100:
         return f". It is a fraction: {value:g} % is {value / 100:g}"
     if problem["type"] == "tuple_type" and isinstance(value, str):
@@ -61,8 +61,7 @@ def _suggestion(loc: tuple[int | str, ...]) -> str:
     for part in loc[:-1]:
         section = _section_of(section.model_fields[str(part)].annotation)
     names = section_names(section)
-    close = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" Allowed here: {', '.join(names) or 'nothing'}."
+    return did_you_mean(str(loc[-1]), names) or f" Allowed here: {', '.join(names) or 'nothing'}."
 
 
 def _section_of(annotation: Any) -> type[BaseModel]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
+from motive_pipeline.errors import did_you_mean
 from motive_pipeline.graph.arms import ARMS
 from motive_pipeline.graph.trackers import TRACKERS
 
@@ -31,10 +31,7 @@ def _one_of(names: Collection[str], what: str) -> AfterValidator:
     def check(name: str) -> str:
         if name in names:
             return name
-        close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-        raise ValueError(
-            f"there is no {what} {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(map(repr, names))}"
-        )
+        raise ValueError(f"there is no {what} {name!r}.{did_you_mean(name, names)} There are: {', '.join(map(repr, names))}")
 
     return AfterValidator(check)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import zoneinfo
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from motive_pipeline.config.section import AUTO, Section
+from motive_pipeline.errors import did_you_mean
 
 
 class Workers(Section):
@@ -113,9 +113,9 @@ class Schedule(Section):
             return value
         zones = zoneinfo.available_timezones()
         if value not in zones:
-            close = difflib.get_close_matches(value, zones, n=1, cutoff=0.5)
-            meant = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f'must be the name of a time zone in the IANA database, for instance "Europe/Berlin" or "UTC".{meant}')
+            raise ValueError(
+                f'must be the name of a time zone in the IANA database, for instance "Europe/Berlin" or "UTC".{did_you_mean(value, zones)}'
+            )
         return value
 
     @field_validator("cron")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from motive_pipeline.config.names import COMPARED_BY_PEOPLE, DEFAULT_ARMS, VBENC
 from motive_pipeline.config.running import Engine, Schedule
 from motive_pipeline.config.section import AUTO, Section
 from motive_pipeline.config.variants import ArmEntry, Overrides, VariantArm, VariantSections, variant_sections
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, did_you_mean
 from motive_pipeline.graph.arms import ARMS, Arm, arm_of_variant
 from motive_pipeline.graph.variants import LEAD, MAIN_VARIANT, VARIANTS
 
@@ -126,10 +125,9 @@ class Settings(Section):
             return ARMS[entry]
         known = [*VARIANTS, *(name for name in self.variants_ if name not in VARIANTS)]
         if entry.variant not in known:
-            close = difflib.get_close_matches(entry.variant, known, n=1, cutoff=0.5)
             raise ValueError(
                 f"the arm {entry.name} chooses by the variant {entry.variant!r}, which there is not."
-                f"{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(known)}"
+                f"{did_you_mean(entry.variant, known)} There are: {', '.join(known)}"
             )
         return arm_of_variant(entry.name, entry.variant, entry.rule, entry.selection)
 
@@ -179,10 +177,7 @@ class Settings(Section):
             MotiveError: ``arms`` has no such arm.
         """
         if name not in self._arms:
-            close = difflib.get_close_matches(name, self.arms, n=1, cutoff=0.5)
-            raise MotiveError(
-                f"there is no arm {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} There are: {', '.join(self.arms)}"
-            )
+            raise MotiveError(f"there is no arm {name!r}.{did_you_mean(name, self.arms)} There are: {', '.join(self.arms)}")
         return self._arms[name]
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from fractions import Fraction
 from typing import Annotated
@@ -11,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from motive_pipeline.config.conditions import parse_condition
 from motive_pipeline.config.section import Section, Share
-from motive_pipeline.errors import ConfigError
+from motive_pipeline.errors import ConfigError, did_you_mean
 from motive_pipeline.graph.arms import Arm
 from motive_pipeline.graph.selection import Selection
 
@@ -96,11 +95,10 @@ def require_categories(arms: Iterable[Arm], known: Collection[str], where: str) 
         for key in ("weights", "quotas"):
             for name in getattr(arm.selection, key):
                 if name not in known:
-                    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
                     listed = ", ".join(map(repr, sorted(known)))
                     raise ConfigError(
                         f"arms: {arm.name}.{key} names the category {name!r}, which none of {where} has."
-                        f"{f' Did you mean {close[0]!r}?' if close else ''} There are: {listed}"
+                        f"{did_you_mean(name, known)} There are: {listed}"
                     )
         if arm.selection.weights and not any(arm.selection.weights.get(name, 1) for name in known):
             raise ConfigError(

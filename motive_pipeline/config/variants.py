@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from motive_pipeline.config.method import Gradient, Influence, Vote
 from motive_pipeline.config.names import ArmName, NewName, Variant
 from motive_pipeline.config.section import Section
 from motive_pipeline.config.selection import Wishes
+from motive_pipeline.errors import did_you_mean
 from motive_pipeline.graph.variants import SHARED_BY_VARIANTS, Rule
 
 Overrides = dict[str, Any]
@@ -58,10 +58,7 @@ def variant_sections(name: str, own: VariantSections, overrides: Mapping[str, An
         if key in SHARED_BY_VARIANTS:
             raise ValueError(f"variants.{name}.{key}: all variants share it; set it in its own section")
         if key not in allowed:
-            close = difflib.get_close_matches(str(key), allowed, n=1, cutoff=0.5)
-            raise ValueError(
-                f"variants.{name}.{key}: unknown key.{f' Did you mean {close[0]!r}?' if close else ''} Allowed: {', '.join(allowed)}"
-            )
+            raise ValueError(f"variants.{name}.{key}: unknown key.{did_you_mean(str(key), allowed)} Allowed: {', '.join(allowed)}")
         next(section for section in sections.values() if key in section)[key] = value
     try:
         return VariantSections.model_validate(sections)

@@ -35,13 +35,13 @@ _ID = re.compile(f"[0-9a-f]{{{ID_DIGITS}}}")
 
 @dataclass(frozen=True, kw_only=True)
 class Edits:
-    """What an edits file says. ``problems`` names the lines that mean nothing; ``stamp`` changes when the file does."""
+    """What an edits file says. ``problems`` names the lines that mean nothing; ``stamp`` is :func:`edits_stamp` as it was read."""
 
     file: Path
     ticks: dict[str, tuple[Tick, str]] = field(default_factory=dict)
     """By clip id: the tick and the note."""
     problems: Sequence[str] = ()
-    stamp: tuple[int, int] | None = None
+    stamp: str = ""
 
     def tick(self, clip_id: str) -> Tick:
         """The tick of a clip."""
@@ -72,7 +72,7 @@ def load_edits(file: Path) -> Edits:
         MotiveError: it cannot be read, is not UTF-8, or has no column ``clip_id`` or ``tick``.
     """
     try:
-        status = file.stat()
+        stamp = _stamp(file)
         header, rows = _read(file)
     except FileNotFoundError:
         return Edits(file=file)
@@ -90,7 +90,15 @@ def load_edits(file: Path) -> Edits:
         if clip_id in ticks:
             problems.append(f"row {number}: {clip_id} has a row before, which no longer counts")
         ticks[clip_id] = (_tick(tick.lower()), note)
-    return Edits(file=file, ticks=ticks, problems=problems, stamp=(status.st_mtime_ns, status.st_size))
+    return Edits(file=file, ticks=ticks, problems=problems, stamp=stamp)
+
+
+def edits_stamp(file: Path) -> str:
+    """Changes when ``file`` does, whoever writes it; empty without one."""
+    try:
+        return _stamp(file)
+    except OSError:
+        return ""
 
 
 def save_tick(file: Path, clip_id: str, tick: Tick | None, note: str | None) -> Edits:
@@ -150,6 +158,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _stamp(file: Path) -> str:
+    status = file.stat()
+    return f"{status.st_mtime_ns}-{status.st_size}"
 
 
 def _tick(text: str) -> Tick:

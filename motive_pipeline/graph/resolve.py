@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from motive_pipeline.errors import MotiveError
+from motive_pipeline.errors import MotiveError, did_you_mean
 from motive_pipeline.graph.declare import AssetGroup, Output, Project, Reads, Role, Stage
 from motive_pipeline.graph.stages import SOURCES, STAGES
 
@@ -89,9 +88,8 @@ class Graph:
         if lanes:
             raise MotiveError(f"there is no asset {key!r} under these settings. There are: {', '.join(lanes)}")
         names = list(dict.fromkeys(asset.name for asset in self.assets.values()))
-        close = difflib.get_close_matches(key.split("/")[0], names, n=1, cutoff=0.5)
-        suggestion = f" Did you mean {close[0]!r}?" if close else ""
-        raise MotiveError(f"there is no asset {key!r} under these settings.{suggestion} There are: {', '.join(names)}")
+        hint = did_you_mean(key.split("/")[0], names)
+        raise MotiveError(f"there is no asset {key!r} under these settings.{hint} There are: {', '.join(names)}")
 
     def where(self, wanted: Callable[[Asset], bool]) -> list[str]:
         """The keys of the assets that ``wanted`` accepts, parents first."""

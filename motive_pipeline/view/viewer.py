@@ -111,14 +111,6 @@ class Viewer:
         """The file of the user's ticks."""
         return self.ws.config.edits_file
 
-    def edits_stamp(self) -> str:
-        """Changes when the file of ticks does, whoever writes it; empty without one."""
-        try:
-            status = self.edits_file.stat()
-        except OSError:
-            return ""
-        return f"{status.st_mtime_ns}-{status.st_size}"
-
     def edits(self) -> Edits:
         """The user's ticks as they are now. Raises MotiveError if the file cannot be used."""
         return load_edits(self.edits_file)
