@@ -84,12 +84,18 @@ def computed_twice(project: Project, before: dict[Path, tuple[int, int]]) -> lis
 
 
 def kill_once(project: Project, level: int, delay_s: float) -> str | None:
-    """Start a run, kill it ``delay_s`` seconds after its ``level``-th line "running ...", and say what it was running; None if it ended before."""
+    """Start a run, kill it ``delay_s`` seconds after its ``level``-th line "running ...", and say what it was running; None if it ended before.
+
+    Raises:
+        AssertionError: it ended before, and failed.
+    """
     lines: list[str] = []
+    output: list[str] = []
     reached = threading.Event()
 
     def read(printed: IO[str]) -> None:
         for line in printed:
+            output.append(line)
             if " running " in line:
                 lines.append(line.split(" running ", 1)[1].strip())
             if len(lines) > level:
@@ -105,6 +111,7 @@ def kill_once(project: Project, level: int, delay_s: float) -> str | None:
         ended = run.poll() is not None
         run.kill()
         reader.join()
+        assert not ended or run.returncode == 0, "".join(output)[-4000:]
     return None if ended else (lines[-1] if lines else "start")
 
 
