@@ -112,6 +112,7 @@ def _checked(ws: Workspace, folder: Path, shares: list[Share]) -> tuple[dict[Sha
     sources, stores = sources_of_rows(ws), sharded_stores(ws)
     records: dict[Share, ShardRecord] = {}
     wrong: dict[Share, str] = {}
+    progress = Progress("look at the shards", len(shares), unit="shards")
     for share in shares:
         try:
             with _at_rest(share, folder) as place:
@@ -125,6 +126,7 @@ def _checked(ws: Workspace, folder: Path, shares: list[Share]) -> tuple[dict[Sha
             records[share] = record
             if differences:
                 wrong[share] = "; ".join(differences)
+        progress.step()
     return records, wrong
 
 
