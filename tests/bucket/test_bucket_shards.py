@@ -127,6 +127,18 @@ def test_the_server_copies_what_shards_have_written(site: Site, monkeypatch: pyt
     assert sizes[0] == sizes[1] != []
 
 
+def test_a_shard_that_is_run_again_and_stopped_is_not_complete(site: Site, monkeypatch: pytest.MonkeyPatch):
+    def stops(_: object) -> None:
+        raise KeyboardInterrupt
+
+    shard(site.machine("first"), 1, 1)
+    assert f"shards/1/1/{RECORD}" in objects(site.address)
+    monkeypatch.setattr(running, "sources_of_rows", stops)
+    with pytest.raises(KeyboardInterrupt):
+        shard(site.machine("second"), 1, 1)
+    assert f"shards/1/1/{RECORD}" not in objects(site.address)
+
+
 def test_shards_that_are_missing_at_work_or_not_finished_are_named_and_nothing_is_taken(site: Site, monkeypatch: pytest.MonkeyPatch):
     shard(site.machine("first"), 1)
     shard(site.machine("first"), 3)
@@ -148,6 +160,7 @@ def test_shards_that_are_missing_at_work_or_not_finished_are_named_and_nothing_i
     assert not any(key.startswith("rows/latents/") for key in objects(site.address))
 
 
+@pytest.mark.slow
 def test_rows_that_were_damaged_in_the_bucket_are_named_and_made_again(site: Site):
     shard(site.machine("first"), 1, 1)
     bucket = Bucket(site.address)
@@ -176,9 +189,17 @@ def test_merged_shards_are_garbage_and_those_at_work_are_not(site: Site):
     site.merge("third")
     num_bytes = sum(size for key, size in objects(site.address).items() if key.startswith("shards/1/"))
     assert shards_to_go("first") == [("shards/1", num_bytes)]
-    ws = site.machine("second")
+    ws, lease = site.machine("second"), "shards/1/1/run.lease.json"
     with shard_lock(ws.root / "shards" / "1" / "1", "shard 1/1").holding():
         assert shards_to_go("first") == []
+        held = Bucket(site.address).get(lease)
+    assert held is not None
+    given_back = Bucket(site.address).get(lease)
+    Bucket(site.address).put(lease, held[0])  # as a kill leaves it
+    assert shards_to_go("first") == []
+    assert [name for name, _ in shards_to_go("second")] == ["shards/1"], "its own process is known to be dead"
+    assert given_back is not None
+    Bucket(site.address).put(lease, given_back[0])
     ws = site.machine("first")
     with ws.lock.holding():
         remove_unused([each for each in unused(ws, assets=[*ws.graph.assets], stale=[]) if "shards" in each.path.parts])
@@ -186,6 +207,7 @@ def test_merged_shards_are_garbage_and_those_at_work_are_not(site: Site):
     assert shards_to_go("second") == []
 
 
+@pytest.mark.slow
 def test_shards_in_a_folder_are_merged_into_a_root_in_a_bucket(site: Site, tmp_path: Path):
     ws = site.machine("first")
     share = Share(count=1, number=1)

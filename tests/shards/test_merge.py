@@ -124,6 +124,21 @@ def test_missing_and_damaged_shards_are_all_named_and_nothing_is_taken(sharded, 
     assert not (ws.root / "rows" / "latents").exists()
 
 
+def test_a_shard_that_was_run_again_since_it_was_looked_at_is_named(sharded, monkeypatch):
+    ws = sharded()
+    looked = merging._checked
+
+    def looks(*arguments):
+        found = looked(*arguments)
+        record = load_record(place(ws, 2))
+        save_record(place(ws, 2), type(record)(**(vars(record) | {"finished_at": "later"})))
+        return found
+
+    monkeypatch.setattr(merging, "_checked", looks)
+    with pytest.raises(MotiveError, match=r"1 of 3 shards .*\n.*shard 2/3 was run again meanwhile"):
+        merge(ws)
+
+
 def test_shards_of_other_settings_are_named_with_the_setting(sharded):
     with pytest.raises(MotiveError) as error:
         merge(sharded(gradient={"store_dim": 512}))
