@@ -70,9 +70,9 @@ def run_shard(config: Config, share: Share, folder: Path) -> ShardRecord:
     with ws.lock.holding(wait_s=wait_s, who=f"motive run --shard {share}"):
         forget_record(folder)
         _require_catalogs(ws)
+        bring_archives(config)
         clips, queries = catalog_clips(ws, "clip"), catalog_clips(ws, "query")
         log.info("shard %s: %d clips and %d queries; rows go to %s", share, len(clips), len(queries), shown(folder))
-        bring_archives(config)
         _require_files([*clips, *queries])
         sources = sources_of_rows(ws)
         done: dict[str, AssetRows] = {}

@@ -291,11 +291,11 @@ class RootCopy:
                 self._rows[prefix] = {each.key[len(prefix) + 1 :]: each.size for each in self.index.below(prefix)}
             return self._rows[prefix]
 
-    def trim(self) -> None:
-        """Remove segments above :attr:`max_bytes`. One that a process has open stays readable for it, and any is fetched again when it is opened."""
+    def trim(self, max_bytes: int | None = None) -> None:
+        """Remove segments above ``max_bytes``, by default :attr:`max_bytes`. One that a process has open stays readable for it, and any is fetched again when it is opened."""
         self._untrimmed = 0
         found = [(max(status.st_atime_ns, status.st_mtime_ns), status.st_size, file) for file, status in self._segments_here()]
-        over = sum(size for _, size, _ in found) - self.max_bytes
+        over = sum(size for _, size, _ in found) - (self.max_bytes if max_bytes is None else max_bytes)
         for _, size, file in sorted(found):
             if over <= 0:
                 return

@@ -54,8 +54,7 @@ def shard_stores(folder: Path) -> list[Path]:
 def give_up_copies(folder: Path) -> None:
     """Remove this machine's copies of the rows of the shard in ``folder``, if it is in a bucket. The caller has its lock."""
     if (copy := copy_of(folder)) is not None:
-        copy.max_bytes = 0
-        copy.trim()
+        copy.trim(0)
 
 
 def shown(folder: Path) -> str:
@@ -74,7 +73,7 @@ def _two_below(folder: Path) -> Iterator[Path]:
     """The folders two levels below ``folder``, which may come several times."""
     root = root_copy_of(folder)
     if root is None:
-        yield from (path for child in folders_in(folder) for path in folders_in(child))
+        yield from (path for child in _folders_in(folder) for path in _folders_in(child))
         return
     prefix = root.key(folder)
     for page in root.bucket.pages(prefix):
@@ -82,6 +81,6 @@ def _two_below(folder: Path) -> Iterator[Path]:
         yield from (folder / first / second for first, second, *below in parts if below)
 
 
-def folders_in(folder: Path) -> list[Path]:
+def _folders_in(folder: Path) -> list[Path]:
     """The folders in ``folder``, which is no link; none if it does not exist."""
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() and not folder.is_symlink() else []

@@ -7,11 +7,12 @@ import pytest
 
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import Bucket
+from motive_pipeline.catalog.catalog_clips import CatalogClip
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.shards import run as running
 from motive_pipeline.shards.merge import Merged, merge_shards
 from motive_pipeline.shards.share import RECORD, Share, shards_folder
-from motive_pipeline.storage import root_copy
+from motive_pipeline.storage import mirror, root_copy
 from motive_pipeline.storage.adopting import Adopted
 from motive_pipeline.storage.garbage import remove_unused, unused
 from motive_pipeline.storage.lock import Locked
@@ -137,6 +138,30 @@ def test_a_shard_that_is_run_again_and_stopped_is_not_complete(site: Site, monke
     with pytest.raises(KeyboardInterrupt):
         shard(site.machine("second"), 1, 1)
     assert f"shards/1/1/{RECORD}" not in objects(site.address)
+
+
+def test_a_machine_without_the_archives_brings_them(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.make_archive(str(tmp_path / "zips" / "all"), "zip", site.videos / "clips")
+    Bucket(site.address).put("clips/all.zip", tmp_path / "zips" / "all.zip")
+    clips = {"source": "zip", "path": f"{site.address.url}/clips"}
+    settings = {"arms": ONE_VARIANT, "clips": clips, "storage": {"root": f"{site.address.url}/zipped", "state": "zipped"}}
+    ws = open_project(site.videos, site.folder, **settings)
+    with ws.lock.holding():
+        catalogued(ws)
+    shutil.rmtree(ws.config.model.cache)
+    mirror._mirror.cache_clear()
+    needed: list[CatalogClip] = []
+
+    def stops(found: list[CatalogClip]) -> None:
+        needed.extend(found)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "_require_files", stops)
+    with pytest.raises(KeyboardInterrupt):
+        shard(open_project(site.videos, site.folder, **settings), 1, 1)
+    members = [clip for clip in needed if clip.file.member]
+    assert len(members) == 6
+    assert all(clip.file.num_bytes() > 0 for clip in members)
 
 
 def test_shards_that_are_missing_at_work_or_not_finished_are_named_and_nothing_is_taken(site: Site, monkeypatch: pytest.MonkeyPatch):
