@@ -18,6 +18,7 @@ from assets.instance import instance_folder
 from assets.names import asset_name
 from motive_pipeline.config import Config, load_config
 from motive_pipeline.storage.workspace import Workspace
+from tests.forked_command import run_command
 
 SETTINGS = {
     "engine": {"threads": 1},
@@ -92,10 +93,7 @@ class Project:
 
     def motive(self, *arguments: str, timeout_s: float = 300) -> CommandResult:
         """``motive COMMAND --config <this project's> ...`` in a process of its own."""
-        done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=timeout_s, env=_environment(), cwd=self.folder, check=False
-        )
-        return CommandResult(done.returncode, done.stdout, done.stderr)
+        return CommandResult(*run_command(self._arguments(*arguments), cwd=self.folder, environment=_environment(), timeout_s=timeout_s))
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
@@ -109,8 +107,10 @@ class Project:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of ``motive COMMAND --config <this project's> ...``."""
-        command, *rest = arguments
-        return [sys.executable, "-u", "-m", "motive_pipeline.cli", command, "--config", str(self.file), *rest]
+        return [sys.executable, "-u", "-m", "motive_pipeline.cli", *self._arguments(*arguments)]
+
+    def _arguments(self, command: str, *rest: str) -> list[str]:
+        return [command, "--config", str(self.file), *rest]
 
     def run(self, *arguments: str) -> CommandResult:
         """``motive run --json``, which must succeed."""

@@ -52,7 +52,7 @@ def test_the_command_refuses_with_one_line_and_runs_the_settings_that_it_wrote(t
     monkeypatch.setenv("MOTIVE_CONFIG", "elsewhere.yaml")
     ran = []
     monkeypatch.setattr("assets.run_stale.run_stale", lambda config, selection: ran.append((config.file, selection)) or _Nothing())
-    monkeypatch.setattr("motive_pipeline.report.stage.summary", lambda ws: f"Report below {ws.root}")
+    monkeypatch.setattr("motive_pipeline.report.summary.summary", lambda ws: f"Report below {ws.root}")
     assert cli.main(["demo", str(tmp_path / "demo")]) == 0
     assert ran == [(tmp_path / "demo" / "motive.yaml", None)]
     assert f"Report below {tmp_path / 'demo' / 'motive_data'}" in capsys.readouterr().out

@@ -71,7 +71,7 @@ def run(config: Config, arguments: argparse.Namespace) -> int:
     print_assets(report, time.monotonic() - started)
     workspace = Workspace(config)
     if arguments.summary and report.ok:
-        from motive_pipeline.report.stage import summary
+        from motive_pipeline.report.summary import summary
 
         tell(summary(workspace))
     if arguments.json:

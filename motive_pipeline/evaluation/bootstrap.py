@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special  # not stats, which takes a second to import
 
 SEED = 20_260_108
 
@@ -156,5 +156,5 @@ def _residual_variance(value_SJ: np.ndarray) -> float:
 
 def _stretch(num_prompts: int, tail: float) -> float:
     """The factor by which a bootstrap over this many prompts is too narrow."""
-    ratio = stats.t.ppf(tail, num_prompts - 1) / stats.norm.ppf(tail)
+    ratio = special.stdtrit(num_prompts - 1, tail) / special.ndtri(tail)  # quantiles of Student's t and of the normal distribution
     return float(ratio * np.sqrt(num_prompts / (num_prompts - 1)))

@@ -15,10 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -32,9 +29,9 @@ _PREFIX = "transformer"
 """diffusers' name for the part of the model that the adapter belongs to, in the file; the second expert's adapter has it, too."""
 
 
-def adapter_layers(transformer: torch.nn.Module) -> dict[str, LoraLayer]:
-    """The layers that have an adapter, by their name in the transformer; empty without one."""
-    return {name: module for name, module in transformer.named_modules() if isinstance(module, LoraLayer)}
+def adapter_layers(transformer: torch.nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter (peft's ``LoraLayer``), by their name in the transformer; empty without one."""
+    return {name: module for name, module in transformer.named_modules() if hasattr(module, "lora_A")}
 
 
 def adapter_parameters(transformer: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -62,6 +59,10 @@ def add_adapter(transformer: torch.nn.Module, lora: Lora, seed: int) -> None:
             f"finetune.lora.targets = {lora.targets!r} matches the whole name of none of the model's {len(linear)} Linear layers, such as {examples}."
         )
     exactly = "|".join(map(re.escape, matched))  # peft takes a name in a list as the end of a name, too
+    from peft import (
+        LoraConfig,
+    )  # here, since what only reads influences imports this module, too, and peft takes longer to import than torch
+
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.scale_alpha, lora_dropout=lora.dropout, target_modules=exactly)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):  # peft draws numbers that are replaced below
         transformer.add_adapter(settings, ADAPTER)  # type: ignore[operator]
@@ -137,13 +138,15 @@ def active_dropout(transformer: torch.nn.Module, seed: int) -> Iterator[None]:
                 dropout.eval()
 
 
-def _factors(layer: LoraLayer) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+def _factors(layer: Any) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
     """A [rank, in] and B [out, rank] of a layer."""
-    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight  # type: ignore[return-value]
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
 
 def _read(file: Path, pipeline: str, what: str) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
     """The tensors of an adapter under diffusers' names, and the metadata that diffusers wrote beside them."""
+    import diffusers
+
     kind = getattr(diffusers, pipeline)
     try:
         if (renamed := _of_diffsynth(file)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -196,24 +196,3 @@ class Gallery:
 
 def _votes(number: int) -> str:
     return "1 vote" if number == 1 else f"{number} votes"
-
-
-def best_clips(ws: Workspace, count: int) -> list[Mapping[str, object]]:
-    """The first clips of the lead variant's ranking that have a vote: rank, votes, mean influence, caption, file. What no query voted for is not among
-    the best, however few there are. Where the lead arm chooses by wishes of its own, its first clips, with their ranks in its subset."""
-    catalog = ws.published("clip_catalog").table("catalog").set_index("clip_id")
-    ranking = ws.published(f"voted_ranking/{ws.config.lead_variant}").table("ranking").query("votes > 0")
-    if ws.config.arm(ws.config.lead_arm).selection:
-        subset = ws.published(f"curated_subset/{ws.config.lead_arm}").table("subset")
-        ranking = subset.merge(ranking.drop(columns="rank"), on="clip_id")
-    ranking = ranking.sort_values("rank").head(count)
-    return [
-        {
-            "rank": int(row["rank"]),
-            "votes": int(row["votes"]),
-            "mean_influence": float(row["mean_influence"]),
-            "caption": str(catalog.at[row["clip_id"], "caption"]),
-            "file": str(catalog.at[row["clip_id"], "path"]),
-        }
-        for row in ranking.to_dict("records")
-    ]

@@ -10,29 +10,23 @@ from typing import Any
 from markupsafe import Markup
 
 from motive_pipeline.evaluation.clip_maps import MapSet, caveats
-from motive_pipeline.graph import Rule
 from motive_pipeline.pages import page_environment
 from motive_pipeline.report import plots
 from motive_pipeline.report.audit_plot import audit_figures
 from motive_pipeline.report.curve_plot import curves_figure
 from motive_pipeline.report.findings import Findings, load_findings
-from motive_pipeline.report.gallery import Gallery, best_clips
+from motive_pipeline.report.gallery import Gallery
 from motive_pipeline.report.harmful_section import load_harmful_section
 from motive_pipeline.report.loss_drop_plot import loss_drop_figure
 from motive_pipeline.report.opening import opening
 from motive_pipeline.report.provenance_record import provenance_record, write_provenance
-from motive_pipeline.report.tables import Table, arm_name, escaped_markdown, format_number, markdown, numbers_frame, plain_text
+from motive_pipeline.report.summary import best_table
+from motive_pipeline.report.tables import Table, arm_name, escaped_markdown, markdown, numbers_frame
 from motive_pipeline.storage.digest import digest, digest_frame
 from motive_pipeline.storage.typed_parquet import write_parquet
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 STAGE = "eval_report"
-SUMMARY_CLIPS = 10
-_CAPTION_LETTERS = 52
-_ORDER: dict[Rule, str] = {
-    "vote": "By votes, then by mean influence over the queries.",
-    "mean_influence": "By mean influence over the queries.",
-}
 
 
 def publish_report(ws: Workspace) -> Publication:
@@ -78,45 +72,6 @@ def publish_report(ws: Workspace) -> Publication:
     )
 
 
-def summary(ws: Workspace) -> str:
-    """The summary after a run: the path of the report, the best clips, and the arms side by side.
-
-    Raises:
-        NotPublished: there is no report yet.
-    """
-    report = ws.published("eval_report")
-    best = _best_table(ws)
-    return "\n".join(
-        [
-            f"Report: {report.path / 'report.html'}",
-            "",
-            f"{best.title} by {arm_name(ws.config.lead_arm)}" if best.rows else best.title,
-            *([plain_text(best)] if best.rows else []),
-            "",
-            f"The arms side by side (95 % intervals): {report.facts['verdict']}",
-            plain_text(_published_arms_table(report)),
-            *_preference_hint(ws),
-        ]
-    )
-
-
-def _preference_hint(ws: Workspace) -> list[str]:
-    """The path of the page on which people can compare the arms."""
-    bundle = ws.published_or_none("preference_bundle")
-    return ["", f"Ask people, blind: {bundle.path / 'index.html'} (docs/preference.md)"] if bundle else []
-
-
-def _published_arms_table(report: Publication) -> Table:
-    """The table of the arms, as in the report."""
-    numbers = report.table("numbers")
-    numbers = numbers[numbers["table"] == "arms"]
-    shown = numbers.pivot(index="row", columns="column", values="shown")
-    arms, metrics = list(dict.fromkeys(numbers["row"])), list(dict.fromkeys(numbers["column"]))
-    units = dict(zip(numbers["column"], numbers["unit"], strict=True))
-    rows = [[f"{metric} ({units[metric]})", *(str(shown.at[arm, metric]) for arm in arms)] for metric in metrics]
-    return Table(key="arms", title="The arms side by side", columns=["metric", *arms], rows=rows, caption="")
-
-
 def render_template(template: str, context: dict[str, Any]) -> str:
     """Render a template of this folder. In HTML all text is escaped; in Markdown the filter ``plain`` escapes captions."""
     environment = page_environment(Path(__file__).parent)
@@ -137,7 +92,7 @@ def _context(ws: Workspace, findings: Findings) -> dict[str, Any]:
         "is_tiny": ws.config.model.path == "tiny",
         "metrics": [(metric, metric.style) for metric in findings.metrics],
         "is_in_sample": findings.drop_metric.name.startswith("in_sample"),
-        "best": _best_table(ws, letters=None),
+        "best": best_table(ws, letters=None),
         "maps_note": MapSet(ws, ws.config.lead_variant).note,
         "maps_caveats": caveats(ws, ws.config.lead_variant),
     }
@@ -196,42 +151,6 @@ def _audit_figures(findings: Findings) -> list[dict[str, str]]:
 
 def _arms_drawing(findings: Findings) -> plots.DrawFigure:
     return functools.partial(plots.arms_figure, panels={metric: findings.dots(metric) for metric in findings.metrics})
-
-
-def _best_table(ws: Workspace, *, letters: int | None = _CAPTION_LETTERS) -> Table:
-    """The first clips of the ranking. Captions are cut to ``letters``, and control characters are removed."""
-    rows = [
-        [
-            str(clip["rank"]),
-            str(clip["votes"]),
-            format_number(float(str(clip["mean_influence"])), 4, signed=True),
-            _one_line(str(clip["caption"]), letters),
-            _one_line(str(clip["file"]) if letters else Path(str(clip["file"])).name, None),
-        ]
-        for clip in best_clips(ws, SUMMARY_CLIPS)
-    ]
-    # what no query voted for is not shown, however few clips are left
-    title = f"The {'ten' if len(rows) == SUMMARY_CLIPS else len(rows)} best clips" if rows else "No clip stands out: none has a vote"
-    return Table(
-        key="best",
-        title="The best clip" if len(rows) == 1 else title,
-        columns=["rank", "votes", "mean influence", "caption", "file"],
-        rows=rows,
-        caption=f"{_ORDER[ws.config.of_variant(ws.config.lead_variant).vote.rule]} Clips without a vote are not listed.{_wishes(ws)}",
-        words=frozenset({3, 4}),
-    )
-
-
-def _wishes(ws: Workspace) -> str:
-    """What the lead arm selects by, besides its ranking."""
-    words = ws.config.arm(ws.config.lead_arm).selection.in_words()
-    return f" {arm_name(ws.config.lead_arm)} selects from that order: {'; '.join(words)}." if words else ""
-
-
-def _one_line(text: str, letters: int | None) -> str:
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
-    line = " ".join(line.split())
-    return line if letters is None or len(line) <= letters else line[: letters - 1] + "…"
 
 
 def _records(table: Table) -> list[dict[str, str]]:

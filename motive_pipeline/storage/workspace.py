@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -501,6 +501,7 @@ class Workspace:
         return pd.DataFrame([row]) if before is None else pd.concat([before, pd.DataFrame([row])], ignore_index=True)
 
 
+@cache
 def _version(library: str) -> str:
     try:
         return importlib.metadata.version(library)

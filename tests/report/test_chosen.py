@@ -11,10 +11,11 @@ from motive_pipeline.export.subset import export_subset
 from motive_pipeline.graph import Graph
 from motive_pipeline.report.chosen import chosen_by_lead, left_out_sentences
 from motive_pipeline.report.explain_page import write_explanation
-from motive_pipeline.report.gallery import Gallery, best_clips
+from motive_pipeline.report.gallery import Gallery
 from motive_pipeline.report.harmful_section import load_harmful_section
 from motive_pipeline.report.provenance_tables import plain_settings
 from motive_pipeline.report.stage import publish_report
+from motive_pipeline.report.summary import best_clips
 from tests.eval_fixtures import copied, republish, with_harmful_clips, with_settings
 from tests.view.explorer_fixtures import Explorer
 

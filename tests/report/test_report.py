@@ -24,7 +24,8 @@ from motive_pipeline.graph.metrics import DYNAMIC, FLICKERING, HELD_OUT_DROP, HI
 from motive_pipeline.report.gallery import Gallery
 from motive_pipeline.report.participants import clip_participants, query_participants
 from motive_pipeline.report.pictures import MAX_FRAMES, animation, latent_frame
-from motive_pipeline.report.stage import publish_report, summary
+from motive_pipeline.report.stage import publish_report
+from motive_pipeline.report.summary import summary
 from motive_pipeline.report.tables import format_estimate, format_number, plain_text
 from motive_pipeline.report.training_curves import load_curves
 from motive_pipeline.report.verdict import verdict
