@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -85,9 +86,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a group one after the other, the longest groups first."""
-    places = {group: place for place, group in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: (places.get(_group(item.nodeid), len(places)), _group(item.nodeid)))
+    """The tests of a group one after the other, the longest groups first. The others start at a group that differs with ``SLOW_TESTS_TURN``, a number."""
+    groups = sorted({_group(item.nodeid) for item in items} - set(LONGEST_FIRST))
+    start = int(os.environ.get("SLOW_TESTS_TURN", "0")) % max(1, len(groups))
+    places = {group: place for place, group in enumerate([*LONGEST_FIRST, *groups[start:], *groups[:start]])}
+    items.sort(key=lambda item: places[_group(item.nodeid)])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Starts no slow test after ``SLOW_TESTS_UNTIL`` (seconds since 1970), so that a slow machine's CI ends and says what it has found. With the number of
+    commits as turn (``.ci/run``) the next change's CI begins with others."""
+    until = os.environ.get("SLOW_TESTS_UNTIL")
+    if until and item.get_closest_marker("slow") and time.time() > float(until):
+        pytest.skip("no time left on this machine (SLOW_TESTS_UNTIL)")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -50,10 +50,11 @@ def replace(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, links_are_flushed: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes ``path`` if the block succeeds, and is deleted if it raises.
 
     Every file in it is flushed first, and may be read by whom the umask allows. If ``path`` exists by then (callers name folders by content), that one is kept.
+    ``links_are_flushed``: a file that has a second name was flushed when it got the first, and need not be again.
     """
     make_folder(path.parent)
     temp = temp_beside(path)
@@ -61,7 +62,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield temp
         _apply_umask(temp)
-        sync_tree(temp)
+        sync_tree(temp, links_are_flushed=links_are_flushed)
         try:
             os.rename(temp, path)
         except OSError:
@@ -119,12 +120,13 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
-    """Flush every file and folder at or below ``folder``; links are not followed."""
+def sync_tree(folder: Path, *, links_are_flushed: bool = False) -> None:
+    """Flush every file and folder at or below ``folder``; symbolic links are not followed. ``links_are_flushed``: see :func:`new_folder`."""
     for parent, _, files in os.walk(folder, topdown=False):
         for name in files:
             file = Path(parent, name)
-            if not file.is_symlink():
+            status = file.lstat()
+            if not stat.S_ISLNK(status.st_mode) and not (links_are_flushed and status.st_nlink > 1):
                 sync_file(file)
         sync_folder(Path(parent))
 

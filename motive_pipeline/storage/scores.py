@@ -110,7 +110,7 @@ class ScoreTables:
         current = self.version()
         number = 1 + max((int(p.name[1:]) for p in self.folder.glob("v*") if p.name[1:].isdecimal()), default=0)
         target = self.folder / f"v{number}"
-        with atomic.new_folder(target) as temp:
+        with atomic.new_folder(target, links_are_flushed=True) as temp:
             changed = self._fill(temp, current, pieces)
             if not changed and current is not None:
                 shutil.rmtree(temp)

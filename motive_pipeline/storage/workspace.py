@@ -451,17 +451,15 @@ class Workspace:
 
     def _run_settings(self, asset: str) -> pd.DataFrame:
         """The settings of every fingerprint that ``asset`` has had, one row each, from the records that are there and the rows of those that have gone."""
-        frames = [] if (before := self.scores.piece("run_settings", asset)) is None else [before]
+        before = self.scores.piece("run_settings", asset)
+        rows = [] if before is None else before.to_dict("records")
         for record in sorted(self._folder(asset).glob(f"*/{RECORD}")):
             with suppress(FileNotFoundError, Damaged):
                 saved = read_sealed(record)
-                settings = settings_behind([saved["provenance"]])
-                rows = {"setting": list(settings), "value": [setting_text(value) for value in settings.values()]}
-                frames.append(pd.DataFrame(rows).assign(asset=asset, fingerprint=saved["fingerprint"]))
-        columns = TABLES["run_settings"].names
-        if not frames:
-            return pd.DataFrame(columns=columns)
-        return pd.DataFrame(pd.concat(frames).drop_duplicates(["fingerprint", "setting"], ignore_index=True)[columns])
+                for setting, value in settings_behind([saved["provenance"]]).items():
+                    rows.append({"asset": asset, "fingerprint": saved["fingerprint"], "setting": setting, "value": setting_text(value)})
+        frame = pd.DataFrame(rows, columns=TABLES["run_settings"].names)
+        return frame.drop_duplicates(["fingerprint", "setting"], ignore_index=True)
 
     def provenance(self, asset: str) -> dict[str, Any]:
         """What ``asset`` is made from: settings, code version, versions of its inputs (None: not published), libraries, machine."""
