@@ -81,6 +81,16 @@ def ws(tmp_path) -> Workspace:
     return ws
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory) -> Workspace:
+    """The same for tests that change nothing in it."""
+    folder = tmp_path_factory.mktemp("unchanged")
+    write_clips(folder / "clips")
+    ws = workspace(folder)
+    publish(ws)
+    return ws
+
+
 # ---- the trainers' rules: a folder -> what would be trained on, video by caption
 
 
@@ -270,15 +280,15 @@ READERS: dict[str, Callable[[Path], dict[Path, str]]] = {
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_the_trainer_finds_every_clip_with_its_caption_and_the_frames_that_were_scored(tmp_path, ws, trainer):
+def test_the_trainer_finds_every_clip_with_its_caption_and_the_frames_that_were_scored(tmp_path, unchanged, trainer):
     home = tmp_path / "out" / "sub set"
-    done = export_subset(ws, "motive", home, trainer)
+    done = export_subset(unchanged, "motive", home, trainer)
     assert (done.num_clips, done.num_written) == (4, 4)
     assert str(home) in done.use
     found = READERS[trainer](home)
     assert sorted(found.values()) == sorted(WANTED)
-    rule = FrameRule.of(ws.config)
-    catalog = ws.published("clip_catalog").table("catalog").set_index("caption")
+    rule = FrameRule.of(unchanged.config)
+    catalog = unchanged.published("clip_catalog").table("catalog").set_index("caption")
     for video, caption in found.items():
         facts = probe(video)
         assert (facts.num_frames, facts.fps, facts.width, facts.height, facts.flags) == (9 if caption else 5, 16, 64, 48, ())
@@ -297,11 +307,11 @@ def test_the_trainer_finds_every_clip_with_its_caption_and_the_frames_that_were_
 # ---- the folder
 
 
-def test_the_manifest_and_the_scores_say_where_every_video_comes_from(tmp_path, ws):
+def test_the_manifest_and_the_scores_say_where_every_video_comes_from(tmp_path, unchanged):
     home = tmp_path / "out"
-    export_subset(ws, "motive", home, "diffsynth")
+    export_subset(unchanged, "motive", home, "diffsynth")
     manifest = json.loads((home / "motive" / "MANIFEST.json").read_text(encoding="utf-8"))
-    subset = ws.published("curated_subset/motive")
+    subset = unchanged.published("curated_subset/motive")
     assert (manifest["arm"], manifest["trainer"], manifest["subset"]) == ("motive", "diffsynth", subset.data_version)
     assert manifest["provenance"] == subset.provenance, "of the subset, not of the settings of the day"
     assert [clip["clip_id"] for clip in manifest["clips"]] == subset.table("subset")["clip_id"].tolist()

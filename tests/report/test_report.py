@@ -325,25 +325,39 @@ def test_a_video_that_has_gone_stops_the_report_and_is_named(evaluated, tmp_path
         Gallery(ws, None).prompts(ws.config.arms)
 
 
-def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(evaluated, tmp_path, tiny_model):
-    odd = "a/b \\ \"c\" 'd' & 🐈‍⬛ ../../e"
-    ws = copied(evaluated, tmp_path, tiny_model)
-    for arm in ws.config.arms:
-        videos = ws.published(f"generated_videos/{arm}").table("videos")
-        republish(ws, f"generated_videos/{arm}", videos=videos.assign(prompt=odd))
-    publication = publish_report(ws)
-    page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
-    assert page.text.count(odd) >= 2, "above its videos, and in the table of prompts"
-    assert "🐈‍⬛" in (publication.path / "report.md").read_text(encoding="utf-8")
+ODD_PROMPT = "a/b \\ \"c\" 'd' & 🐈‍⬛ ../../e"
 
 
-def test_an_arm_with_fewer_videos_is_compared_on_the_prompts_it_has_and_pointed_out(evaluated, tmp_path, tiny_model, report):
-    assert "lack a video" not in report[1]
-    ws = copied(evaluated, tmp_path, tiny_model)
+@pytest.fixture(scope="module")
+def odd(evaluated, tmp_path_factory, tiny_model):
+    """One query lies in the pool, its clip; the videos of one prompt are lacking in one arm; all prompts but the first are :data:`ODD_PROMPT`."""
+    ws = copied(evaluated, tmp_path_factory.mktemp("odd"), tiny_model)
+    pool, queries = ws.published("eligible_pool").table("pool"), ws.published("query_catalog").table("queries")
+    shared = pool["clip_id"].iloc[0]
+    clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
+    extra = queries.iloc[:1].assign(query_id=shared, path=clips.at[shared, "path"])
+    republish(ws, "query_catalog", queries=pd.concat([queries, extra]))
     videos = ws.published("generated_videos/random").table("videos")
     republish(ws, "generated_videos/random", videos=videos[videos["prompt_index"] != 1])
     publish_eval_scores(ws, "random")
-    publication = publish_report(ws)
+    for arm in ws.config.arms:
+        videos = ws.published(f"generated_videos/{arm}").table("videos")
+        republish(
+            ws, f"generated_videos/{arm}", videos=videos.assign(prompt=videos["prompt"].where(videos["prompt_index"] == 0, ODD_PROMPT))
+        )
+    return publish_report(ws), shared
+
+
+def test_prompts_with_slashes_quotes_and_emoji_are_shown_as_they_are(odd):
+    publication, _ = odd
+    page = Page((publication.path / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count(ODD_PROMPT) >= 2, "above its videos, and in the table of prompts"
+    assert "🐈‍⬛" in (publication.path / "report.md").read_text(encoding="utf-8")
+
+
+def test_an_arm_with_fewer_videos_is_compared_on_the_prompts_it_has_and_pointed_out(odd, report):
+    assert "lack a video" not in report[1]
+    publication, _ = odd
     html = (publication.path / "report.html").read_text(encoding="utf-8")
     assert "random: 1 of 4 prompts lack a video of some training" in html
     assert "3 to 4 videos an arm" in html
@@ -440,15 +454,9 @@ def test_a_file_that_is_no_video_and_a_clip_without_a_gradient_are_counted_but_d
     assert query_participants(ws, "query", load_influence(ws, "motive").query_ids).told == f"2 of 6 queries: {expected}"
 
 
-def test_queries_that_lie_in_the_pool_are_pointed_out(evaluated, tmp_path, tiny_model, report):
+def test_queries_that_lie_in_the_pool_are_pointed_out(odd, report):
     assert "are also clips of the pool" not in report[1]
-    ws = copied(evaluated, tmp_path, tiny_model)
-    pool, queries = ws.published("eligible_pool").table("pool"), ws.published("query_catalog").table("queries")
-    shared = pool["clip_id"].iloc[0]
-    clips = ws.published("clip_catalog").table("catalog").set_index("clip_id")
-    extra = queries.iloc[:1].assign(query_id=shared, path=clips.at[shared, "path"])
-    republish(ws, "query_catalog", queries=pd.concat([queries, extra]))
-    publication = publish_report(ws)
+    publication, shared = odd
     assert f"1 of the queries are also clips of the pool ({shared})" in (publication.path / "report.html").read_text(encoding="utf-8")
 
 
