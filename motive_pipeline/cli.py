@@ -250,7 +250,14 @@ def _log_progress(*, quiet: bool) -> None:
 def _handler(pattern: str) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(VisibleFormatter(pattern, "%H:%M:%S"))
+    handler.addFilter(lambda record: not _is_of_a_stop(record))
     return handler
+
+
+def _is_of_a_stop(record: logging.LogRecord) -> bool:
+    """Whether the line is about a signal that a library met on its way (SQLAlchemy, while it closes a connection): it passes the signal on, and
+    :func:`main` says what there is to say."""
+    return bool(record.exc_info) and record.exc_info[1] is not None and not isinstance(record.exc_info[1], Exception)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ def run_command(arguments: Sequence[str], *, cwd: Path, environment: Mapping[str
     """
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
+        out.touch()
+        err.touch()
         process = _FORKS.Process(target=_command, args=(list(arguments), str(cwd), dict(environment), str(out), str(err)))
         process.start()
         process.join(timeout_s)
@@ -46,7 +48,7 @@ def _command(arguments: list[str], cwd: str, environment: dict[str, str], out: s
     from motive_pipeline.cli import main
 
     for number, file in ((1, out), (2, err)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(file, os.O_WRONLY), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)

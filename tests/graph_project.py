@@ -91,7 +91,7 @@ class Project:
             keys = graph.materializable_asset_keys
             return Counter({asset_name(key): len(instance.fetch_materializations(key, limit=1000).records) for key in keys})
 
-    def motive(self, *arguments: str, timeout_s: float = 300) -> CommandResult:
+    def motive(self, *arguments: str, timeout_s: float = 1200) -> CommandResult:
         """``motive COMMAND --config <this project's> ...`` in a process of its own."""
         return CommandResult(*run_command(self._arguments(*arguments), cwd=self.folder, environment=_environment(), timeout_s=timeout_s))
 

@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM in one command; ``tests/assets/test_two_runs.py`` stops a whole run."""
 
+import logging
 import os
 import signal
 import threading
 
 import pytest
+import sqlalchemy
+from sqlalchemy.pool import NullPool
 
 from motive_pipeline import cli
 from motive_pipeline.stopping import stoppable
@@ -38,3 +41,24 @@ def test_a_thread_that_gets_no_signals_may_run_commands(monkeypatch, capsys):
     thread.join()
     assert codes == [130]
     assert capsys.readouterr().err == "motive: stopped; committed results are kept, and the next run continues from there\n"
+
+
+@pytest.mark.parametrize(("raised", "said"), [(KeyboardInterrupt, ""), (ValueError, "Exception closing connection")])
+def test_a_signal_that_meets_a_closing_connection_is_not_printed_and_an_error_is(monkeypatch, capsys, raised, said):
+    engine = sqlalchemy.create_engine("sqlite://", poolclass=NullPool)
+
+    def close(connection):
+        raise raised
+
+    def command(arguments):
+        with engine.connect():
+            monkeypatch.setattr(engine.dialect, "do_close", close)
+        return 0
+
+    monkeypatch.setattr(cli, "_run_command", command)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    code = cli.main(["doctor"])
+    assert code == (130 if raised is KeyboardInterrupt else 0)
+    err = capsys.readouterr().err
+    assert ("Exception closing connection" in err) == bool(said)
+    assert ("motive: stopped" in err) == (raised is KeyboardInterrupt)
