@@ -4,6 +4,8 @@ A layer with weight W becomes x -> W x + s B A x, with A of shape [rank, in], B 
 (Kaiming uniform), B as zero, so a fresh adapter changes nothing and has a gradient in B alone. Adapters are float32 whatever type the model has.
 
 Files are written in diffusers' format, with s multiplied into B: whoever reads them needs no alpha.
+
+peft and diffusers are imported where they are used: what only reads influences imports this module, too, and they take longer to import than torch.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ def add_adapter(transformer: torch.nn.Module, lora: Lora, seed: int) -> None:
     Raises:
         MotiveError: ``finetune.lora.targets`` matches no Linear layer.
     """
+    from peft import LoraConfig
+
     expression = re.compile(lora.targets)
     linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
     matched = [name for name in linear if expression.fullmatch(name)]
@@ -59,10 +63,6 @@ def add_adapter(transformer: torch.nn.Module, lora: Lora, seed: int) -> None:
             f"finetune.lora.targets = {lora.targets!r} matches the whole name of none of the model's {len(linear)} Linear layers, such as {examples}."
         )
     exactly = "|".join(map(re.escape, matched))  # peft takes a name in a list as the end of a name, too
-    from peft import (
-        LoraConfig,
-    )  # here, since what only reads influences imports this module, too, and peft takes longer to import than torch
-
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.scale_alpha, lora_dropout=lora.dropout, target_modules=exactly)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):  # peft draws numbers that are replaced below
         transformer.add_adapter(settings, ADAPTER)  # type: ignore[operator]

@@ -1,6 +1,8 @@
 """Score tables: consistent versions, views that open anywhere, the user's own things left alone."""
 
+import os
 import shutil
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -39,6 +41,20 @@ def test_pieces_of_one_table_are_replaced_one_by_one(scores):
     scores.publish({("subsets", "motive"): subset("motive", "a"), ("subsets", "full"): subset("full", "a", "b")})
     scores.publish({("subsets", "motive"): subset("motive", "c", "d")})
     assert rows(scores, "SELECT arm, clip_id FROM subsets ORDER BY ALL") == [("full", "a"), ("full", "b"), ("motive", "c"), ("motive", "d")]
+
+
+def test_a_version_flushes_its_new_pieces_and_not_those_that_it_links(scores, monkeypatch):
+    scores.publish({("subsets", "motive"): subset("motive", "a"), ("subsets", "full"): subset("full", "a", "b")})
+    flushed: list[Path] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    scores.publish({("subsets", "motive"): subset("motive", "c")})
+    assert [file.name for file in flushed if file.suffix == ".parquet"] == ["motive.parquet"]
 
 
 def test_equal_pieces_make_no_new_version(scores):
