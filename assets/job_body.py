@@ -1,23 +1,29 @@
 """What a job of a Ray cluster does for a run elsewhere: it publishes one asset, and tells the run's log what it logs.
 
-Belongs here: the job's own process. Does not belong here: how the job is submitted, watched and ended (``ray_jobs.py``).
+Belongs here: the job's own process, and what the run gives it. Does not belong here: how the job is submitted, watched and ended (``ray_jobs.py``).
 """
 
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dagster_pipes import open_dagster_pipes
 
-from motive_pipeline.config import Config
+from motive_pipeline.bucket.address import address_of
+from motive_pipeline.bucket.client import Bucket
+from motive_pipeline.config import parse_config
 from motive_pipeline.errors import MotiveError, error_with_file
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.root_lock import BucketLock
 from motive_pipeline.storage.workspace import Workspace
 
 ALIVE = "alive"
-"""The run rewrites this file every few seconds."""
+"""In a root that is a shared folder, the run rewrites this file every few seconds."""
 
 ERROR = "error.txt"
 """What a user has to mend, for the run to tell."""
@@ -25,28 +31,84 @@ ERROR = "error.txt"
 PATIENCE_S = 60.0
 """A job whose run has not rewritten the file for so long ends itself."""
 
+WAIT_FOR_COPY_S = 60.0
+"""How long a job waits for another process of its machine that works on the copy of a root in a bucket, such as a job that is ending."""
 
-def publish_in_job(config: Config, asset: str, *, run_id: str, folder: Path) -> int:
-    """Publish ``asset`` as a part of the run ``run_id``, and give the exit code. ``folder`` shows that the run lives; what a user can mend is written there."""
-    threading.Thread(target=_end_with, args=(folder / ALIVE,), daemon=True).start()
-    with open_dagster_pipes() as pipes:
-        handler = _ToDagster(pipes.log)
-        logging.getLogger("motive_pipeline").addHandler(handler)
+log = logging.getLogger("motive_pipeline.job")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a run gives to its job, as plain JSON types.
+
+    ``settings`` is the text of the config file ``config_file``, which need not be on the job's machine. ``fingerprint`` is the asset's. ``notes`` is
+    a folder below the root for what the two tell each other. For a root in a bucket, ``bucket`` is its URL, and ``owner`` lends the job the run's lease.
+    """
+
+    settings: str
+    config_file: str
+    fingerprint: str
+    notes: str
+    bucket: str = ""
+    owner: str = ""
+
+
+def publish_in_job(asset: str, *, run_id: str) -> int:
+    """Publish ``asset`` as a part of the run ``run_id``, and give the exit code. What a user can mend is told to the run, too."""
+    with open_dagster_pipes() as pipes, _logged_by(pipes.log):
+        order = Order(**pipes.extras)
         try:
-            workspace = Workspace(config.in_cluster())
-            workspace.begin_run(run_id)
-            workspace.graph.asset(asset).publish(workspace)
+            config = parse_config(order.settings, Path(order.config_file)).in_cluster()
+            workspace = Workspace(config, follow=False)
+            with _writing_for_the_run(workspace, order):
+                _require_same_settings(workspace, asset, order)
+                workspace.begin_run(run_id)
+                workspace.graph.asset(asset).publish(workspace)
         except MotiveError as error:
-            atomic.write_text(folder / ERROR, error_with_file(error, config.file))
+            _tell(order, error_with_file(error, Path(order.config_file)))
             return 1
-        finally:
-            logging.getLogger("motive_pipeline").removeHandler(handler)
     return 0
 
 
-class _ToDagster(logging.Handler):
-    """Passes log lines on to the log of the Dagster run."""
+@contextmanager
+def _writing_for_the_run(workspace: Workspace, order: Order) -> Iterator[None]:
+    """The right to publish for the run, which holds the root's lock. The process ends if the run does without ending it."""
+    if isinstance(workspace.lock, BucketLock):
+        with workspace.lock.borrowed(order.owner, lambda error: os._exit(1), wait_s=WAIT_FOR_COPY_S, who="a job of a Ray cluster"):
+            yield
+        return
+    threading.Thread(target=_end_with, args=(Path(order.notes) / ALIVE,), daemon=True).start()
+    yield
 
+
+def _require_same_settings(workspace: Workspace, asset: str, order: Order) -> None:
+    if workspace.fingerprint(asset) != order.fingerprint:
+        raise MotiveError(
+            f"{asset}: a file that {Path(order.config_file).name} names is not the same on the job's machine as on that of the run (generate.prompts, "
+            "influence.adam_state, subset.edits, a checkpoint), or is missing there. Put it at the same path on both."
+        )
+
+
+def _tell(order: Order, text: str) -> None:
+    file = Path(order.notes) / ERROR
+    if (address := address_of(order.bucket)) is None:
+        atomic.write_text(file, text)
+    else:
+        Bucket(address).put(f"{file.parent.name}/{file.name}", text.encode())
+
+
+@contextmanager
+def _logged_by(log_of_run: logging.Logger) -> Iterator[None]:
+    """Pass all log lines on to the log of the Dagster run."""
+    handler = _ToDagster(log_of_run)
+    logging.getLogger("motive_pipeline").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("motive_pipeline").removeHandler(handler)
+
+
+class _ToDagster(logging.Handler):
     def __init__(self, log: logging.Logger) -> None:
         super().__init__()
         self._log = log
@@ -66,6 +128,6 @@ def _end_with(alive: Path) -> None:
         if content is not None and content != seen:
             seen, since = content, time.monotonic()
         if time.monotonic() - since > PATIENCE_S:
-            logging.getLogger("motive_pipeline").error("the run that this job belongs to has ended; so does the job")
+            log.error("the run that this job belongs to has ended; so does the job")
             os._exit(1)
         time.sleep(2.0)

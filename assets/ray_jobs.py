@@ -10,18 +10,20 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import dagster as dg
 
 import assets
 import motive_pipeline
-from assets.job_body import ALIVE, ERROR
+from assets.job_body import ALIVE, ERROR, Order
 from motive_pipeline.config import Config
 from motive_pipeline.devices.ray_cluster import prepare
 from motive_pipeline.errors import MotiveError
 from motive_pipeline.graph import Asset
 from motive_pipeline.storage import atomic
+from motive_pipeline.storage.root_lock import BucketLock
 from motive_pipeline.storage.workspace import Publication, Workspace
 
 _BEAT_S = 5.0
@@ -46,20 +48,25 @@ def publish_by_job(workspace: Workspace, asset: Asset, context: dg.AssetExecutio
     except ImportError as error:
         raise MotiveError(f"engine.address: http... needs dagster-ray ({error}). Run: pip install 'motive-pipeline[ray]'") from error
     config = workspace.config
-    assert config.file is not None
     code = [str(Path(package.__path__[0])) for package in (motive_pipeline, assets)]
     logging.getLogger("ray").setLevel(logging.WARNING)
-    with (
-        warnings.catch_warnings(action="ignore", category=dg.PreviewWarning),
-        _told_alive(workspace.root / f".job-{context.run.run_id}") as folder,
-    ):
-        command = ["python", "-m", "motive_pipeline.cli", "stage", asset.key, "--config", str(config.file)]
-        entrypoint = shlex.join([*command, "--run", workspace.run_id, "--folder", str(folder)])
+    notes = workspace.root / f".job-{context.run.run_id}"
+    command = ["python", "-m", "motive_pipeline.cli", "stage", asset.key, "--config", str(config.file), "--run", workspace.run_id]
+    with warnings.catch_warnings(action="ignore", category=dg.PreviewWarning), _handed_over(workspace, notes) as owner:
+        order = Order(
+            settings=config.text,
+            config_file=str(config.file),
+            fingerprint=workspace.fingerprint(asset.key),
+            notes=str(notes),
+            bucket="" if config.storage.address is None else config.storage.address.url,
+            owner=owner,
+        )
         client = PipesRayJobClient(address=config.engine.address, poll_interval=_POLL_S)
         try:
             client.run(
                 context=context,
-                submit_job_params={"entrypoint": entrypoint, "runtime_env": {"py_modules": code}},  # pyright: ignore[reportArgumentType]
+                submit_job_params={"entrypoint": shlex.join(command), "runtime_env": {"py_modules": code}},  # pyright: ignore[reportArgumentType]
+                extras=asdict(order),
             ).get_results()
         except (ConnectionError, AuthenticationError) as error:
             raise MotiveError(
@@ -67,15 +74,36 @@ def publish_by_job(workspace: Workspace, asset: Asset, context: dg.AssetExecutio
                 "cluster up, is this its dashboard's address, and is the token here (RAY_AUTH_TOKEN, or ~/.ray/auth_token) the cluster's?"
             ) from error
         except RuntimeError as error:
-            if (told := folder / ERROR).exists():
-                raise MotiveError(told.read_text(encoding="utf-8")) from error
+            if (told := _told(workspace, notes)) is not None:
+                raise MotiveError(told) from error
             raise
-        return workspace.published(asset.key)
+    return workspace.published(asset.key)
+
+
+def _told(workspace: Workspace, notes: Path) -> str | None:
+    """What the job told: what a user has to mend. None if it told nothing."""
+    file = notes / ERROR
+    if workspace.copy is None:
+        return file.read_text(encoding="utf-8") if file.exists() else None
+    found = workspace.copy.bucket.get(workspace.copy.key(file))
+    return None if found is None else found[0].decode()
 
 
 @contextmanager
-def _told_alive(folder: Path) -> Iterator[Path]:
-    """A folder in the root in which a file is written again and again: a job whose run has died, and cannot end it, sees that, and ends itself."""
+def _handed_over(workspace: Workspace, notes: Path) -> Iterator[str]:
+    """Let a job publish in place of this run, which has the root's lock. Gives the name that the job borrows the lease of a root in a bucket by."""
+    if isinstance(workspace.lock, BucketLock):
+        with workspace.lock.lent() as owner:
+            yield owner
+        workspace.lock.copy.delete_below(notes)
+    else:
+        with _told_alive(notes):
+            yield ""
+
+
+@contextmanager
+def _told_alive(folder: Path) -> Iterator[None]:
+    """Write a file in ``folder`` again and again: a job whose run has died, and cannot end it, sees that, and ends itself."""
     atomic.make_folder(folder)
     over = threading.Event()
 
@@ -90,7 +118,7 @@ def _told_alive(folder: Path) -> Iterator[Path]:
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield folder
+        yield
     finally:
         over.set()
         thread.join()

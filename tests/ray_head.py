@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.ports import free_port
+from tests.ports import free_ports
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class Head:
 
 
 @contextmanager
-def ray_head(auth_mode: str = "token") -> Iterator[Head]:
-    """The cluster, which ends with the block. ``auth_mode`` is its ``RAY_AUTH_MODE``.
+def ray_head(auth_mode: str = "token", **variables: str) -> Iterator[Head]:
+    """The cluster, which ends with the block. ``auth_mode`` is its ``RAY_AUTH_MODE``; ``variables`` are more of its environment.
 
     It is not ended by `ray stop`, which would end every cluster of the machine, those of other tests too.
     """
-    port, dashboard = free_port(), free_port()
+    port, dashboard, agent = free_ports(3)
     ports = [
         f"--port={port}",
         f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={free_port()}",
+        f"--dashboard-agent-listen-port={agent}",
     ]  # the last is one for all by default
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", "--dashboard-host=127.0.0.1", *ports]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": auth_mode}
+    environment = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": auth_mode} | variables
     head = Head(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}")
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.ports import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "sinfo")
 MISSING = "Slurm is not installed: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge (as root)"
 READY_S = 30.0
@@ -59,7 +61,7 @@ def slurm_cluster(folder: Path) -> Iterator[Mapping[str, str]]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     conf = folder / "slurm.conf"
-    first, second, controller = _free_ports(3)
+    first, second, controller = free_ports(3)
     conf.write_text(CONF.format(host=socket.gethostname(), folder=folder, first=first, second=second, controller=controller))
     environment = {**os.environ, "SLURM_CONF": str(conf)}
     munge = {"socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
@@ -112,11 +114,3 @@ def _end(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

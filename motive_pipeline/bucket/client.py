@@ -250,4 +250,7 @@ def _listed(meta: Any, key: str) -> Listed:
 
 
 def _tag(meta: Any) -> Tag:
-    return Tag(meta["e_tag"], meta["version"])
+    e_tag = meta["e_tag"]
+    if e_tag and not e_tag.endswith('"'):  # as Azure's listings have it, and its replies have not
+        e_tag = f'"{e_tag}"'
+    return Tag(e_tag, meta["version"])

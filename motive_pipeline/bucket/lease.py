@@ -56,11 +56,16 @@ class Lease:
         """Whether this process took the lease and has not given it back."""
         return self._tag is not None
 
+    @property
+    def owner(self) -> str:
+        """The random name of this process as the lease's owner; who knows it can borrow the lease (bucket/borrowed_lease.py)."""
+        return self._body["owner"]
+
     def other_holder(self) -> str | None:
         """Who has the lease, in words: another working copy that is at work or was killed with it. None if it was given back."""
         found = self.bucket.get(KEY)
-        holder = _read(found[0]) if found is not None else {}
-        return None if holder.get("released", True) or holder.get("copy") == self.copy else _holder_words(holder)
+        holder = holder_of(found[0]) if found is not None else {}
+        return None if holder.get("released", True) or holder.get("copy") == self.copy else holder_words(holder)
 
     def acquire(self, *, wait_s: float, who: str) -> None:
         """Take the lease, waiting at most ``wait_s`` seconds. Where nobody holds it, one conditional write takes it, and tells whether these keys may write.
@@ -75,7 +80,7 @@ class Lease:
             if time.monotonic() >= deadline:
                 raise LeaseHeld(self._refusal(holder))
             if not logged:
-                log.info("%s is in use by %s; waiting for it to end", self.bucket.address, _holder_words(holder))
+                log.info("%s is in use by %s; waiting for it to end", self.bucket.address, holder_words(holder))
                 logged = True
             time.sleep(min(_LOOK_EVERY_S, max(0.05, deadline - time.monotonic())))
         self._stop.clear()
@@ -85,15 +90,15 @@ class Lease:
     def _try(self, who: str) -> dict[str, Any] | None:
         """Take the lease if it is free; else its holder."""
         found = self.bucket.get(KEY)
-        holder = _read(found[0]) if found is not None else {}
+        holder = holder_of(found[0]) if found is not None else {}
         if found is not None and not holder.get("released") and holder.get("copy") != self.copy:
-            holder["age_s"] = self._age_s(found[1])
+            holder["age_s"] = age_s(self.bucket, found[1])
             if holder["age_s"] <= holder.get("lease_s", self.lease_s):
                 return holder
             log.warning(
                 "%s: the lease of %s was not renewed for %.0f s; it is taken over",
                 self.bucket.address,
-                _holder_words(holder),
+                holder_words(holder),
                 holder["age_s"],
             )
         body = {
@@ -113,15 +118,9 @@ class Lease:
             self._tag = self._write(body, found[1].tag if found is not None else None)
         except Conflict:  # somebody else was faster
             found = self.bucket.get(KEY)
-            return _read(found[0]) if found is not None else {}
+            return holder_of(found[0]) if found is not None else {}
         self._body, self._renewed, self.generation = body, asked, body["generation"]
         return None
-
-    def _age_s(self, lease: Listed) -> float:
-        """Seconds since the lease was renewed, by the server's clock."""
-        self.bucket.put(PROBE, uuid.uuid4().bytes)
-        probe = self.bucket.head(PROBE)
-        return (probe.modified - lease.modified).total_seconds() if probe is not None else 0.0
 
     def _write(self, body: dict[str, Any], old: Tag | None) -> Tag:
         data = json.dumps(body, sort_keys=True, indent=1).encode()
@@ -130,7 +129,7 @@ class Lease:
     def _refusal(self, holder: dict[str, Any]) -> str:
         left = max(0.0, holder.get("lease_s", self.lease_s) - holder.get("age_s", 0.0))
         return (
-            f"{self.bucket.address} is in use by {_holder_words(holder)}. Wait for it to end, or stop it. If that process has died, the root is free in "
+            f"{self.bucket.address} is in use by {holder_words(holder)}. Wait for it to end, or stop it. If that process has died, the root is free in "
             f"{left:.0f} s: its lease is no longer renewed then."
         )
 
@@ -145,19 +144,23 @@ class Lease:
         if time.monotonic() - self._renewed > self.lease_s / 2:
             self._renew()
 
-    def _renew(self) -> None:
+    def take_back(self) -> None:
+        """Let nobody borrow the lease any longer: its owner has a new name from now on. Raises as :meth:`check`, and BucketError."""
+        self._renew(owner=uuid.uuid4().hex)
+
+    def _renew(self, **changed: str) -> None:
         with self._writing:
             if self._tag is None:
                 return
             asked = time.monotonic()
-            body = self._body | {"renewals": self._body["renewals"] + 1}
+            body = self._body | {"renewals": self._body["renewals"] + 1} | changed
             try:
                 self._tag = self._write(body, self._tag)
             except Conflict:
                 self._tag = None
                 found = self.bucket.get(KEY)
                 raise LeaseLost(
-                    f"{self.bucket.address}: the lease was taken over by {_holder_words(_read(found[0]) if found else {})}, because this process did not "
+                    f"{self.bucket.address}: the lease was taken over by {holder_words(holder_of(found[0]) if found else {})}, because this process did not "
                     f"renew it for {time.monotonic() - self._renewed:.0f} s. Nothing of the other one's is overwritten. Run again when it has ended."
                 ) from None
             self._body, self._renewed = body, asked
@@ -185,7 +188,15 @@ class Lease:
                 log.warning("the lease could not be given back, and runs out in %.0f s: %s", self.lease_s, error)
 
 
-def _read(data: bytes) -> dict[str, Any]:
+def age_s(bucket: Bucket, lease: Listed) -> float:
+    """Seconds since the lease in ``bucket`` was renewed, by the server's clock."""
+    bucket.put(PROBE, uuid.uuid4().bytes)
+    probe = bucket.head(PROBE)
+    return (probe.modified - lease.modified).total_seconds() if probe is not None else 0.0
+
+
+def holder_of(data: bytes) -> dict[str, Any]:
+    """What a lease says of its holder; empty if it is none."""
     try:
         found = json.loads(data)
     except ValueError:
@@ -193,6 +204,7 @@ def _read(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _holder_words(holder: dict[str, Any]) -> str:
+def holder_words(holder: dict[str, Any]) -> str:
+    """The holder of a lease, in words."""
     who = f"{holder['who']}, " if holder.get("who") else ""
     return f"{who}process {holder.get('pid', '?')} on {holder.get('host', '?')}, since {holder.get('since', '?')}"

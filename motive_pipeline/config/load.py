@@ -46,5 +46,5 @@ def parse_config(text: str, file: Path) -> Config:
         raise ConfigError(error_text(error, file)) from error
     config = resolve_paths(config, file.parent)
     require_usable_folders(config)
-    config._file = file
+    config._file, config._text = file, text
     return config

@@ -27,6 +27,7 @@ class Settings(Section):
     """Every setting of one project. :class:`~.fingerprints.Config` adds the fingerprints of the stages."""
 
     _file: Path = PrivateAttr(default=Path("motive.yaml"))
+    _text: str = PrivateAttr(default="")
     _arms: dict[str, Arm] = PrivateAttr(default_factory=dict)
     _variants: dict[Variant, VariantSections] = PrivateAttr(default_factory=dict)
     _lead_variant: Variant = PrivateAttr(default=MAIN_VARIANT)
@@ -75,11 +76,6 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _across(self) -> Settings:
-        if self.engine.is_elsewhere and self.storage.address is not None:
-            raise ValueError(
-                f"engine.address: {self.engine.address} gives assets to jobs of another machine, which publish by the lock of this run, in a root that both see; "
-                f"storage.root = {self.storage.address} is in a bucket. Run on a node of the cluster (engine.address: auto), or use a root in a shared folder"
-            )
         self.model._frame_rate = self.clips.fps  # a model is loaded by its own section alone
         for entry in self.arms_:
             self._arms[entry if isinstance(entry, str) else entry.name] = self._arm_of(entry)
@@ -159,6 +155,11 @@ class Settings(Section):
     def file(self) -> Path:
         """The YAML file that this config was read from."""
         return self._file
+
+    @property
+    def text(self) -> str:
+        """What that file held when it was read."""
+        return self._text
 
     @property
     def edits_file(self) -> Path:

@@ -17,7 +17,7 @@ from motive_pipeline.files.file_stat import FileStat, file_stat
 from motive_pipeline.files.parquet_column import is_parquet, read_cell
 from motive_pipeline.files.split_archive import archive_stat
 from motive_pipeline.files.window import Window, join_location, split_location
-from motive_pipeline.storage.mirror import held
+from motive_pipeline.storage.mirror import held, on_this_machine
 
 MEMBER_MARK = "!/"
 """Separates the file on disk from the member in it, in the text that tables show."""
@@ -40,9 +40,9 @@ class MediaFile:
 
     @classmethod
     def parse(cls, location: str | Path) -> MediaFile:
-        """The value for what a table shows. If the text as it is names an existing file, and without its window it names none, it is
-        that file."""
-        text = str(location)
+        """The value for what a table shows, on any machine where the clip is in object storage. If the text as it is names an existing file, and without
+        its window it names none, it is that file."""
+        text = on_this_machine(str(location))
         place, window = split_location(text)
         found = _in_archive(place) or cls(path=Path(place))
         if window is not None and not found.path.is_file() and Path(text).is_file():

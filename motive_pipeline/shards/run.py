@@ -36,7 +36,6 @@ from motive_pipeline.shards.share import Share
 from motive_pipeline.shards.workspace import ShardWorkspace
 from motive_pipeline.storage.clip_folders import bring_archives
 from motive_pipeline.storage.merging import merge
-from motive_pipeline.storage.mirror import is_listed_elsewhere
 from motive_pipeline.storage.published_settings import changed_settings
 from motive_pipeline.storage.root_copy import copy_of
 from motive_pipeline.storage.shard_folders import shown
@@ -130,14 +129,9 @@ def _require_files(clips: Sequence[CatalogClip]) -> None:
     """Raise MotiveError if this machine has none of the first clips."""
     looked_at = clips[:LOOKED_AT]
     if looked_at and not any(map(_is_here, looked_at)):
-        mend = (
-            "set storage.state to the folder that it had when the catalogs were made, on every machine"
-            if is_listed_elsewhere(looked_at[0].file.path)
-            else "mount the same folder at the same place"
-        )
         raise MotiveError(
             f"none of the {len(looked_at)} clips looked for is on this machine, for instance {looked_at[0].location}. A shard reads the clips at "
-            f"the paths of the catalog: {mend}."
+            "the paths of the catalog: mount the same folder at the same place."
         )
 
 

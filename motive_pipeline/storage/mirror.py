@@ -63,19 +63,25 @@ def mirror_of(path: str | Path) -> BucketMirror | None:
     return _mirror(text[: place + 1 + len(FOLDER)]) if place >= 0 else None
 
 
-def is_listed_elsewhere(path: str | Path) -> bool:
-    """Whether ``path`` stands for a clip in object storage, by the cache of another project or machine."""
-    return f"/{FOLDER}/" in str(path) and mirror_of(path) is None
+def on_this_machine(place: str) -> str:
+    """``place``, which begins with a path, as it is on this machine: of a clip in object storage that another machine has listed, or one with another
+    ``storage.state``, the path below the cache of the workspace that was opened last."""
+    _, mark, name = place.partition(f"/{FOLDER}/")
+    if not mark or not _expected or mirror_of(place) is not None:
+        return place
+    return f"{next(reversed(_expected))}/{name}"
 
 
 def expect(cache: Path, max_bytes: int) -> None:
     """Let :func:`mirror_of` make the mirror below ``cache`` when a path in it is first used: another machine may have listed the bucket."""
-    if _expected.get(str(cache / FOLDER)) != max_bytes:
-        _expected[str(cache / FOLDER)] = max_bytes
+    folder = str(cache / FOLDER)
+    if _expected.pop(folder, None) != max_bytes:
         _mirror.cache_clear()
+    _expected[folder] = max_bytes
 
 
 _expected: dict[str, int] = {}
+"""The most bytes of each cache that a workspace of this process may use; that of the last workspace stands last."""
 
 
 @lru_cache(maxsize=8)

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from motive_pipeline.bucket.address import Address
+from motive_pipeline.bucket.borrowed_lease import BorrowedLease
 from motive_pipeline.bucket.client import PART_BYTES, Bucket, Tag
 from motive_pipeline.bucket.lease import Lease
 from motive_pipeline.bucket.trouble import Absent, BucketError, Conflict
@@ -97,7 +98,9 @@ class RootCopy:
         self.bucket = bucket
         self.root = root
         self.index = ObjectIndex(state / "bucket.sqlite")
-        self.lease = Lease(bucket, _copy_id(state / OF, bucket.address))
+        self.own_lease = Lease(bucket, _copy_id(state / OF, bucket.address))
+        self.lease: Lease | BorrowedLease = self.own_lease
+        """What this process writes under: its own lease, unless it works in the stead of a driver elsewhere."""
         self._arriving = state / "arriving"
         self._following = threading.RLock()
         self._pull_lock = FileLock(state / "pull.lock", f"the copy of {bucket.address}")
@@ -425,6 +428,7 @@ class RootCopy:
 
     def end(self) -> None:
         """Write the score tables, which have followed the publications in the copy until now. The version before is kept for whoever reads it."""
+        self._push_layout()
         manifest = self.root / MANIFEST
         known = self.index.get(MANIFEST)
         if not manifest.exists() or (known is not None and known.is_at(manifest)):

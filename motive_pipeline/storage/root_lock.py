@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
+from motive_pipeline.bucket.borrowed_lease import BorrowedLease
 from motive_pipeline.bucket.lease import LeaseHeld, LeaseLost
 from motive_pipeline.bucket.trouble import BucketError
 from motive_pipeline.storage.lock import FileLock, Locked
@@ -35,7 +37,7 @@ class BucketLock(FileLock):
         if not is_first or to_read:
             return
         try:
-            self.copy.lease.acquire(wait_s=wait_s, who=who)
+            self.copy.own_lease.acquire(wait_s=wait_s, who=who)
             self.copy.begin(self._then)
         except LeaseHeld as error:
             super().release()
@@ -52,6 +54,36 @@ class BucketLock(FileLock):
                 self._end()
         finally:
             super().release()
+
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """Let another process write in the stead of this one, which holds the lock and waits: before the block the bucket gets all that the copy has, and
+        after it the copy follows the bucket. Gives the name that the other one borrows the lease by."""
+        self.copy.end()
+        try:
+            yield self.copy.own_lease.owner
+        finally:
+            self.copy.own_lease.take_back()
+            self.copy.begin(self._then)
+
+    @contextmanager
+    def borrowed(self, owner: str, when_lost: Callable[[LeaseLost], None], *, wait_s: float = 0.0, who: str = "") -> Iterator[None]:
+        """Write in the stead of the driver ``owner``, which has lent the lease (:meth:`lent`). A driver on this machine has the copy's own lock as well.
+
+        Raises:
+            LeaseLost: it does not have the lease.
+            Locked: a process of this machine works on the copy, and it is not the driver.
+        """
+        with ExitStack() as held:
+            lease = BorrowedLease(self.copy.bucket, owner, when_lost)
+            held.callback(lease.release)
+            if lease.copy != self.copy.own_lease.copy:
+                held.enter_context(FileLock(self.path, self.what).holding(wait_s=wait_s, who=who))
+            self.copy.lease = lease
+            held.callback(setattr, self.copy, "lease", self.copy.own_lease)
+            self.copy.begin(self._then)
+            yield
+            self._end()  # of a process that fails or is stopped, the driver's copy brings the score tables up to what was published
 
     def _end(self) -> None:
         try:

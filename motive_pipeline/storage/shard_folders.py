@@ -29,7 +29,7 @@ def is_at_work(folder: Path) -> bool:
     if FileLock(folder / RUN_LOCK, "a shard").is_held():
         return True
     root = root_copy_of(folder)
-    return root is not None and _shard_copy(root, folder).lease.other_holder() is not None
+    return root is not None and _shard_copy(root, folder).own_lease.other_holder() is not None
 
 
 def has_begun(folder: Path) -> bool:

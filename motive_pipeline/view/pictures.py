@@ -26,7 +26,7 @@ from motive_pipeline.files.media_file import MediaFile
 from motive_pipeline.graph import Role
 from motive_pipeline.storage import atomic
 from motive_pipeline.storage.digest import digest
-from motive_pipeline.storage.mirror import held, is_listed_elsewhere
+from motive_pipeline.storage.mirror import held
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.video.decode import FrameRule
 from motive_pipeline.video.encode import write_mp4
@@ -221,8 +221,4 @@ def _require_there(subject: Subject) -> None:
     try:
         regular_file_stat(path)
     except RejectRow as rejection:
-        if is_listed_elsewhere(path):
-            raise NoPicture(
-                "the clip is in object storage, which this machine has not listed. `motive plan` does that; then start the viewer again"
-            ) from rejection
         raise NoPicture(f"{rejection.reason.replace('_', ' ')}: {rejection.detail}") from rejection

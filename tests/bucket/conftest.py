@@ -7,7 +7,7 @@ import pytest
 
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import Bucket
-from tests.bucket.servers import Server, moto_server, used, weed_server
+from tests.bucket.servers import AZURITE, AzureServer, Server, azure_server, moto_server, used, weed_server
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +24,24 @@ def weed(tmp_path_factory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory) -> Iterator[AzureServer]:
+    """One Azurite for the session."""
+    if not AZURITE.exists():
+        pytest.skip("no Azurite here (npm install --prefix build/azurite azurite)")
+    with azure_server(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
 @pytest.fixture
-def address(moto: Server) -> Iterator[Address]:
-    """A new bucket on moto, whose keys are in the environment."""
+def address(request: pytest.FixtureRequest) -> Iterator[Address]:
+    """A folder in a new bucket, whose keys are in the environment: on moto, or on both servers for tests marked ``on_s3_and_azure``."""
+    scheme = getattr(request, "param", "s3")
+    server: Server = request.getfixturevalue("moto" if scheme == "s3" else "azurite")
     name = f"b{uuid.uuid4().hex[:12]}"
-    moto.make_bucket(name)
-    with used(moto):
-        yield Address("s3", name, "some/folder")
+    server.make_bucket(name)
+    with used(server):
+        yield Address(scheme, name, "some/folder")
 
 
 @pytest.fixture

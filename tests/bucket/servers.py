@@ -1,7 +1,10 @@
-"""Real S3 servers on loopback: moto's for quick tests, SeaweedFS, which has keys and rights, for slow ones."""
+"""Real servers on loopback. S3: moto's for quick tests, SeaweedFS, which has keys and rights, for slow ones. Azure: Azurite."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -13,12 +16,24 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.ports import free_port
+import pytest
+
+from tests.ports import free_port, free_ports
+
+AZURITE = Path(__file__).parents[2] / "build/azurite/node_modules/.bin/azurite-blob"
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""Azurite's, which everybody knows."""
 
 KEY, SECRET = "TESTKEY", "the-secret-of-the-tests-7c1f"
 READER, READER_SECRET = "READERKEY", "the-readers-secret-20ab"
+
+
+on_s3_and_azure = pytest.mark.parametrize("address", ["s3", "az"], indirect=True)
+"""For tests of what a root in a bucket rests on: e-tags, conditions and listings differ between the two."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,24 @@ class Server:
         urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{name}", method="PUT"), timeout=10).close()
 
 
+class AzureServer(Server):
+    """A running Azurite; its buckets are containers."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"AZURE_STORAGE_USE_EMULATOR": "true", "AZURITE_BLOB_STORAGE_URL": self.endpoint}
+
+    def make_bucket(self, name: str) -> None:
+        """A new container, by a request that is signed as Azure's "Authorize with Shared Key" says."""
+        headers = {"x-ms-date": datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT"), "x-ms-version": "2021-08-06"}
+        lines = [f"{key}:{value}" for key, value in headers.items()]
+        signed = "\n".join(["PUT", *[""] * 11, *lines, f"/{AZURE_ACCOUNT}/{AZURE_ACCOUNT}/{name}", "restype:container"])
+        signature = base64.b64encode(hmac.digest(base64.b64decode(AZURE_KEY), signed.encode(), hashlib.sha256)).decode()
+        headers |= {"Authorization": f"SharedKey {AZURE_ACCOUNT}:{signature}", "Content-Length": "0"}
+        url = f"{self.endpoint}/{AZURE_ACCOUNT}/{name}?restype=container"
+        urllib.request.urlopen(urllib.request.Request(url, method="PUT", headers=headers), timeout=10).close()
+
+
 @contextmanager
 def moto_server() -> Iterator[Server]:
     """moto's server in a process of its own."""
@@ -64,7 +97,8 @@ def moto_server() -> Iterator[Server]:
 def weed_server(folder: Path, bucket: str) -> Iterator[Server]:
     """SeaweedFS with ``bucket``; :data:`KEY` may do everything, :data:`READER` only read."""
     weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
-    server = Server(free_port())
+    port, grpc, *others = free_ports(8)
+    server, master, volume, filer = Server(port), others[:2], others[2:4], others[4:]
     names = folder / "ids.json"
     folder.mkdir(parents=True, exist_ok=True)
     names.write_text(
@@ -83,11 +117,10 @@ def weed_server(folder: Path, bucket: str) -> Iterator[Server]:
     )
     data = folder / "data"
     data.mkdir(exist_ok=True)
-    ports = {name: str(free_port()) for name in ("master", "volume", "filer")}
     command = [
         weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", "-master.volumeSizeLimitMB=64",
-        f"-master.port={ports['master']}", f"-master.port.grpc={free_port()}", f"-volume.port={ports['volume']}", f"-volume.port.grpc={free_port()}",
-        f"-filer.port={ports['filer']}", f"-filer.port.grpc={free_port()}", "-s3", f"-s3.port={server.port}", f"-s3.port.grpc={free_port()}",
+        f"-master.port={master[0]}", f"-master.port.grpc={master[1]}", f"-volume.port={volume[0]}", f"-volume.port.grpc={volume[1]}",
+        f"-filer.port={filer[0]}", f"-filer.port.grpc={filer[1]}", "-s3", f"-s3.port={server.port}", f"-s3.port.grpc={grpc}",
         f"-s3.config={names}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
     ]  # fmt: skip
     with (folder / "weed.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
@@ -101,6 +134,19 @@ def weed_server(folder: Path, bucket: str) -> Iterator[Server]:
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+@contextmanager
+def azure_server(folder: Path) -> Iterator[AzureServer]:
+    """Azurite, which must be installed at :data:`AZURITE`."""
+    server = AzureServer(free_port())
+    options = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--location", str(folder), "--blobPort", str(server.port)]
+    with subprocess.Popen([AZURITE, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait_for(server.endpoint, process)
+            yield server
+        finally:
+            process.kill()
 
 
 def _make_weed_bucket(server: Server, bucket: str) -> None:
@@ -143,7 +189,7 @@ def _wait_for(url: str, process: subprocess.Popen) -> None:
 def used(server: Server) -> Iterator[None]:
     """The environment of this process names ``server`` and its keys."""
     before = dict(os.environ)
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZUR"))]:
         del os.environ[name]
     os.environ.update(server.environment)
     try:

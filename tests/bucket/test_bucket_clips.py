@@ -33,7 +33,7 @@ from motive_pipeline.storage.clip_folders import bring_archives, mirror_for
 from motive_pipeline.storage.mirror import BucketMirror, held, open_mirror
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.pictures import NoPicture, PictureMaker, Subject
-from tests.bucket.servers import Server
+from tests.bucket.servers import Server, on_s3_and_azure
 from tests.clip_fixtures import write_project
 
 SETTINGS = """
@@ -75,6 +75,7 @@ def _no_wait_between_listings(monkeypatch) -> Iterator[None]:
     mirrors._mirror.cache_clear()
 
 
+@on_s3_and_azure
 def test_the_catalogs_are_those_of_a_local_folder(address: Address, clips: Path, tmp_path: Path):
     upload(clips, address)
     here, there = opened(tmp_path, str(clips), "here"), opened(tmp_path, address.url, "there")
@@ -90,6 +91,7 @@ def test_the_catalogs_are_those_of_a_local_folder(address: Address, clips: Path,
     assert still_being_written(there, settle_s=60.0) == []
 
 
+@on_s3_and_azure
 def test_a_clip_that_changed_or_has_gone_is_noticed(address: Address, clips: Path, tmp_path: Path):
     bucket = upload(clips, address)
     ws = opened(tmp_path, address.url, "there")
@@ -139,6 +141,7 @@ def test_the_explorer_shows_clips_that_no_copy_is_here_of(address: Address, clip
         maker.tile(clip, "still")
 
 
+@on_s3_and_azure
 def test_a_machine_that_has_never_listed_the_bucket_reads_its_clips(address: Address, clips: Path, tmp_path: Path):
     bucket = upload(clips, address)
     ws = opened(tmp_path, address.url, "there")
@@ -160,6 +163,29 @@ def test_a_machine_that_has_never_listed_the_bucket_reads_its_clips(address: Add
         listed[1].current_stat()
     with pytest.raises(RejectRow, match="missing_file"), listed[1].open():
         pass
+
+
+def test_a_machine_with_another_state_folder_reads_the_clips_of_the_catalog(address: Address, clips: Path, tmp_path: Path):
+    upload(clips, address)
+    ws = opened(tmp_path, address.url, "there")
+    location = next(iter(clip_source(ws).entries())).file.location
+    shutil.rmtree(ws.config.model.cache)
+    mirrors._expected.clear()  # as in the process of another machine
+    mirrors._mirror.cache_clear()
+    here = opened(tmp_path, address.url, "here")
+    for suffix in ("", "#t=0,0.25"):
+        file = MediaFile.parse(location + suffix)
+        assert file.path.is_relative_to(here.config.model.cache)
+        with file.open() as data:
+            assert data.read() == (clips / "clips" / file.path.name).read_bytes()
+    assert not ws.config.model.cache.exists()
+    assert MediaFile.parse("/clips/a.mp4").path == Path("/clips/a.mp4")
+
+    assert still_there(opened(tmp_path, address.url, "there"), location), "and the first machine reads its own"
+
+
+def still_there(ws: Workspace, location: str) -> bool:
+    return MediaFile.parse(location).path.is_relative_to(ws.config.model.cache)
 
 
 def test_a_bucket_that_a_new_machine_cannot_ask_is_a_file_that_cannot_be_read(
@@ -254,6 +280,7 @@ def test_a_file_in_use_keeps_its_place_when_a_second_reader_has_fetched_it_too(
         assert copies(files) == [0, 2]
 
 
+@on_s3_and_azure
 def test_many_threads_read_through_a_small_cache(address: Address, tmp_path: Path):
     _, files = mirror_with(address, tmp_path, 6, 2000)
     wrong: list[object] = []

@@ -9,12 +9,13 @@ import pytest
 from motive_pipeline.bucket.address import Address
 from motive_pipeline.bucket.client import PART_BYTES, Bucket, Limits
 from motive_pipeline.bucket.trouble import BucketError, Conflict, explained
-from tests.bucket.servers import Server, used
+from tests.bucket.servers import Server, on_s3_and_azure, used
 from tests.ports import free_port
 
 FAST = Limits(request_s=2.0, connect_s=1.0, retries=2, retry_for_s=4.0)
 
 
+@on_s3_and_azure
 def test_an_object_is_what_was_put_and_absent_ones_are_none(bucket: Bucket):
     assert bucket.get("a/b") is None
     assert bucket.head("a/b") is None
@@ -25,6 +26,7 @@ def test_an_object_is_what_was_put_and_absent_ones_are_none(bucket: Bucket):
     assert bucket.get("a/b c%ü.txt") is None
 
 
+@on_s3_and_azure
 def test_only_one_of_many_creates_wins(bucket: Bucket):
     def create(number: int) -> bool:
         try:
@@ -39,6 +41,7 @@ def test_only_one_of_many_creates_wins(bucket: Bucket):
     assert bucket.get("one")[0] == b"%d" % won.index(True)
 
 
+@on_s3_and_azure
 def test_a_create_with_the_content_that_is_there_has_succeeded(bucket: Bucket):
     first = bucket.create("one", b"same")
     assert bucket.create("one", b"same") == first
@@ -46,6 +49,7 @@ def test_a_create_with_the_content_that_is_there_has_succeeded(bucket: Bucket):
         bucket.create("one", b"other")
 
 
+@on_s3_and_azure
 def test_a_newer_version_is_not_replaced(bucket: Bucket):
     first = bucket.create("pointer", b"1")
     second = bucket.replace("pointer", b"2", first)
@@ -55,6 +59,7 @@ def test_a_newer_version_is_not_replaced(bucket: Bucket):
     assert bucket.get("pointer")[0] == b"2"
 
 
+@on_s3_and_azure
 def test_an_object_that_has_gone_is_not_replaced(bucket: Bucket):
     tag = bucket.create("pointer", b"1")
     bucket.delete(["pointer"])
@@ -62,6 +67,7 @@ def test_an_object_that_has_gone_is_not_replaced(bucket: Bucket):
         bucket.replace("pointer", b"2", tag)
 
 
+@on_s3_and_azure
 def test_listing_comes_in_pages_and_only_from_the_prefix(bucket: Bucket):
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: bucket.put(f"in/{number:04d}", b"x" * (number % 3)), range(150)))
@@ -71,6 +77,7 @@ def test_listing_comes_in_pages_and_only_from_the_prefix(bucket: Bucket):
     assert [each.size for each in found] == [number % 3 for number in range(150)]
 
 
+@on_s3_and_azure
 def test_large_objects_travel_in_parts(bucket: Bucket, tmp_path):
     content = bytes(range(256)) * ((2 * PART_BYTES + 512) // 256)
     (tmp_path / "large").write_bytes(content)
@@ -116,6 +123,7 @@ def test_a_server_that_never_answers_is_given_up():
                 quick.get("a")
 
 
+@on_s3_and_azure
 def test_calls_from_many_threads_do_not_disturb_each_other(bucket: Bucket):
     errors = []
 

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
 from motive_pipeline.bucket.address import Address
+from motive_pipeline.bucket.borrowed_lease import BorrowedLease
 from motive_pipeline.bucket.client import Bucket
+from motive_pipeline.bucket.lease import LeaseLost
 from motive_pipeline.bucket.trouble import BucketError
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.storage import root_copy
@@ -18,10 +22,12 @@ from motive_pipeline.storage.work_folders import finish_file, is_finished, keep_
 from motive_pipeline.storage.workspace import Workspace
 from motive_pipeline.view.viewer import Viewer
 from tests.bucket.projects import config_of, machine, objects, publish, rows
+from tests.bucket.servers import on_s3_and_azure
 
 STORE = "latents/0123456789abcdef"
 
 
+@on_s3_and_azure
 def test_another_machine_sees_what_was_published(address: Address, tmp_path: Path):
     first = machine(tmp_path, address, "one")
     with first.lock:
@@ -31,6 +37,20 @@ def test_another_machine_sees_what_was_published(address: Address, tmp_path: Pat
     assert found.data_version == version
     assert (found.path / "text.txt").read_text() == "hello"
     assert second.scores.query("SELECT count(*) FROM runs").fetchall() == [(1,)]
+
+
+@on_s3_and_azure
+def test_a_copy_fetches_nothing_that_it_wrote_or_has_fetched(address: Address, tmp_path: Path, monkeypatch):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        publish(first, "hello")
+        first.store_at(STORE, {}).append(rows("a"))
+    second = machine(tmp_path, address, "two")
+    second.store_at(STORE)
+    monkeypatch.setattr(Bucket, "download", lambda _, key, *rest: pytest.fail(f"{key} was fetched again"))
+    first.follow()
+    second.follow()
+    assert list(first.store_at(STORE).keys()) == list(second.store_at(STORE).keys()) == ["a"]
 
 
 def test_an_explorer_follows_another_machine_and_goes_on_without_the_bucket(address: Address, tmp_path: Path, monkeypatch, caplog):
@@ -71,6 +91,7 @@ def test_the_bucket_has_the_layout_of_a_local_root(address: Address, tmp_path: P
     assert all(there[name] == here[name] for name in here.keys() & there.keys())
 
 
+@on_s3_and_azure
 def test_rows_come_with_their_segment_only_when_they_are_read(address: Address, tmp_path: Path):
     first = machine(tmp_path, address, "one")
     with first.lock:
@@ -84,6 +105,7 @@ def test_rows_come_with_their_segment_only_when_they_are_read(address: Address, 
     assert len(list(store.segments.glob("*.safetensors"))) == 1
 
 
+@on_s3_and_azure
 def test_merged_commits_leave_the_bucket(address: Address, tmp_path: Path):
     first = machine(tmp_path, address, "one")
     keys = [f"k{number}" for number in range(9)]
@@ -98,6 +120,7 @@ def test_merged_commits_leave_the_bucket(address: Address, tmp_path: Path):
     assert [float(other.read(other.find(key), "value")[0]) for key in keys] == [float(rows(key)[0].arrays["value"][0]) for key in keys]
 
 
+@on_s3_and_azure
 def test_a_damaged_copy_of_a_segment_is_fetched_again(address: Address, tmp_path: Path):
     first = machine(tmp_path, address, "one")
     with first.lock:
@@ -159,6 +182,7 @@ def test_a_commit_that_could_not_be_written_does_not_count_here_either(address: 
     assert sorted(machine(tmp_path, address, "two").store_at(STORE).keys()) == ["a", "b"]
 
 
+@on_s3_and_azure
 def test_a_newer_publication_is_not_overwritten(address: Address, tmp_path: Path):
     ws = machine(tmp_path, address, "one")
     with ws.lock:
@@ -171,11 +195,12 @@ def test_a_newer_publication_is_not_overwritten(address: Address, tmp_path: Path
         assert json.loads((ws.root / key).read_text())["version"].startswith(ws.published("rejected_clips").data_version[:16])
 
 
+@on_s3_and_azure
 def test_the_second_driver_is_refused_by_the_name_of_the_first(address: Address, tmp_path: Path):
     first, second = machine(tmp_path, address, "one"), machine(tmp_path, address, "two")
     with (
         first.lock.holding(who="motive run"),
-        pytest.raises(Locked, match=r"s3://.* is in use by motive run, process \d+ on .*, since 20.*is free in \d+ s"),
+        pytest.raises(Locked, match=r"(s3|az)://.* is in use by motive run, process \d+ on .*, since 20.*is free in \d+ s"),
     ):
         second.lock.acquire()
     with second.lock:
@@ -183,6 +208,7 @@ def test_the_second_driver_is_refused_by_the_name_of_the_first(address: Address,
     assert second.copy.lease.generation == 2
 
 
+@on_s3_and_azure
 def test_a_driver_whose_lease_was_taken_over_writes_nothing(address: Address, tmp_path: Path):
     first = machine(tmp_path, address, "one")
     first.lock.acquire(who="sleeper")
@@ -198,6 +224,96 @@ def test_a_driver_whose_lease_was_taken_over_writes_nothing(address: Address, tm
             publish(first, "the sleeper's")
     first.lock.release()
     assert (machine(tmp_path, address, "three").published("rejected_clips").path / "text.txt").read_text() == "the heir's"
+
+
+def fail(error: LeaseLost) -> None:
+    raise AssertionError(error)
+
+
+@on_s3_and_azure
+@pytest.mark.parametrize("job_is_at", ["two", "one"])
+def test_a_job_publishes_in_the_stead_of_a_driver_that_waits_for_it(address: Address, tmp_path: Path, job_is_at: str):
+    driver = machine(tmp_path, address, "one")
+    with driver.lock.holding(who="motive run"):
+        publish(driver, "the driver's", "clip_catalog")
+        driver.store_at(STORE, {}).append(rows("a"))
+        with driver.lock.lent() as owner:
+            job = machine(tmp_path, address, job_is_at)
+            job.begin_run(driver.run_id)
+            with job.lock.borrowed(owner, fail, who="a job"):
+                store = job.store_at(STORE, {})
+                assert store.find("a") is not None
+                store.append(rows("b"))
+                publish(job, "the job's")
+            with pytest.raises(LeaseLost, match="does not hold the lease"):
+                store.append(rows("d"))
+        assert driver.published("rejected_clips").data_version == job.published("rejected_clips").data_version
+        assert sorted(driver.store_at(STORE).keys()) == ["a", "b"]
+        driver.store_at(STORE).append(rows("c"))
+        publish(driver, "the driver's again", "clip_catalog")
+        assert driver.scores.query("SELECT asset, run_id FROM runs ORDER BY started_at").fetchall() == [
+            ("clip_catalog", driver.run_id),
+            ("rejected_clips", driver.run_id),
+            ("clip_catalog", driver.run_id),
+        ]
+    later = machine(tmp_path, address, "three")
+    assert sorted(later.store_at(STORE).keys()) == ["a", "b", "c"]
+    assert later.scores.query("SELECT count(*) FROM runs").fetchall() == [(3,)]
+
+
+def test_a_lease_is_borrowed_from_the_driver_that_has_it_and_from_nobody_else(address: Address, tmp_path: Path):
+    driver, job = machine(tmp_path, address, "one"), machine(tmp_path, address, "two")
+    with driver.lock.holding(who="motive run"):
+        with pytest.raises(LeaseLost, match=r"has lost it: motive run, process \d+ on .* has it now"), job.lock.borrowed("nobody", fail):
+            pass
+        with driver.lock.lent() as owner:
+            pass
+        with pytest.raises(LeaseLost, match="has taken the lease back"), job.lock.borrowed(owner, fail):
+            pass
+        owner = driver.copy.own_lease.owner
+    with pytest.raises(LeaseLost, match="nobody has it now"), job.lock.borrowed(owner, fail):
+        pass
+    with job.lock:  # what was refused left nothing behind
+        publish(job, "mine now")
+
+
+def test_a_job_whose_lease_was_taken_back_writes_nothing(address: Address, tmp_path: Path):
+    driver, job = machine(tmp_path, address, "one"), machine(tmp_path, address, "two")
+    with driver.lock.holding(who="motive run"), driver.lock.lent() as owner, job.lock.borrowed(owner, fail):
+        store = job.store_at(STORE, {})
+        store.append(rows("a"))
+        driver.copy.own_lease.take_back()
+        with pytest.raises(LeaseLost, match="has taken the lease back"):
+            store.append(rows("b"))
+        with pytest.raises(LeaseLost, match="has taken the lease back"):
+            publish(job, "too late")
+    assert sorted(machine(tmp_path, address, "three").store_at(STORE).keys()) == ["a"]
+
+
+@on_s3_and_azure
+def test_a_job_ends_when_the_driver_no_longer_renews(address: Address, tmp_path: Path, monkeypatch):
+    driver = machine(tmp_path, address, "one")
+    driver.copy.own_lease.lease_s = 3.0
+    lost: Queue[LeaseLost] = Queue()
+    with driver.lock.holding(who="motive run"):
+        lease = BorrowedLease(driver.copy.bucket, driver.copy.own_lease.owner, lost.put)
+        time.sleep(4.0)
+        lease.check()
+        assert lost.empty(), "it is renewed"
+        driver.copy.own_lease._stop.set()
+        assert "motive run, process" in str(lost.get(timeout=5))
+        with pytest.raises(LeaseLost, match=r"did not renew its lease for \d s"):
+            lease.check()
+
+
+def test_a_lease_that_was_renewed_long_ago_is_not_borrowed(address: Address, tmp_path: Path):
+    driver = machine(tmp_path, address, "one")
+    driver.copy.own_lease.lease_s = 1.2
+    with driver.lock.holding(who="killed"):
+        driver.copy.own_lease._stop.set()
+        time.sleep(2.5)  # the server's clock has whole seconds
+        with pytest.raises(LeaseLost, match="did not renew its lease"):
+            BorrowedLease(driver.copy.bucket, driver.copy.own_lease.owner, fail)
 
 
 def test_the_next_run_of_the_same_copy_need_not_wait_for_the_lease_of_a_killed_one(address: Address, tmp_path: Path):
@@ -241,6 +357,7 @@ def test_an_object_that_a_listing_lacks_is_not_taken_for_deleted(address: Addres
         assert again.store_at(STORE, {}).find("a") is not None
 
 
+@on_s3_and_azure
 @pytest.mark.parametrize("by_the_driver", [True, False])
 def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: Path, by_the_driver: bool):
     first = machine(tmp_path, address, "one")
@@ -268,6 +385,7 @@ def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: P
     assert not is_finished(second.root / "work/videos/x/1.mp4")
 
 
+@on_s3_and_azure
 def test_gc_deletes_in_the_bucket_too(address: Address, tmp_path: Path):
     ws = machine(tmp_path, address, "one")
     with ws.lock:
@@ -286,6 +404,7 @@ def test_a_state_that_has_the_copy_of_another_bucket_is_refused(address: Address
         root_copy.open_copy(other.storage.address, other.storage.root, other.storage.state)
 
 
+@on_s3_and_azure
 def test_without_its_index_a_copy_is_fetched_anew(address: Address, tmp_path: Path):
     first = machine(tmp_path, address, "one")
     with first.lock:

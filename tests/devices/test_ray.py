@@ -233,10 +233,6 @@ def test_nothing_at_the_address_is_said_within_seconds(make_config, monkeypatch)
         ("{kind: ray, address: head}", "host:port"),
         ("{kind: ray, address: 'user:secret@head:6379'}", "host:port"),
         ("{kind: ray, devices: [cpu, cpu]}", "devices is for kind: local"),
-        (
-            "{kind: ray, address: 'http://head:8265'}\nstorage: {root: 's3://b/root'}",
-            r"s3://b/root is in a bucket\. Run on a node of the cluster",
-        ),
         ("{kind: spark}", "'local' or 'ray'"),
         ("{kind: ray, workers: {least: 4, most: 2}}", r"most \(2\) must not be below least \(4\)"),
     ],

@@ -42,12 +42,6 @@ def test_members_and_windows_have_tiles_and_scored_videos(workspace, maker, tmp_
         assert (maker.original(clip) is None) == (location != str(film)), "a part of a file is not the file"
 
 
-def test_a_clip_in_a_bucket_that_another_machine_has_listed_says_what_to_do(maker):
-    far = Subject(clip_id="0" * 16, location="/there/cache/bucket_clips/s3/bucket/a.mp4", role="clip")
-    with pytest.raises(NoPicture, match=r"in object storage, which this machine has not listed\. `motive plan` does that"):
-        maker.tile(far, "loop")
-
-
 def test_what_browsers_do_not_play_is_no_original(workspace, maker, tmp_path):
     film = tmp_path / "film.mp4"
     write_video(film, FRAMES, fps=16)
