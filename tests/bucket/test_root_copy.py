@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from queue import Queue
@@ -256,9 +258,25 @@ def test_a_job_publishes_in_the_stead_of_a_driver_that_waits_for_it(address: Add
             ("rejected_clips", driver.run_id),
             ("clip_catalog", driver.run_id),
         ]
+    with job.lock:  # its machine may be a driver, too
+        publish(job, "a run of its own")
     later = machine(tmp_path, address, "three")
     assert sorted(later.store_at(STORE).keys()) == ["a", "b", "c"]
-    assert later.scores.query("SELECT count(*) FROM runs").fetchall() == [(3,)]
+    assert later.scores.query("SELECT count(*) FROM runs").fetchall() == [(4,)]
+
+
+def test_a_job_on_the_driver_s_machine_works_on_the_driver_s_copy(address: Address, tmp_path: Path):
+    driver = machine(tmp_path, address, "one")
+    code = (
+        "import sys; from pathlib import Path; from motive_pipeline.bucket.address import address_of; from tests.bucket.projects import machine, publish\n"
+        "ws = machine(Path(sys.argv[1]), address_of(sys.argv[2]), 'one')\n"
+        "with ws.lock.borrowed(sys.argv[3], print):\n    publish(ws, 'the job\\'s')"
+    )
+    with driver.lock.holding(who="motive run"):
+        with driver.lock.lent() as owner:
+            command = [sys.executable, "-c", code, str(tmp_path), address.url, owner]
+            subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[2])
+        assert (driver.published("rejected_clips").path / "text.txt").read_text() == "the job's"
 
 
 def test_a_lease_is_borrowed_from_the_driver_that_has_it_and_from_nobody_else(address: Address, tmp_path: Path):
