@@ -62,10 +62,9 @@ def unused(ws: Workspace, *, assets: Collection[str], stale: Collection[str], ke
         if any(each.split("/")[0] == asset for each in stale):
             continue
         for path in _grandchildren(ws.root / "work" / name):
-            files = [status for file, status in _files(path) if file.suffix != ".json"]
-            is_linked = all(_inode(status) in in_use for status in files)
-            if not is_linked and not (all(status.st_nlink == 1 for status in files) and _is_recorded(path, contents)):
-                found |= {each: f"no published {asset} holds it" for each in (path, marks_of(path)) if each.exists()}
+            marks = marks_of(path) if name == "videos" else path / MARKS
+            if path != marks and not _is_in_use(path, marks, in_use, contents):
+                found |= {each: f"no published {asset} holds it" for each in (path, marks_of(path)) if _exists(each)}
     return _sized(found)
 
 
@@ -113,8 +112,29 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _grandchildren(folder: Path) -> list[Path]:
-    """What lies two levels below ``folder``."""
-    return [path for child in _children(folder) for path in _children(child)]
+    """What lies two levels below ``folder``, of a root in a bucket also what is only there."""
+    found = {path for child in _children(folder) for path in _children(child)}
+    if (copy := root_copy_of(folder)) is not None:
+        prefix = copy.key(folder)
+        for page in copy.bucket.pages(prefix):
+            parts = (each.key[len(prefix) + 1 :].split("/") for each in page)
+            found |= {folder / first / second for first, second, *_ in (each for each in parts if len(each) > 1)}
+    return sorted(found)
+
+
+def _is_in_use(path: Path, marks: Path, in_use: Collection[tuple[int, int]], contents: set[tuple[int, str]]) -> bool:
+    """Whether current publications hold all of a finished piece of work, whose hashes are in ``marks``."""
+    copy = root_copy_of(path)
+    files = [status for file, status in _files(path) if file.suffix != ".json"]
+    if (files or copy is None) and all(_inode(status) in in_use for status in files):
+        return True
+    if copy is not None and not marks.exists():
+        copy.fetch(marks)
+    return all(status.st_nlink == 1 for status in files) and bool(found := _recorded(marks)) and found <= contents
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() or ((copy := root_copy_of(path)) is not None and copy.bucket.head(copy.key(path)) is not None)
 
 
 def _is_leftover(path: Path) -> bool:

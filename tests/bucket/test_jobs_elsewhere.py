@@ -107,7 +107,10 @@ def test_what_a_user_can_mend_is_told_through_the_bucket(clips: str, job_server:
     project.set("generate.prompts", "~/prompts.csv")
     outcome = project.motive("run", "--select", '+key:"generated_videos/base"')
     assert outcome.code == 1
-    assert "generated_videos/base: a file that motive.yaml names is not the same on the job's machine as on that of the run (generate.prompts" in outcome.err
+    assert (
+        "generated_videos/base: a file that motive.yaml names is not the same on the job's machine as on that of the run (generate.prompts"
+        in outcome.err
+    )
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from motive_pipeline.bucket.lease import LeaseLost
 from motive_pipeline.bucket.trouble import BucketError
 from motive_pipeline.errors import MotiveError, NotPublished
 from motive_pipeline.storage import root_copy
-from motive_pipeline.storage.garbage import Unused, remove_unused
+from motive_pipeline.storage.atomic import link_or_copy
+from motive_pipeline.storage.garbage import Unused, remove_unused, unused
+from motive_pipeline.storage.layout import mark_layout
 from motive_pipeline.storage.lock import Locked
 from motive_pipeline.storage.merging import merge
 from motive_pipeline.storage.work_folders import finish_file, is_finished, keep_work, load_work, save_work
@@ -27,6 +29,7 @@ from tests.bucket.projects import config_of, machine, objects, publish, rows
 from tests.bucket.servers import on_s3_and_azure
 
 STORE = "latents/0123456789abcdef"
+STORE_FOLDER = f"rows/{STORE}"
 
 
 @on_s3_and_azure
@@ -375,26 +378,27 @@ def test_an_object_that_a_listing_lacks_is_not_taken_for_deleted(address: Addres
         assert again.store_at(STORE, {}).find("a") is not None
 
 
+def make_work(ws: Workspace) -> None:
+    """A finished training, and a finished video."""
+    folder, video = ws.root / "work/finetune/base/key", ws.root / "work/videos/x/0.mp4"
+    for each in (folder, video.parent):
+        each.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"w" * 2000)
+    save_work(folder, "training.json", {"steps": 3})
+    keep_work(folder)
+    (video.parent / "unfinished").write_bytes(b"video")
+    finish_file(video.parent / "unfinished", video)
+
+
 @on_s3_and_azure
 @pytest.mark.parametrize("by_the_driver", [True, False])
 def test_finished_work_is_found_by_another_machine(address: Address, tmp_path: Path, by_the_driver: bool):
     first = machine(tmp_path, address, "one")
-    folder, video = first.root / "work/finetune/base/key", first.root / "work/videos/x/0.mp4"
-
-    def work() -> None:
-        for each in (folder, video.parent):
-            each.mkdir(parents=True)
-        (folder / "weights").write_bytes(b"w" * 2000)
-        save_work(folder, "training.json", {"steps": 3})
-        keep_work(folder)
-        (video.parent / "unfinished").write_bytes(b"video")
-        finish_file(video.parent / "unfinished", video)
-
     if not by_the_driver:  # the process of a device: the driver, which has the lease, is another one
-        work()
+        make_work(first)
     with first.lock:
         if by_the_driver:
-            work()
+            make_work(first)
         publish(first, "hello")
     second = machine(tmp_path, address, "two")
     assert load_work(second.root / "work/finetune/base/key", "training.json") == {"steps": 3}
@@ -413,6 +417,42 @@ def test_gc_deletes_in_the_bucket_too(address: Address, tmp_path: Path):
         remove_unused([Unused(path=old, num_bytes=1, why="")])
     assert not [name for name in objects(address) if old.name in name]
     assert not (machine(tmp_path, address, "two").root / old.relative_to(ws.root)).exists()
+
+
+@on_s3_and_azure
+def test_gc_sees_what_only_another_machine_has(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        make_work(first)
+        publish(first, "hello")
+        first.store_at(STORE, {}).append(rows("a"))
+    here = machine(tmp_path, address, "two")
+    with here.lock:
+        found = unused(here, assets=["rejected_clips"], stale=())
+        listed = {each.path.relative_to(here.root).as_posix(): each.num_bytes for each in found}
+        assert listed.keys() == {STORE_FOLDER, "work/finetune/base/key", "work/videos/x/0.mp4", "work/videos/x/0.json"}
+        assert listed["work/videos/x/0.mp4"] == 5
+        assert listed["work/finetune/base/key"] > 2000
+        assert unused(here, assets=["rejected_clips"], stale=("finetuned_checkpoint/base", "generated_videos/base")) == [
+            each for each in found if each.path == here.root / STORE_FOLDER
+        ]
+        remove_unused(found)
+        assert unused(here, assets=["rejected_clips"], stale=()) == []
+    assert not [key for key in objects(address) if key.startswith(("work/", "rows/"))]
+
+
+@on_s3_and_azure
+def test_gc_keeps_work_that_a_publication_holds(address: Address, tmp_path: Path):
+    first = machine(tmp_path, address, "one")
+    with first.lock:
+        make_work(first)
+        video = first.root / "work/videos/x/0.mp4"
+        mark_layout(first.root)
+        first.publish("generated_videos/base", content="x", write=lambda folder: link_or_copy(video, folder / "0.mp4"), started=time.time())
+    for where in (first, machine(tmp_path, address, "two")):
+        with where.lock:
+            found = {each.path.relative_to(where.root).as_posix() for each in unused(where, assets=["generated_videos/base"], stale=())}
+        assert found == {"work/finetune/base/key"}
 
 
 def test_a_state_that_has_the_copy_of_another_bucket_is_refused(address: Address, tmp_path: Path):
