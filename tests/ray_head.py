@@ -13,6 +13,8 @@ from pathlib import Path
 
 from tests.ports import free_ports
 
+RAY_START = (str(Path(sys.executable).with_name("ray")), "start", "--block")
+
 
 @dataclass(frozen=True)
 class Head:
@@ -23,7 +25,7 @@ class Head:
 
 
 @contextmanager
-def ray_head(auth_mode: str = "token", **variables: str) -> Iterator[Head]:
+def ray_head(auth_mode: str = "token", *, num_cpus: int = 2, **variables: str) -> Iterator[Head]:
     """The cluster, which ends with the block. ``auth_mode`` is its ``RAY_AUTH_MODE``; ``variables`` are more of its environment.
 
     It is not ended by `ray stop`, which would end every cluster of the machine, those of other tests too.
@@ -34,9 +36,8 @@ def ray_head(auth_mode: str = "token", **variables: str) -> Iterator[Head]:
         f"--dashboard-port={dashboard}",
         f"--dashboard-agent-listen-port={agent}",
     ]  # the last is one for all by default
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2", "--dashboard-host=127.0.0.1", *ports]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": auth_mode} | variables
+    command = [*RAY_START, "--head", f"--num-cpus={num_cpus}", "--dashboard-host=127.0.0.1", *ports]
+    environment = _environment() | {"RAY_AUTH_MODE": auth_mode} | variables
     head = Head(address=f"127.0.0.1:{port}", job_server=f"http://127.0.0.1:{dashboard}")
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
@@ -44,6 +45,25 @@ def ray_head(auth_mode: str = "token", **variables: str) -> Iterator[Head]:
             yield head
         finally:
             process.terminate()
+
+
+@contextmanager
+def node_with_another_disk(head: Head, folder: Path, own: Path) -> Iterator[None]:
+    """A second node of the cluster, with one core, that sees ``own`` where this machine has ``folder``; it ends with the block."""
+    script = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    start = [*RAY_START, f"--address={head.address}", "--num-cpus=1"]
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(own), str(folder), *start]
+    with subprocess.Popen(command, env=_environment(), stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+            assert process.poll() is None, "the second node has ended"
+        finally:
+            process.terminate()
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], within_s: float = 120) -> None:

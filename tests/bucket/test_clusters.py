@@ -1,8 +1,10 @@
-"""A run whose assets are jobs of a Ray cluster elsewhere, with root and clips in a bucket: the two machines share nothing else."""
+"""Ray with root and clips in a bucket: jobs of a cluster elsewhere, and workers on two nodes. The machines share nothing else."""
 
 from __future__ import annotations
 
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from motive_pipeline.bucket.client import Bucket
 from motive_pipeline.demo.dataset import write_demo
 from tests.bucket.servers import Server, used
 from tests.graph_project import SETTINGS, Project
-from tests.ray_head import ray_head
+from tests.ray_head import node_with_another_disk, ray_head
 
 ADDRESS = Address("s3", "weed", "jobs")
 
@@ -127,3 +129,27 @@ def test_a_stopped_run_gives_the_root_back_and_its_job_writes_no_more(clips: str
     project.set("engine", {"threads": 1})
     assert project.run("--select", "+latents").assets["latents"]["status"] == "computed"
     assert time.monotonic() - began < 50, "it did not wait for the lease to run out"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("keys")
+def test_workers_on_two_nodes_fetch_what_they_need_from_the_bucket(clips: str, tmp_path: Path, monkeypatch):
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    wanted = '+key:"projected_gradients/motive"'
+    here = project_at(tmp_path / "here", clips, "alone", {}, monkeypatch)
+    here.run("--select", wanted)
+
+    with ray_head(num_cpus=1) as head:
+        engine = {"kind": "ray", "address": head.address, "workers": {"least": 2, "most": 2}}
+        project = project_at(tmp_path / "nodes", clips, "nodes", engine, monkeypatch)
+        state, of_second = project.workspace.state, tmp_path / "disk_of_the_second_node"
+        of_second.mkdir()
+        with node_with_another_disk(head, state, of_second):
+            outcome = project.run("--select", wanted)
+    nodes = set(re.findall(r"worker \d+ on \S+ \((\w+)\) is ready", outcome.err))
+    assert len(nodes) == 2
+    assert made(project) == made(here)
+    copies = [len(list(disk.rglob("bucket_clips/**/*.mp4"))) for disk in (state, of_second)]
+    assert copies[1] > 0, "the second node has fetched its clips"
+    assert list((of_second / "root" / "published").rglob("publication.json")), "and has a copy of the root of its own"
