@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagster_pipes import open_dagster_pipes
+from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from motive_pipeline.bucket.address import address_of
 from motive_pipeline.bucket.client import Bucket
@@ -54,7 +54,16 @@ class Order:
 
 
 def publish_in_job(asset: str, *, run_id: str) -> int:
-    """Publish ``asset`` as a part of the run ``run_id``, and give the exit code. What a user can mend is told to the run, too."""
+    """Publish ``asset`` as a part of the run ``run_id``, and give the exit code. What a user can mend is told to the run, too.
+
+    Raises:
+        MotiveError: no run has submitted this process.
+    """
+    if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        raise MotiveError(
+            f"motive stage is for jobs that a run submits to a Ray cluster (engine.address: http://...). To bring {asset} up to date: "
+            f"motive run --select '+key:\"{asset}\"'"
+        )
     with open_dagster_pipes() as pipes, _logged_by(pipes.log):
         order = Order(**pipes.extras)
         try:

@@ -9,7 +9,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import dagster as dg
 import assets
 import motive_pipeline
 from assets.job_body import ALIVE, ERROR, Order
+from motive_pipeline.bucket.trouble import BucketError
 from motive_pipeline.config import Config
 from motive_pipeline.devices.ray_cluster import prepare
 from motive_pipeline.errors import MotiveError
@@ -93,9 +94,13 @@ def _told(workspace: Workspace, notes: Path) -> str | None:
 def _handed_over(workspace: Workspace, notes: Path) -> Iterator[str]:
     """Let a job publish in place of this run, which has the root's lock. Gives the name that the job borrows the lease of a root in a bucket by."""
     if isinstance(workspace.lock, BucketLock):
+        copy = workspace.lock.copy
         with workspace.lock.lent() as owner:
-            yield owner
-        workspace.lock.copy.delete_below(notes)
+            try:
+                yield owner
+            finally:
+                with suppress(BucketError):
+                    copy.bucket.delete([copy.key(notes / ERROR)])
     else:
         with _told_alive(notes):
             yield ""

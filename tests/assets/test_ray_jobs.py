@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from motive_pipeline.cli import main
 from tests.graph_project import SETTINGS, Project
 from tests.ports import free_port
 from tests.ray_head import ray_head
@@ -105,6 +106,12 @@ def test_a_job_whose_run_was_killed_ends_itself(tmp_path):
             (tmp_path / "alive").write_text(str(number))
         assert job.poll() is None
         assert job.wait(timeout=15) == 1
+
+
+def test_a_person_who_types_the_command_of_jobs_is_told_what_to_type(capsys):
+    assert main(["stage", "latents", "--run", "x"]) == 1
+    assert "motive stage is for jobs that a run submits" in (said := capsys.readouterr().err)
+    assert "motive run --select '+key:\"latents\"'" in said
 
 
 @pytest.mark.slow

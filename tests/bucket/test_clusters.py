@@ -100,6 +100,7 @@ def test_what_a_user_can_mend_is_told_through_the_bucket(clips: str, job_server:
     outcome = project.motive("run", "--select", "+latents")
     assert outcome.code == 1
     assert "latents failed: engine.workers: 0 of at least 1 workers were ready after 2 s. A worker needs 64 CPU" in outcome.err
+    assert not [each.key for page in Bucket(ADDRESS).pages("told") for each in page if ".job-" in each.key]
 
     prompts = tmp_path / "far" / "prompts.csv"
     prompts.write_text("prompt\na ball bounces\n")
