@@ -711,7 +711,7 @@ STAGES: dict[str, Stage] = {
                 **TASK,
             },
             publish_settings=("audit", "vote", "subset.share", "lead_arm", "clips.source", "queries.source"),
-            version=2,
+            version=3,
             publish="motive_pipeline.evaluation.audit.stage:publish_audit",
             group="evaluation",
             kinds=frozenset({"parquet", "torch"}),

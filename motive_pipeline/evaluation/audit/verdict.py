@@ -117,10 +117,16 @@ def _against_controls(rows: Sequence[AuditRow], variants: Sequence[str]) -> Iter
             yield SUPPORTED, f"{variant} predicts better than {listed(better)} (Holm, all comparisons together at {LEVEL:.0%})."
         if worse:
             yield UNSUPPORTED, f"{variant} predicts worse than {listed(worse)} (Holm, all comparisons together at {LEVEL:.0%})."
-    if left:
+    if shown := [control for control in left if scores[control].ci_low > 0]:
         yield (
             CHANGE,
-            f"Choose by {left[0]}, which costs less, unless another variant or more draws score higher; more audit.subsets narrow the intervals.",
+            f"Choose by {shown[0]}, which costs less, unless another variant or more draws score higher; more audit.subsets narrow the intervals.",
+        )
+    elif left:
+        yield (
+            CHANGE,
+            f"No control that {best} does not beat is shown to predict it either: more audit.subsets narrow the intervals. Which choice teaches, trained "
+            f"arms show: {best} beside {listed(left)}.",
         )
     elif best != variants[0]:
         yield CHANGE, f"Choose by {best} instead of {variants[0]}."

@@ -1,6 +1,7 @@
 """The rows of the LDS from trainings that are made up: an estimator that knows the truth beats the controls, one that does not does not."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,12 +95,20 @@ def test_targets_that_are_noise_decide_nothing_and_recommend_what_costs_nothing(
     assert not any("predicts" in sentence for sentence in sentences.get("supported", []))
 
 
-def test_blind_estimators_are_told_to_give_way_to_the_cheapest_control():
+def test_a_blind_estimator_gives_way_to_a_control_only_if_that_is_shown_to_predict():
     effects, variants, controls = made_up(noise=0.7)
     found = findings_of(effects, variants[1:], controls, num_samples=100)
     sentences = said(found, variants[1:])
     assert sentences["headline"] == ["No evidence that influence predicts what training does better than a control"]
-    assert any(sentence.startswith("Choose by flow_similarity") for sentence in sentences["to change"])
+    assert not any(sentence.startswith("Choose by") for sentence in sentences["to change"])
+    assert any(
+        sentence.startswith("No control that no_mask does not beat is shown to predict it either: more")
+        for sentence in sentences["to change"]
+    )
+
+    knows = replace(variants[0], name="motion_magnitude")
+    found = findings_of(effects, variants[1:], [controls[0], knows, controls[2]], num_samples=100)
+    assert any(sentence.startswith("Choose by motion_magnitude") for sentence in said(found, variants[1:])["to change"])
 
 
 def test_few_subsets_give_no_number():
