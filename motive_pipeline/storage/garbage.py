@@ -115,10 +115,7 @@ def _grandchildren(folder: Path) -> list[Path]:
     """What lies two levels below ``folder``, of a root in a bucket also what is only there."""
     found = {path for child in _children(folder) for path in _children(child)}
     if (copy := root_copy_of(folder)) is not None:
-        prefix = copy.key(folder)
-        for page in copy.bucket.pages(prefix):
-            parts = (each.key[len(prefix) + 1 :].split("/") for each in page)
-            found |= {folder / first / second for first, second, *_ in (each for each in parts if len(each) > 1)}
+        found |= {folder.joinpath(*names[:2]) for names in copy.names_below(folder) if len(names) > 1}
     return sorted(found)
 
 
@@ -154,12 +151,6 @@ def _recorded(record: Path) -> set[tuple[int, str]]:
     except (OSError, Damaged, KeyError):
         return set()
     return {(num_bytes, sha256) for name, (num_bytes, sha256) in files.items() if not name.endswith(".json")}
-
-
-def _is_recorded(work: Path, contents: set[tuple[int, str]]) -> bool:
-    """Whether every file that a finished piece of work consists of is among ``contents``."""
-    found = _recorded(work / MARKS if work.is_dir() else marks_of(work))
-    return bool(found) and found <= contents
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:

@@ -236,6 +236,12 @@ class RootCopy:
             return False
         return self._fetch(known)
 
+    def names_below(self, folder: Path) -> Iterator[list[str]]:
+        """For every object of the bucket in ``folder``: the names on the way to it, its own last."""
+        prefix = self.key(folder)
+        for page in self.bucket.pages(prefix):
+            yield from (each.key[len(prefix) + 1 :].split("/") for each in page)
+
     def fetch_below(self, folder: Path) -> None:
         """Bring everything in ``folder`` into the copy."""
         listing = self.index.next_listing()

@@ -75,10 +75,7 @@ def _two_below(folder: Path) -> Iterator[Path]:
     if root is None:
         yield from (path for child in _folders_in(folder) for path in _folders_in(child))
         return
-    prefix = root.key(folder)
-    for page in root.bucket.pages(prefix):
-        parts = (each.key[len(prefix) + 1 :].split("/", 2) for each in page)
-        yield from (folder / first / second for first, second, *below in parts if below)
+    yield from (folder.joinpath(*names[:2]) for names in root.names_below(folder) if len(names) > 2)
 
 
 def _folders_in(folder: Path) -> list[Path]:

@@ -181,11 +181,8 @@ def test_a_machine_with_another_state_folder_reads_the_clips_of_the_catalog(addr
     assert not ws.config.model.cache.exists()
     assert MediaFile.parse("/clips/a.mp4").path == Path("/clips/a.mp4")
 
-    assert still_there(opened(tmp_path, address.url, "there"), location), "and the first machine reads its own"
-
-
-def still_there(ws: Workspace, location: str) -> bool:
-    return MediaFile.parse(location).path.is_relative_to(ws.config.model.cache)
+    there = opened(tmp_path, address.url, "there")
+    assert MediaFile.parse(location).path.is_relative_to(there.config.model.cache), "and the first machine reads its own"
 
 
 def test_a_bucket_that_a_new_machine_cannot_ask_is_a_file_that_cannot_be_read(

@@ -312,7 +312,7 @@ def test_a_job_whose_lease_was_taken_back_writes_nothing(address: Address, tmp_p
 
 
 @on_s3_and_azure
-def test_a_job_ends_when_the_driver_no_longer_renews(address: Address, tmp_path: Path, monkeypatch):
+def test_a_job_ends_when_the_driver_no_longer_renews(address: Address, tmp_path: Path):
     driver = machine(tmp_path, address, "one")
     driver.copy.own_lease.lease_s = 3.0
     lost: Queue[LeaseLost] = Queue()
